@@ -1,1 +1,5 @@
-//! Placeholder head; see ARCHITECTURE.md.
+//! The node agent: runs the kubelet's decisions against an API server, a container runtime and a Linux host.
+//!
+//! `run` wires an [`env::Env`] to the event loop; everything else is an adapter behind one of the five traits of `env`.
+
+pub mod env;

@@ -1,1 +1,16 @@
-//! Placeholder head; see ARCHITECTURE.md.
+//! What a node agent decides. Pure: no clock, no randomness but the seeded, no I/O, no async.
+//!
+//! [`event::Event`] is all that can happen, [`action::Action`] all that can be asked for, and everything in between is a
+//! function of (specification, observation, a small record, now). Read in this order: `event`, `action`, `observation`,
+//! `kubelet` (routes), `pod::worker` (one pod), `pod::actions` (what to start and stop), `pod::status` (what to report).
+
+pub mod action;
+pub mod event;
+pub mod failure;
+pub mod ids;
+pub mod observation;
+pub mod out;
+pub mod recorder;
+pub mod rng;
+pub mod sensitive;
+pub mod time;

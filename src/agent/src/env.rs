@@ -1,0 +1,236 @@
+//! The five seams between the agent and the world: everything it does to anything outside goes through one of them.
+//! Upstream: kubelet.Dependencies in pkg/kubelet/kubelet.go.
+//! Differs: five traits with boxed futures; calls are the values that the core makes, so an adapter is one `match`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use kubelet::action::{ApiCall, CriCall, HostCall};
+use kubelet::event::{ApiReply, CriReply, Event, HostReply, WatchKey};
+use kubelet::failure::Failure;
+use kubelet::ids::PodUid;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// What the agent is given to live on.
+#[derive(Clone)]
+pub struct Env {
+    /// The API server.
+    pub api: Arc<dyn ApiServer>,
+    /// The container runtime.
+    pub runtime: Arc<dyn ContainerRuntime>,
+    /// The machine.
+    pub host: Arc<dyn Host>,
+    /// Byte streams: probes, the HTTPS server, proxied streams.
+    pub net: Arc<dyn Net>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// What all of the agent's randomness comes from.
+    pub seed: u64,
+}
+
+/// The API server, as far as a node identity may use it (API-360).
+pub trait ApiServer: Send + Sync {
+    /// Makes one call. Deadlines are the caller's; watches are not calls.
+    fn call(&self, call: ApiCall) -> BoxFuture<'_, Result<ApiReply, Failure>>;
+
+    /// Keeps a watch open for ever, with its own seeded back-off, and hands its events to `sink`. Ends when the sink closes.
+    /// Delivers `WatchListed` first, and again after every gap that could hide an event.
+    fn watch(&self, key: WatchKey, sink: EventSink) -> BoxFuture<'static, ()>;
+
+    /// Asks who a bearer token is (API-023). `Ok(None)` if it is nobody's.
+    fn review_token(&self, token: String) -> BoxFuture<'_, Result<Option<UserInfo>, Failure>>;
+
+    /// Asks whether a user may do something to this node (API-046).
+    fn review_access(&self, review: AccessReview) -> BoxFuture<'_, Result<bool, Failure>>;
+}
+
+/// Where a source puts its events; waits when the loop is behind.
+pub type EventSink = tokio::sync::mpsc::Sender<Event>;
+
+/// An authenticated user.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UserInfo {
+    /// Its name.
+    pub name: String,
+    /// Its UID; empty if it has none.
+    pub uid: String,
+    /// Its groups.
+    pub groups: Vec<String>,
+    /// More about it.
+    pub extra: Vec<(String, Vec<String>)>,
+}
+
+/// A question of authorization: may `user` do `verb` to `nodes/<subresource>` of this node?
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AccessReview {
+    /// Who.
+    pub user: UserInfo,
+    /// API-041.
+    pub verb: String,
+    /// API-042.
+    pub subresource: String,
+}
+
+/// The container runtime: CRI v1, in domain types.
+pub trait ContainerRuntime: Send + Sync {
+    /// Makes one call. Deadlines are the caller's.
+    fn call(&self, call: CriCall) -> BoxFuture<'_, Result<CriReply, Failure>>;
+
+    /// Opens the stream of container events; each item names a pod of which something changed (CRI-032).
+    fn events(&self) -> BoxFuture<'_, Result<BoxStream<'static, Result<PodUid, Failure>>, Failure>>;
+
+    /// Asks for a streaming session; answers the URL to proxy to (API-102).
+    fn stream_url(&self, request: StreamRequest) -> BoxFuture<'_, Result<String, Failure>>;
+
+    /// Usage of all containers: the raw CRI answer, for the stats endpoints (CRI-027).
+    fn container_stats(&self) -> BoxFuture<'_, Result<Vec<proto::cri::ContainerStats>, Failure>>;
+}
+
+/// A streaming session to open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamRequest {
+    /// Exec.
+    Exec {
+        /// The container's ID.
+        container: String,
+        /// The command.
+        command: Vec<String>,
+        /// Whether it gets a terminal.
+        tty: bool,
+        /// Which streams.
+        stdin: bool,
+        /// See `stdin`.
+        stdout: bool,
+        /// See `stdin`.
+        stderr: bool,
+    },
+    /// Attach.
+    Attach {
+        /// The container's ID.
+        container: String,
+        /// Whether it has a terminal.
+        tty: bool,
+        /// Which streams.
+        stdin: bool,
+        /// See `stdin`.
+        stdout: bool,
+        /// See `stdin`.
+        stderr: bool,
+    },
+    /// Port forward.
+    PortForward {
+        /// The sandbox's ID.
+        sandbox: String,
+        /// The ports; empty for SPDY, which names them in its streams.
+        ports: Vec<i32>,
+    },
+}
+
+/// The machine. Operations block for as long as the disk does; an implementation keeps that away from the event loop.
+pub trait Host: Send + Sync {
+    /// Does one operation.
+    fn call(&self, call: HostCall) -> BoxFuture<'_, Result<HostReply, Failure>>;
+
+    /// Reads the last bytes of a file, at most `limit`; `Ok(None)` if there is none.
+    fn read_tail(&self, path: String, limit: usize) -> BoxFuture<'_, Result<Option<Vec<u8>>, Failure>>;
+
+    /// Opens a log file for reading; reads at its end wait neither for more nor for ever (the reader polls).
+    fn open_log(&self, path: String) -> BoxFuture<'_, Result<Box<dyn LogFile>, Failure>>;
+
+    /// CPU, memory and processes of one cgroup, by its name such as `/kubepods`; `Ok(None)` if there is none.
+    fn cgroup_usage(&self, cgroup: String) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>>;
+
+    /// Bytes and inodes that a directory tree uses, without crossing mounts.
+    fn tree_usage(&self, path: String) -> BoxFuture<'_, Result<(u64, u64), Failure>>;
+
+    /// Tells systemd that the service is up (API-295). Does nothing where there is none.
+    fn notify_ready(&self);
+}
+
+/// An open log.
+pub trait LogFile: Send {
+    /// Reads on from where the last read ended; empty at the end.
+    fn read(&mut self, limit: usize) -> BoxFuture<'_, io::Result<Vec<u8>>>;
+
+    /// Moves to a byte.
+    fn seek(&mut self, to: u64) -> BoxFuture<'_, io::Result<()>>;
+
+    /// The file's length now.
+    fn len(&mut self) -> BoxFuture<'_, io::Result<u64>>;
+
+    /// Whether the path now leads to another file: it was rotated.
+    fn replaced(&mut self) -> BoxFuture<'_, io::Result<bool>>;
+}
+
+/// What a cgroup uses now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CgroupUsage {
+    /// CPU time in nanoseconds since it was made.
+    pub cpu_nanos: u64,
+    /// Memory in bytes, page cache included.
+    pub memory: u64,
+    /// Memory less inactive file cache (NODE-125).
+    pub working_set: u64,
+    /// Anonymous memory in bytes.
+    pub rss: u64,
+    /// Page faults.
+    pub page_faults: u64,
+    /// Major page faults.
+    pub major_page_faults: u64,
+    /// Memory limit in bytes; `None` if there is none.
+    pub memory_limit: Option<u64>,
+    /// Swap in bytes.
+    pub swap: Option<u64>,
+    /// Processes.
+    pub pids: Option<u64>,
+}
+
+/// A byte stream.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A byte stream of whatever kind.
+pub type BoxedStream = Pin<Box<dyn Stream>>;
+
+/// Where to connect to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Endpoint {
+    /// Host name or IP, and port.
+    Tcp {
+        /// Host name or IP.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// A Unix socket's path.
+    Unix(String),
+}
+
+/// Byte streams. TLS lies above it.
+pub trait Net: Send + Sync {
+    /// Opens a stream. The deadline is the caller's.
+    fn connect(&self, endpoint: Endpoint) -> BoxFuture<'_, io::Result<BoxedStream>>;
+
+    /// Listens on an address.
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
+}
+
+/// A listening socket.
+pub trait Listener: Send {
+    /// The next stream and where it came from.
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxedStream, SocketAddr)>>;
+
+    /// The address in use.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+/// The wall clock. Monotonic time is tokio's, hence virtual in simulation.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}

@@ -1,0 +1,275 @@
+//! All that can happen to the agent, as plain data in the past tense.
+//! Upstream: pkg/kubelet/kubelet.go (syncLoopIteration's channels).
+//! Differs: one enum instead of eight channels, so that a run is a list of these.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::authentication::v1::TokenRequestStatus;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode};
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::ids::{ActionId, ContainerId, PodUid, SandboxId};
+use crate::observation::{FsUsage, Image, Listing, MachineInfo, PodObservation, RuntimeStatus, RuntimeVersion};
+use crate::sensitive::Sensitive;
+use crate::time::Mono;
+
+/// One thing that happened.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Event {
+    /// The agent's life began. Always the first event.
+    Started,
+    /// A watch delivered its complete state: what is not in it is gone.
+    WatchListed {
+        /// Which watch.
+        key: WatchKey,
+        /// Everything that matches.
+        objects: Vec<Object>,
+    },
+    /// A watched object appeared or changed.
+    WatchApplied {
+        /// Which watch.
+        key: WatchKey,
+        /// The object as it is now.
+        object: Object,
+    },
+    /// A watched object went away.
+    WatchDeleted {
+        /// Which watch.
+        key: WatchKey,
+        /// The object as it last was.
+        object: Object,
+    },
+    /// A watch could not be opened or broke; its plumbing goes on by itself.
+    WatchFailed {
+        /// Which watch.
+        key: WatchKey,
+        /// Why.
+        failure: Failure,
+    },
+    /// A static pod source (file or URL) delivered its complete set.
+    StaticPodsListed {
+        /// `file` or `http`.
+        source: PodSource,
+        /// Every pod of the source, defaulted.
+        pods: Vec<Arc<Pod>>,
+    },
+    /// The runtime's event stream is open: changes will be told.
+    RuntimeEventsOpened,
+    /// The runtime's event stream is not to be had, or broke.
+    RuntimeEventsClosed {
+        /// Why; `Unimplemented` if the runtime has none.
+        failure: Failure,
+    },
+    /// The runtime said that something of a pod changed. A hint: the observation decides.
+    RuntimeChanged {
+        /// The pod.
+        pod: PodUid,
+    },
+    /// A runtime call ended.
+    CriDone {
+        /// The action.
+        id: ActionId,
+        /// How.
+        outcome: Result<CriReply, Failure>,
+    },
+    /// An API call ended.
+    ApiDone {
+        /// The action.
+        id: ActionId,
+        /// How.
+        outcome: Result<ApiReply, Failure>,
+    },
+    /// A host operation ended.
+    HostDone {
+        /// The action.
+        id: ActionId,
+        /// How.
+        outcome: Result<HostReply, Failure>,
+    },
+    /// A probe (or a lifecycle handler over the network) ended.
+    ProbeDone {
+        /// The action.
+        id: ActionId,
+        /// How.
+        outcome: Result<ProbeOutcome, Failure>,
+    },
+    /// The moment that `deadline` named has come.
+    TimerFired,
+}
+
+/// Where pods come from (POD-004).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PodSource {
+    /// The API server.
+    Api,
+    /// The static pod path.
+    File,
+    /// The static pod URL.
+    Http,
+}
+
+impl PodSource {
+    /// The value of the annotation `kubernetes.io/config.source`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::File => "file",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// One watch that the core asked for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum WatchKey {
+    /// The pods bound to this node.
+    Pods,
+    /// This node's own object.
+    Node,
+    /// Services with a cluster IP.
+    Services,
+    /// RuntimeClasses.
+    RuntimeClasses,
+    /// CSIDrivers.
+    CsiDrivers,
+    /// One ConfigMap.
+    ConfigMap {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// One Secret.
+    Secret {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A watched object.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Object {
+    /// A pod, without managedFields.
+    Pod(Arc<Pod>),
+    /// A node.
+    Node(Arc<Node>),
+    /// A service.
+    Service(Arc<Service>),
+    /// A RuntimeClass.
+    RuntimeClass(Arc<RuntimeClass>),
+    /// A CSIDriver.
+    CsiDriver(Arc<CSIDriver>),
+    /// A ConfigMap.
+    ConfigMap(Arc<ConfigMap>),
+    /// A Secret; its data does not show.
+    Secret(Sensitive<Arc<Secret>>),
+}
+
+/// What a runtime call answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum CriReply {
+    /// It was done; there is nothing to tell.
+    Done,
+    /// Version.
+    Version(RuntimeVersion),
+    /// Status.
+    Status(RuntimeStatus),
+    /// RuntimeConfig: whether the runtime uses the systemd cgroup driver, if it tells.
+    RuntimeConfig {
+        /// `Some(true)` systemd, `Some(false)` cgroupfs.
+        systemd_cgroup: Option<bool>,
+    },
+    /// All sandboxes and containers.
+    Listing {
+        /// When the look began.
+        began: Mono,
+        /// What there is.
+        listing: Listing,
+    },
+    /// One pod in detail.
+    Observation(Arc<PodObservation>),
+    /// RunPodSandbox.
+    Sandbox(SandboxId),
+    /// CreateContainer.
+    Container(ContainerId),
+    /// ExecSync.
+    Exec {
+        /// The exit code.
+        exit_code: i32,
+        /// Output, stdout then stderr, at most 16 KiB.
+        output: String,
+    },
+    /// ImageStatus; `None` if the image is absent.
+    Image(Option<Image>),
+    /// PullImage.
+    Pulled {
+        /// The image reference.
+        image_ref: String,
+    },
+    /// ListImages.
+    Images(Vec<Image>),
+    /// ImageFsInfo.
+    ImageFs(Vec<FsUsage>),
+}
+
+/// What an API call answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum ApiReply {
+    /// It was done; there is nothing to tell.
+    Done,
+    /// A node, after get, create or patch.
+    Node(Arc<Node>),
+    /// A pod, after get or patch.
+    Pod(Arc<Pod>),
+    /// A lease.
+    Lease(Box<Lease>),
+    /// A CSINode.
+    CsiNode(Box<CSINode>),
+    /// A ConfigMap or Secret that was fetched.
+    Object(Object),
+    /// A service account token.
+    Token(Sensitive<TokenRequestStatus>),
+    /// An event as stored: its name, to patch its count later.
+    EventStored {
+        /// The event's name.
+        name: String,
+    },
+}
+
+/// What a host operation answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum HostReply {
+    /// It was done; there is nothing to tell.
+    Done,
+    /// The machine.
+    Machine(Box<MachineInfo>),
+    /// A file's contents.
+    Contents(Vec<u8>),
+    /// The UIDs that have a pod directory.
+    PodDirs(Vec<PodUid>),
+    /// The pods that have a cgroup, with its name.
+    PodCgroups(BTreeMap<PodUid, String>),
+    /// A filesystem's fill.
+    Fs(FsUsage),
+    /// The highest restart count found among a container's log files, if there is one.
+    HighestLog(Option<u32>),
+}
+
+/// What a probe found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProbeOutcome {
+    /// It passed.
+    Success,
+    /// It passed, with something to say.
+    Warning(String),
+    /// It failed, with its output.
+    Failure(String),
+}

@@ -1,0 +1,85 @@
+//! How a call failed, classified once at the boundary: the core decides by the kind, people read the message.
+//! Upstream: k8s.io/apimachinery/pkg/api/errors, google.golang.org/grpc/codes.
+//! Differs: API server, runtime and host share one classification.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The kinds of failure that decisions tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// The thing is not there. Success, for a stop or a remove.
+    NotFound,
+    /// A create found it there.
+    AlreadyExists,
+    /// The object changed under us (HTTP 409 on update, or a failed precondition).
+    Conflict,
+    /// The resourceVersion is too old (HTTP 410).
+    Gone,
+    /// Not authenticated (401).
+    Unauthorized,
+    /// Authenticated, not allowed (403). Counted: a node identity should never meet it.
+    Forbidden,
+    /// Asked to come back later (429, or gRPC ResourceExhausted).
+    Throttled {
+        /// What `Retry-After` said.
+        after: Option<Duration>,
+    },
+    /// The other side is not there or says so (connection refused, 5xx, gRPC Unavailable): no effect is to be expected.
+    Unavailable,
+    /// The request itself is wrong (400, 422, gRPC InvalidArgument): repeating it is useless.
+    Invalid,
+    /// Our deadline passed, or the connection broke after sending: whether it took effect is not known.
+    UnknownOutcome,
+    /// The other side does not know the call.
+    Unimplemented,
+    /// The core withdrew the call.
+    Canceled,
+    /// Everything else.
+    Other,
+}
+
+/// One failed call.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What decisions go by.
+    pub kind: FailureKind,
+    /// What people read: the other side's own words where there are any.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of that kind with that message.
+    #[must_use]
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// Whether the thing was not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        self.kind == FailureKind::NotFound
+    }
+
+    /// Whether the call may have taken effect all the same.
+    #[must_use]
+    pub fn outcome_unknown(&self) -> bool {
+        matches!(self.kind, FailureKind::UnknownOutcome | FailureKind::Canceled)
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}({})", self.kind, self.message)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}

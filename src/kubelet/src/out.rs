@@ -1,0 +1,112 @@
+//! Where the parts of the core put what they want done: it numbers the actions and remembers whose they are.
+//! Upstream: none; upstream's parts call their dependencies and wait.
+//! Differs: by design.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::action::{Action, Call, Lane};
+use crate::event::WatchKey;
+use crate::ids::{ActionId, PodUid};
+use crate::recorder::Recorded;
+
+/// Whose an action is: the part of the core that its completion goes to, with what that part needs to find its place.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// Machine info, directories, cgroup tiers: what the node needs before anything else.
+    Startup,
+    /// The runtime's version, configuration and health.
+    RuntimeHealth,
+    /// The listing of everything in the runtime.
+    Pleg,
+    /// Registration, node status, CSINode.
+    Node,
+    /// The node lease.
+    Lease,
+    /// A worker's observation or batch.
+    Pod(PodUid),
+    /// A pod's volume.
+    Volume(PodUid, String),
+    /// A pod's status in the API.
+    PodStatus(PodUid),
+    /// An image: by its name in the spec.
+    Image(String),
+    /// Image garbage collection.
+    ImageGc,
+    /// A ConfigMap or Secret.
+    Object(WatchKey),
+    /// A service account token, by its key in the token manager.
+    Token(u64),
+    /// A probe, by its key in the prober.
+    Probe(u64),
+    /// An API event.
+    Recorder,
+    /// Dead containers, orphaned directories and cgroups.
+    Housekeeping,
+}
+
+/// Numbers actions and knows whose those are that have not ended.
+#[derive(Debug)]
+pub struct Ledger {
+    next: u64,
+    owners: BTreeMap<ActionId, Owner>,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { next: 1, owners: BTreeMap::new() }
+    }
+}
+
+impl Ledger {
+    /// Whose the action was. Asking forgets it: an action ends once.
+    pub fn take(&mut self, id: ActionId) -> Option<Owner> {
+        self.owners.remove(&id)
+    }
+
+    /// How many actions have not ended.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.owners.len()
+    }
+}
+
+/// The hand that a part of the core is given while it handles an event.
+#[derive(Debug)]
+pub struct Out<'a> {
+    ledger: &'a mut Ledger,
+    actions: &'a mut Vec<Action>,
+    recorded: &'a mut Vec<Recorded>,
+}
+
+impl<'a> Out<'a> {
+    /// Puts its three ends together.
+    pub fn new(ledger: &'a mut Ledger, actions: &'a mut Vec<Action>, recorded: &'a mut Vec<Recorded>) -> Self {
+        Self { ledger, actions, recorded }
+    }
+
+    /// Asks for something to be done; its completion goes to `owner`.
+    pub fn issue(&mut self, owner: Owner, lane: Lane, timeout: impl Into<Option<Duration>>, call: Call) -> ActionId {
+        let id = self.post(lane, timeout, call);
+        self.ledger.owners.insert(id, owner);
+        id
+    }
+
+    /// Asks for something whose completion nobody waits for, or that has none (watches, cancels).
+    pub fn post(&mut self, lane: Lane, timeout: impl Into<Option<Duration>>, call: Call) -> ActionId {
+        let id = ActionId(self.ledger.next);
+        self.ledger.next += 1;
+        self.actions.push(Action { id, lane, timeout: timeout.into(), call });
+        id
+    }
+
+    /// Withdraws an action. Its completion still comes, as `Canceled` or as it had ended.
+    pub fn cancel(&mut self, id: ActionId) {
+        self.post(Lane::Housekeeping, None, Call::Cancel(id));
+    }
+
+    /// Tells the users: an event for the API server, by way of the recorder.
+    pub fn record(&mut self, recorded: Recorded) {
+        self.recorded.push(recorded);
+    }
+}

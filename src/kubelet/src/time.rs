@@ -1,0 +1,81 @@
+//! Time as data: what the core is told, never what it asks for.
+//! Upstream: k8s.io/utils/clock.
+//! Differs: the monotonic and the wall clock are two types, so that no deadline hangs on a clock that can jump.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// A point in monotonic time: nanoseconds since this life of the agent began.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Mono(u64);
+
+impl Mono {
+    /// The beginning.
+    pub const ZERO: Self = Self(0);
+
+    /// The point `since_start` after the beginning.
+    #[must_use]
+    pub fn from_start(since_start: Duration) -> Self {
+        Self(u64::try_from(since_start.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// How long after the beginning.
+    #[must_use]
+    pub fn since_start(self) -> Duration {
+        Duration::from_nanos(self.0)
+    }
+
+    /// How long after `earlier`; zero if it is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Mono {
+    type Output = Self;
+    fn add(self, after: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Sub<Duration> for Mono {
+    type Output = Self;
+    fn sub(self, before: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(before.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl fmt::Debug for Mono {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.6}s", self.since_start().as_secs_f64())
+    }
+}
+
+/// The moment at which an event is handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Now {
+    /// For deadlines, back-off and ages.
+    pub mono: Mono,
+    /// For what others read: it may jump, so nothing is decided by comparing it with an earlier reading of our own.
+    pub wall: Timestamp,
+}
+
+impl Now {
+    /// The wall clock in whole seconds, as the API's `metav1.Time` has it.
+    #[must_use]
+    pub fn wall_seconds(self) -> Timestamp {
+        Timestamp::from_second(self.wall.as_second()).unwrap_or(self.wall)
+    }
+}
+
+/// The earliest of several optional deadlines.
+#[must_use]
+pub fn earliest(deadlines: impl IntoIterator<Item = Option<Mono>>) -> Option<Mono> {
+    deadlines.into_iter().flatten().min()
+}
