@@ -10,6 +10,8 @@ pub mod failure;
 pub mod ids;
 pub mod observation;
 pub mod out;
+pub mod pleg;
+pub mod pod;
 pub mod recorder;
 pub mod rng;
 pub mod sensitive;

@@ -1,0 +1,130 @@
+//! The loop: an event is handled, what the core asks for is started, and that is all.
+//! Upstream: pkg/kubelet/kubelet.go (syncLoop, syncLoopIteration).
+//! Differs: the order among ready sources is fixed, and nothing in the loop ever waits for a call.
+
+use std::time::Duration;
+
+use kubelet::action::Action;
+use kubelet::event::Event;
+use kubelet::kubelet::Kubelet;
+use kubelet::time::{Mono, Now};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::env::Env;
+use crate::executor::Executor;
+
+/// How many events of one source are handled before the others get their turn.
+const BURST: usize = 64;
+
+/// A question about the core, answered between two events.
+pub type Query = Box<dyn FnOnce(&Kubelet, Now) + Send>;
+
+/// Sees everything that is decided: the moment, the event, and what was asked for. For digests, traces and tests.
+pub type Tap = Box<dyn FnMut(Now, &Event, &[Action]) + Send>;
+
+/// The way to ask the core from outside the loop. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    queries: mpsc::Sender<Query>,
+}
+
+impl Handle {
+    /// Asks, and waits for the answer; `None` once the loop has ended.
+    pub async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&Kubelet, Now) -> T + Send + 'static) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        let query: Query = Box::new(move |kubelet, now| {
+            // The one who asked may have gone away: then nobody needs the answer.
+            let _ = reply.send(question(kubelet, now));
+        });
+        self.queries.send(query).await.ok()?;
+        answer.await.ok()
+    }
+}
+
+/// A channel for questions.
+#[must_use]
+pub fn handle() -> (Handle, mpsc::Receiver<Query>) {
+    let (queries, receiver) = mpsc::channel(64);
+    (Handle { queries }, receiver)
+}
+
+/// All that the loop turns around.
+pub struct EventLoop {
+    /// The decider.
+    pub kubelet: Kubelet,
+    /// The clock is read from it.
+    pub env: Env,
+    /// The doer.
+    pub executor: Executor,
+    /// What watches, streams and file sources deliver.
+    pub sources: mpsc::Receiver<Event>,
+    /// What the server asks.
+    pub queries: mpsc::Receiver<Query>,
+    /// The moment that the core counts from.
+    pub epoch: Instant,
+    /// Sees all decisions.
+    pub tap: Option<Tap>,
+}
+
+impl EventLoop {
+    /// Turns until the token is cancelled. Containers go on running.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        self.handle(Event::Started);
+        loop {
+            let deadline = self.kubelet.deadline();
+            let sleep = sleep_until(self.epoch, deadline);
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                event = self.executor.next() => {
+                    self.handle(event);
+                    for _ in 1..BURST {
+                        let Some(event) = self.executor.try_next() else { break };
+                        self.handle(event);
+                    }
+                }
+                () = sleep => self.handle(Event::TimerFired),
+                Some(event) = self.sources.recv() => {
+                    self.handle(event);
+                    for _ in 1..BURST {
+                        let Ok(event) = self.sources.try_recv() else { break };
+                        self.handle(event);
+                    }
+                }
+                Some(query) = self.queries.recv() => {
+                    let now = self.now();
+                    query(&self.kubelet, now);
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.now();
+        let mut actions = Vec::new();
+        if let Some(tap) = &mut self.tap {
+            let seen = event.clone();
+            self.kubelet.handle(now, event, &mut actions);
+            tap(now, &seen, &actions);
+        } else {
+            self.kubelet.handle(now, event, &mut actions);
+        }
+        for action in actions {
+            self.executor.start(action);
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { mono: Mono::from_start(Instant::now().duration_since(self.epoch)), wall: self.env.clock.now() }
+    }
+}
+
+async fn sleep_until(epoch: Instant, deadline: Option<Mono>) {
+    match deadline {
+        // tokio's timer counts in milliseconds and never fires early, but the core counts in nanoseconds.
+        Some(at) => tokio::time::sleep_until(epoch + at.since_start() + Duration::from_nanos(1)).await,
+        None => futures::future::pending().await,
+    }
+}

@@ -1,0 +1,269 @@
+//! Decides which pods this node should have: merges the sources and tells what changed, by UID.
+//! Upstream: pkg/kubelet/config/config.go, pkg/kubelet/pod/pod_manager.go.
+//! Differs: an update replaces the whole object, so metadata that upstream never refreshes is fresh here too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::event::PodSource;
+use crate::ids::{PodName, PodUid};
+
+/// Local annotation: which source a pod came from (POD-004).
+pub const SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
+/// Local annotation: when the agent first saw the pod (POD-004).
+pub const SEEN_ANNOTATION: &str = "kubernetes.io/config.seen";
+/// Marks a mirror pod: the API identity of a static pod (POD-011).
+pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+
+/// A pod that this node should have.
+#[derive(Clone, Debug)]
+pub struct DesiredPod {
+    /// The object, with the two local annotations.
+    pub pod: Arc<Pod>,
+    /// Where it came from.
+    pub source: PodSource,
+}
+
+/// What one delivery of a source changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// New pods, oldest first (POD-030).
+    pub added: Vec<PodUid>,
+    /// Pods whose spec, metadata or deletion changed.
+    pub updated: Vec<PodUid>,
+    /// Pods of which only the status changed (POD-002: RECONCILE).
+    pub reconciled: Vec<PodUid>,
+    /// Pods that are gone.
+    pub removed: Vec<PodUid>,
+}
+
+/// The pods that this node should have.
+#[derive(Debug, Default)]
+pub struct PodManager {
+    pods: BTreeMap<PodUid, DesiredPod>,
+    mirrors: BTreeMap<PodName, Arc<Pod>>,
+    delivered: BTreeSet<PodSource>,
+    expected: BTreeSet<PodSource>,
+}
+
+/// The UID of a pod object; `None` if the API server gave none, which it never does.
+#[must_use]
+pub fn uid_of(pod: &Pod) -> Option<PodUid> {
+    pod.metadata.uid.as_deref().map(PodUid::new)
+}
+
+/// The full name of a pod object.
+#[must_use]
+pub fn name_of(pod: &Pod) -> PodName {
+    PodName::new(
+        pod.metadata.namespace.as_deref().unwrap_or_default(),
+        pod.metadata.name.as_deref().unwrap_or_default(),
+    )
+}
+
+fn is_mirror(pod: &Pod) -> bool {
+    pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR_ANNOTATION))
+}
+
+impl PodManager {
+    /// A manager that waits for those sources.
+    #[must_use]
+    pub fn new(sources: impl IntoIterator<Item = PodSource>) -> Self {
+        Self { expected: sources.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Whether every source has delivered once: nothing may be removed before (POD-005).
+    #[must_use]
+    pub fn sources_ready(&self) -> bool {
+        self.expected.is_subset(&self.delivered)
+    }
+
+    /// A pod by UID.
+    #[must_use]
+    pub fn get(&self, uid: &PodUid) -> Option<&DesiredPod> {
+        self.pods.get(uid)
+    }
+
+    /// All pods in UID order.
+    pub fn iter(&self) -> impl Iterator<Item = (&PodUid, &DesiredPod)> {
+        self.pods.iter()
+    }
+
+    /// The mirror of a static pod, by full name.
+    #[must_use]
+    pub fn mirror(&self, name: &PodName) -> Option<&Arc<Pod>> {
+        self.mirrors.get(name)
+    }
+
+    /// A source delivered its complete set (POD-002, POD-005).
+    pub fn listed(&mut self, wall: Timestamp, source: PodSource, pods: Vec<Arc<Pod>>) -> Changes {
+        self.delivered.insert(source);
+        let mut changes = Changes::default();
+        let mut kept: BTreeSet<PodUid> = BTreeSet::new();
+        let mut mirrors: BTreeSet<PodName> = BTreeSet::new();
+        for pod in pods {
+            if is_mirror(&pod) {
+                mirrors.insert(name_of(&pod));
+            } else if let Some(uid) = uid_of(&pod) {
+                kept.insert(uid);
+            }
+            self.apply(wall, source, pod, &mut changes);
+        }
+        if source == PodSource::Api {
+            self.mirrors.retain(|name, _| mirrors.contains(name));
+        }
+        let gone: Vec<PodUid> =
+            self.pods.iter().filter(|(uid, p)| p.source == source && !kept.contains(*uid)).map(|(uid, _)| uid.clone()).collect();
+        for uid in gone {
+            self.pods.remove(&uid);
+            changes.removed.push(uid);
+        }
+        self.sort_added(&mut changes);
+        changes
+    }
+
+    /// A source told of one pod.
+    pub fn applied(&mut self, wall: Timestamp, source: PodSource, pod: Arc<Pod>) -> Changes {
+        let mut changes = Changes::default();
+        self.apply(wall, source, pod, &mut changes);
+        changes
+    }
+
+    /// A source told that one pod is gone.
+    pub fn deleted(&mut self, source: PodSource, pod: &Pod) -> Changes {
+        let mut changes = Changes::default();
+        if is_mirror(pod) {
+            self.mirrors.remove(&name_of(pod));
+        } else if let Some(uid) = uid_of(pod)
+            && self.pods.get(&uid).is_some_and(|known| known.source == source)
+        {
+            self.pods.remove(&uid);
+            changes.removed.push(uid);
+        }
+        changes
+    }
+
+    fn apply(&mut self, wall: Timestamp, source: PodSource, pod: Arc<Pod>, changes: &mut Changes) {
+        if is_mirror(&pod) {
+            self.mirrors.insert(name_of(&pod), pod);
+            return;
+        }
+        let Some(uid) = uid_of(&pod) else { return };
+        let seen = self.pods.get(&uid).and_then(|known| annotation(&known.pod, SEEN_ANNOTATION)).map_or_else(
+            || format!("{wall:.9}"),
+            str::to_owned,
+        );
+        let pod = annotated(pod, source, seen);
+        match self.pods.get_mut(&uid) {
+            None => {
+                changes.added.push(uid.clone());
+                self.pods.insert(uid, DesiredPod { pod, source });
+            }
+            Some(known) => {
+                if semantically_equal(&known.pod, &pod) {
+                    if known.pod.status != pod.status {
+                        changes.reconciled.push(uid);
+                    }
+                } else {
+                    changes.updated.push(uid);
+                }
+                known.pod = pod;
+            }
+        }
+    }
+
+    fn sort_added(&self, changes: &mut Changes) {
+        changes.added.sort_by_key(|uid| {
+            let created = self.pods.get(uid).and_then(|p| p.pod.metadata.creation_timestamp.as_ref().map(|t| t.0));
+            (created, uid.clone())
+        });
+    }
+}
+
+fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
+    pod.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+fn annotated(mut pod: Arc<Pod>, source: PodSource, seen: String) -> Arc<Pod> {
+    let annotations = Arc::make_mut(&mut pod).metadata.annotations.get_or_insert_default();
+    annotations.insert(SOURCE_ANNOTATION.to_owned(), source.as_str().to_owned());
+    annotations.insert(SEEN_ANNOTATION.to_owned(), seen);
+    pod
+}
+
+/// POD-003: spec, labels, deletion and annotations count; the rest does not.
+fn semantically_equal(a: &Pod, b: &Pod) -> bool {
+    let (x, y) = (&a.metadata, &b.metadata);
+    x.deletion_timestamp == y.deletion_timestamp
+        && x.deletion_grace_period_seconds == y.deletion_grace_period_seconds
+        && x.labels == y.labels
+        && x.annotations == y.annotations
+        && a.spec == b.spec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(uid: &str, image: &str, phase: &str) -> Arc<Pod> {
+        Arc::new(
+            serde_json::from_value(json!({
+                "metadata": {"name": uid, "namespace": "default", "uid": uid},
+                "spec": {"containers": [{"name": "c", "image": image}]},
+                "status": {"phase": phase},
+            }))
+            .unwrap(),
+        )
+    }
+
+    const WALL: Timestamp = Timestamp::UNIX_EPOCH;
+
+    // POD-002: one operation for each pod of a set; status alone is a reconcile.
+    #[test]
+    fn complete_set_is_compared_by_uid() {
+        let mut manager = PodManager::new([PodSource::Api]);
+        let first = manager.listed(WALL, PodSource::Api, vec![pod("a", "x:1", "Pending"), pod("b", "x:1", "Pending"), pod("c", "x:1", "Pending")]);
+        assert_eq!(first.added.len(), 3);
+        let second = manager.listed(WALL, PodSource::Api, vec![pod("a", "x:2", "Pending"), pod("b", "x:1", "Running")]);
+        assert_eq!(second.updated, vec![PodUid::new("a")]);
+        assert_eq!(second.reconciled, vec![PodUid::new("b")]);
+        assert_eq!(second.removed, vec![PodUid::new("c")]);
+        assert!(second.added.is_empty());
+    }
+
+    // POD-005: an empty first set counts as delivered.
+    #[test]
+    fn sources_are_ready_once_each_has_delivered() {
+        let mut manager = PodManager::new([PodSource::Api, PodSource::File]);
+        manager.listed(WALL, PodSource::Api, vec![]);
+        assert!(!manager.sources_ready());
+        manager.listed(WALL, PodSource::File, vec![]);
+        assert!(manager.sources_ready());
+    }
+
+    // POD-004: both annotations are set, and the first sight stays.
+    #[test]
+    fn pod_is_annotated_with_its_source_and_first_sight() {
+        let mut manager = PodManager::new([PodSource::Api]);
+        manager.listed(WALL, PodSource::Api, vec![pod("a", "x:1", "Pending")]);
+        manager.applied(Timestamp::from_second(9).unwrap(), PodSource::Api, pod("a", "x:2", "Pending"));
+        let known = &manager.get(&PodUid::new("a")).unwrap().pod;
+        assert_eq!(annotation(known, SOURCE_ANNOTATION), Some("api"));
+        assert_eq!(annotation(known, SEEN_ANNOTATION), Some("1970-01-01T00:00:00.000000000Z"));
+    }
+
+    // POD-011: a mirror pod is an identity, never something to run.
+    #[test]
+    fn mirror_pod_is_not_a_desired_pod() {
+        let mut manager = PodManager::new([PodSource::Api]);
+        let mut mirror = pod("m", "x:1", "Pending");
+        Arc::make_mut(&mut mirror).metadata.annotations = Some([(MIRROR_ANNOTATION.to_owned(), "h".to_owned())].into());
+        let changes = manager.listed(WALL, PodSource::Api, vec![mirror]);
+        assert_eq!(changes, Changes::default());
+        assert!(manager.mirror(&PodName::new("default", "m")).is_some());
+    }
+}

@@ -1,0 +1,3 @@
+//! One pod: what should run of it, what does, what to do about it and what to report.
+
+pub mod manager;
