@@ -1,1 +1,3 @@
-//! Placeholder head; see ARCHITECTURE.md.
+//! A pretend API server, container runtime and host, with faults, scenarios and invariants. Pure: time is an argument.
+
+pub mod runtime;
