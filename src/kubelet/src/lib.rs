@@ -8,6 +8,7 @@ pub mod action;
 pub mod event;
 pub mod failure;
 pub mod ids;
+pub mod node;
 pub mod observation;
 pub mod out;
 pub mod pleg;

@@ -1,0 +1,267 @@
+//! Decides whether the runtime and its network are up, from what the runtime says of itself.
+//! Upstream: pkg/kubelet/runtime.go, pkg/kubelet/kubelet.go (updateRuntimeUp).
+//! Differs: a failed poll is asked again after one second instead of five, so that a restarted runtime is seen at once.
+
+use std::time::Duration;
+
+use crate::action::{Call, CriCall, Lane};
+use crate::event::CriReply;
+use crate::failure::{Failure, FailureKind};
+use crate::ids::ActionId;
+use crate::observation::{RuntimeCondition, RuntimeHandler, RuntimeStatus, RuntimeVersion};
+use crate::out::{Out, Owner};
+use crate::time::{Mono, Now};
+
+/// NODE-103: how often the runtime is asked.
+const POLL: Duration = Duration::from_secs(5);
+/// How soon again after a failure.
+const RETRY: Duration = Duration::from_secs(1);
+/// NODE-104: a runtime not heard of for this long is down.
+const DOWN_AFTER: Duration = Duration::from_secs(30);
+/// A poll is given up after this, long before the runtime counts as down.
+const POLL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is known of the runtime's health.
+#[derive(Debug, Default)]
+pub struct RuntimeHealth {
+    version: Option<RuntimeVersion>,
+    systemd_cgroup: Option<Option<bool>>,
+    status: Option<RuntimeStatus>,
+    last_ready: Option<Mono>,
+    next: Option<Mono>,
+    asking: Asking,
+    down_since_told: bool,
+}
+
+#[derive(Debug, Default)]
+struct Asking {
+    version: Option<ActionId>,
+    config: Option<ActionId>,
+    status: Option<ActionId>,
+}
+
+/// What a poll changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HealthChange {
+    /// Whether runtime or network readiness, or the handlers, are other than before.
+    pub changed: bool,
+}
+
+impl RuntimeHealth {
+    /// Nothing is known yet; the first poll is due at once.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { next: Some(Mono::ZERO), ..Self::default() }
+    }
+
+    /// The runtime's name and version, once it has said them.
+    #[must_use]
+    pub fn version(&self) -> Option<&RuntimeVersion> {
+        self.version.as_ref()
+    }
+
+    /// Whether the runtime uses the systemd cgroup driver: `None` until it was asked, `Some(None)` if it does not tell (CRI-003).
+    #[must_use]
+    pub fn systemd_cgroup(&self) -> Option<Option<bool>> {
+        self.systemd_cgroup
+    }
+
+    /// The runtime's handlers (NODE-091).
+    #[must_use]
+    pub fn handlers(&self) -> &[RuntimeHandler] {
+        self.status.as_ref().map_or(&[], |status| &status.handlers)
+    }
+
+    /// Whether `supplementalGroupsPolicy` is supported (NODE-091).
+    #[must_use]
+    pub fn supplemental_groups_policy(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.supplemental_groups_policy)
+    }
+
+    /// Whether it was ever ready in this life (POD-062).
+    #[must_use]
+    pub fn was_ready(&self) -> bool {
+        self.last_ready.is_some()
+    }
+
+    /// Why the runtime is not ready, if it is not (NODE-103, NODE-104).
+    #[must_use]
+    pub fn runtime_error(&self, now: Mono) -> Option<String> {
+        let Some(stamp) = self.last_ready else {
+            return Some(match self.status.as_ref() {
+                Some(status) => format!("container runtime not ready: {}", printed("RuntimeReady", status.runtime_ready.as_ref())),
+                None => "container runtime status check may not have completed yet".to_owned(),
+            });
+        };
+        if let Some(status) = &self.status
+            && !status.runtime_ready.as_ref().is_some_and(|c| c.status)
+        {
+            return Some(format!("container runtime not ready: {}", printed("RuntimeReady", status.runtime_ready.as_ref())));
+        }
+        (now.since(stamp) > DOWN_AFTER).then(|| "container runtime is down".to_owned())
+    }
+
+    /// Why the network is not ready, if it is not (POD-052).
+    #[must_use]
+    pub fn network_error(&self) -> Option<String> {
+        match &self.status {
+            None => Some("network state unknown".to_owned()),
+            Some(status) if !status.network_ready.as_ref().is_some_and(|c| c.status) => Some(format!(
+                "container runtime network not ready: {}",
+                printed("NetworkReady", status.network_ready.as_ref())
+            )),
+            Some(_) => None,
+        }
+    }
+
+    /// When there is something to do: a poll, or the moment at which silence means down.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        let down = self.last_ready.filter(|_| !self.down_since_told).map(|stamp| stamp + DOWN_AFTER + Duration::from_nanos(1));
+        let poll = if self.asking.status.is_some() { None } else { self.next };
+        crate::time::earliest([poll, down])
+    }
+
+    /// Asks what is due. Tells whether readiness changed by time alone.
+    pub fn due(&mut self, now: Now, out: &mut Out<'_>) -> HealthChange {
+        let mut change = HealthChange::default();
+        if !self.down_since_told && self.last_ready.is_some_and(|stamp| now.mono.since(stamp) > DOWN_AFTER) {
+            self.down_since_told = true;
+            change.changed = true;
+        }
+        if self.asking.status.is_none() && self.next.is_some_and(|next| next <= now.mono) {
+            let mut ask = |call| Some(out.issue(Owner::RuntimeHealth, Lane::Runtime, POLL_TIMEOUT, Call::Cri(call)));
+            if self.version.is_none() && self.asking.version.is_none() {
+                self.asking.version = ask(CriCall::Version);
+            }
+            if self.systemd_cgroup.is_none() && self.asking.config.is_none() {
+                self.asking.config = ask(CriCall::RuntimeConfig);
+            }
+            self.asking.status = ask(CriCall::Status);
+        }
+        change
+    }
+
+    /// The runtime's event stream broke: perhaps the runtime did too, so it is asked at once.
+    pub fn suspect(&mut self, now: Now) {
+        self.next = Some(now.mono);
+    }
+
+    /// One of the questions was answered.
+    pub fn done(&mut self, now: Now, id: ActionId, outcome: Result<CriReply, Failure>) -> HealthChange {
+        if self.asking.version == Some(id) {
+            self.asking.version = None;
+            if let Ok(CriReply::Version(version)) = outcome {
+                self.version = Some(version);
+                return HealthChange { changed: true };
+            }
+        } else if self.asking.config == Some(id) {
+            self.asking.config = None;
+            match outcome {
+                Ok(CriReply::RuntimeConfig { systemd_cgroup }) => self.systemd_cgroup = Some(systemd_cgroup),
+                Err(failure) if failure.kind == FailureKind::Unimplemented => self.systemd_cgroup = Some(None),
+                _ => return HealthChange::default(),
+            }
+            return HealthChange { changed: true };
+        } else if self.asking.status == Some(id) {
+            self.asking.status = None;
+            return self.status_done(now, outcome);
+        }
+        HealthChange::default()
+    }
+
+    fn status_done(&mut self, now: Now, outcome: Result<CriReply, Failure>) -> HealthChange {
+        let Ok(CriReply::Status(status)) = outcome else {
+            self.next = Some(now.mono + RETRY);
+            return HealthChange::default();
+        };
+        let complete = self.version.is_some() && self.systemd_cgroup.is_some();
+        self.next = Some(now.mono + if complete { POLL } else { RETRY });
+        let mut changed = self.status.as_ref() != Some(&status) || self.down_since_told;
+        if status.runtime_ready.as_ref().is_some_and(|c| c.status) {
+            changed |= self.last_ready.is_none();
+            self.last_ready = Some(now.mono);
+            self.down_since_told = false;
+        }
+        self.status = Some(status);
+        HealthChange { changed }
+    }
+}
+
+/// NODE-103: `Type=bool reason:R message:M`, or `<nil>` for a condition that was not in the answer.
+fn printed(kind: &str, condition: Option<&RuntimeCondition>) -> String {
+    match condition {
+        None => "<nil>".to_owned(),
+        Some(c) => format!("{kind}={} reason:{} message:{}", c.status, c.reason, c.message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::out::Ledger;
+
+    fn at(seconds: u64) -> Now {
+        Now { mono: Mono::from_start(Duration::from_secs(seconds)), wall: jiff::Timestamp::UNIX_EPOCH }
+    }
+
+    fn ready(network: bool) -> CriReply {
+        let condition = |status| Some(RuntimeCondition { status, reason: "R".to_owned(), message: "M".to_owned() });
+        CriReply::Status(RuntimeStatus { runtime_ready: condition(true), network_ready: condition(network), ..RuntimeStatus::default() })
+    }
+
+    fn poll(health: &mut RuntimeHealth, now: Now, outcome: Result<CriReply, Failure>) -> HealthChange {
+        let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+        health.due(now, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+        let mut change = HealthChange::default();
+        for action in actions {
+            let answer = match action.call {
+                Call::Cri(CriCall::Status) => outcome.clone(),
+                Call::Cri(CriCall::Version) => Ok(CriReply::Version(RuntimeVersion::default())),
+                _ => Ok(CriReply::RuntimeConfig { systemd_cgroup: None }),
+            };
+            let of_status = matches!(action.call, Call::Cri(CriCall::Status));
+            let done = health.done(now, action.id, answer);
+            if of_status {
+                change = done;
+            }
+        }
+        change
+    }
+
+    // NODE-103, POD-052: before the first answer nothing is ready.
+    #[test]
+    fn nothing_is_ready_before_the_first_answer() {
+        let health = RuntimeHealth::new();
+        assert_eq!(health.network_error().as_deref(), Some("network state unknown"));
+        assert_eq!(health.runtime_error(Mono::ZERO).as_deref(), Some("container runtime status check may not have completed yet"));
+    }
+
+    // NODE-103: the message prints the condition.
+    #[test]
+    fn network_condition_is_printed() {
+        let mut health = RuntimeHealth::new();
+        assert!(poll(&mut health, at(0), Ok(ready(false))).changed);
+        assert_eq!(health.runtime_error(at(0).mono), None);
+        assert_eq!(
+            health.network_error().as_deref(),
+            Some("container runtime network not ready: NetworkReady=false reason:R message:M")
+        );
+        assert!(poll(&mut health, at(5), Ok(ready(true))).changed);
+        assert_eq!(health.network_error(), None);
+    }
+
+    // NODE-104: age alone decides, whether the call fails or hangs.
+    #[test]
+    fn silent_runtime_is_down_after_thirty_seconds() {
+        let mut health = RuntimeHealth::new();
+        poll(&mut health, at(0), Ok(ready(true)));
+        let gone = || Err(Failure::new(FailureKind::Unavailable, "connection refused"));
+        assert!(!poll(&mut health, at(5), gone()).changed);
+        assert_eq!(health.runtime_error(at(30).mono), None);
+        assert_eq!(health.runtime_error(at(31).mono).as_deref(), Some("container runtime is down"));
+        let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+        let change = health.due(at(31), &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+        assert!(change.changed, "the node is told by time alone");
+    }
+}
