@@ -5,8 +5,10 @@
 //! `kubelet` (routes), `pod::worker` (one pod), `pod::actions` (what to start and stop), `pod::status` (what to report).
 
 pub mod action;
+pub mod config;
 pub mod event;
 pub mod failure;
+pub mod feature_gates;
 pub mod ids;
 pub mod node;
 pub mod observation;
