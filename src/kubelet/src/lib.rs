@@ -10,6 +10,7 @@ pub mod event;
 pub mod failure;
 pub mod feature_gates;
 pub mod ids;
+pub mod images;
 pub mod node;
 pub mod observation;
 pub mod out;

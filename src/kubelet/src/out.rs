@@ -29,8 +29,8 @@ pub enum Owner {
     Volume(PodUid, String),
     /// A pod's status in the API.
     PodStatus(PodUid),
-    /// An image: by its name in the spec.
-    Image(String),
+    /// The image of a pod's container or image volume, by that name.
+    Image(PodUid, String),
     /// Image garbage collection.
     ImageGc,
     /// A ConfigMap or Secret.

@@ -1,10 +1,37 @@
-//! Decides which of the things that happened become API events, and folds repeated ones.
-//! Upstream: staging/src/k8s.io/client-go/tools/record, pkg/kubelet/events/event.go.
-//! Differs: nothing on purpose.
+//! Decides which of the things that happened become API events: folds repeated ones, limits chatter, gives up in the end.
+//! Upstream: staging/src/k8s.io/client-go/tools/record/{event,events_cache}.go, pkg/kubelet/events/event.go.
+//! Differs: a full queue drops the newest; upstream's broadcaster blocks or drops by chance.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event as ApiEvent, EventSource, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde_json::json;
+
+use crate::action::{ApiCall, Call, Lane};
+use crate::event::ApiReply;
+use crate::failure::{Failure, FailureKind};
+use crate::ids::ActionId;
+use crate::out::{Out, Owner};
+use crate::time::{Mono, Now};
+
+/// API-223: more than this many similar events within the window are folded into one.
+const SIMILAR_MOST: usize = 10;
+const SIMILAR_WINDOW: Duration = Duration::from_secs(600);
+/// API-223: how many events one object may cause at once, and how fast that refills.
+const OBJECT_BURST: f64 = 25.0;
+const OBJECT_REFILL_PER_SECOND: f64 = 1.0 / 300.0;
+/// How many series and objects are remembered.
+const REMEMBERED: usize = 4096;
+/// How many events wait to be sent.
+const QUEUE: usize = 1000;
+/// How often, and after how long, an event is sent again when the API server is not there.
+const TRIES: u32 = 12;
+const RETRY: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One thing worth telling the users.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,7 +41,7 @@ pub struct Recorded {
     /// Whether it is a Warning; Normal otherwise.
     pub warning: bool,
     /// Upstream's exact reason, such as `BackOff`.
-    pub reason: &'static str,
+    pub reason: String,
     /// Upstream's exact message.
     pub message: String,
 }
@@ -33,13 +60,429 @@ pub enum Subject {
 impl Recorded {
     /// A Normal event.
     #[must_use]
-    pub fn normal(subject: Subject, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { subject, warning: false, reason, message: message.into() }
+    pub fn normal(subject: Subject, reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { subject, warning: false, reason: reason.into(), message: message.into() }
     }
 
     /// A Warning event.
     #[must_use]
-    pub fn warning(subject: Subject, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { subject, warning: true, reason, message: message.into() }
+    pub fn warning(subject: Subject, reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { subject, warning: true, reason: reason.into(), message: message.into() }
+    }
+}
+
+/// What identifies a series of equal events.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct SeriesKey {
+    object: ObjectKey,
+    field_path: String,
+    warning: bool,
+    reason: String,
+    /// `None` once the messages are folded.
+    message: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct ObjectKey {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+#[derive(Clone, Debug)]
+struct Series {
+    event_name: String,
+    first: Timestamp,
+    count: i32,
+    used: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Similar {
+    messages: std::collections::BTreeSet<String>,
+    since: Mono,
+    used: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Allowance {
+    tokens: f64,
+    at: Mono,
+    used: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    event: Box<ApiEvent>,
+    key: SeriesKey,
+    tries: u32,
+    not_before: Mono,
+}
+
+/// The event recorder.
+#[derive(Debug)]
+pub struct Recorder {
+    node: String,
+    series: BTreeMap<SeriesKey, Series>,
+    similar: BTreeMap<SeriesKey, Similar>,
+    allowances: BTreeMap<ObjectKey, Allowance>,
+    queue: VecDeque<Waiting>,
+    in_flight: BTreeMap<ActionId, Waiting>,
+    tokens: f64,
+    refilled: Mono,
+    per_second: f64,
+    burst: f64,
+    uses: u64,
+    dropped: u64,
+}
+
+impl Recorder {
+    /// A recorder for that node, which sends at most so many events a second (`eventRecordQPS`, `eventBurst`; 0 means no limit).
+    #[must_use]
+    pub fn new(node: &str, per_second: u32, burst: u32) -> Self {
+        Self {
+            node: node.to_owned(),
+            series: BTreeMap::new(),
+            similar: BTreeMap::new(),
+            allowances: BTreeMap::new(),
+            queue: VecDeque::new(),
+            in_flight: BTreeMap::new(),
+            tokens: f64::from(burst),
+            refilled: Mono::ZERO,
+            per_second: f64::from(per_second),
+            burst: f64::from(burst),
+            uses: 0,
+            dropped: 0,
+        }
+    }
+
+    /// How many events were dropped for want of room or allowance.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Takes what happened, in order, and sends what may be sent.
+    pub fn take(&mut self, now: Now, recorded: &mut Vec<Recorded>, out: &mut Out<'_>) {
+        for item in recorded.drain(..) {
+            self.correlate(now, item);
+        }
+        self.send(now, out);
+    }
+
+    /// When something waits to be sent.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        let front = self.queue.front()?;
+        let allowed = if self.tokens >= 1.0 || self.per_second == 0.0 {
+            Mono::ZERO
+        } else {
+            self.refilled + Duration::from_secs_f64((1.0 - self.tokens) / self.per_second)
+        };
+        Some(front.not_before.max(allowed))
+    }
+
+    /// Sends what is due.
+    pub fn send(&mut self, now: Now, out: &mut Out<'_>) {
+        self.refill(now.mono);
+        while self.queue.front().is_some_and(|w| w.not_before <= now.mono) {
+            if self.per_second > 0.0 {
+                if self.tokens < 1.0 {
+                    return;
+                }
+                self.tokens -= 1.0;
+            }
+            let Some(waiting) = self.queue.pop_front() else { return };
+            let call = call_of(&waiting.event);
+            let id = out.issue(Owner::Recorder, Lane::Events, TIMEOUT, Call::Api(call));
+            self.in_flight.insert(id, waiting);
+        }
+    }
+
+    /// A call ended.
+    pub fn done(&mut self, now: Now, id: ActionId, outcome: Result<ApiReply, Failure>) {
+        let Some(mut waiting) = self.in_flight.remove(&id) else { return };
+        let Err(failure) = outcome else { return };
+        match failure.kind {
+            // The event that was to be counted up has expired: it begins anew.
+            FailureKind::NotFound if waiting.event.count > Some(1) => {
+                waiting.event.count = Some(1);
+                waiting.event.first_timestamp.clone_from(&waiting.event.last_timestamp);
+                if let Some(series) = self.series.get_mut(&waiting.key) {
+                    series.count = 1;
+                }
+                self.requeue(waiting);
+            }
+            FailureKind::Unavailable | FailureKind::UnknownOutcome | FailureKind::Throttled { .. } if waiting.tries < TRIES => {
+                waiting.tries += 1;
+                waiting.not_before = now.mono + RETRY;
+                self.requeue(waiting);
+            }
+            // Refused, a namespace that is going away, or tried often enough: an event is not worth more.
+            _ => self.dropped += 1,
+        }
+    }
+
+    fn requeue(&mut self, waiting: Waiting) {
+        if self.queue.len() < QUEUE {
+            self.queue.push_back(waiting);
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    fn refill(&mut self, now: Mono) {
+        let gained = now.since(self.refilled).as_secs_f64() * self.per_second;
+        self.tokens = (self.tokens + gained).min(self.burst);
+        self.refilled = now;
+    }
+
+    fn correlate(&mut self, now: Now, item: Recorded) {
+        self.uses += 1;
+        let reference = self.reference(&item.subject);
+        let object = ObjectKey {
+            namespace: reference.namespace.clone().unwrap_or_default(),
+            name: reference.name.clone().unwrap_or_default(),
+            uid: reference.uid.clone().unwrap_or_default(),
+        };
+        if !self.object_may(now.mono, &object) {
+            self.dropped += 1;
+            return;
+        }
+        let mut key = SeriesKey {
+            object,
+            field_path: reference.field_path.clone().unwrap_or_default(),
+            warning: item.warning,
+            reason: item.reason.clone(),
+            message: None,
+        };
+        let message = if self.too_similar(now.mono, &key, &item.message) {
+            format!("(combined from similar events): {}", item.message)
+        } else {
+            key.message = Some(item.message.clone());
+            item.message.clone()
+        };
+        let series = self.count(now, &key, &reference);
+        let event = self.event(now, &item, reference, message, &series);
+        self.requeue(Waiting { event: Box::new(event), key, tries: 0, not_before: Mono::ZERO });
+        self.forget_oldest();
+    }
+
+    fn object_may(&mut self, now: Mono, object: &ObjectKey) -> bool {
+        let uses = self.uses;
+        let allowance =
+            self.allowances.entry(object.clone()).or_insert(Allowance { tokens: OBJECT_BURST, at: now, used: uses });
+        allowance.tokens =
+            (allowance.tokens + now.since(allowance.at).as_secs_f64() * OBJECT_REFILL_PER_SECOND).min(OBJECT_BURST);
+        allowance.at = now;
+        allowance.used = uses;
+        if allowance.tokens < 1.0 {
+            return false;
+        }
+        allowance.tokens -= 1.0;
+        true
+    }
+
+    fn too_similar(&mut self, now: Mono, key: &SeriesKey, message: &str) -> bool {
+        let uses = self.uses;
+        let fresh = || Similar { messages: std::collections::BTreeSet::new(), since: now, used: uses };
+        let similar = self.similar.entry(key.clone()).or_insert_with(fresh);
+        if now.since(similar.since) > SIMILAR_WINDOW {
+            *similar = fresh();
+        }
+        similar.used = uses;
+        similar.since = now;
+        // Ten are enough to know: more would only cost memory.
+        if similar.messages.len() < SIMILAR_MOST {
+            similar.messages.insert(message.to_owned());
+        }
+        similar.messages.len() >= SIMILAR_MOST
+    }
+
+    fn count(&mut self, now: Now, key: &SeriesKey, reference: &ObjectReference) -> Series {
+        let uses = self.uses;
+        let series = self.series.entry(key.clone()).or_insert_with(|| Series {
+            event_name: format!("{}.{:x}", reference.name.as_deref().unwrap_or_default(), now.wall.as_nanosecond() + i128::from(uses)),
+            first: now.wall,
+            count: 0,
+            used: uses,
+        });
+        series.count += 1;
+        series.used = uses;
+        series.clone()
+    }
+
+    fn event(&self, now: Now, item: &Recorded, reference: ObjectReference, message: String, series: &Series) -> ApiEvent {
+        let seconds = |at: Timestamp| Some(Time(Timestamp::from_second(at.as_second()).unwrap_or(at)));
+        ApiEvent {
+            metadata: ObjectMeta {
+                name: Some(series.event_name.clone()),
+                namespace: Some(reference.namespace.clone().unwrap_or_else(|| "default".to_owned())),
+                ..ObjectMeta::default()
+            },
+            involved_object: reference,
+            reason: Some(item.reason.clone()),
+            message: Some(message),
+            source: Some(EventSource { component: Some("kubelet".to_owned()), host: Some(self.node.clone()) }),
+            first_timestamp: seconds(series.first),
+            last_timestamp: seconds(now.wall),
+            count: Some(series.count),
+            type_: Some(if item.warning { "Warning" } else { "Normal" }.to_owned()),
+            reporting_component: Some("kubelet".to_owned()),
+            reporting_instance: Some(self.node.clone()),
+            ..ApiEvent::default()
+        }
+    }
+
+    fn reference(&self, subject: &Subject) -> ObjectReference {
+        let (pod, field_path) = match subject {
+            Subject::Node => {
+                return ObjectReference {
+                    kind: Some("Node".to_owned()),
+                    name: Some(self.node.clone()),
+                    api_version: Some("v1".to_owned()),
+                    ..ObjectReference::default()
+                };
+            }
+            Subject::Pod(pod) => (pod, None),
+            Subject::Container(pod, path) => (pod, Some(path.clone())),
+        };
+        ObjectReference {
+            kind: Some("Pod".to_owned()),
+            namespace: pod.metadata.namespace.clone(),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+            api_version: Some("v1".to_owned()),
+            resource_version: pod.metadata.resource_version.clone(),
+            field_path,
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        evict(&mut self.series, |s| s.used);
+        evict(&mut self.similar, |s| s.used);
+        evict(&mut self.allowances, |s| s.used);
+    }
+}
+
+fn evict<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, used: impl Fn(&V) -> u64) {
+    if map.len() > REMEMBERED
+        && let Some(oldest) = map.iter().min_by_key(|(_, v)| used(v)).map(|(k, _)| k.clone())
+    {
+        map.remove(&oldest);
+    }
+}
+
+/// API-226: the first of a series is created, the later ones are patches of its count.
+fn call_of(event: &ApiEvent) -> ApiCall {
+    if event.count == Some(1) {
+        return ApiCall::CreateEvent(Box::new(event.clone()));
+    }
+    ApiCall::PatchEvent {
+        namespace: event.metadata.namespace.clone().unwrap_or_default(),
+        name: event.metadata.name.clone().unwrap_or_default(),
+        patch: json!({"count": event.count, "lastTimestamp": event.last_timestamp, "message": event.message}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::out::Ledger;
+
+    fn at(seconds: u64) -> Now {
+        Now {
+            mono: Mono::from_start(Duration::from_secs(seconds)),
+            wall: Timestamp::from_second(1_795_422_621 + i64::try_from(seconds).unwrap()).unwrap(),
+        }
+    }
+
+    fn calls(recorder: &mut Recorder, now: Now, mut recorded: Vec<Recorded>) -> Vec<(ActionId, ApiCall)> {
+        let (mut ledger, mut actions, mut none) = (Ledger::default(), Vec::new(), Vec::new());
+        recorder.take(now, &mut recorded, &mut Out::new(&mut ledger, &mut actions, &mut none));
+        actions
+            .into_iter()
+            .map(|action| match action.call {
+                Call::Api(call) => (action.id, call),
+                other => panic!("a recorder asks only the API server, not {other:?}"),
+            })
+            .collect()
+    }
+
+    fn pod() -> Arc<Pod> {
+        let meta = json!({"name": "p", "namespace": "default", "uid": "u", "resourceVersion": "7"});
+        Arc::new(serde_json::from_value(json!({"metadata": meta})).unwrap())
+    }
+
+    // POD-360, API-223: the fields of an event as a real kubelet sends them.
+    #[test]
+    fn event_of_a_container_names_its_field_path() {
+        let mut recorder = Recorder::new("n1", 50, 100);
+        let subject = Subject::Container(pod(), "spec.containers{c}".to_owned());
+        let sent = calls(&mut recorder, at(0), vec![Recorded::normal(subject, "Created", "Container created")]);
+        let ApiCall::CreateEvent(event) = &sent[0].1 else { panic!("it is created") };
+        let event = serde_json::to_value(event).unwrap();
+        assert_eq!(
+            event["involvedObject"],
+            json!({"kind": "Pod", "namespace": "default", "name": "p", "uid": "u", "apiVersion": "v1",
+                   "resourceVersion": "7", "fieldPath": "spec.containers{c}"})
+        );
+        assert_eq!(event["source"], json!({"component": "kubelet", "host": "n1"}));
+        assert_eq!(event["reportingComponent"], "kubelet");
+        assert_eq!(event["count"], 1);
+        assert!(event["metadata"]["name"].as_str().unwrap().starts_with("p."));
+    }
+
+    // API-226: the second of a series is a patch of the first.
+    #[test]
+    fn repeated_event_is_counted_up() {
+        let mut recorder = Recorder::new("n1", 50, 100);
+        let same = || Recorded::normal(Subject::Node, "NodeHasSufficientMemory", "Node n1 status is now: NodeHasSufficientMemory");
+        let first = calls(&mut recorder, at(0), vec![same()]);
+        let ApiCall::CreateEvent(created) = &first[0].1 else { panic!("it is created") };
+        let second = calls(&mut recorder, at(1), vec![same()]);
+        let ApiCall::PatchEvent { name, patch, .. } = &second[0].1 else { panic!("it is patched") };
+        assert_eq!(Some(name), created.metadata.name.as_ref());
+        assert_eq!(patch["count"], 2);
+    }
+
+    // API-223: ten different messages of one reason are folded.
+    #[test]
+    fn similar_events_are_folded() {
+        let mut recorder = Recorder::new("n1", 50, 100);
+        let nth = |n: u32| Recorded::warning(Subject::Pod(pod()), "Failed", format!("error number {n}"));
+        let sent = calls(&mut recorder, at(0), (0..12).map(nth).collect());
+        let messages: Vec<String> = sent
+            .iter()
+            .map(|(_, call)| match call {
+                ApiCall::CreateEvent(event) => event.message.clone().unwrap(),
+                ApiCall::PatchEvent { patch, .. } => patch["message"].as_str().unwrap().to_owned(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(messages[8], "error number 8");
+        assert_eq!(messages[9], "(combined from similar events): error number 9");
+        assert!(matches!(sent[10].1, ApiCall::PatchEvent { .. }));
+    }
+
+    // API-223: one object cannot flood: 25, then one each five minutes.
+    #[test]
+    fn one_object_is_limited() {
+        let mut recorder = Recorder::new("n1", 0, 0);
+        let same = || Recorded::warning(Subject::Pod(pod()), "BackOff", "again");
+        let sent = calls(&mut recorder, at(0), (0..40).map(|_| same()).collect());
+        assert_eq!(sent.len(), 25);
+        assert_eq!(recorder.dropped(), 15);
+        assert_eq!(calls(&mut recorder, at(301), vec![same(), same()]).len(), 1);
+    }
+
+    #[test]
+    fn event_is_sent_again_when_the_api_server_was_away() {
+        let mut recorder = Recorder::new("n1", 50, 100);
+        let sent = calls(&mut recorder, at(0), vec![Recorded::normal(Subject::Node, "Starting", "Starting kubelet.")]);
+        recorder.done(at(1), sent[0].0, Err(Failure::new(FailureKind::Unavailable, "connection refused")));
+        assert_eq!(recorder.deadline(), Some(at(11).mono));
+        assert!(calls(&mut recorder, at(10), vec![]).is_empty());
+        assert_eq!(calls(&mut recorder, at(11), vec![]).len(), 1);
     }
 }
