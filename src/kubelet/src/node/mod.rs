@@ -1,4 +1,6 @@
 //! The node: what it registers, what it reports, how it shows that it lives.
 
+pub mod conditions;
 pub mod lease;
 pub mod runtime_health;
+pub mod status;

@@ -1,0 +1,396 @@
+//! Decides what the Node object says of this machine: addresses, capacity, allocatable, versions, images, conditions.
+//! Upstream: pkg/kubelet/nodestatus/setters.go, pkg/kubelet/kubelet_node_status.go.
+//! Differs: nothing on purpose.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, NodeAddress, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures,
+    NodeStatus, NodeSwapStatus, NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::conditions::{Pressures, generate_conditions};
+use super::runtime_health::RuntimeHealth;
+use crate::config::{Config, Signal};
+use crate::observation::{Image, MachineInfo};
+use crate::time::Mono;
+
+/// The version that this agent speaks for.
+pub const KUBELET_VERSION: &str = "v1.36.2";
+/// NODE-090: names of one image in the status.
+const MOST_NAMES: usize = 5;
+
+/// What a status is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct StatusInputs<'a> {
+    /// The settings.
+    pub config: &'a Config,
+    /// The machine, once it was read.
+    pub machine: Option<&'a MachineInfo>,
+    /// The runtime.
+    pub runtime: &'a RuntimeHealth,
+    /// Why the node is not ready, besides runtime, network and capacity.
+    pub errors: &'a [String],
+    /// Why the listing of the runtime is not healthy, if it is not.
+    pub pleg_error: Option<&'a str>,
+    /// The images of the runtime.
+    pub images: &'a [Image],
+    /// The pressures.
+    pub pressures: Pressures,
+    /// Monotonic now.
+    pub mono: Mono,
+    /// Wall clock in whole seconds.
+    pub wall: Timestamp,
+}
+
+/// The new status, from the existing one, and the reasons of the events that it causes (NODE-080 to NODE-102).
+#[must_use]
+pub fn generate_node_status(existing: &NodeStatus, inputs: &StatusInputs<'_>) -> (NodeStatus, Vec<&'static str>) {
+    let mut status = existing.clone();
+    let mut errors: Vec<String> = Vec::new();
+    errors.extend(inputs.runtime.runtime_error(inputs.mono));
+    errors.extend(inputs.pleg_error.map(str::to_owned));
+    errors.extend(inputs.runtime.network_error());
+    errors.extend(inputs.errors.iter().cloned());
+    match generate_addresses(inputs.config, inputs.machine) {
+        Ok(addresses) => status.addresses = Some(addresses),
+        Err(error) => errors.push(error),
+    }
+    set_resources(&mut status, inputs);
+    errors.extend(missing_capacity(&status, inputs.config));
+    status.daemon_endpoints = Some(NodeDaemonEndpoints {
+        kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(inputs.config.node.port) }),
+    });
+    status.node_info = Some(node_info(inputs));
+    status.images = Some(status_images(inputs.images, inputs.config.node.status_max_images));
+    set_handlers(&mut status, inputs.runtime);
+    let (mut conditions, events) =
+        generate_conditions(existing.conditions.as_deref().unwrap_or_default(), inputs.pressures, &errors, inputs.wall);
+    warn_of_missing_quota(&mut conditions, inputs.machine);
+    status.conditions = Some(conditions);
+    (status, events)
+}
+
+/// Whether two statuses differ in more than heartbeats (NODE-062).
+#[must_use]
+pub fn status_changed(old: &NodeStatus, new: &NodeStatus) -> bool {
+    let without_heartbeat = |status: &NodeStatus| {
+        let mut status = status.clone();
+        for condition in status.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+        }
+        if let Some(conditions) = &mut status.conditions {
+            conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+        }
+        status
+    };
+    without_heartbeat(old) != without_heartbeat(new)
+}
+
+/// NODE-080, NODE-081: InternalIP first, then Hostname.
+fn generate_addresses(config: &Config, machine: Option<&MachineInfo>) -> Result<Vec<NodeAddress>, String> {
+    let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
+    let hostname = address("Hostname", config.node.name.to_string());
+    let chosen: Vec<IpAddr> = config.node.ips.iter().copied().filter(|ip| !ip.is_unspecified()).collect();
+    let mut addresses = Vec::new();
+    if !chosen.is_empty() {
+        for ip in &chosen {
+            if ip.is_loopback() || ip.is_multicast() {
+                return Err(format!("failed to validate nodeIP: node IP: \"{ip}\" is not usable as a node address"));
+            }
+            addresses.push(address("InternalIP", ip.to_string()));
+        }
+    } else if !config.node.external_cloud_provider {
+        let wants_v6 = config.node.ips.first().is_some_and(IpAddr::is_ipv6);
+        let candidates: Vec<IpAddr> =
+            machine.into_iter().flat_map(|m| &m.default_ips).filter_map(|ip| ip.parse().ok()).collect();
+        let best = candidates.iter().find(|ip| ip.is_ipv6() == wants_v6).or(candidates.first());
+        let Some(ip) = best else {
+            return Err(format!("can't get ip address of node {}. error: no default routes found", config.node.name));
+        };
+        addresses.push(address("InternalIP", ip.to_string()));
+    }
+    addresses.push(hostname);
+    Ok(addresses)
+}
+
+/// NODE-083, NODE-084, NODE-086: what the machine has, and what of it pods may have.
+fn set_resources(status: &mut NodeStatus, inputs: &StatusInputs<'_>) {
+    let capacity = status.capacity.get_or_insert_default();
+    let Some(machine) = inputs.machine else {
+        capacity.insert("cpu".to_owned(), Quantity("0".to_owned()));
+        capacity.insert("memory".to_owned(), Quantity("0Gi".to_owned()));
+        capacity.insert("pods".to_owned(), Quantity(inputs.config.pods.max.to_string()));
+        return;
+    };
+    let resources = Resources::new(inputs.config, machine);
+    for (name, quantity) in &resources.capacity {
+        capacity.insert(name.clone(), quantity.clone());
+    }
+    let known: Vec<String> = capacity.keys().cloned().collect();
+    let mut allocatable: BTreeMap<String, Quantity> = status.allocatable.take().unwrap_or_default();
+    // Extended resources that are gone from capacity go here too.
+    allocatable.retain(|name, _| known.contains(name));
+    for name in known {
+        if !resources.capacity.contains_key(&name) {
+            let foreign = capacity[&name].clone();
+            allocatable.entry(name).or_insert(foreign);
+        }
+    }
+    allocatable.extend(resources.allocatable);
+    status.allocatable = Some(allocatable);
+}
+
+/// The node's own resources, as quantities and as numbers.
+#[derive(Clone, Debug, Default)]
+pub struct Resources {
+    /// What there is.
+    pub capacity: BTreeMap<String, Quantity>,
+    /// What pods may have.
+    pub allocatable: BTreeMap<String, Quantity>,
+    /// Allocatable CPU in thousandths of a core.
+    pub allocatable_cpu_milli: u64,
+    /// Allocatable memory in bytes.
+    pub allocatable_memory: u64,
+    /// Allocatable local storage in bytes.
+    pub allocatable_storage: u64,
+    /// Pods.
+    pub pods: u64,
+}
+
+impl Resources {
+    /// Computes them from the machine and the reservations.
+    #[must_use]
+    pub fn new(config: &Config, machine: &MachineInfo) -> Self {
+        let mut resources = Self::default();
+        let pods = match config.pods.per_core {
+            0 => u64::from(config.pods.max),
+            per_core => u64::from(config.pods.max).min(machine.cpus * u64::from(per_core)),
+        };
+        let reserved = |name: &str| config.reserved.total(name);
+        let hard = |signal: Signal, capacity: u64| {
+            let threshold = config.eviction.thresholds.iter().find(|t| t.is_hard() && t.signal == signal);
+            threshold.map_or(0, |t| t.value.of(capacity))
+        };
+        let cpu = (machine.cpus * 1000).saturating_sub(reserved("cpu"));
+        let hugepages: u64 = machine.hugepages.iter().map(|(size, count)| size * count).sum();
+        let memory = machine
+            .memory
+            .saturating_sub(reserved("memory"))
+            .saturating_sub(hard(Signal::MemoryAvailable, machine.memory))
+            .saturating_sub(hugepages);
+        resources.put("cpu", decimal_milli(machine.cpus * 1000), decimal_milli(cpu));
+        resources.put("memory", binary(machine.memory), binary(memory));
+        resources.put("pods", pods.to_string(), pods.to_string());
+        for (size, count) in &machine.hugepages {
+            let all = binary(size * count);
+            resources.put(&format!("hugepages-{}", binary(*size)), all.clone(), all);
+        }
+        if config.pods.local_storage_capacity_isolation {
+            let disk = machine.root_fs_capacity;
+            let left = disk.saturating_sub(reserved("ephemeral-storage")).saturating_sub(hard(Signal::NodeFsAvailable, disk));
+            resources.put("ephemeral-storage", binary(disk), binary(left));
+            resources.allocatable_storage = left;
+        }
+        resources.allocatable_cpu_milli = cpu;
+        resources.allocatable_memory = memory;
+        resources.pods = pods;
+        resources
+    }
+
+    fn put(&mut self, name: &str, capacity: String, allocatable: String) {
+        self.capacity.insert(name.to_owned(), Quantity(capacity));
+        self.allocatable.insert(name.to_owned(), Quantity(allocatable));
+    }
+}
+
+/// A canonical binary quantity: the largest unit that divides it.
+fn binary(bytes: u64) -> String {
+    if bytes == 0 {
+        return "0".to_owned();
+    }
+    let units = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let mut value = bytes;
+    let mut unit = 0;
+    while value.is_multiple_of(1024) && unit + 1 < units.len() {
+        value /= 1024;
+        unit += 1;
+    }
+    format!("{value}{}", units[unit])
+}
+
+fn decimal_milli(milli: u64) -> String {
+    if milli.is_multiple_of(1000) { (milli / 1000).to_string() } else { format!("{milli}m") }
+}
+
+/// NODE-101
+fn missing_capacity(status: &NodeStatus, config: &Config) -> Option<String> {
+    let mut wanted = vec!["cpu", "memory", "pods"];
+    if config.pods.local_storage_capacity_isolation {
+        wanted.push("ephemeral-storage");
+    }
+    let has = |name: &str| status.capacity.as_ref().is_some_and(|c| c.contains_key(name));
+    let missing: Vec<&str> = wanted.into_iter().filter(|name| !has(name)).collect();
+    (!missing.is_empty()).then(|| format!("missing node capacity for resources: {}", missing.join(", ")))
+}
+
+fn node_info(inputs: &StatusInputs<'_>) -> NodeSystemInfo {
+    let machine = inputs.machine.cloned().unwrap_or_default();
+    let runtime = inputs.runtime.version();
+    NodeSystemInfo {
+        machine_id: machine.machine_id,
+        system_uuid: machine.system_uuid,
+        boot_id: machine.boot_id,
+        kernel_version: machine.kernel_version,
+        os_image: machine.os_image,
+        container_runtime_version: runtime
+            .map_or_else(|| "unknown://Unknown".to_owned(), |version| format!("{}://{}", version.name, version.version)),
+        kubelet_version: KUBELET_VERSION.to_owned(),
+        kube_proxy_version: String::new(),
+        operating_system: "linux".to_owned(),
+        architecture: machine.architecture,
+        swap: (machine.swap > 0).then(|| NodeSwapStatus { capacity: i64::try_from(machine.swap).ok() }),
+    }
+}
+
+/// NODE-090: largest first; digests before tags.
+fn status_images(images: &[Image], most: Option<usize>) -> Vec<ContainerImage> {
+    let mut sorted: Vec<&Image> = images.iter().collect();
+    sorted.sort_by(|a, b| (b.size, &b.id).cmp(&(a.size, &a.id)));
+    sorted.truncate(most.unwrap_or(usize::MAX));
+    let one = |image: &Image| {
+        let names: Vec<String> = image.repo_digests.iter().chain(&image.repo_tags).take(MOST_NAMES).cloned().collect();
+        ContainerImage { names: Some(names), size_bytes: i64::try_from(image.size).ok() }
+    };
+    sorted.into_iter().map(one).collect()
+}
+
+/// NODE-091
+fn set_handlers(status: &mut NodeStatus, runtime: &RuntimeHealth) {
+    let mut handlers = runtime.handlers().to_vec();
+    handlers.sort();
+    status.runtime_handlers = (!handlers.is_empty()).then(|| {
+        let one = |handler: crate::observation::RuntimeHandler| NodeRuntimeHandler {
+            name: Some(handler.name),
+            features: Some(NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(handler.recursive_read_only_mounts),
+                user_namespaces: Some(handler.user_namespaces),
+            }),
+        };
+        handlers.into_iter().map(one).collect()
+    });
+    status.features = Some(NodeFeatures { supplemental_groups_policy: Some(runtime.supplemental_groups_policy()) });
+}
+
+fn warn_of_missing_quota(conditions: &mut [k8s_openapi::api::core::v1::NodeCondition], machine: Option<&MachineInfo>) {
+    if machine.is_none_or(|m| m.cpu_cfs_quota) {
+        return;
+    }
+    for condition in conditions.iter_mut().filter(|c| c.type_ == "Ready") {
+        if let Some(message) = &mut condition.message {
+            message.push_str(". WARNING: CPU hardcapping unsupported");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Node;
+
+    fn machine() -> MachineInfo {
+        MachineInfo {
+            cpus: 2,
+            memory: 24_684_092 << 10,
+            hugepages: [(2 << 20, 0), (1 << 30, 0)].into(),
+            root_fs_capacity: 264_212_084 << 10,
+            machine_id: "3d1219c7c4c5404aaa1f6d2a48adfda4".to_owned(),
+            system_uuid: "3d1219c7c4c5404aaa1f6d2a48adfda4".to_owned(),
+            boot_id: "96cff5b6-7043-4835-9ca5-808dd0b07611".to_owned(),
+            kernel_version: "6.18.44-fc-v657".to_owned(),
+            os_image: "Debian GNU/Linux 12 (bookworm)".to_owned(),
+            architecture: "amd64".to_owned(),
+            default_ips: vec!["10.77.0.1".to_owned()],
+            cpu_cfs_quota: true,
+            ..MachineInfo::default()
+        }
+    }
+
+    fn config() -> Config {
+        let mut config = Config::new("n1");
+        config.pods.max = 250;
+        // The capture's node had only this threshold.
+        config.eviction.thresholds.retain(|t| t.signal == Signal::MemoryAvailable);
+        config
+    }
+
+    fn generate(config: &Config, existing: &NodeStatus) -> NodeStatus {
+        let (machine, runtime) = (machine(), RuntimeHealth::new());
+        let inputs = StatusInputs {
+            config,
+            machine: Some(&machine),
+            runtime: &runtime,
+            errors: &[],
+            pleg_error: None,
+            images: &[],
+            pressures: Pressures::default(),
+            mono: Mono::ZERO,
+            wall: Timestamp::UNIX_EPOCH,
+        };
+        generate_node_status(existing, &inputs).0
+    }
+
+    // NODE-080, NODE-083, NODE-084, NODE-087, NODE-089: as a real kubelet reported the same machine.
+    #[test]
+    fn status_of_the_captured_machine_is_the_captured_one() {
+        let golden: Node = serde_json::from_str(include_str!("../../testdata/node.json")).unwrap();
+        let golden = golden.status.unwrap();
+        let ours = generate(&config(), &NodeStatus::default());
+        assert_eq!(ours.capacity, golden.capacity);
+        assert_eq!(ours.allocatable, golden.allocatable);
+        assert_eq!(ours.addresses, golden.addresses);
+        assert_eq!(ours.daemon_endpoints, golden.daemon_endpoints);
+        let mut info = golden.node_info.unwrap();
+        info.container_runtime_version = "unknown://Unknown".to_owned();
+        assert_eq!(ours.node_info, Some(info));
+    }
+
+    // NODE-084: reservations, the hard threshold and huge pages are taken off memory, but never below zero.
+    #[test]
+    fn allocatable_is_capacity_less_what_is_kept() {
+        let mut config = config();
+        config.reserved.system = [("memory".to_owned(), 1 << 30), ("cpu".to_owned(), 250)].into();
+        let resources = Resources::new(&config, &machine());
+        assert_eq!(resources.allocatable["cpu"].0, "1750m");
+        assert_eq!(resources.allocatable_memory, (24_684_092 << 10) - (1 << 30) - (100 << 20));
+        config.reserved.system = [("memory".to_owned(), u64::MAX)].into();
+        assert_eq!(Resources::new(&config, &machine()).allocatable["memory"].0, "0");
+    }
+
+    // NODE-083: what others put there stays; NODE-062: a heartbeat alone is no change.
+    #[test]
+    fn foreign_capacity_is_kept_and_heartbeats_are_no_change() {
+        let mut existing = NodeStatus::default();
+        existing.capacity.get_or_insert_default().insert("example.com/gpu".to_owned(), Quantity("2".to_owned()));
+        let first = generate(&config(), &existing);
+        assert_eq!(first.capacity.as_ref().unwrap()["example.com/gpu"].0, "2");
+        let mut later = first.clone();
+        for condition in later.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+        }
+        assert!(!status_changed(&first, &later));
+        later.conditions.as_mut().unwrap()[0].status = "True".to_owned();
+        assert!(status_changed(&first, &later));
+    }
+
+    // NODE-090
+    #[test]
+    fn images_are_reported_largest_first() {
+        let image = |id: &str, size| Image { id: id.to_owned(), size, repo_tags: vec![format!("{id}:1")], ..Image::default() };
+        let reported = status_images(&[image("a", 1), image("b", 3), image("c", 2)], Some(2));
+        assert_eq!(reported.iter().map(|i| i.size_bytes.unwrap()).collect::<Vec<_>>(), [3, 2]);
+    }
+}

@@ -1,0 +1,311 @@
+//! One pod: what phase it is in, what was last seen of it, what is being done about it. Plans only from a fresh observation.
+//! Upstream: pkg/kubelet/pod_workers.go, pkg/kubelet/kubelet.go (SyncPod, SyncTerminatingPod, SyncTerminatedPod).
+//! Differs: terminating cuts work in flight short, so a hung hook or a long grace never outlives a forced deletion.
+//!
+//! ```text
+//!   Syncing --deletion, terminal phase, kill--> Terminating --nothing runs--> Terminated --volumes, cgroup gone--> Finished
+//!      \___________ API phase terminal and nothing runs (POD-082) _______________/
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::batch::{Batch, CallLimits};
+use crate::action::{Call, CriCall, Lane};
+use crate::event::PodSource;
+use crate::failure::Failure;
+use crate::ids::{ActionId, PodUid};
+use crate::observation::{Observed, PodObservation};
+use crate::out::{Out, Owner};
+use crate::time::{Mono, Now, earliest};
+
+/// POD-084: how long after an error a pod is tried again, before jitter.
+pub const ERROR_RETRY: Duration = Duration::from_secs(10);
+/// How long after a failed look at a pod the next one is.
+const OBSERVE_RETRY: Duration = Duration::from_secs(1);
+
+/// Where a pod is in its life. It never goes back (POD-075).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Its containers are to run as the spec says.
+    Syncing,
+    /// Its containers are to stop.
+    Terminating,
+    /// Nothing of it runs; volumes and cgroup go.
+    Terminated,
+    /// Nothing is left to do.
+    Finished,
+}
+
+/// Why and how a pod is stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Termination {
+    /// Grace of the containers; only ever shrinks (POD-077).
+    pub grace: Duration,
+    /// When it began.
+    pub since: Mono,
+    /// Phase, reason and message that replace the computed ones (eviction, rejection after a restart, shutdown).
+    pub verdict: Option<Verdict>,
+}
+
+/// A status that somebody else decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Such as `Evicted`.
+    pub reason: String,
+    /// In words.
+    pub message: String,
+    /// Whether the pod shows `DisruptionTarget`.
+    pub disruption: bool,
+}
+
+/// Why a container could not be started: its waiting reason and message (POD-105).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartError {
+    /// Such as `CreateContainerError`.
+    pub reason: String,
+    /// In words.
+    pub message: String,
+}
+
+/// One pod's worker.
+#[derive(Debug)]
+pub struct PodWorker {
+    /// Its UID.
+    pub uid: PodUid,
+    /// The object as last delivered; for a runtime-only pod, what its labels tell.
+    pub pod: Arc<Pod>,
+    /// Where it came from; `None` if only the runtime knows it (POD-087).
+    pub source: Option<PodSource>,
+    /// Where it is.
+    pub phase: Phase,
+    /// How it is stopped, once it is.
+    pub termination: Option<Termination>,
+    /// What was last seen of it.
+    pub observation: Option<Observed>,
+    /// Changes in flight.
+    pub batch: Option<Batch>,
+    /// Whether cgroup and directories were made in this life.
+    pub prepared: bool,
+    /// Start errors by container.
+    pub start_errors: BTreeMap<String, StartError>,
+    /// The next restart count of containers of which the runtime holds no instance, from their logs (LOG-004).
+    pub log_floor: BTreeMap<String, u32>,
+    /// Whether the logs were asked.
+    pub log_floor_known: bool,
+    /// Not planned before this, after an error.
+    pub retry_at: Option<Mono>,
+    /// Looked at again then, for things that only time changes (back-off, active deadline).
+    pub wake_at: Option<Mono>,
+    /// Warnings given since the pod last made progress: each is given once.
+    pub warned: BTreeSet<String>,
+    /// The first attempt number that no sandbox of an unknown outcome can have.
+    pub sandbox_floor: u32,
+    stale_after: Mono,
+    observing: Option<ActionId>,
+}
+
+/// What became of a completion.
+#[derive(Debug)]
+pub enum Completed {
+    /// It was a look at the pod.
+    Observation,
+    /// It was a step of the batch.
+    Step(super::batch::StepEnd),
+    /// It belonged to something that was given up.
+    Nothing,
+}
+
+impl PodWorker {
+    /// A worker for a pod that is to run, or, if `source` is `None`, to be stopped.
+    #[must_use]
+    pub fn new(now: Now, uid: PodUid, pod: Arc<Pod>, source: Option<PodSource>) -> Self {
+        Self {
+            uid,
+            pod,
+            source,
+            phase: Phase::Syncing,
+            termination: None,
+            observation: None,
+            batch: None,
+            prepared: false,
+            start_errors: BTreeMap::new(),
+            log_floor: BTreeMap::new(),
+            log_floor_known: false,
+            retry_at: None,
+            wake_at: None,
+            warned: BTreeSet::new(),
+            sandbox_floor: 0,
+            stale_after: now.mono,
+            observing: None,
+        }
+    }
+
+    /// The observation, if nothing has changed since it began.
+    #[must_use]
+    pub fn fresh(&self) -> Option<&Observed> {
+        self.observation.as_ref().filter(|seen| seen.began >= self.stale_after)
+    }
+
+    /// Something of the pod changed in the runtime: what was seen before now does not count any more.
+    pub fn runtime_changed(&mut self, now: Now) {
+        self.stale_after = self.stale_after.max(now.mono);
+    }
+
+    /// Looks at the pod unless a look is under way.
+    pub fn observe(&mut self, limit: Duration, out: &mut Out<'_>) {
+        if self.observing.is_none() {
+            let call = Call::Cri(CriCall::Observe { pod: self.uid.clone() });
+            self.observing = Some(out.issue(Owner::Pod(self.uid.clone()), Lane::Observe, limit, call));
+        }
+    }
+
+    /// Whether a look is under way.
+    #[must_use]
+    pub fn is_observing(&self) -> bool {
+        self.observing.is_some()
+    }
+
+    /// A look ended.
+    pub fn observed(&mut self, now: Now, outcome: Result<Observed, Failure>) {
+        match outcome {
+            Ok(seen) => {
+                if self.observation.as_ref().is_none_or(|known| known.began <= seen.began) {
+                    self.observation = Some(seen);
+                }
+            }
+            Err(_) => self.retry_at = Some(now.mono + OBSERVE_RETRY),
+        }
+    }
+
+    /// Finds whose a completion is, and takes it.
+    pub fn completed(
+        &mut self,
+        now: Now,
+        id: ActionId,
+        outcome: Result<super::batch::StepReply, Failure>,
+    ) -> Completed {
+        use super::batch::StepReply;
+        use crate::event::CriReply;
+        if self.observing == Some(id) {
+            self.observing = None;
+            match outcome {
+                Ok(StepReply::Cri(CriReply::Observation(seen))) => self.observed(now, Ok(seen)),
+                Ok(_) => {}
+                Err(failure) => self.observed(now, Err(failure)),
+            }
+            return Completed::Observation;
+        }
+        let end = self.batch.as_mut().and_then(|batch| batch.done(id, outcome));
+        end.map_or(Completed::Nothing, Completed::Step)
+    }
+
+    /// Begins a batch.
+    pub fn begin(&mut self, batch: Batch) {
+        debug_assert!(self.batch.is_none(), "one batch at a time");
+        self.batch = Some(batch);
+    }
+
+    /// The batch ended: the pod is seen afresh before anything else is planned. Tells whether it failed.
+    pub fn end_batch(&mut self, now: Now) -> bool {
+        let failed = self.batch.take().is_some_and(|batch| batch.failed());
+        self.stale_after = self.stale_after.max(now.mono);
+        failed
+    }
+
+    /// Lets the batch go, with what is in flight: its calls are withdrawn and their ends belong to nobody.
+    pub fn abandon_batch(&mut self, now: Now, out: &mut Out<'_>) {
+        if let Some(batch) = self.batch.take() {
+            for action in batch.in_flight() {
+                out.cancel(action);
+            }
+            self.stale_after = self.stale_after.max(now.mono);
+        }
+    }
+
+    /// The pod is to stop. Asked again, the grace can only shrink; tells whether it did, or whether stopping begins.
+    pub fn terminate(&mut self, now: Now, grace: Duration, verdict: Option<Verdict>) -> bool {
+        match &mut self.termination {
+            None => {
+                self.termination = Some(Termination { grace, since: now.mono, verdict });
+                self.phase = self.phase.clone().max(Phase::Terminating);
+                self.retry_at = None;
+                true
+            }
+            Some(under_way) => {
+                if verdict.is_some() {
+                    under_way.verdict = verdict;
+                }
+                let shrinks = grace < under_way.grace;
+                if shrinks {
+                    under_way.grace = grace;
+                }
+                shrinks && self.phase == Phase::Terminating
+            }
+        }
+    }
+
+    /// When a container's grace ends if it began when the pod's termination did.
+    #[must_use]
+    pub fn grace_ends(&self, now: Now) -> Mono {
+        self.termination.as_ref().map_or(now.mono, |t| t.since.max(now.mono - t.grace) + t.grace)
+    }
+
+    /// Gives a warning once, until [`PodWorker::made_progress`].
+    pub fn warn_once(&mut self, key: &str) -> bool {
+        self.warned.insert(key.to_owned())
+    }
+
+    /// The pod moved on: warnings may be given again.
+    pub fn made_progress(&mut self) {
+        self.warned.clear();
+    }
+
+    /// Whether planning waits for time to pass.
+    #[must_use]
+    pub fn waits(&self, now: Now) -> bool {
+        self.retry_at.is_some_and(|at| at > now.mono)
+    }
+
+    /// When there is something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        if self.phase == Phase::Finished {
+            return None;
+        }
+        let batch = self.batch.as_ref().and_then(Batch::deadline);
+        // While a batch is in flight nothing is planned, so nothing else needs time to pass.
+        let plan = if self.batch.is_some() || self.observing.is_some() { None } else { self.retry_at };
+        let wake = if self.batch.is_some() { None } else { self.wake_at };
+        earliest([batch, plan, wake])
+    }
+
+    /// Time passed: what waited for it does not wait any more.
+    pub fn time_passed(&mut self, now: Now) {
+        if self.retry_at.is_some_and(|at| at <= now.mono) {
+            self.retry_at = None;
+        }
+        if self.wake_at.is_some_and(|at| at <= now.mono) {
+            self.wake_at = None;
+        }
+    }
+
+    /// What is seen of the pod: the last observation, or nothing at all.
+    #[must_use]
+    pub fn seen(&self) -> Observed {
+        self.observation
+            .clone()
+            .unwrap_or_else(|| Arc::new(PodObservation::empty(self.uid.clone(), Mono::ZERO)))
+    }
+}
+
+/// How long calls for pods may take.
+#[must_use]
+pub fn call_limits(runtime_request_timeout: Duration) -> CallLimits {
+    /// Host work is local; what takes longer hangs.
+    const HOST: Duration = Duration::from_secs(120);
+    CallLimits { runtime: runtime_request_timeout, host: HOST }
+}
