@@ -19,4 +19,5 @@ pub mod pod;
 pub mod recorder;
 pub mod rng;
 pub mod sensitive;
+pub mod status_patch;
 pub mod time;

@@ -2,5 +2,7 @@
 
 pub mod conditions;
 pub mod lease;
+pub mod manager;
+pub mod registration;
 pub mod runtime_health;
 pub mod status;

@@ -1,0 +1,396 @@
+//! Keeps the Node object: registers it, reports its status when it changes and every so often, makes it again when it is gone.
+//! Upstream: pkg/kubelet/kubelet_node_status.go (syncNodeStatus, fastStatusUpdateOnce).
+//! Differs: a change of readiness is sent at once instead of at the next tick of ten seconds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, NodeStatus};
+
+use super::conditions::Pressures;
+use super::registration::{Attempts, csi_node, initial_node, is_foreign, reconcile_patch};
+use super::runtime_health::RuntimeHealth;
+use super::status::{StatusInputs, generate_node_status, status_changed};
+use crate::action::{ApiCall, Call, Lane};
+use crate::config::Config;
+use crate::event::ApiReply;
+use crate::failure::{Failure, FailureKind};
+use crate::ids::ActionId;
+use crate::observation::{Image, MachineInfo};
+use crate::out::{Out, Owner};
+use crate::recorder::{Recorded, Subject};
+use crate::rng::Rng;
+use crate::status_patch::node_status_patch;
+use crate::time::{Mono, Now};
+
+/// NODE-010: node status has a client of its own with a short time-out.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// NODE-060
+const JITTER: f64 = 0.04;
+/// How soon after a failed report the next one is: the tries at once of NODE-061 would only hammer.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the rest of the core knows that the status is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeFacts<'a> {
+    /// The machine, once read.
+    pub machine: Option<&'a MachineInfo>,
+    /// The runtime.
+    pub runtime: &'a RuntimeHealth,
+    /// Why the listing of the runtime is not healthy, if it is not.
+    pub pleg_error: Option<&'a str>,
+    /// The runtime's images.
+    pub images: &'a [Image],
+    /// The pressures.
+    pub pressures: Pressures,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Doing {
+    Nothing,
+    Getting,
+    Creating,
+    Reconciling,
+    Reporting,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Csi {
+    Unknown,
+    Getting(ActionId),
+    Creating(ActionId),
+    Deleting(ActionId),
+    Missing,
+    Foreign,
+    There,
+}
+
+/// The Node's keeper.
+#[derive(Debug)]
+pub struct NodeManager {
+    config: Arc<Config>,
+    node: Option<Arc<Node>>,
+    registered: bool,
+    doing: Doing,
+    attempts: Attempts,
+    csi: Csi,
+    csi_attempts: Attempts,
+    next_status: Mono,
+    last_report: Option<Mono>,
+    report_delay: Duration,
+    urgent: bool,
+    told: Vec<&'static str>,
+    unschedulable: Option<bool>,
+}
+
+impl NodeManager {
+    /// A keeper that has done nothing yet.
+    #[must_use]
+    pub fn new(config: Arc<Config>) -> Self {
+        Self {
+            config,
+            node: None,
+            registered: false,
+            doing: Doing::Nothing,
+            attempts: Attempts::default(),
+            csi: Csi::Unknown,
+            csi_attempts: Attempts::default(),
+            next_status: Mono::ZERO,
+            last_report: None,
+            report_delay: Duration::ZERO,
+            urgent: true,
+            told: Vec::new(),
+            unschedulable: None,
+        }
+    }
+
+    /// The Node as last seen.
+    #[must_use]
+    pub fn node(&self) -> Option<&Arc<Node>> {
+        self.node.as_ref()
+    }
+
+    /// Whether registration succeeded (or is not wanted).
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.registered
+    }
+
+    /// Something that readiness hangs on changed: report without waiting for the tick.
+    pub fn hurry(&mut self) {
+        self.urgent = true;
+    }
+
+    /// The Node was seen, by the watch or in a reply.
+    pub fn seen(&mut self, node: Arc<Node>, out: &mut Out<'_>) {
+        let new_identity = self.node.as_ref().is_some_and(|known| known.metadata.uid != node.metadata.uid);
+        if new_identity {
+            self.csi = Csi::Unknown;
+            self.urgent = true;
+        }
+        if newer(self.node.as_deref(), &node) {
+            self.tell_schedulable(&node, out);
+            self.node = Some(node);
+        }
+    }
+
+    /// The Node was deleted under us: it is made again.
+    pub fn gone(&mut self) {
+        self.node = None;
+        self.registered = false;
+        self.attempts = Attempts::default();
+        self.csi = Csi::Unknown;
+    }
+
+    /// When there is something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        if self.config.node.standalone {
+            return None;
+        }
+        let status = match (&self.doing, self.registered) {
+            (Doing::Nothing, false) => Some(self.attempts.next()),
+            (Doing::Nothing, true) if self.urgent => Some(Mono::ZERO.max(self.attempts.next())),
+            (Doing::Nothing, true) => Some(self.next_status),
+            _ => None,
+        };
+        let csi = match self.csi {
+            Csi::Unknown | Csi::Missing | Csi::Foreign if self.registered => Some(self.csi_attempts.next()),
+            _ => None,
+        };
+        crate::time::earliest([status, csi])
+    }
+
+    /// Registers, reports, and keeps the CSINode, as is due.
+    pub fn due(&mut self, now: Now, facts: &NodeFacts<'_>, out: &mut Out<'_>) {
+        if self.config.node.standalone {
+            return;
+        }
+        if self.doing == Doing::Nothing {
+            if !self.registered {
+                if self.attempts.next() <= now.mono && facts.machine.is_some() {
+                    self.register(now, facts, out);
+                }
+            } else if self.next_status <= now.mono || (self.urgent && self.attempts.next() <= now.mono) {
+                self.report(now, facts, out);
+            }
+        }
+        self.keep_csi_node(now, out);
+    }
+
+    /// A call ended. Tells whether the rest of the core should look again.
+    pub fn done(&mut self, now: Now, id: ActionId, outcome: Result<ApiReply, Failure>, rng: &mut Rng, out: &mut Out<'_>) {
+        if self.csi_done(now, id, &outcome) {
+            return;
+        }
+        let doing = std::mem::replace(&mut self.doing, Doing::Nothing);
+        match (doing, outcome) {
+            (Doing::Creating, Ok(ApiReply::Node(node))) => {
+                self.registered = true;
+                self.attempts.succeeded();
+                self.last_report = Some(now.mono);
+                self.urgent = true;
+                self.seen(node, out);
+            }
+            // NODE-044: it is there already, or may not be created: then it is brought in line.
+            (Doing::Creating, Err(failure)) if matches!(failure.kind, FailureKind::AlreadyExists | FailureKind::Forbidden) => {
+                self.doing = Doing::Getting;
+                out.issue(Owner::Node, Lane::NodeStatus, TIMEOUT, Call::Api(ApiCall::GetNode));
+            }
+            (Doing::Getting, Ok(ApiReply::Node(node))) => self.reconcile(node, out),
+            (Doing::Reconciling, Ok(ApiReply::Node(node))) => {
+                self.seen(node, out);
+                self.registered = true;
+                self.attempts.succeeded();
+                self.urgent = true;
+            }
+            (Doing::Reporting, Ok(ApiReply::Node(node))) => {
+                self.attempts.succeeded();
+                self.seen(node, out);
+                self.last_report = Some(now.mono);
+                self.report_delay = report_jitter(self.config.node.status_report_frequency, rng);
+                self.next_status = now.mono + rng.jitter(self.config.node.status_update_frequency, JITTER);
+            }
+            (Doing::Reporting, Err(failure)) if failure.is_not_found() => self.gone(),
+            (Doing::Reporting, _) => {
+                        self.urgent = true;
+                self.attempts.failed(now);
+                self.next_status = now.mono + RETRY;
+            }
+            _ => self.attempts.failed(now),
+        }
+    }
+
+    fn status(&mut self, now: Now, existing: &NodeStatus, facts: &NodeFacts<'_>) -> (NodeStatus, Vec<&'static str>) {
+        let mut errors = Vec::new();
+        // NODE-106
+        if self.csi != Csi::There {
+            errors.push("CSINode is not yet initialized".to_owned());
+        }
+        let inputs = StatusInputs {
+            config: &self.config,
+            machine: facts.machine,
+            runtime: facts.runtime,
+            errors: &errors,
+            pleg_error: facts.pleg_error,
+            images: facts.images,
+            pressures: facts.pressures,
+            mono: now.mono,
+            wall: now.wall_seconds(),
+        };
+        generate_node_status(existing, &inputs)
+    }
+
+    fn architecture<'a>(facts: &NodeFacts<'a>) -> &'a str {
+        facts.machine.map(|m| m.architecture.as_str()).unwrap_or_default()
+    }
+
+    fn register(&mut self, now: Now, facts: &NodeFacts<'_>, out: &mut Out<'_>) {
+        if !self.config.node.register {
+            // Somebody else makes it; status is reported once it is there.
+            self.registered = self.node.is_some();
+            self.attempts.failed(now);
+            return;
+        }
+        let (status, events) = self.status(now, &NodeStatus::default(), facts);
+        self.tell(&events, out);
+        let node = initial_node(&self.config, Self::architecture(facts), status);
+        self.doing = Doing::Creating;
+        out.issue(Owner::Node, Lane::NodeStatus, TIMEOUT, Call::Api(ApiCall::CreateNode(Box::new(node))));
+    }
+
+    fn reconcile(&mut self, node: Arc<Node>, out: &mut Out<'_>) {
+        let architecture = node.status.as_ref().and_then(|s| s.node_info.as_ref()).map(|i| i.architecture.clone());
+        let architecture = architecture.unwrap_or_default();
+        let wanted = initial_node(&self.config, &architecture, NodeStatus::default());
+        let patch = reconcile_patch(&node, &wanted, &self.config.node.name, &architecture);
+        self.seen(node, out);
+        match patch {
+            Some(patch) => {
+                self.doing = Doing::Reconciling;
+                out.issue(Owner::Node, Lane::NodeStatus, TIMEOUT, Call::Api(ApiCall::PatchNodeStatus(patch)));
+            }
+            None => {
+                self.registered = true;
+                self.attempts.succeeded();
+                self.urgent = true;
+            }
+        }
+    }
+
+    fn report(&mut self, now: Now, facts: &NodeFacts<'_>, out: &mut Out<'_>) {
+        let Some(node) = self.node.clone() else {
+            self.doing = Doing::Getting;
+            out.issue(Owner::Node, Lane::NodeStatus, TIMEOUT, Call::Api(ApiCall::GetNode));
+            return;
+        };
+        self.urgent = false;
+        self.next_status = now.mono + self.config.node.status_update_frequency;
+        let existing = node.status.clone().unwrap_or_default();
+        let (status, events) = self.status(now, &existing, facts);
+        let due = self.last_report.is_none_or(|at| {
+            now.mono.since(at) >= self.config.node.status_report_frequency.saturating_add(self.report_delay)
+        });
+        if !due && !status_changed(&existing, &status) {
+            return;
+        }
+        self.tell(&events, out);
+        let Some(patch) = node_status_patch(&existing, &status) else {
+            self.last_report = Some(now.mono);
+            return;
+        };
+        self.doing = Doing::Reporting;
+        out.issue(Owner::Node, Lane::NodeStatus, TIMEOUT, Call::Api(ApiCall::PatchNodeStatus(patch)));
+    }
+
+    fn keep_csi_node(&mut self, now: Now, out: &mut Out<'_>) {
+        let Some(uid) = self.node.as_ref().and_then(|n| n.metadata.uid.clone()) else { return };
+        if !self.registered || self.csi_attempts.next() > now.mono {
+            return;
+        }
+        let mut ask = |call| out.issue(Owner::Node, Lane::NodeStatus, TIMEOUT, Call::Api(call));
+        match self.csi {
+            Csi::Unknown => self.csi = Csi::Getting(ask(ApiCall::GetCsiNode)),
+            Csi::Missing => {
+                let made = csi_node(&self.config.node.name, &uid);
+                self.csi = Csi::Creating(ask(ApiCall::CreateCsiNode(Box::new(made))));
+            }
+            Csi::Foreign => self.csi = Csi::Deleting(ask(ApiCall::DeleteCsiNode)),
+            _ => {}
+        }
+    }
+
+    fn csi_done(&mut self, now: Now, id: ActionId, outcome: &Result<ApiReply, Failure>) -> bool {
+        let uid = self.node.as_ref().and_then(|n| n.metadata.uid.clone()).unwrap_or_default();
+        let next = match (&self.csi, outcome) {
+            (Csi::Getting(action), Ok(ApiReply::CsiNode(found))) if *action == id => {
+                if is_foreign(found, &uid) { Csi::Foreign } else { Csi::There }
+            }
+            (Csi::Getting(action), Err(failure)) if *action == id && failure.is_not_found() => Csi::Missing,
+            (Csi::Creating(action), Ok(_)) if *action == id => Csi::There,
+            (Csi::Deleting(action), Ok(_)) if *action == id => Csi::Missing,
+            (Csi::Getting(action) | Csi::Creating(action) | Csi::Deleting(action), _) if *action == id => {
+                self.csi_attempts.failed(now);
+                Csi::Unknown
+            }
+            _ => return false,
+        };
+        if next == Csi::There {
+            self.csi_attempts.succeeded();
+            self.urgent = true;
+        }
+        self.csi = next;
+        true
+    }
+
+    /// Each flip is told once, also when the report of it has to be repeated.
+    fn tell(&mut self, events: &[&'static str], out: &mut Out<'_>) {
+        for reason in events {
+            if self.told.contains(reason) {
+                continue;
+            }
+            let opposite = opposite_of(reason);
+            self.told.retain(|told| *told != opposite);
+            self.told.push(reason);
+            let message = format!("Node {} status is now: {reason}", self.config.node.name);
+            out.record(Recorded::normal(Subject::Node, *reason, message));
+        }
+    }
+
+    /// NODE-069
+    fn tell_schedulable(&mut self, node: &Node, out: &mut Out<'_>) {
+        let unschedulable = node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false);
+        if self.unschedulable.is_some_and(|was| was != unschedulable) {
+            let reason = if unschedulable { "NodeNotSchedulable" } else { "NodeSchedulable" };
+            let message = format!("Node {} status is now: {reason}", self.config.node.name);
+            out.record(Recorded::normal(Subject::Node, reason, message));
+        }
+        self.unschedulable = Some(unschedulable);
+    }
+}
+
+fn opposite_of(reason: &str) -> &'static str {
+    match reason {
+        "NodeReady" => "NodeNotReady",
+        "NodeNotReady" => "NodeReady",
+        "NodeHasSufficientMemory" => "NodeHasInsufficientMemory",
+        "NodeHasInsufficientMemory" => "NodeHasSufficientMemory",
+        "NodeHasNoDiskPressure" => "NodeHasDiskPressure",
+        "NodeHasDiskPressure" => "NodeHasNoDiskPressure",
+        "NodeHasSufficientPID" => "NodeHasInsufficientPID",
+        _ => "NodeHasSufficientPID",
+    }
+}
+
+/// A reply and a watch event may arrive in either order: the higher resourceVersion is the truth.
+fn newer(known: Option<&Node>, seen: &Node) -> bool {
+    let version = |node: &Node| node.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok());
+    let Some(known) = known else { return true };
+    known.metadata.uid != seen.metadata.uid || version(seen) >= version(known)
+}
+
+/// NODE-063: within half the report frequency, either way.
+fn report_jitter(frequency: Duration, rng: &mut Rng) -> Duration {
+    // Only the positive half: reporting early would be one report more, for nothing.
+    frequency.mul_f64(rng.fraction() * 0.5)
+}
