@@ -1,3 +1,4 @@
 //! A pretend API server, container runtime and host, with faults, scenarios and invariants. Pure: time is an argument.
 
+pub mod host;
 pub mod runtime;

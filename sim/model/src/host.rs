@@ -1,0 +1,171 @@
+//! A pretend machine: directories, volumes, cgroups and files; what is not yet synced is lost in a crash of the machine.
+//! Upstream: none.
+//! Differs: intents, not system calls, as the `Host` seam has them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use kubelet::action::{HostCall, VolumeSetup};
+use kubelet::event::HostReply;
+use kubelet::failure::{Failure, FailureKind};
+use kubelet::ids::PodUid;
+use kubelet::observation::{FsUsage, MachineInfo};
+
+/// The pretend machine.
+#[derive(Clone, Debug)]
+pub struct HostModel {
+    /// What the machine is.
+    pub machine: MachineInfo,
+    /// Pod directories.
+    pub pod_dirs: BTreeSet<PodUid>,
+    /// Volumes that are in place, by pod and volume name, with a digest of their contents.
+    pub volumes: BTreeMap<(PodUid, String), u64>,
+    /// Cgroups.
+    pub cgroups: BTreeSet<String>,
+    /// Files that are durable.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Whether the disk is full: what needs space fails.
+    pub disk_full: bool,
+}
+
+impl HostModel {
+    /// A machine with two cores and 4 GiB.
+    #[must_use]
+    pub fn new() -> Self {
+        let machine = MachineInfo {
+            cpus: 2,
+            memory: 4 << 30,
+            root_fs_capacity: 64 << 30,
+            hugepages: [(2 << 20, 0)].into(),
+            machine_id: "00000000000000000000000000000001".to_owned(),
+            system_uuid: "00000000-0000-0000-0000-000000000001".to_owned(),
+            boot_id: "11111111-1111-1111-1111-111111111111".to_owned(),
+            kernel_version: "6.12.0".to_owned(),
+            os_image: "Keelson Simulated Linux".to_owned(),
+            architecture: "amd64".to_owned(),
+            cgroup_v2: true,
+            max_pids: 32768,
+            default_ips: vec!["10.77.0.1".to_owned()],
+            cpu_cfs_quota: true,
+            ..MachineInfo::default()
+        };
+        Self {
+            machine,
+            pod_dirs: BTreeSet::new(),
+            volumes: BTreeMap::new(),
+            cgroups: BTreeSet::new(),
+            files: [("/etc/resolv.conf".to_owned(), b"nameserver 10.0.0.2\nsearch example.com\n".to_vec())].into(),
+            disk_full: false,
+        }
+    }
+
+    /// Does one operation.
+    ///
+    /// # Errors
+    /// As a machine fails: no such file, a full disk.
+    pub fn call(&mut self, call: &HostCall) -> Result<HostReply, Failure> {
+        match call {
+            HostCall::PrepareNode
+            | HostCall::LinkContainerLog { .. }
+            | HostCall::RemoveContainerLogs { .. }
+            | HostCall::RemovePodLogs { .. }
+            | HostCall::BindSubPath { .. } => Ok(HostReply::Done),
+            HostCall::MachineInfo => Ok(HostReply::Machine(Box::new(self.machine.clone()))),
+            HostCall::ApplyCgroup { name, .. } | HostCall::EnsureCgroup { name, .. } => {
+                self.cgroups.insert(name.clone());
+                Ok(HostReply::Done)
+            }
+            HostCall::RemoveCgroup { name } => {
+                self.cgroups.remove(name);
+                Ok(HostReply::Done)
+            }
+            HostCall::ListPodCgroups => Ok(HostReply::PodCgroups(self.pod_cgroups())),
+            HostCall::MakePodDirs { pod, .. } => self.space().map(|()| {
+                self.pod_dirs.insert(pod.clone());
+                HostReply::Done
+            }),
+            HostCall::RemovePodDir { pod } => self.remove_pod_dir(pod),
+            HostCall::ListPodDirs => Ok(HostReply::PodDirs(self.pod_dirs.iter().cloned().collect())),
+            HostCall::WriteFile { path, contents, .. } => self.space().map(|()| {
+                self.files.insert(path.clone(), contents.clone());
+                HostReply::Done
+            }),
+            HostCall::CreateFile { path, .. } => self.space().map(|()| {
+                self.files.insert(path.clone(), Vec::new());
+                HostReply::Done
+            }),
+            HostCall::ReadFile { path } => match self.files.get(path) {
+                Some(contents) => Ok(HostReply::Contents(contents.clone())),
+                None => Err(Failure::new(FailureKind::NotFound, format!("open {path}: no such file or directory"))),
+            },
+            HostCall::HighestLog { .. } => Ok(HostReply::HighestLog(None)),
+            HostCall::SetUpVolume { pod, volume, setup } => self.space().map(|()| {
+                self.volumes.insert((pod.clone(), volume.clone()), digest(setup));
+                HostReply::Done
+            }),
+            HostCall::TearDownVolume { pod, volume, .. } => {
+                self.volumes.remove(&(pod.clone(), volume.clone()));
+                Ok(HostReply::Done)
+            }
+            HostCall::FsUsage { .. } => Ok(HostReply::Fs(FsUsage {
+                capacity: self.machine.root_fs_capacity,
+                available: if self.disk_full { 0 } else { self.machine.root_fs_capacity / 2 },
+                ..FsUsage::default()
+            })),
+        }
+    }
+
+    /// How long an operation takes.
+    #[must_use]
+    pub fn latency(&self, call: &HostCall) -> Duration {
+        match call {
+            HostCall::SetUpVolume { .. } | HostCall::WriteFile { .. } => Duration::from_millis(3),
+            _ => Duration::from_millis(1),
+        }
+    }
+
+    fn space(&self) -> Result<(), Failure> {
+        if self.disk_full { Err(Failure::new(FailureKind::Other, "no space left on device")) } else { Ok(()) }
+    }
+
+    fn remove_pod_dir(&mut self, pod: &PodUid) -> Result<HostReply, Failure> {
+        let mounted = self.volumes.keys().any(|(owner, _)| owner == pod);
+        if mounted {
+            return Err(Failure::new(
+                FailureKind::Other,
+                format!("orphaned pod \"{pod}\" found, but volume paths are still present on disk"),
+            ));
+        }
+        self.pod_dirs.remove(pod);
+        let home = format!("/pods/{pod}/");
+        self.files.retain(|path, _| !path.contains(&home));
+        Ok(HostReply::Done)
+    }
+
+    fn pod_cgroups(&self) -> BTreeMap<PodUid, String> {
+        let pod_of = |name: &String| Some((PodUid::new(name.rsplit('/').next()?.strip_prefix("pod")?), name.clone()));
+        self.cgroups.iter().filter_map(pod_of).collect()
+    }
+}
+
+impl Default for HostModel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn digest(setup: &VolumeSetup) -> u64 {
+    let mut digest = 0xcbf2_9ce4_8422_2325_u64;
+    let mut eat = |bytes: &[u8]| {
+        for byte in bytes {
+            digest = (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    if let VolumeSetup::Files { files, .. } = setup {
+        for (path, file) in files.iter() {
+            eat(path.as_bytes());
+            eat(file.data.reveal());
+        }
+    }
+    digest
+}
