@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kubelet::action::{HostCall, VolumeSetup};
-use kubelet::event::HostReply;
+use kubelet::event::{HostReply, VolumeDirectory};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
 use kubelet::observation::{FsUsage, MachineInfo};
@@ -18,14 +18,23 @@ pub struct HostModel {
     pub machine: MachineInfo,
     /// Pod directories.
     pub pod_dirs: BTreeSet<PodUid>,
-    /// Volumes that are in place, by pod and volume name, with a digest of their contents.
-    pub volumes: BTreeMap<(PodUid, String), u64>,
+    /// Volumes that are in place, by pod and volume name; host paths are not among them, they own no directory (VOL-030).
+    pub volumes: BTreeMap<(PodUid, String), PlacedVolume>,
     /// Cgroups.
     pub cgroups: BTreeSet<String>,
     /// Files that are durable.
     pub files: BTreeMap<String, Vec<u8>>,
     /// Whether the disk is full: what needs space fails.
     pub disk_full: bool,
+}
+
+/// A volume that is in place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedVolume {
+    /// The plugin's escaped name.
+    pub plugin: String,
+    /// A digest of the contents.
+    pub digest: u64,
 }
 
 impl HostModel {
@@ -100,13 +109,17 @@ impl HostModel {
             },
             HostCall::HighestLog { .. } => Ok(HostReply::HighestLog(None)),
             HostCall::SetUpVolume { pod, volume, setup } => self.space().map(|()| {
-                self.volumes.insert((pod.clone(), volume.clone()), digest(setup));
+                if let Some(plugin) = plugin(setup) {
+                    let placed = PlacedVolume { plugin: plugin.to_owned(), digest: digest(setup) };
+                    self.volumes.insert((pod.clone(), volume.clone()), placed);
+                }
                 HostReply::Done
             }),
             HostCall::TearDownVolume { pod, volume, .. } => {
                 self.volumes.remove(&(pod.clone(), volume.clone()));
                 Ok(HostReply::Done)
             }
+            HostCall::ListVolumes { pod } => Ok(HostReply::Volumes(self.volumes_of(pod))),
             HostCall::FsUsage { .. } => Ok(HostReply::Fs(FsUsage {
                 capacity: self.machine.root_fs_capacity,
                 available: if self.disk_full { 0 } else { self.machine.root_fs_capacity / 2 },
@@ -142,6 +155,12 @@ impl HostModel {
         Ok(HostReply::Done)
     }
 
+    fn volumes_of(&self, pod: &PodUid) -> Vec<VolumeDirectory> {
+        let directory =
+            |((_, volume), placed): (&(PodUid, String), &PlacedVolume)| VolumeDirectory { plugin: placed.plugin.clone(), volume: volume.clone() };
+        self.volumes.iter().filter(|((owner, _), _)| owner == pod).map(directory).collect()
+    }
+
     fn pod_cgroups(&self) -> BTreeMap<PodUid, String> {
         let pod_of = |name: &String| Some((PodUid::new(name.rsplit('/').next()?.strip_prefix("pod")?), name.clone()));
         self.cgroups.iter().filter_map(pod_of).collect()
@@ -151,6 +170,14 @@ impl HostModel {
 impl Default for HostModel {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+fn plugin(setup: &VolumeSetup) -> Option<&str> {
+    match setup {
+        VolumeSetup::EmptyDir { .. } => Some("kubernetes.io~empty-dir"),
+        VolumeSetup::HostPath { .. } => None,
+        VolumeSetup::Files { plugin, .. } => Some(plugin),
     }
 }
 

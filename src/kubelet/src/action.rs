@@ -2,7 +2,7 @@
 //! Upstream: the interfaces that pkg/kubelet/kubelet.go holds (CRI, clientset, mounter, cgroup manager).
 //! Differs: calls are values with an ID and a deadline, not method calls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -369,6 +369,11 @@ pub enum HostCall {
         /// The plugin's escaped name, such as `kubernetes.io~empty-dir`.
         plugin: String,
     },
+    /// The directories below a pod's `volumes` directory → `Volumes`, none if there is no such directory (VOL-027).
+    ListVolumes {
+        /// The pod.
+        pod: PodUid,
+    },
     /// Make and bind one subPath of a volume (MNT-011, MNT-012) → `Done`.
     BindSubPath {
         /// Of which pod.
@@ -437,6 +442,8 @@ pub enum VolumeSetup {
         tmpfs: bool,
         /// The files by their path in the volume.
         files: Arc<BTreeMap<String, ProjectedFile>>,
+        /// Directories in the volume to be made, 0755, for what containers mount inside it (VTY-019).
+        directories: BTreeSet<String>,
         /// The group that owns it.
         fs_group: Option<i64>,
     },

@@ -255,12 +255,23 @@ pub enum HostReply {
     Contents(Vec<u8>),
     /// The UIDs that have a pod directory.
     PodDirs(Vec<PodUid>),
+    /// What lies in a pod's `volumes` directory.
+    Volumes(Vec<VolumeDirectory>),
     /// The pods that have a cgroup, with its name.
     PodCgroups(BTreeMap<PodUid, String>),
     /// A filesystem's fill.
     Fs(FsUsage),
     /// The highest restart count found among a container's log files, if there is one.
     HighestLog(Option<u32>),
+}
+
+/// A directory that a volume plugin made for a pod.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct VolumeDirectory {
+    /// The plugin's escaped name, such as `kubernetes.io~empty-dir`.
+    pub plugin: String,
+    /// The volume's name.
+    pub volume: String,
 }
 
 /// What a probe found.
