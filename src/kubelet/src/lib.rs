@@ -16,6 +16,7 @@ pub mod observation;
 pub mod out;
 pub mod pleg;
 pub mod pod;
+pub mod prober;
 pub mod recorder;
 pub mod rng;
 pub mod sensitive;

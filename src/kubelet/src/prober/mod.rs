@@ -1,0 +1,368 @@
+//! Decides when to probe which container, and what the answers in a row mean for it.
+//! Upstream: pkg/kubelet/prober/{prober_manager,worker,prober}.go.
+//! Differs: probes wait for deadlines in one place instead of in a goroutine each; a stalled loop delays none of them.
+
+pub mod spec;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+
+use self::spec::{ProbeKind, ProbeSpec};
+use crate::action::{Call, CriCall, Lane};
+use crate::event::{CriReply, ProbeOutcome};
+use crate::failure::{Failure, FailureKind};
+use crate::ids::{ActionId, ContainerId, PodUid};
+use crate::observation::{ContainerState, PodObservation};
+use crate::out::{Out, Owner};
+use crate::recorder::{Recorded, Subject};
+use crate::rng::Rng;
+use crate::time::{Mono, Now};
+
+/// POD-245: how often an internal error is tried again at once.
+const RETRIES: u32 = 3;
+/// How much longer than its own time-out a probe's call may take to come back.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// What the probes say of one container instance. `None`: there is no such probe, or it has said nothing yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdicts {
+    /// Whether there is a startup probe.
+    pub has_startup: bool,
+    /// Whether there is a readiness probe.
+    pub has_readiness: bool,
+    /// Startup: `Some(true)` once it succeeded, `Some(false)` once it failed for good.
+    pub startup: Option<bool>,
+    /// Readiness.
+    pub readiness: Option<bool>,
+    /// Liveness: `Some(false)` once it failed for good.
+    pub liveness: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    pod: PodUid,
+    container: String,
+    kind: ProbeKind,
+}
+
+#[derive(Debug)]
+struct Worker {
+    number: u64,
+    spec: ProbeSpec,
+    pod: Arc<Pod>,
+    field_path: String,
+    pod_ip: String,
+    instance: Option<Instance>,
+    stopped: bool,
+}
+
+#[derive(Debug)]
+struct Instance {
+    id: ContainerId,
+    verdict: Option<bool>,
+    last: Option<bool>,
+    streak: i32,
+    next: Mono,
+    in_flight: Option<ActionId>,
+    retries: u32,
+    on_hold: bool,
+}
+
+/// The prober.
+#[derive(Debug)]
+pub struct Prober {
+    workers: BTreeMap<Key, Worker>,
+    keys: BTreeMap<u64, Key>,
+    next_number: u64,
+    rng: Rng,
+}
+
+/// What of a pod the prober needs.
+#[derive(Clone, Copy, Debug)]
+pub struct ProbedPod<'a> {
+    /// Its UID.
+    pub uid: &'a PodUid,
+    /// The object, with the status that the API server last had (POD-250).
+    pub pod: &'a Arc<Pod>,
+    /// What was last seen of it.
+    pub observation: &'a PodObservation,
+    /// Its IP, if it has one.
+    pub pod_ip: Option<&'a str>,
+    /// Whether it is being stopped: then only readiness is probed (POD-252).
+    pub terminating: bool,
+}
+
+impl Prober {
+    /// A prober that has nothing to probe. First probes after the agent's start are spread by the seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { workers: BTreeMap::new(), keys: BTreeMap::new(), next_number: 1, rng: Rng::new(seed) }
+    }
+
+    /// Brings the probes of a pod in line with its spec and what runs of it.
+    pub fn sync_pod(&mut self, now: Now, probed: ProbedPod<'_>) {
+        for (container, field_path, spec) in spec::probes_of(probed.pod) {
+            let key = Key { pod: probed.uid.clone(), container: container.to_owned(), kind: spec.kind };
+            let running = probed.observation.newest(container).filter(|c| c.state == ContainerState::Running);
+            if running.is_none() && !self.workers.contains_key(&key) {
+                continue;
+            }
+            let number = self.next_number;
+            let worker = self.workers.entry(key.clone()).or_insert_with(|| Worker {
+                number,
+                spec: spec.clone(),
+                pod: Arc::clone(probed.pod),
+                field_path: field_path.clone(),
+                pod_ip: String::new(),
+                instance: None,
+                stopped: false,
+            });
+            if worker.number == number {
+                self.next_number += 1;
+                self.keys.insert(number, key.clone());
+            }
+            worker.pod = Arc::clone(probed.pod);
+            probed.pod_ip.unwrap_or_default().clone_into(&mut worker.pod_ip);
+            worker.stopped = probed.terminating && spec.kind != ProbeKind::Readiness;
+            match running {
+                Some(container) if worker.instance.as_ref().is_none_or(|i| i.id != container.id) => {
+                    let known = known_verdict(probed.pod, &key.container, &container.id, spec.kind);
+                    worker.instance = Some(begin(now, &spec, container, known, &mut self.rng));
+                }
+                Some(_) => {}
+                // Not running is a failure of readiness until there is a new instance (POD-243).
+                None => worker.instance = None,
+            }
+        }
+    }
+
+    /// The pod is gone or done: nothing of it is probed any more.
+    pub fn remove_pod(&mut self, uid: &PodUid) {
+        self.workers.retain(|key, _| key.pod != *uid);
+        self.keys.retain(|_, key| key.pod != *uid);
+    }
+
+    /// What the probes say of a container instance (POD-242, POD-251).
+    #[must_use]
+    pub fn verdicts(&self, uid: &PodUid, container: &str, id: &ContainerId) -> Verdicts {
+        let mut verdicts = Verdicts::default();
+        for kind in [ProbeKind::Startup, ProbeKind::Readiness, ProbeKind::Liveness] {
+            let key = Key { pod: uid.clone(), container: container.to_owned(), kind };
+            let Some(worker) = self.workers.get(&key) else { continue };
+            let verdict = worker.instance.as_ref().filter(|i| i.id == *id).and_then(|i| i.verdict);
+            match kind {
+                ProbeKind::Startup => (verdicts.has_startup, verdicts.startup) = (true, verdict),
+                ProbeKind::Readiness => (verdicts.has_readiness, verdicts.readiness) = (true, verdict),
+                ProbeKind::Liveness => verdicts.liveness = verdict,
+            }
+        }
+        verdicts
+    }
+
+    /// When the next probe is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        self.workers.iter().filter(|(key, worker)| self.may_probe(key, worker)).filter_map(|(_, w)| w.instance.as_ref()).map(|i| i.next).min()
+    }
+
+    /// Probes what is due.
+    pub fn due(&mut self, now: Now, out: &mut Out<'_>) {
+        let due: Vec<Key> = self
+            .workers
+            .iter()
+            .filter(|(key, worker)| self.may_probe(key, worker) && worker.instance.as_ref().is_some_and(|i| i.next <= now.mono))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in due {
+            if let Some(worker) = self.workers.get_mut(&key) {
+                worker.probe(now, out);
+            }
+        }
+    }
+
+    /// A probe ended. Answers the pod whose verdicts changed by it.
+    pub fn done(
+        &mut self,
+        now: Now,
+        number: u64,
+        id: ActionId,
+        outcome: Result<ProbeOutcome, Failure>,
+        out: &mut Out<'_>,
+    ) -> Option<PodUid> {
+        let key = self.keys.get(&number)?.clone();
+        let worker = self.workers.get_mut(&key)?;
+        if worker.instance.as_ref().is_none_or(|i| i.in_flight != Some(id)) {
+            return None;
+        }
+        worker.answered(now, outcome, out).then_some(key.pod)
+    }
+
+    /// Until a container has started, only its startup probe runs (POD-243).
+    fn may_probe(&self, key: &Key, worker: &Worker) -> bool {
+        let Some(instance) = &worker.instance else { return false };
+        if worker.stopped || instance.on_hold || instance.in_flight.is_some() {
+            return false;
+        }
+        if key.kind == ProbeKind::Startup {
+            return instance.verdict.is_none();
+        }
+        let startup = Key { kind: ProbeKind::Startup, ..key.clone() };
+        self.workers.get(&startup).is_none_or(|w| w.instance.as_ref().is_some_and(|i| i.id == instance.id && i.verdict == Some(true)))
+    }
+}
+
+/// POD-250: a container that was known before this life of the agent keeps what was known of it.
+fn known_verdict(pod: &Pod, container: &str, id: &ContainerId, kind: ProbeKind) -> Option<bool> {
+    let status = pod.status.as_ref()?;
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let same = |c: &&k8s_openapi::api::core::v1::ContainerStatus| {
+        c.name == container && c.container_id.as_deref().is_some_and(|known| known.ends_with(id.as_str()))
+    };
+    let known = all.into_iter().find(same)?;
+    match kind {
+        ProbeKind::Startup => (known.started == Some(true)).then_some(true),
+        ProbeKind::Readiness => known.ready.then_some(true),
+        ProbeKind::Liveness => None,
+    }
+}
+
+fn begin(
+    now: Now,
+    spec: &ProbeSpec,
+    container: &crate::observation::ContainerStatus,
+    known: Option<bool>,
+    rng: &mut Rng,
+) -> Instance {
+    // POD-242: readiness begins as a failure, liveness as a success, startup with nothing.
+    let verdict = known.or(match spec.kind {
+        ProbeKind::Readiness => Some(false),
+        ProbeKind::Liveness => Some(true),
+        ProbeKind::Startup => None,
+    });
+    let age = Timestamp::from_nanosecond(i128::from(container.started_at))
+        .ok()
+        .and_then(|started| Duration::try_from(now.wall.duration_since(started)).ok())
+        .unwrap_or_default();
+    let mut next = now.mono + spec.initial_delay.saturating_sub(age);
+    if now.mono.since_start() < spec.period && known.is_some() {
+        // POD-241: after a restart of the agent, probes do not come all at once.
+        next = next + spec.period.mul_f64(rng.fraction());
+    }
+    Instance { id: container.id.clone(), verdict, last: known, streak: 0, next, in_flight: None, retries: 0, on_hold: false }
+}
+
+impl Worker {
+    fn probe(&mut self, now: Now, out: &mut Out<'_>) {
+        let Some(instance) = &mut self.instance else { return };
+        let timeout = self.spec.timeout;
+        let call = match self.spec.call(&self.pod_ip) {
+            Ok(None) => {
+                let (id, command) = (instance.id.clone(), self.spec.command.clone());
+                Call::Cri(CriCall::ExecSync { id, command, timeout })
+            }
+            Ok(Some(call)) => Call::Probe(call),
+            Err(why) => {
+                let text = format!("{} probe errored and resulted in unknown state: {why}", self.spec.kind.as_str());
+                out.record(Recorded::warning(self.subject(), "Unhealthy", text));
+                if let Some(instance) = &mut self.instance {
+                    instance.next = now.mono + self.spec.period;
+                }
+                return;
+            }
+        };
+        let limit = if matches!(call, Call::Cri(_)) { timeout + SLACK } else { timeout };
+        instance.in_flight = Some(out.issue(Owner::Probe(self.number), Lane::Probes, limit, call));
+        // The rhythm is the spec's, however long the probe takes.
+        instance.next = now.mono + self.spec.period;
+    }
+
+    fn subject(&self) -> Subject {
+        Subject::Container(Arc::clone(&self.pod), self.field_path.clone())
+    }
+
+    fn answered(&mut self, now: Now, outcome: Result<ProbeOutcome, Failure>, out: &mut Out<'_>) -> bool {
+        let kind = self.spec.kind;
+        let subject = self.subject();
+        let Some(instance) = &mut self.instance else { return false };
+        instance.in_flight = None;
+        let passed = match outcome {
+            Ok(ProbeOutcome::Success) => true,
+            Ok(ProbeOutcome::Warning(text)) => {
+                let text = format!("{} probe warning: {text}", kind.as_str());
+                out.record(Recorded::warning(subject, "ProbeWarning", text));
+                true
+            }
+            Ok(ProbeOutcome::Failure(text)) => {
+                let text = format!("{} probe failed: {text}", kind.as_str());
+                out.record(Recorded::warning(subject, "Unhealthy", text));
+                false
+            }
+            Err(failure) => {
+                // POD-245: an error of our own says nothing of the container.
+                instance.retries += 1;
+                if instance.retries < RETRIES {
+                    instance.next = now.mono;
+                } else {
+                    instance.retries = 0;
+                    let text = format!("{} probe errored and resulted in unknown state: {}", kind.as_str(), failure.message);
+                    out.record(Recorded::warning(subject, "Unhealthy", text));
+                }
+                return false;
+            }
+        };
+        instance.retries = 0;
+        instance.streak = if instance.last == Some(passed) { instance.streak.saturating_add(1) } else { 1 };
+        instance.last = Some(passed);
+        let threshold = if passed { self.spec.success_threshold } else { self.spec.failure_threshold };
+        if instance.streak < threshold {
+            return false;
+        }
+        // POD-244: after a verdict that kills, and after startup's, there is nothing more to learn of this instance.
+        if kind == ProbeKind::Startup || (kind == ProbeKind::Liveness && !passed) {
+            instance.on_hold = true;
+        }
+        let changed = instance.verdict != Some(passed);
+        instance.verdict = Some(passed);
+        changed
+    }
+}
+
+/// What an exec probe's reply means (POD-246).
+///
+/// # Errors
+/// The call itself failed, which says nothing of the container.
+pub fn exec_outcome(reply: Result<CriReply, Failure>, timeout: Duration) -> Result<ProbeOutcome, Failure> {
+    match reply {
+        Ok(CriReply::Exec { exit_code: 0, .. }) => Ok(ProbeOutcome::Success),
+        Ok(CriReply::Exec { output, .. }) => Ok(ProbeOutcome::Failure(output)),
+        Ok(_) => Err(Failure::new(FailureKind::Other, "the runtime answered something else")),
+        Err(failure) if failure.kind == FailureKind::UnknownOutcome => Ok(ProbeOutcome::Failure(format!(
+            "command timed out after {}s",
+            timeout.as_secs()
+        ))),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Pods that have a probe: for tests and introspection.
+impl Prober {
+    /// The pods of which something is probed.
+    #[must_use]
+    pub fn pods(&self) -> BTreeSet<&PodUid> {
+        self.workers.keys().map(|key| &key.pod).collect()
+    }
+
+    /// The time-out of the probe of that number, for [`exec_outcome`].
+    #[must_use]
+    pub fn timeout(&self, number: u64) -> Duration {
+        let worker = self.keys.get(&number).and_then(|key| self.workers.get(key));
+        worker.map_or(Duration::from_secs(1), |w| w.spec.timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests;
