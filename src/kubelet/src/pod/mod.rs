@@ -2,4 +2,5 @@
 
 pub mod batch;
 pub mod manager;
+pub mod stop;
 pub mod worker;

@@ -1,0 +1,161 @@
+//! Decides how containers are stopped: in which order, with which hook, within which grace.
+//! Upstream: pkg/kubelet/kuberuntime/{kuberuntime_container,kuberuntime_termination_order}.go.
+//! Differs: sidecars stop after the regular containers have, not after a timer; the whole never takes longer than the grace.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
+
+use super::batch::{Batch, Chain, Hook, MINIMUM_GRACE, Purpose, Stage, Step};
+use crate::action::ProbeCall;
+use crate::ids::{ContainerId, SandboxId};
+use crate::observation::{ContainerStatus, PodObservation};
+use crate::out::Out;
+use crate::prober::spec::resolve_port;
+use crate::recorder::{Recorded, Subject};
+use crate::time::{Mono, Now};
+
+/// One container to stop.
+#[derive(Clone, Debug)]
+pub struct Kill<'a> {
+    /// What runs.
+    pub container: &'a ContainerStatus,
+    /// The message of the event `Killing` (POD-120, POD-266).
+    pub message: String,
+    /// When its grace ends.
+    pub until: Mono,
+}
+
+/// The spec of a container by name, in whichever list it stands.
+#[must_use]
+pub fn spec_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+    let spec = pod.spec.as_ref()?;
+    spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name)
+}
+
+/// The field path of a container by name (POD-360).
+#[must_use]
+pub fn field_path_of(pod: &Pod, name: &str) -> String {
+    let list = match &pod.spec {
+        Some(spec) if spec.init_containers.iter().flatten().any(|c| c.name == name) => "initContainers",
+        Some(spec) if spec.ephemeral_containers.iter().flatten().any(|c| c.name == name) => "ephemeralContainers",
+        _ => "containers",
+    };
+    format!("spec.{list}{{{name}}}")
+}
+
+fn is_sidecar(pod: &Pod, name: &str) -> Option<usize> {
+    let inits = pod.spec.as_ref()?.init_containers.as_ref()?;
+    inits.iter().position(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))
+}
+
+/// The batch that stops those containers: regular ones side by side, then the sidecars from the last to the first (POD-267);
+/// then, if asked, the sandboxes.
+#[must_use]
+pub fn kill_batch(pod: &Arc<Pod>, kills: &[Kill<'_>], sandboxes: &[SandboxId], pod_ip: Option<&str>, out: &mut Out<'_>) -> Batch {
+    let mut stages = Vec::new();
+    let mut regular = Vec::new();
+    let mut sidecars = Vec::new();
+    for kill in kills {
+        let name = &kill.container.name;
+        let subject = Subject::Container(Arc::clone(pod), field_path_of(pod, name));
+        out.record(Recorded::normal(subject, "Killing", kill.message.clone()));
+        let chain = kill_chain(pod, kill, pod_ip);
+        match is_sidecar(pod, name) {
+            Some(at) => sidecars.push((at, chain)),
+            None => regular.push(chain),
+        }
+    }
+    if !regular.is_empty() {
+        stages.push(Stage { in_order: false, chains: regular });
+    }
+    sidecars.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    stages.extend(sidecars.into_iter().map(|(_, chain)| Stage { in_order: false, chains: vec![chain] }));
+    if !sandboxes.is_empty() {
+        let stop = |id: &SandboxId| Chain::new(Purpose::StopSandbox, [Step::StopSandbox(id.clone())]);
+        stages.push(Stage { in_order: false, chains: sandboxes.iter().map(stop).collect() });
+    }
+    Batch::new(stages)
+}
+
+fn kill_chain(pod: &Pod, kill: &Kill<'_>, pod_ip: Option<&str>) -> Chain {
+    let name = kill.container.name.clone();
+    let mut steps = Vec::new();
+    if let Some(hook) = pre_stop(pod, kill.container, pod_ip) {
+        steps.push(Step::PreStop { hook, until: kill.until });
+    }
+    steps.push(Step::Stop { id: Some(kill.container.id.clone()), until: kill.until });
+    Chain::new(Purpose::Kill { container: name }, steps)
+}
+
+/// The preStop hook from the spec; without one, from the container's annotation (LOG-002).
+fn pre_stop(pod: &Pod, container: &ContainerStatus, pod_ip: Option<&str>) -> Option<Hook> {
+    match spec_of(pod, &container.name) {
+        Some(spec) => {
+            let handler = spec.lifecycle.as_ref()?.pre_stop.as_ref()?;
+            Some(hook_of(handler, spec, Some(&container.id), pod_ip))
+        }
+        None => {
+            let text = container.annotations.get("io.kubernetes.container.preStopHandler")?;
+            let handler: LifecycleHandler = serde_json::from_str(text).ok()?;
+            Some(hook_of(&handler, &Container::default(), Some(&container.id), pod_ip))
+        }
+    }
+}
+
+/// What a lifecycle handler means (POD-230). `container` is `None` for a postStart hook, which runs in the container just started.
+#[must_use]
+pub fn hook_of(handler: &LifecycleHandler, spec: &Container, container: Option<&ContainerId>, pod_ip: Option<&str>) -> Hook {
+    if let Some(exec) = &handler.exec {
+        return Hook::Exec { container: container.cloned(), command: exec.command.clone().unwrap_or_default() };
+    }
+    if let Some(sleep) = &handler.sleep {
+        return Hook::Sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0)));
+    }
+    let Some(http) = &handler.http_get else { return Hook::Broken("invalid handler".to_owned()) };
+    let Some(host) = http.host.as_deref().filter(|h| !h.is_empty()).or(pod_ip) else {
+        return Hook::Broken("failed to find networking container: pod has no IP".to_owned());
+    };
+    match resolve_port(&http.port, spec) {
+        Ok(port) => Hook::Http(ProbeCall::Http {
+            scheme: http.scheme.clone().unwrap_or_else(|| "HTTP".to_owned()).to_ascii_lowercase(),
+            host: host.to_owned(),
+            port,
+            path: http.path.clone().unwrap_or_else(|| "/".to_owned()),
+            headers: http.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect(),
+            lifecycle: true,
+        }),
+        Err(why) => Hook::Broken(why),
+    }
+}
+
+/// When the grace of containers that are all stopped now ends.
+#[must_use]
+pub fn until(now: Now, grace: Duration) -> Mono {
+    now.mono + grace.max(MINIMUM_GRACE)
+}
+
+/// The grace of a pod that only the runtime knows: from its containers' annotations, for upstream is 2 s at most (POD-087).
+#[must_use]
+pub fn pod_grace(pod: &Pod) -> Duration {
+    let seconds = pod
+        .metadata
+        .deletion_grace_period_seconds
+        .or_else(|| pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds))
+        .unwrap_or(DEFAULT_GRACE_SECONDS);
+    // POD-077: never less than a second.
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0).max(1))
+}
+
+/// The API's default; it is always set in practice.
+const DEFAULT_GRACE_SECONDS: i64 = 30;
+
+/// Everything of a pod that may run, with one message and one end of grace.
+#[must_use]
+pub fn kill_all(observation: &PodObservation, until: Mono) -> Vec<Kill<'_>> {
+    observation
+        .live_containers()
+        .map(|container| Kill { container, message: format!("Stopping container {}", container.name), until })
+        .collect()
+}

@@ -1,0 +1,121 @@
+//! Decides what the node needs before it can run pods: directories, machine info, cgroup tiers.
+//! Upstream: cmd/kubelet/app/server.go, pkg/kubelet/cm/{container_manager_linux,qos_container_manager_linux}.go.
+//! Differs: each step is tried again until it works, instead of the process exiting.
+
+use std::time::Duration;
+
+use crate::action::{Call, CgroupSettings, HostCall, Lane};
+use crate::config::{CgroupDriver, Config};
+use crate::event::HostReply;
+use crate::failure::Failure;
+use crate::ids::ActionId;
+use crate::observation::MachineInfo;
+use crate::out::{Out, Owner};
+use crate::recorder::{Recorded, Subject};
+use crate::resources::cgroup::{kubepods_cgroups, kubepods_settings};
+use crate::time::{Mono, Now};
+
+const RETRY: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+enum Step {
+    #[default]
+    Waiting,
+    Asked(ActionId),
+    Done,
+}
+
+/// What is done once in the agent's life.
+#[derive(Debug, Default)]
+pub struct Startup {
+    prepare: Step,
+    machine_asked: Step,
+    tiers: Vec<(String, CgroupSettings, Step)>,
+    tiers_planned: bool,
+    machine: Option<MachineInfo>,
+    next: Mono,
+    last_error: Option<String>,
+}
+
+impl Startup {
+    /// The machine, once it was read.
+    #[must_use]
+    pub fn machine(&self) -> Option<&MachineInfo> {
+        self.machine.as_ref()
+    }
+
+    /// Whether pods can be run.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        matches!(self.prepare, Step::Done)
+            && self.machine.is_some()
+            && self.tiers_planned
+            && self.tiers.iter().all(|(.., step)| matches!(step, Step::Done))
+    }
+
+    /// What the last failed step said, while it is not done.
+    #[must_use]
+    pub fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
+    }
+
+    /// When a failed step is tried again.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        let waits = matches!(self.prepare, Step::Waiting)
+            || matches!(self.machine_asked, Step::Waiting)
+            || self.tiers.iter().any(|(.., step)| matches!(step, Step::Waiting));
+        waits.then_some(self.next)
+    }
+
+    /// The runtime has told its cgroup driver: the tiers can be made (NODE-134, NODE-141).
+    pub fn plan_tiers(&mut self, config: &Config, driver: CgroupDriver) {
+        let Some(machine) = self.machine.as_ref().filter(|_| !self.tiers_planned) else { return };
+        self.tiers_planned = true;
+        if config.cgroups.per_qos {
+            let node = kubepods_settings(config, machine);
+            self.tiers = kubepods_cgroups(config, driver, node).into_iter().map(|(name, s)| (name, s, Step::Waiting)).collect();
+        }
+    }
+
+    /// Asks for what has not been asked.
+    pub fn due(&mut self, now: Now, out: &mut Out<'_>) {
+        if self.next > now.mono {
+            return;
+        }
+        let mut ask = |step: &mut Step, call| {
+            if matches!(step, Step::Waiting) {
+                *step = Step::Asked(out.issue(Owner::Startup, Lane::Host, TIMEOUT, Call::Host(call)));
+            }
+        };
+        ask(&mut self.prepare, HostCall::PrepareNode);
+        ask(&mut self.machine_asked, HostCall::MachineInfo);
+        // One after the other: a tier lies in the one before it.
+        if let Some((name, settings, step)) = self.tiers.iter_mut().find(|(.., step)| !matches!(step, Step::Done)) {
+            ask(step, HostCall::ApplyCgroup { name: name.clone(), settings: settings.clone() });
+        }
+    }
+
+    /// A step ended.
+    pub fn done(&mut self, now: Now, id: ActionId, outcome: Result<HostReply, Failure>, out: &mut Out<'_>) {
+        let steps = [&mut self.prepare, &mut self.machine_asked].into_iter().chain(self.tiers.iter_mut().map(|(.., step)| step));
+        let Some(step) = steps.into_iter().find(|step| matches!(step, Step::Asked(asked) if *asked == id)) else { return };
+        match outcome {
+            Ok(reply) => {
+                *step = Step::Done;
+                if let HostReply::Machine(machine) = reply {
+                    self.machine = Some(*machine);
+                }
+            }
+            Err(failure) => {
+                *step = Step::Waiting;
+                self.next = now.mono + RETRY;
+                if self.last_error.as_deref() != Some(&failure.message) {
+                    out.record(Recorded::warning(Subject::Node, "KubeletSetupFailed", failure.message.clone()));
+                    self.last_error = Some(failure.message);
+                }
+            }
+        }
+    }
+}
