@@ -2,4 +2,5 @@
 //!
 //! `run` wires an [`env::Env`] to the event loop; everything else is an adapter behind one of the five traits of `env`.
 
+pub mod config;
 pub mod env;

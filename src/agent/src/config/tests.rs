@@ -1,0 +1,496 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kubelet::config::{CgroupDriver, Config, Signal, ThresholdValue};
+use serde_json::Value;
+
+use super::flag_table::FLAGS;
+use super::*;
+
+fn machine() -> Machine {
+    Machine { hostname: " Worker-1\n".to_owned(), working_dir: PathBuf::from("/work-dir"), cgroup_v2: true }
+}
+
+fn args(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+fn file(path: &str, content: &str) -> SourceFile {
+    SourceFile { path: PathBuf::from(path), content: content.as_bytes().to_vec() }
+}
+
+/// A file with these fields besides apiVersion and kind.
+fn config_file(fields: &str) -> SourceFile {
+    file("/etc/kubernetes/kubelet.yaml", &format!("apiVersion: {}\nkind: {}\n{fields}", defaults::API_VERSION, defaults::KIND))
+}
+
+fn run(line: &str, config: Option<SourceFile>, drop_ins: Option<Vec<SourceFile>>) -> Result<Resolved, ConfigError> {
+    match assemble(&args(line), Sources { config, drop_ins }, &machine())? {
+        Invocation::Run(resolved) => Ok(*resolved),
+        Invocation::Print(text) => panic!("printed {text}"),
+    }
+}
+
+/// With this file and a kubeconfig.
+fn with(fields: &str, line: &str) -> Resolved {
+    run(&format!("--kubeconfig=/k {line}"), Some(config_file(fields)), None).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn problems(fields: &str, line: &str) -> Vec<String> {
+    match run(&format!("--kubeconfig=/k {line}"), Some(config_file(fields)), None) {
+        Ok(_) => Vec::new(),
+        Err(error) => error.problems.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn an_empty_file_gives_the_core_upstreams_defaults() {
+    let mut expected = Config::new("worker-1");
+    expected.container_gc.max_total = None;
+    assert_eq!(with("", "").kubelet, expected);
+}
+
+#[test]
+fn a_start_without_file_keeps_the_legacy_defaults() {
+    // API-242, NODE-020, NODE-021
+    let legacy = run("--kubeconfig=/k", None, None).expect("valid");
+    assert!(legacy.auth.anonymous);
+    assert_eq!(legacy.auth.token_webhook, None);
+    assert_eq!(legacy.auth.authorization, Authorization::AlwaysAllow);
+    assert_eq!(legacy.server.read_only, Some("0.0.0.0:10255".parse().expect("an address")));
+    assert_eq!(legacy.kubelet.eviction.thresholds, []);
+
+    let strict = with("", "");
+    assert!(!strict.auth.anonymous);
+    assert_eq!(strict.auth.token_webhook, Some(Duration::from_mins(2)));
+    assert!(matches!(strict.auth.authorization, Authorization::Webhook { .. }));
+    assert_eq!(strict.server.read_only, None);
+    assert_eq!(strict.kubelet.eviction.thresholds.len(), 6);
+
+    // API-241: drop-ins alone are no file.
+    let drop_in = config_file("maxPods: 7");
+    let only_drop_ins = run("--kubeconfig=/k", None, Some(vec![drop_in])).expect("valid");
+    assert!(only_drop_ins.auth.anonymous);
+    assert_eq!(only_drop_ins.kubelet.pods.max, 7);
+}
+
+#[test]
+fn flags_beat_drop_ins_and_drop_ins_beat_the_file() {
+    // API-240
+    let drop_in = |name: &str, fields: &str| SourceFile { path: PathBuf::from(name), ..config_file(fields) };
+    let resolved = run(
+        "--kubeconfig=/k --max-pods=4 --feature-gates=EventedPLEG=true",
+        Some(config_file("maxPods: 1\npodsPerCore: 1\nport: 1001\nclusterDNS: [10.0.0.1, 10.0.0.2]\nfeatureGates: {MemoryQoS: true, EventedPLEG: false}")),
+        Some(vec![drop_in("/d/10.conf", "maxPods: 2\npodsPerCore: 2\nclusterDNS: [10.0.0.3]"), drop_in("/d/20.conf", "podsPerCore: 3\nport: null")]),
+    )
+    .expect("valid");
+    assert_eq!(resolved.kubelet.pods.max, 4, "flag");
+    assert_eq!(resolved.kubelet.pods.per_core, 3, "the last drop-in");
+    assert_eq!(resolved.kubelet.node.port, 10250, "null takes a value away");
+    assert_eq!(resolved.kubelet.dns.cluster_dns, ["10.0.0.3".parse::<IpAddr>().expect("an address")], "lists are replaced");
+    // NODE-025: gates add up, the flag wins.
+    assert_eq!(resolved.effective().feature_gates, BTreeMap::from([("EventedPLEG".to_owned(), true), ("MemoryQoS".to_owned(), true)]));
+}
+
+#[test]
+fn a_map_flag_replaces_the_map_and_adds_up_with_itself() {
+    // NODE-025
+    let resolved = with(
+        "evictionHard: {memory.available: 1Gi}\nsystemReserved: {cpu: 1, pid: '5'}".replace("cpu: 1,", "cpu: '1',").as_str(),
+        "--eviction-hard=nodefs.available<5% --eviction-hard imagefs.available<6% --system-reserved=memory=1Gi",
+    );
+    let signals: Vec<Signal> = resolved.kubelet.eviction.thresholds.iter().map(|threshold| threshold.signal).collect();
+    assert_eq!(signals, [Signal::ImageFsAvailable, Signal::NodeFsAvailable]);
+    assert_eq!(resolved.kubelet.reserved.system, BTreeMap::from([("memory".to_owned(), 1 << 30)]));
+}
+
+#[test]
+fn relative_paths_of_the_file_are_below_its_directory() {
+    // API-243; NODE-024 leaves those of drop-ins alone
+    let resolved = run(
+        "--kubeconfig=k.conf --root-dir=/var/lib/x/../kubelet/",
+        Some(config_file("staticPodPath: manifests\nauthentication: {x509: {clientCAFile: ../pki/ca.crt}}\npodLogsDir: logs")),
+        Some(vec![config_file("volumePluginDir: plugins")]),
+    )
+    .expect("valid");
+    assert_eq!(resolved.kubelet.static_pods.path.as_deref(), Some("/etc/kubernetes/manifests"));
+    assert_eq!(resolved.auth.client_ca_file.as_deref(), Some(Path::new("/etc/pki/ca.crt")));
+    assert_eq!(resolved.kubelet.paths.pod_logs, "/etc/kubernetes/logs");
+    assert_eq!(resolved.kubelet.paths.volume_plugins, "plugins");
+    assert_eq!(resolved.kubelet.paths.root, "/var/lib/kubelet");
+    assert_eq!(resolved.api.kubeconfig.as_deref(), Some(Path::new("/work-dir/k.conf")));
+}
+
+#[test]
+fn status_is_sent_as_often_as_computed_if_only_that_was_set() {
+    // NODE-026
+    let period = |resolved: Resolved| resolved.kubelet.node.status_report_frequency;
+    assert_eq!(period(with("", "")), Duration::from_mins(5));
+    assert_eq!(period(with("nodeStatusUpdateFrequency: 7s", "")), Duration::from_secs(7));
+    assert_eq!(period(with("nodeStatusUpdateFrequency: 7s\nnodeStatusReportFrequency: 9s", "")), Duration::from_secs(9));
+    assert_eq!(period(with("", "--node-status-update-frequency=7s")), Duration::from_mins(5));
+    let drop_in = run("--kubeconfig=/k", Some(config_file("")), Some(vec![config_file("nodeStatusUpdateFrequency: 7s")]));
+    assert_eq!(period(drop_in.expect("valid")), Duration::from_mins(5));
+}
+
+#[test]
+fn a_given_map_of_thresholds_replaces_the_defaults_unless_merging() {
+    // NODE-022
+    let signals = |resolved: Resolved| -> Vec<&'static str> {
+        resolved.kubelet.eviction.thresholds.iter().map(|threshold| threshold.signal.as_str()).collect()
+    };
+    assert_eq!(signals(with("evictionHard: {memory.available: 1Gi}", "")), ["memory.available", "allocatableMemory.available"]);
+    assert_eq!(signals(with("evictionHard: {}", "")), Vec::<&str>::new());
+    let merged = signals(with("evictionHard: {memory.available: 1Gi}\nmergeDefaultEvictionSettings: true", ""));
+    assert_eq!(merged.len(), 6);
+    // The default map is there when a drop-in comes, so that one merges.
+    let drop_in = run("--kubeconfig=/k", Some(config_file("")), Some(vec![config_file("evictionHard: {memory.available: 1Gi}")]));
+    let thresholds = drop_in.expect("valid").kubelet.eviction.thresholds;
+    assert_eq!(thresholds.len(), 6);
+    assert_eq!(thresholds[2].value, ThresholdValue::Quantity(1 << 30));
+}
+
+#[test]
+fn every_unknown_field_is_named_with_its_path_and_what_was_meant() {
+    let found = problems(
+        "maxPodz: 5\nauthentication: {x509: {clientCaFile: /a}, webhok: {}}\nregisterWithTaints: [{key: a, effect: NoSchedule}, {kee: b, key: c, effect: NoExecute}]\nnonsense: {a: 1}",
+        "",
+    );
+    assert_eq!(
+        found,
+        [
+            "unknown field \"authentication.webhok\" (value {}) in /etc/kubernetes/kubelet.yaml; did you mean authentication.webhook?",
+            "unknown field \"authentication.x509.clientCaFile\" (value \"/a\") in /etc/kubernetes/kubelet.yaml; did you mean authentication.x509.clientCAFile?",
+            "unknown field \"maxPodz\" (value 5) in /etc/kubernetes/kubelet.yaml; did you mean maxPods?",
+            "unknown field \"nonsense\" (value {\"a\":1}) in /etc/kubernetes/kubelet.yaml; remove it; KubeletConfiguration v1beta1 has no such field",
+            "unknown field \"registerWithTaints[1].kee\" (value \"b\") in /etc/kubernetes/kubelet.yaml; did you mean registerWithTaints[1].key?",
+        ]
+    );
+}
+
+#[test]
+fn every_wrong_value_is_named_together_with_unknown_fields_and_flags() {
+    let found = problems(
+        "maxPods: many\nsyncFrequency: 5 minutes\nclusterDNS: [10.0.0.1, 5, 10.0.0.2, 6]\nregistryBurst: -1\nenableServer: 'yes'\ntypo: 1",
+        "--nod-ip=10.0.0.1 --max-pods x --network-plugin=cni run",
+    );
+    let has = |part: &str| assert!(found.iter().any(|problem| problem.contains(part)), "{part} is not in {found:#?}");
+    has("unknown flag: --nod-ip (value 10.0.0.1); did you mean --node-ip?");
+    has("invalid argument \"x\" for \"--max-pods\" flag: strconv.ParseInt: parsing \"x\": invalid syntax");
+    has("unknown flag: --network-plugin (value cni); remove it: the container runtime sets up networks; removed in 1.24");
+    has("unknown command run");
+    has("field \"maxPods\" has a wrong value: invalid type: string \"many\", expected i32");
+    has("field \"syncFrequency\" has a wrong value: time: invalid duration \"5 minutes\"");
+    has("field \"clusterDNS[1]\" has a wrong value");
+    has("field \"clusterDNS[3]\" has a wrong value");
+    has("field \"enableServer\" has a wrong value: invalid type: string \"yes\", expected a boolean");
+    has("unknown field \"typo\"");
+    has("invalid configuration: registryBurst (--registry-burst) -1 must not be a negative number; give 0 or more");
+    assert_eq!(found.len(), 11, "{found:#?}");
+}
+
+#[test]
+fn files_that_are_no_configuration_say_so() {
+    // NODE-023, NODE-024
+    let one = |content: &str| match run("--kubeconfig=/k", Some(file("/c.yaml", content)), None) {
+        Ok(_) => panic!("{content:?} was accepted"),
+        Err(error) => error.problems[0].to_string(),
+    };
+    assert!(one("").starts_with("kubelet config file \"/c.yaml\" was empty"));
+    assert!(one("kind: KubeletConfiguration").starts_with("Object 'apiVersion' is missing"));
+    assert!(one("apiVersion: v1\nkind: Pod").starts_with("no kind \"KubeletConfiguration\" is registered for apiVersion \"v1\""));
+    assert!(one("a: [").starts_with("failed to decode /c.yaml"));
+    assert!(one("- a").starts_with("kubelet config file \"/c.yaml\" holds no fields"));
+    let twice = format!("apiVersion: {}\nkind: {}\nmaxPods: 1\nmaxPods: 2\n", defaults::API_VERSION, defaults::KIND);
+    assert!(one(&twice).starts_with("failed to decode /c.yaml"));
+    let drop_in = run("--kubeconfig=/k", Some(config_file("")), Some(vec![file("/d/a.conf", "maxPods: 5")]));
+    assert_eq!(drop_in.expect_err("no kind").problems[0].file.as_deref(), Some("/d/a.conf"));
+}
+
+#[test]
+fn a_missing_file_and_a_missing_directory_are_both_reported() {
+    let error = load(&args("--kubeconfig=/k --config=none.yaml --config-dir=none.d"), &machine()).expect_err("nothing there");
+    let fields: Vec<&str> = error.problems.iter().map(|problem| problem.field.as_str()).collect();
+    assert_eq!(fields, ["--config", "--config-dir"]);
+    assert!(error.problems[0].message.starts_with("failed to load kubelet config file, path: /work-dir/none.yaml, error: "));
+}
+
+#[test]
+fn drop_ins_apply_in_lexical_order_through_directories() {
+    // API-241
+    let dir = std::env::temp_dir().join(format!("keelson-drop-ins-{}", std::process::id()));
+    let write = |name: &str, pods: u32| {
+        let path = dir.join(name);
+        std::fs::create_dir_all(path.parent().expect("below dir")).expect("a directory");
+        let content = format!("apiVersion: {}\nkind: {}\nmaxPods: {pods}\n", defaults::API_VERSION, defaults::KIND);
+        std::fs::write(path, content).expect("a file");
+    };
+    write("20-b.conf", 20);
+    write("10-a/99.conf", 10);
+    write("15.conf", 15);
+    write("30.yaml", 30);
+    let files = file::read_drop_ins(&dir.display().to_string(), Path::new("/"));
+    std::fs::remove_dir_all(&dir).expect("ours");
+    let names: Vec<PathBuf> = files.expect("readable").into_iter().map(|file| file.path).collect();
+    assert_eq!(names, [dir.join("10-a/99.conf"), dir.join("15.conf"), dir.join("20-b.conf")]);
+}
+
+#[test]
+fn flags_are_read_as_gos_pflag_reads_them() {
+    let flags = "--max_pods 5 --port=1000 --fail-swap-on=false --rotate-certificates --cluster-dns=10.0.0.1,10.0.0.2 --cluster-dns 10.0.0.3 \
+                 --node-labels=a=b,c --node-ip=10.0.0.9 --register-with-taints=k=v:NoSchedule -v=4 --resolv-conf= \
+                 --cpu-manager-policy-options=full-pcpus-only=true --hostname-override=NODE-a --vmodule=a=1";
+    let resolved = with("failSwapOn: true", flags);
+    let core = &resolved.kubelet;
+    assert_eq!((core.pods.max, core.node.port, core.node.fail_swap_on), (5, 1000, false));
+    assert_eq!(core.dns.cluster_dns.len(), 3);
+    assert_eq!(core.dns.resolv_conf, "");
+    assert_eq!(core.node.labels, BTreeMap::from([("a".to_owned(), "b".to_owned()), ("c".to_owned(), String::new())]));
+    assert_eq!(core.node.ips, ["10.0.0.9".parse::<IpAddr>().expect("an address")]);
+    assert_eq!(core.node.register_with_taints[0].key, "k");
+    assert_eq!(&*core.node.name, "node-a", "NODE-003");
+    assert_eq!(resolved.logging.verbosity, 4);
+    assert!(resolved.api.rotate_certificates);
+    let warned = |part: &str| resolved.warnings.iter().any(|warning| warning.starts_with(part));
+    assert!(warned("Flag --max-pods has been deprecated, This parameter should be set via the config file"));
+    assert!(warned("Flag --vmodule is ignored"));
+    assert!(!warned("Flag --node-ip"));
+    for short in ["-v2", "-v 2", "--v=2", "--v 2"] {
+        assert_eq!(with("", short).logging.verbosity, 2, "{short}");
+    }
+}
+
+#[test]
+fn version_and_help_print_and_do_nothing_else() {
+    // API-244: kubeadm parses the line.
+    for line in ["--version", "--version=raw", "--version=true --config=/none"] {
+        assert_eq!(load(&args(line), &machine()), Ok(Invocation::Print("Kubernetes v1.36.2\n".to_owned())), "{line}");
+    }
+    for line in ["--help", "-h"] {
+        let Ok(Invocation::Print(text)) = load(&args(line), &machine()) else { panic!("{line} does not print") };
+        assert!(FLAGS.iter().all(|flag| text.contains(flag.help)));
+        assert!(text.contains("      --max-pods int32\n"));
+    }
+}
+
+#[test]
+fn the_table_of_flags_is_sorted_and_holds_no_removed_flag() {
+    assert!(FLAGS.windows(2).all(|pair| pair[0].name < pair[1].name), "sorted, no name twice");
+    for (removed, _) in flag_table::REMOVED {
+        assert!(FLAGS.iter().all(|flag| flag.name != *removed), "{removed} is not removed");
+    }
+}
+
+#[test]
+fn settings_that_contradict_are_all_reported_in_upstreams_words() {
+    // API-247 to API-250, NODE-027
+    for (fields, message) in [
+        ("nodeLeaseDurationSeconds: -1", "invalid configuration: nodeLeaseDurationSeconds must be greater than 0"),
+        ("systemCgroups: /system", "invalid configuration: systemCgroups (--system-cgroups) was specified and cgroupRoot (--cgroup-root) was not specified"),
+        ("healthzPort: 70000", "invalid configuration: healthzPort (--healthz-port) 70000 must be between 1 and 65535, inclusive"),
+        ("port: 70000", "invalid configuration: port (--port) 70000 must be between 1 and 65535, inclusive"),
+        ("cpuCFSQuotaPeriod: 2s", "invalid configuration: cpuCFSQuotaPeriod (--cpu-cfs-quota-period) {2s} must be between 1ms and 1sec, inclusive"),
+        ("imageGCHighThresholdPercent: 101", "invalid configuration: imageGCHighThresholdPercent (--image-gc-high-threshold) 101 must be between 0 and 100, inclusive"),
+        ("imageMaximumGCAge: 1m", "invalid configuration: imageMaximumGCAge 1m0s must be greater than imageMinimumGCAge 2m0s"),
+        ("nodeStatusMaxImages: -2", "invalid configuration: nodeStatusMaxImages (--node-status-max-images) -2 must be -1 or greater"),
+        ("oomScoreAdj: 1001", "invalid configuration: oomScoreAdj (--oom-score-adj) 1001 must be between -1000 and 1000, inclusive"),
+        ("maxParallelImagePulls: 0", "invalid configuration: maxParallelImagePulls 0 must be a positive number"),
+        ("maxParallelImagePulls: 2\nserializeImagePulls: true", "invalid configuration: maxParallelImagePulls cannot be larger than 1 unless SerializeImagePulls (--serialize-image-pulls) is set to false"),
+        ("runOnce: true", "invalid configuration: runOnce (--runOnce) true, Runonce mode has been deprecated and should not be set"),
+        ("registerWithTaints: [{key: a, effect: Never}]", "invalid taint: {a  Never <nil>}"),
+        ("topologyManagerPolicy: best", "invalid configuration: topologyManagerPolicy (--topology-manager-policy) \"best\" must be one of: [\"none\" \"best-effort\" \"restricted\" \"single-numa-node\"]"),
+        ("shutdownGracePeriod: 500ms", "invalid configuration: shutdownGracePeriod {500ms} must be either zero or otherwise >= 1 sec"),
+        ("shutdownGracePeriodCriticalPods: 1s", "invalid configuration: shutdownGracePeriodCriticalPods {1s} must be <= shutdownGracePeriod {0s}"),
+        ("memorySwap: {swapBehavior: Much}", "invalid configuration: memorySwap.swapBehavior \"Much\" must be one of: \"\", \"LimitedSwap\" or \"NoSwap\""),
+        ("crashLoopBackOff: {maxContainerRestartPeriod: 301s}", "invalid configuration: CrashLoopBackOff.MaxContainerRestartPeriod (got: 301 seconds) must be set between 1s and 300s"),
+        ("enforceNodeAllocatable: [pods, pods]", "invalid configuration: duplicated enforcements \"pods\" in enforceNodeAllocatable (--enforce-node-allocatable)"),
+        ("enforceNodeAllocatable: [none, pods]", "invalid configuration: enforceNodeAllocatable (--enforce-node-allocatable) may not contain additional enforcements when \"none\" is specified"),
+        ("enforceNodeAllocatable: [kube-reserved]", "invalid configuration: kubeReservedCgroup (--kube-reserved-cgroup) must be specified when \"kube-reserved\" or \"kube-reserved-compressible\" included in enforceNodeAllocatable (--enforce-node-allocatable)"),
+        ("cgroupsPerQOS: false", "invalid configuration: cgroupsPerQOS (--cgroups-per-qos) must be set to true when \"pods\" contained in enforceNodeAllocatable (--enforce-node-allocatable)"),
+        ("hairpinMode: x", "invalid configuration: option \"x\" specified for hairpinMode (--hairpin-mode). Valid options are \"none\", \"hairpin-veth\" or \"promiscuous-bridge\""),
+        ("reservedSystemCPUs: 0-1\nkubeReservedCgroup: /a", "invalid configuration: can't use reservedSystemCPUs (--reserved-cpus) with systemReservedCgroup (--system-reserved-cgroup) or kubeReservedCgroup (--kube-reserved-cgroup)"),
+        ("reservedMemory: [{numaNode: 0, limits: {memory: 0}}]", "invalid configuration: reserved memory may not be zero for NUMA node 0 and resource \"memory\""),
+        ("memoryThrottlingFactor: 1.5", "invalid configuration: memoryThrottlingFactor 1.5 must be greater than 0 and less than or equal to 1.0"),
+        ("memoryReservationPolicy: TieredReservation", "invalid configuration: memoryReservationPolicy \"TieredReservation\" requires MemoryQoS feature gate to be enabled"),
+        ("containerLogMaxFiles: 1", "invalid configuration: containerLogMaxFiles must be greater than 1"),
+        ("containerLogMonitorInterval: 2s", "invalid configuration: containerLogMonitorInterval must be a positive time duration greater than or equal to 3s"),
+        ("podLogsDir: /var/log/pods/", "invalid configuration: pod logs path \"/var/log/pods/\" must be normalized"),
+        ("userNamespaces: {idsPerPod: 65537}", "invalid configuration: userNamespaces.idsPerPod must be a multiple of 65536"),
+        ("enableSystemLogQuery: true\nenableSystemLogHandler: false", "invalid configuration: enableSystemLogHandler is required for enableSystemLogQuery"),
+        ("logging: {format: xml}", "logging.format: Invalid value: \"xml\": Unsupported log format"),
+        ("evictionSoft: {memory.available: 1Gi}", "grace period must be specified for the soft eviction threshold memory.available"),
+        ("evictionHard: {memory.free: 1Gi}", "unsupported eviction signal memory.free"),
+        ("kubeReserved: {gpu: '1'}", "--kube-reserved value failed to parse: cannot reserve \"gpu\" resource"),
+        ("featureGates: {Nope: true}", "unrecognized feature gate: Nope"),
+        ("authorization: {mode: RBAC}", "unknown authorization mode RBAC"),
+        ("tlsCertFile: /a", "tlsCertFile and tlsPrivateKeyFile must be set together"),
+        ("tlsCipherSuites: [TLS_RSA_WITH_RC4_128_SHA]", "Cipher suite TLS_RSA_WITH_RC4_128_SHA not supported or doesn't exist"),
+    ] {
+        match run("--kubeconfig=/k", Some(config_file(fields)), None) {
+            Ok(_) => panic!("{fields} was accepted"),
+            Err(error) => {
+                let messages: Vec<&str> = error.problems.iter().map(|problem| problem.message.as_str()).collect();
+                assert_eq!(messages, [message], "{fields}");
+                assert!(!error.problems[0].remedy.is_empty(), "{fields}");
+            }
+        }
+    }
+}
+
+#[test]
+fn flags_that_contradict_are_reported() {
+    for (line, message) in [
+        ("--node-ip=10.0.0.1,10.0.0.2", "bad --node-ip \"10.0.0.1,10.0.0.2\": must contain either a single IP or a dual-stack pair of IPs"),
+        ("--node-ip=10.0.0.1,::", "bad --node-ip \"10.0.0.1,::\": dual-stack node IP cannot include '0.0.0.0' or '::'"),
+        ("--cloud-provider=aws", "unsupported cloud provider: \"aws\""),
+        ("--exit-on-lock-contention", "cannot exit on lock file contention: no lock file specified"),
+        ("--max-pods", "flag needs an argument: --max-pods"),
+        ("-config=/a", "unknown shorthand flag: 'c' in -config=/a"),
+        ("--register-with-taints=a", "invalid argument \"a\" for \"--register-with-taints\" flag: invalid taint spec: a"),
+        ("--eviction-hard=memory.available=1Gi", "invalid argument \"memory.available=1Gi\" for \"--eviction-hard\" flag: malformed pair, expect string<string"),
+    ] {
+        let error = run(&format!("--kubeconfig=/k {line}"), Some(config_file("")), None).expect_err(line);
+        assert_eq!(error.problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>(), [message], "{line}");
+    }
+    // NODE-082: garbage is dropped with a warning.
+    let resolved = with("", "--node-ip=10.0.0.1,x");
+    assert_eq!(resolved.kubelet.node.ips.len(), 1);
+    assert!(resolved.warnings[0].contains("ignoring them: x"));
+}
+
+#[test]
+fn a_host_with_cgroup_v1_is_refused_unless_allowed() {
+    // NODE-028, API-250
+    let v1 = Machine { cgroup_v2: false, ..machine() };
+    let start = |fields: &str| assemble(&args("--kubeconfig=/k"), Sources { config: Some(config_file(fields)), drop_ins: None }, &v1);
+    let error = start("").expect_err("v1");
+    assert!(error.problems[0].message.starts_with("kubelet is configured to not run on a host using cgroup v1."));
+    let Ok(Invocation::Run(allowed)) = start("failCgroupV1: false") else { panic!("v1 was allowed") };
+    assert!(allowed.kubelet.pods.single_process_oom_kill);
+}
+
+#[test]
+fn reserved_cpus_replace_the_cpu_of_both_reservations() {
+    // NODE-144
+    let reserved = with("reservedSystemCPUs: 0-1,4\nkubeReserved: {cpu: 200m, memory: 1Gi}\nsystemReserved: {cpu: '1'}", "").kubelet.reserved;
+    assert_eq!(reserved.system["cpu"], 3000);
+    assert_eq!(reserved.kube, BTreeMap::from([("memory".to_owned(), 1 << 30)]));
+    assert_eq!(reserved.total("cpu"), 3000);
+}
+
+#[test]
+fn soft_thresholds_have_their_grace_and_reclaim() {
+    let eviction = with(
+        "evictionHard: {}\nevictionSoft: {memory.available: 1.5Gi}\nevictionSoftGracePeriod: {memory.available: 1m30s}\nevictionMinimumReclaim: {memory.available: 10%}",
+        "",
+    )
+    .kubelet
+    .eviction;
+    let threshold = eviction.thresholds[0];
+    assert_eq!(threshold.value, ThresholdValue::Quantity(3 << 29));
+    assert_eq!(threshold.grace_period, Duration::from_secs(90));
+    assert_eq!(threshold.min_reclaim, Some(ThresholdValue::Fraction(0.1)));
+}
+
+#[test]
+fn what_kubeadm_writes_is_understood() {
+    // API-320, API-322
+    let config = file("/var/lib/kubelet/config.yaml", include_str!("../../testdata/config/kubeadm.yaml"));
+    let line = "--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf --kubeconfig=/etc/kubernetes/kubelet.conf \
+                --config=/var/lib/kubelet/config.yaml --container-runtime-endpoint=unix:///var/run/containerd/containerd.sock \
+                --hostname-override=cp-1 --node-ip=192.168.56.10 --register-with-taints=node-role.kubernetes.io/control-plane:NoSchedule";
+    let resolved = run(line, Some(config), None).unwrap_or_else(|error| panic!("{error}"));
+    let core = &resolved.kubelet;
+    assert_eq!(core.cgroups.driver, CgroupDriver::Systemd);
+    assert_eq!(core.static_pods.path.as_deref(), Some("/etc/kubernetes/manifests"));
+    assert_eq!(core.dns.resolv_conf, "/run/systemd/resolve/resolv.conf");
+    assert_eq!(core.node.status_report_frequency, Duration::from_mins(5));
+    assert_eq!(core.eviction.thresholds.len(), 6);
+    assert_eq!(resolved.runtime.endpoint, "unix:///var/run/containerd/containerd.sock");
+    assert_eq!(resolved.runtime.image_endpoint, resolved.runtime.endpoint);
+    assert_eq!(resolved.api.bootstrap_kubeconfig.as_deref(), Some(Path::new("/etc/kubernetes/bootstrap-kubelet.conf")));
+    assert!(resolved.api.rotate_certificates);
+    assert!(matches!(&resolved.tls.source, CertificateSource::SelfSigned { certificate, .. } if certificate == Path::new("/var/lib/kubelet/pki/kubelet.crt")));
+    assert_eq!(resolved.server.healthz, Some("127.0.0.1:10248".parse().expect("an address")));
+}
+
+#[test]
+fn what_k3s_passes_is_understood() {
+    // API-323
+    let drop_in = file("/var/lib/rancher/k3s/agent/etc/kubelet.conf.d/00-k3s-defaults.conf", include_str!("../../testdata/config/k3s-00-defaults.conf"));
+    let line = "--cloud-provider=external --config-dir=/var/lib/rancher/k3s/agent/etc/kubelet.conf.d \
+                --containerd=/run/k3s/containerd/containerd.sock --hostname-override=edge-1 --kubeconfig=/var/lib/rancher/k3s/agent/kubelet.kubeconfig \
+                --node-ip=10.0.0.5 --node-labels=plan.upgrade.cattle.io/k3s=yes --read-only-port=0 --root-dir=/var/lib/kubelet \
+                --cert-dir=/var/lib/rancher/k3s/agent --runtime-cgroups=/k3s";
+    let resolved = run(line, None, Some(vec![drop_in])).unwrap_or_else(|error| panic!("{error}"));
+    let core = &resolved.kubelet;
+    assert!(core.node.external_cloud_provider);
+    assert!(!resolved.auth.anonymous);
+    assert_eq!(resolved.server.read_only, None);
+    assert_eq!(core.images.max_parallel_pulls, None);
+    assert_eq!(core.cgroups.runtime, "/k3s");
+    assert_eq!(core.eviction.thresholds.len(), 2);
+    assert_eq!(core.pods.allowed_unsafe_sysctls.len(), 2);
+    assert!(matches!(&resolved.tls.source, CertificateSource::Files { .. }));
+}
+
+#[test]
+fn what_talos_passes_is_understood() {
+    // API-323
+    let config = file("/etc/kubernetes/kubelet.yaml", include_str!("../../testdata/config/talos.yaml"));
+    let line = "--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubeconfig --kubeconfig=/etc/kubernetes/kubeconfig-kubelet \
+                --config=/etc/kubernetes/kubelet.yaml --cert-dir=/var/lib/kubelet/pki --hostname-override=talos-a --node-ip=10.5.0.2 \
+                --cloud-provider=external --image-credential-provider-config=/etc/kubernetes/credentialproviderconfig.yaml \
+                --image-credential-provider-bin-dir=/usr/local/lib/kubelet/credentialproviders";
+    let resolved = run(line, Some(config), None).unwrap_or_else(|error| panic!("{error}"));
+    let core = &resolved.kubelet;
+    assert!(resolved.logging.json);
+    assert!(resolved.tls.only_tls13);
+    assert!(!core.node.fail_swap_on);
+    assert!(core.pods.seccomp_default);
+    assert_eq!(core.dns.cluster_dns.len(), 2);
+    assert_eq!(core.shutdown.grace_by_priority, [(0, Duration::from_secs(20)), (2_000_000_000, Duration::from_secs(10))]);
+    assert_eq!((core.reserved.total("cpu"), core.reserved.total("pid"), core.reserved.total("memory")), (100, 200, 768 << 20));
+    assert_eq!(core.static_pods.url.as_deref(), Some("http://127.0.0.1:38485/"));
+    assert!(resolved.credential_provider.is_some());
+}
+
+#[test]
+fn the_effective_configuration_is_what_a_real_kubelet_shows() {
+    let golden: Value = serde_json::from_str(include_str!("../../testdata/config/configz.json")).expect("JSON");
+    let golden = golden["kubeletconfig"].clone();
+    // What the kubelet that answered it had been given.
+    let config = config_file(
+        "authentication: {x509: {clientCAFile: /var/lib/lab/pki/ca.crt}}\ncgroupDriver: cgroupfs\nclusterDNS: [10.96.0.10]\nclusterDomain: cluster.local\n\
+         containerRuntimeEndpoint: unix:///var/lib/lab/run/containerd.sock\nevictionHard: {memory.available: 100Mi}\nfailCgroupV1: false\nfailSwapOn: false\n\
+         maxPods: 250",
+    );
+    let resolved = run("--kubeconfig=/k --v=2", Some(config), None).unwrap_or_else(|error| panic!("{error}"));
+    let ours = serde_json::to_value(resolved.effective()).expect("plain data");
+    let (ours, golden) = (ours.as_object().expect("fields"), golden.as_object().expect("fields"));
+    for (field, value) in golden {
+        assert_eq!(ours.get(field), Some(value), "{field}");
+    }
+    let more: Vec<&String> = ours.keys().filter(|field| !golden.contains_key(*field)).collect();
+    assert_eq!(more, Vec::<&String>::new(), "fields that a kubelet does not show");
+
+    // And it loads again, to the same.
+    let again = SourceFile { path: PathBuf::from("/again.json"), content: serde_json::to_vec(&golden).expect("JSON") };
+    let again = run("--kubeconfig=/k", Some(again), None).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(serde_json::to_value(again.effective()).expect("plain data").as_object(), Some(golden));
+}
+
+#[test]
+fn headers_for_static_pods_never_show() {
+    // API-280
+    let fields = "staticPodURL: http://a/\nstaticPodURLHeader: {Authorization: [hunter2]}";
+    let resolved = run("--kubeconfig=/k", Some(config_file(fields)), Some(vec![config_file("maxPods: 1")])).expect("valid");
+    assert_eq!(resolved.kubelet.static_pods.url_headers.reveal()["Authorization"], ["hunter2"], "a drop-in leaves them alone");
+    let effective = serde_json::to_string(&resolved.effective()).expect("plain data");
+    assert!(effective.contains("<masked>") && !effective.contains("hunter2"));
+    assert!(!format!("{resolved:?}").contains("hunter2"));
+    let found = problems("staticPodURLHeader: {Authorization: hunter2}", "--manifest-url-header=hunter3");
+    assert!(found.len() == 2 && found.iter().all(|problem| !problem.contains("hunter")), "{found:?}");
+}
