@@ -5,6 +5,7 @@
 //! `kubelet` (routes), `pod::worker` (one pod), `pod::actions` (what to start and stop), `pod::status` (what to report).
 
 pub mod action;
+pub mod cache;
 pub mod config;
 pub mod event;
 pub mod failure;
@@ -17,8 +18,10 @@ pub mod out;
 pub mod pleg;
 pub mod pod;
 pub mod prober;
+pub mod quantity;
 pub mod recorder;
 pub mod rng;
 pub mod sensitive;
 pub mod status_patch;
 pub mod time;
+pub mod tokens;

@@ -1,0 +1,129 @@
+//! Decides which services a pod's environment tells of: those with a cluster IP.
+//! Upstream: pkg/kubelet/kubelet.go (serviceLister), pkg/kubelet/kubelet_pods.go (getServiceEnvVarMap).
+//! Differs: nothing on purpose.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+
+use crate::event::Object;
+
+/// The services with a cluster IP.
+#[derive(Debug, Default)]
+pub struct ServiceCache {
+    namespaces: BTreeMap<String, BTreeMap<String, Arc<Service>>>,
+    synced: bool,
+}
+
+impl ServiceCache {
+    /// Whether services were listed once: no environment may be made before, static pods aside (ENV-002).
+    #[must_use]
+    pub fn synced(&self) -> bool {
+        self.synced
+    }
+
+    /// The services of a namespace, by name.
+    pub fn in_namespace<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Arc<Service>> + use<'a> {
+        self.namespaces.get(namespace).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// One service.
+    #[must_use]
+    pub fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Service>> {
+        self.namespaces.get(namespace)?.get(name)
+    }
+
+    /// The watch delivered all services. True for the first time: pods may have waited for it.
+    pub fn listed(&mut self, objects: Vec<Object>) -> bool {
+        self.namespaces.clear();
+        for object in objects {
+            self.applied(object);
+        }
+        !std::mem::replace(&mut self.synced, true)
+    }
+
+    /// A service appeared or changed; one that lost its cluster IP is forgotten.
+    pub fn applied(&mut self, object: Object) {
+        let Object::Service(service) = object else { return };
+        if has_cluster_ip(&service) {
+            let (namespace, name) = name_of(&service);
+            self.namespaces.entry(namespace.to_owned()).or_default().insert(name.to_owned(), Arc::clone(&service));
+        } else {
+            self.forget(&service);
+        }
+    }
+
+    /// A service went away.
+    pub fn deleted(&mut self, object: &Object) {
+        if let Object::Service(service) = object {
+            self.forget(service);
+        }
+    }
+
+    fn forget(&mut self, service: &Service) {
+        let (namespace, name) = name_of(service);
+        if let Some(services) = self.namespaces.get_mut(namespace) {
+            services.remove(name);
+            if services.is_empty() {
+                self.namespaces.remove(namespace);
+            }
+        }
+    }
+}
+
+/// ENV-010; upstream: IsServiceIPSet.
+fn has_cluster_ip(service: &Service) -> bool {
+    let ip = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
+    ip.is_some_and(|ip| !ip.is_empty() && ip != "None")
+}
+
+fn name_of(service: &Service) -> (&str, &str) {
+    (service.metadata.namespace.as_deref().unwrap_or_default(), service.metadata.name.as_deref().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn service(namespace: &str, name: &str, ip: &str) -> Object {
+        let service = json!({"metadata": {"namespace": namespace, "name": name}, "spec": {"clusterIP": ip}});
+        Object::Service(Arc::new(serde_json::from_value(service).unwrap()))
+    }
+
+    fn names(cache: &ServiceCache, namespace: &str) -> Vec<String> {
+        cache.in_namespace(namespace).filter_map(|s| s.metadata.name.clone()).collect()
+    }
+
+    // ENV-002: only the first list is news to waiting pods, and an empty one counts.
+    #[test]
+    fn environments_wait_for_the_first_list() {
+        let mut cache = ServiceCache::default();
+        assert!(!cache.synced());
+        assert!(cache.listed(vec![]));
+        assert!(cache.synced());
+        assert!(!cache.listed(vec![service("default", "kubernetes", "10.0.0.1")]));
+    }
+
+    // ENV-010
+    #[test]
+    fn headless_services_are_left_out() {
+        let mut cache = ServiceCache::default();
+        cache.listed(vec![service("a", "web", "10.0.0.2"), service("a", "headless", "None"), service("a", "unset", ""), service("b", "db", "10.0.0.3")]);
+        assert_eq!(names(&cache, "a"), ["web"]);
+        assert_eq!(names(&cache, "b"), ["db"]);
+        assert!(cache.get("default", "kubernetes").is_none());
+    }
+
+    #[test]
+    fn list_replaces_and_changes_apply() {
+        let mut cache = ServiceCache::default();
+        cache.listed(vec![service("a", "old", "10.0.0.2")]);
+        cache.listed(vec![service("a", "new", "10.0.0.3"), service("a", "other", "10.0.0.4")]);
+        assert_eq!(names(&cache, "a"), ["new", "other"]);
+        cache.applied(service("a", "other", "None"));
+        cache.deleted(&service("a", "new", "10.0.0.3"));
+        assert_eq!(names(&cache, "a"), [""; 0]);
+    }
+}

@@ -1,0 +1,467 @@
+//! Decides when service account tokens are asked for and renewed, so that no pod ever reads an expired one.
+//! Upstream: pkg/kubelet/token/token_manager.go.
+//! Differs: renewed by timer, not when a volume happens to be synced; ages are monotonic, so that a wrong wall clock does no harm.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec, TokenRequestStatus};
+
+use crate::action::{ApiCall, Call, Lane};
+use crate::event::ApiReply;
+use crate::failure::{Failure, FailureKind};
+use crate::ids::PodUid;
+use crate::out::{Out, Owner};
+use crate::rng::Rng;
+use crate::sensitive::Sensitive;
+use crate::time::{Mono, Now, earliest};
+
+/// TOK-003: no token is older than this.
+const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// TOK-003: up to so many whole seconds earlier, by chance.
+const JITTER_SECONDS: u64 = 10;
+/// A token whose expiry lies in our past has a lifetime all the same: our clock is wrong, not the issuer's.
+const MINIMUM_LIFETIME: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(10);
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MOST: Duration = Duration::from_secs(60);
+
+/// Which token: whose, for whom, for how long (TOK-002).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TokenKey {
+    /// The pod that it is bound to.
+    pub pod: PodUid,
+    /// The pod's name.
+    pub pod_name: String,
+    /// The namespace of both.
+    pub namespace: String,
+    /// The service account's name.
+    pub service_account: String,
+    /// Who is to accept it; empty for the API server.
+    pub audience: String,
+    /// The lifetime asked for; `None` leaves it to the API server.
+    pub expiration_seconds: Option<i64>,
+}
+
+impl TokenKey {
+    /// TOK-001
+    fn request(&self) -> TokenRequest {
+        let bound = BoundObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(self.pod_name.clone()),
+            uid: Some(self.pod.to_string()),
+        };
+        let spec = TokenRequestSpec {
+            audiences: (!self.audience.is_empty()).then(|| vec![self.audience.clone()]),
+            bound_object_ref: Some(bound),
+            expiration_seconds: self.expiration_seconds,
+        };
+        TokenRequest { spec: Some(spec), ..TokenRequest::default() }
+    }
+
+    /// As upstream's errors name it.
+    fn shown(&self) -> String {
+        let audiences =
+            if self.audience.is_empty() { "[]string(nil)".to_owned() } else { format!("[]string{{{:?}}}", self.audience) };
+        format!(
+            "{:?}/{:?}/{audiences}/{}/v1.BoundObjectReference{{Kind:\"Pod\", APIVersion:\"v1\", Name:{:?}, UID:\"{}\"}}/\"\"",
+            self.service_account,
+            self.namespace,
+            self.expiration_seconds.unwrap_or(0),
+            self.pod_name,
+            self.pod,
+        )
+    }
+}
+
+/// Where a token stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenState {
+    /// Here, and not expired.
+    Ready(Sensitive<String>),
+    /// Asked for; the pod is woken.
+    Pending,
+    /// Not to be had now, in upstream's words (TOK-004). It is asked for again by itself.
+    Failed(String),
+}
+
+#[derive(Debug)]
+struct Token {
+    value: Sensitive<String>,
+    received: Mono,
+    /// The issuer's stamp.
+    expires_wall: Timestamp,
+    /// The same by our own count, from the moment it was received.
+    expires: Mono,
+    lifetime: Duration,
+}
+
+impl Token {
+    fn new(now: Now, key: &TokenKey, status: TokenRequestStatus) -> Option<Self> {
+        let expires_wall = status.expiration_timestamp?.0;
+        let remaining = Duration::try_from(expires_wall.duration_since(now.wall)).unwrap_or_default().max(MINIMUM_LIFETIME);
+        let asked = key.expiration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+        Some(Self {
+            value: Sensitive::new(status.token?),
+            received: now.mono,
+            expires_wall,
+            expires: now.mono + remaining,
+            lifetime: asked.map_or(remaining, |asked| asked.min(remaining)),
+        })
+    }
+
+    /// Time that our count missed, such as a suspended machine. Not asked of a token that was just received: see [`MINIMUM_LIFETIME`].
+    fn wall_says(&self, now: Now, margin: Duration) -> bool {
+        let left = Duration::try_from(self.expires_wall.duration_since(now.wall)).unwrap_or_default();
+        left <= margin && now.mono.since(self.received) >= MINIMUM_LIFETIME
+    }
+
+    fn expired(&self, now: Now) -> bool {
+        now.mono >= self.expires || self.wall_says(now, Duration::ZERO)
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    token: Option<Token>,
+    in_flight: bool,
+    failure: Option<String>,
+    retry_wait: Duration,
+    /// When it is asked for next; `None` while it is.
+    next: Option<Mono>,
+    /// When the token in hand ends, until the pod was woken for it.
+    end: Option<Mono>,
+}
+
+impl Entry {
+    fn ask(&mut self, key: &TokenKey, out: &mut Out<'_>) {
+        self.in_flight = true;
+        self.next = None;
+        let call = ApiCall::CreateToken {
+            namespace: key.namespace.clone(),
+            service_account: key.service_account.clone(),
+            request: Box::new(key.request()),
+        };
+        out.issue(Owner::Token(self.number), Lane::Objects, TIMEOUT, Call::Api(call));
+    }
+}
+
+/// The token manager.
+#[derive(Debug, Default)]
+pub struct TokenManager {
+    entries: BTreeMap<TokenKey, Entry>,
+    keys: BTreeMap<u64, TokenKey>,
+    last: u64,
+}
+
+impl TokenManager {
+    /// A token. Ask again when the pod is woken; asking is free, and keeps the token renewed until [`TokenManager::forget`].
+    pub fn get(&mut self, now: Now, key: &TokenKey, out: &mut Out<'_>) -> TokenState {
+        if !self.entries.contains_key(key) {
+            self.last += 1;
+            let mut entry = Entry {
+                number: self.last,
+                token: None,
+                in_flight: false,
+                failure: None,
+                retry_wait: RETRY_FIRST,
+                next: None,
+                end: None,
+            };
+            entry.ask(key, out);
+            self.keys.insert(entry.number, key.clone());
+            self.entries.insert(key.clone(), entry);
+        }
+        let Some(entry) = self.entries.get_mut(key) else { return TokenState::Pending };
+        let usable = entry.token.as_ref().filter(|token| !token.expired(now));
+        let overdue = entry.token.as_ref().is_some_and(|token| token.wall_says(now, token.lifetime / 5));
+        let state = match (usable, &entry.failure) {
+            (Some(token), _) => TokenState::Ready(token.value.clone()),
+            (None, Some(failure)) if !entry.in_flight => match &entry.token {
+                Some(_) => TokenState::Failed(format!("token {} expired and refresh failed: {failure}", key.shown())),
+                None => TokenState::Failed(format!("failed to fetch token: {failure}")),
+            },
+            (None, _) => TokenState::Pending,
+        };
+        if overdue && !entry.in_flight && entry.failure.is_none() {
+            entry.ask(key, out);
+            return if matches!(state, TokenState::Failed(_)) { TokenState::Pending } else { state };
+        }
+        state
+    }
+
+    /// The pod's volumes are gone, and with them its tokens (TOK-005).
+    pub fn forget(&mut self, uid: &PodUid) {
+        self.entries.retain(|key, _| key.pod != *uid);
+        self.keys.retain(|_, key| key.pod != *uid);
+    }
+
+    /// When a token is to be renewed or asked for again, or ends.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        self.entries.values().filter_map(|entry| earliest([entry.next, entry.end])).min()
+    }
+
+    /// Renews what is due. Answers the pods whose token has ended: they are to look at it.
+    #[must_use]
+    pub fn due(&mut self, now: Now, out: &mut Out<'_>) -> BTreeSet<PodUid> {
+        let mut woken = BTreeSet::new();
+        for (key, entry) in &mut self.entries {
+            if entry.next.is_some_and(|at| at <= now.mono) {
+                entry.ask(key, out);
+            }
+            if entry.end.is_some_and(|at| at <= now.mono) {
+                entry.end = None;
+                woken.insert(key.pod.clone());
+            }
+        }
+        woken
+    }
+
+    /// A request ended (`Owner::Token(number)`). Answers the pod to wake.
+    #[must_use]
+    pub fn done(&mut self, now: Now, number: u64, outcome: Result<ApiReply, Failure>, rng: &mut Rng) -> Option<PodUid> {
+        let key = self.keys.get(&number)?;
+        let entry = self.entries.get_mut(key)?;
+        entry.in_flight = false;
+        let token = outcome.map(|reply| match reply {
+            ApiReply::Token(status) => Token::new(now, key, status.into_inner()),
+            _ => None,
+        });
+        let failure = match token {
+            Ok(Some(token)) => {
+                entry.next = Some(renewal(&token, rng));
+                entry.end = Some(token.expires);
+                entry.token = Some(token);
+                entry.failure = None;
+                entry.retry_wait = RETRY_FIRST;
+                return Some(key.pod.clone());
+            }
+            Ok(None) => Failure::new(FailureKind::Other, "the API server answered without a token"),
+            Err(failure) => failure,
+        };
+        let wait = match failure.kind {
+            FailureKind::Throttled { after: Some(after) } => after.max(entry.retry_wait),
+            _ => entry.retry_wait,
+        };
+        entry.next = Some(now.mono + rng.jitter(wait, 0.5));
+        entry.retry_wait = (entry.retry_wait * 2).min(RETRY_MOST);
+        entry.failure = Some(failure.message);
+        // A pod that has a token that serves learns nothing from this.
+        let usable = entry.token.as_ref().is_some_and(|token| !token.expired(now));
+        (!usable).then(|| key.pod.clone())
+    }
+
+    /// How many tokens are kept renewed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+/// TOK-003: when older than 24 hours or with a fifth of its life left, whichever is first, and a little earlier by chance.
+fn renewal(token: &Token, rng: &mut Rng) -> Mono {
+    let jitter = Duration::from_secs(rng.below(JITTER_SECONDS));
+    let fresh = (token.lifetime - token.lifetime / 5).min(MAX_AGE);
+    token.received + fresh.saturating_sub(jitter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action::Action;
+    use crate::out::Ledger;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    const START: i64 = 1_795_422_621;
+
+    struct Bench {
+        tokens: TokenManager,
+        ledger: Ledger,
+        rng: Rng,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { tokens: TokenManager::default(), ledger: Ledger::default(), rng: Rng::new(7) }
+        }
+
+        fn get(&mut self, at: Now) -> (TokenState, Vec<Action>) {
+            let mut actions = Vec::new();
+            let state = self.tokens.get(at, &key(), &mut Out::new(&mut self.ledger, &mut actions, &mut Vec::new()));
+            (state, actions)
+        }
+
+        fn due(&mut self, at: Now) -> (usize, Vec<Action>) {
+            let mut actions = Vec::new();
+            let woken = self.tokens.due(at, &mut Out::new(&mut self.ledger, &mut actions, &mut Vec::new()));
+            (woken.len(), actions)
+        }
+
+        fn issued(&mut self, at: Now, value: &str, expires: Timestamp) -> Option<PodUid> {
+            let status = TokenRequestStatus { token: Some(value.to_owned()), expiration_timestamp: Some(Time(expires)) };
+            self.tokens.done(at, 1, Ok(ApiReply::Token(Sensitive::new(status))), &mut self.rng)
+        }
+
+        fn refused(&mut self, at: Now) -> Option<PodUid> {
+            let failure = Failure::new(FailureKind::NotFound, "serviceaccounts \"default\" not found");
+            self.tokens.done(at, 1, Err(failure), &mut self.rng)
+        }
+    }
+
+    fn key() -> TokenKey {
+        TokenKey {
+            pod: PodUid::new("u"),
+            pod_name: "p".to_owned(),
+            namespace: "ns".to_owned(),
+            service_account: "default".to_owned(),
+            audience: String::new(),
+            expiration_seconds: Some(3607),
+        }
+    }
+
+    fn wall(seconds: i64) -> Timestamp {
+        Timestamp::from_second(START + seconds).unwrap()
+    }
+
+    fn at(seconds: u64) -> Now {
+        Now { mono: Mono::from_start(Duration::from_secs(seconds)), wall: wall(i64::try_from(seconds).unwrap()) }
+    }
+
+    fn ready(value: &str) -> TokenState {
+        TokenState::Ready(Sensitive::new(value.to_owned()))
+    }
+
+    // TOK-001: exactly what upstream asks for; one request in flight.
+    #[test]
+    fn token_is_bound_to_its_pod_and_asked_for_once() {
+        let mut bench = Bench::new();
+        let (state, actions) = bench.get(at(0));
+        assert_eq!(state, TokenState::Pending);
+        let Call::Api(ApiCall::CreateToken { namespace, service_account, request }) = &actions[0].call else { panic!("a token is asked for") };
+        assert_eq!((namespace.as_str(), service_account.as_str()), ("ns", "default"));
+        assert_eq!(
+            serde_json::to_value(&request.spec).unwrap(),
+            serde_json::json!({
+                "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"},
+                "expirationSeconds": 3607,
+            })
+        );
+        assert!(bench.get(at(1)).1.is_empty());
+        assert_eq!(bench.issued(at(1), "one", wall(3608)), Some(PodUid::new("u")));
+        assert_eq!(bench.get(at(1)).0, ready("one"));
+    }
+
+    // TOK-003: renewed by timer with a fifth of its life left, at most ten seconds earlier; the pod is woken for the new one.
+    #[test]
+    fn token_is_renewed_in_time_without_being_asked() {
+        let mut bench = Bench::new();
+        bench.get(at(0));
+        let _ = bench.issued(at(0), "one", wall(3607));
+        let renewal = bench.tokens.deadline().unwrap().since_start().as_secs();
+        assert!((2876..=2886).contains(&renewal), "{renewal}");
+        assert!(bench.due(at(2875)).1.is_empty());
+        assert_eq!(bench.due(at(2886)).1.len(), 1);
+        assert_eq!(bench.get(at(2886)).0, ready("one"));
+        assert_eq!(bench.issued(at(2887), "two", wall(2887 + 3607)), Some(PodUid::new("u")));
+        assert_eq!(bench.get(at(2887)).0, ready("two"));
+    }
+
+    // TOK-003: a token that lives for a week is renewed each day.
+    #[test]
+    fn long_lived_token_is_renewed_daily() {
+        let mut bench = Bench::new();
+        let mut week = key();
+        week.expiration_seconds = Some(7 * 86_400);
+        let mut actions = Vec::new();
+        bench.tokens.get(at(0), &week, &mut Out::new(&mut bench.ledger, &mut actions, &mut Vec::new()));
+        let _ = bench.issued(at(0), "one", wall(7 * 86_400));
+        let renewal = bench.tokens.deadline().unwrap().since_start().as_secs();
+        assert!((86_390..=86_400).contains(&renewal), "{renewal}");
+    }
+
+    // TOK-004: the old token serves until it expires, never after; then the pod is told.
+    #[test]
+    fn old_token_serves_until_it_expires_when_renewal_fails() {
+        let mut bench = Bench::new();
+        bench.get(at(0));
+        let _ = bench.issued(at(0), "one", wall(3607));
+        assert_eq!(bench.due(at(2900)).1.len(), 1);
+        assert_eq!(bench.refused(at(2901)), None);
+        assert_eq!(bench.get(at(3606)).0, ready("one"));
+        let (woken, asked) = bench.due(at(3607));
+        assert_eq!((woken, asked.len()), (1, 1));
+        assert_eq!(bench.get(at(3607)).0, TokenState::Pending);
+        assert_eq!(bench.refused(at(3607)), Some(PodUid::new("u")));
+        let TokenState::Failed(message) = bench.get(at(3607)).0 else { panic!("an expired token does not serve") };
+        assert_eq!(
+            message,
+            "token \"default\"/\"ns\"/[]string(nil)/3607/v1.BoundObjectReference{Kind:\"Pod\", APIVersion:\"v1\", Name:\"p\", \
+             UID:\"u\"}/\"\" expired and refresh failed: serviceaccounts \"default\" not found"
+        );
+    }
+
+    // TOK-004
+    #[test]
+    fn refused_token_is_asked_for_again_after_a_growing_wait() {
+        let mut bench = Bench::new();
+        bench.get(at(0));
+        let mut now = Duration::ZERO;
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            let moment = Now { mono: Mono::from_start(now), wall: wall(0) };
+            assert_eq!(bench.refused(moment), Some(PodUid::new("u")));
+            assert_eq!(bench.get(moment).0, TokenState::Failed("failed to fetch token: serviceaccounts \"default\" not found".to_owned()));
+            let next = bench.tokens.deadline().unwrap().since_start();
+            waits.push((next - now).as_secs());
+            now = next;
+            assert_eq!(bench.due(Now { mono: Mono::from_start(now), wall: wall(0) }).1.len(), 1);
+        }
+        assert!(waits[0] <= 1 && waits[8] >= 60 && waits[8] <= 90, "{waits:?}");
+    }
+
+    // A machine that slept: the monotonic clock stood still, the token did not.
+    #[test]
+    fn token_that_expired_while_the_machine_slept_is_renewed_at_the_next_look() {
+        let mut bench = Bench::new();
+        bench.get(at(0));
+        let _ = bench.issued(at(0), "one", wall(3607));
+        let woke = Now { mono: at(100).mono, wall: wall(9000) };
+        let (state, actions) = bench.get(woke);
+        assert_eq!((state, actions.len()), (TokenState::Pending, 1));
+        let _ = bench.issued(woke, "two", wall(9000 + 3607));
+        assert_eq!(bench.get(woke).0, ready("two"));
+    }
+
+    // A wall clock two hours fast makes every token look expired: it serves, and is renewed each minute, not each moment.
+    #[test]
+    fn fast_wall_clock_causes_no_storm_of_requests() {
+        let mut bench = Bench::new();
+        let fast = |seconds: u64| Now { mono: at(seconds).mono, wall: wall(7200 + i64::try_from(seconds).unwrap()) };
+        bench.get(fast(0));
+        let _ = bench.issued(fast(0), "one", wall(3607));
+        assert_eq!(bench.get(fast(0)).0, ready("one"));
+        assert!(bench.get(fast(1)).1.is_empty());
+        assert!(bench.tokens.deadline().unwrap() >= at(38).mono);
+    }
+
+    // TOK-005
+    #[test]
+    fn forgotten_pod_leaves_nothing_and_late_answers_are_ignored() {
+        let mut bench = Bench::new();
+        bench.get(at(0));
+        bench.tokens.forget(&PodUid::new("u"));
+        assert_eq!(bench.issued(at(1), "one", wall(3607)), None);
+        assert!(bench.tokens.is_empty() && bench.tokens.keys.is_empty());
+        assert_eq!(bench.tokens.deadline(), None);
+    }
+}
