@@ -148,7 +148,7 @@ impl Kind {
     }
 
     /// What help calls the value.
-    fn value_name(&self) -> &'static str {
+    pub(super) fn value_name(&self) -> &'static str {
         match self {
             Self::Switch(_) | Self::OptionalSwitch(_) | Self::Nothing(true) => "",
             Self::Text(_) | Self::OptionalText(_) | Self::Nothing(false) => "string",

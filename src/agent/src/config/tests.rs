@@ -210,6 +210,12 @@ fn files_that_are_no_configuration_say_so() {
 }
 
 #[test]
+fn yaml_one_point_one_words_for_booleans_are_understood() {
+    let core = with("failSwapOn: no\nseccompDefault: on\nprotectKernelDefaults: Yes", "").kubelet;
+    assert_eq!((core.node.fail_swap_on, core.pods.seccomp_default, core.node.protect_kernel_defaults), (false, true, true));
+}
+
+#[test]
 fn a_missing_file_and_a_missing_directory_are_both_reported() {
     let error = load(&args("--kubeconfig=/k --config=none.yaml --config-dir=none.d"), &machine()).expect_err("nothing there");
     let fields: Vec<&str> = error.problems.iter().map(|problem| problem.field.as_str()).collect();
@@ -281,6 +287,39 @@ fn the_table_of_flags_is_sorted_and_holds_no_removed_flag() {
     for (removed, _) in flag_table::REMOVED {
         assert!(FLAGS.iter().all(|flag| flag.name != *removed), "{removed} is not removed");
     }
+}
+
+/// The page about flags, from the table.
+fn flags_page() -> String {
+    let mut page = String::from(
+        "# Flags\n\nWritten from the table in `src/agent/src/config/flag_table.rs`; \
+         `KEELSON_REGENERATE=1 cargo test -p agent the_page_about_flags` writes it anew.\n\
+         Underscores and hyphens in names are the same. A flag beats the configuration file.\n\n| Flag | Value | |\n|---|---|---|\n",
+    );
+    for flag in FLAGS {
+        let note = match flag.standing {
+            flags::Standing::Current => String::new(),
+            flags::Standing::Deprecated(why) if why.starts_with("This parameter") => " Deprecated: set it in the configuration file.".to_owned(),
+            flags::Standing::Deprecated(why) => format!(" Deprecated: {why}"),
+            flags::Standing::Ignored(why) => format!(" Ignored: {why}"),
+        };
+        let value = flag.kind.value_name();
+        page.push_str(&format!("| `--{}` | {} | {}{note} |\n", flag.name, value, flag.help).replace('<', "&lt;"));
+    }
+    page.push_str("\n## Flags that are gone\n\n| Flag | |\n|---|---|\n");
+    for (name, why) in flag_table::REMOVED {
+        page.push_str(&format!("| `--{name}` | {why} |\n"));
+    }
+    page
+}
+
+#[test]
+fn the_page_about_flags_is_fresh() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/flags.md");
+    if std::env::var_os("KEELSON_REGENERATE").is_some() {
+        std::fs::write(&path, flags_page()).expect("writable");
+    }
+    assert!(std::fs::read_to_string(&path).is_ok_and(|page| page == flags_page()), "run with KEELSON_REGENERATE=1");
 }
 
 #[test]

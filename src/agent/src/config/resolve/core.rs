@@ -136,7 +136,7 @@ impl Resolver<'_> {
         ips
     }
 
-    fn paths(&mut self) -> Paths {
+    fn paths(&self) -> Paths {
         let absolute = |path: &str| clean(&self.machine.working_dir.join(path));
         Paths {
             root: absolute(&self.flags.root_dir),
@@ -201,7 +201,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn images(&mut self) -> Images {
+    fn images(&self) -> Images {
         let config = self.config;
         let serialize = config.serialize_image_pulls.unwrap_or(true);
         let parallel = config.max_parallel_image_pulls.map(in_range::<u32, _>);
@@ -268,7 +268,7 @@ impl Resolver<'_> {
         Reserved { system, kube, system_cpus, memory: memory.collect() }
     }
 
-    fn managers(&mut self, gates: &FeatureGates) -> Managers {
+    fn managers(&self, gates: &FeatureGates) -> Managers {
         let config = self.config;
         let mut topology_options: BTreeMap<String, String> = config.topology_manager_policy_options.clone();
         if !gates.enabled("TopologyManagerPolicyOptions") {
@@ -290,7 +290,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn shutdown(&mut self) -> Shutdown {
+    fn shutdown(&self) -> Shutdown {
         let config = self.config;
         let by_priority = &config.shutdown_grace_period_by_pod_priority;
         if by_priority.is_empty() {
