@@ -1,1 +1,3 @@
-//! Placeholder head; see ARCHITECTURE.md.
+//! The models as real HTTP and gRPC servers, over simulated or real sockets.
+
+pub mod cri;

@@ -5,6 +5,7 @@
 //! `kubelet` (routes), `pod::worker` (one pod), `pod::actions` (what to start and stop), `pod::status` (what to report).
 
 pub mod action;
+pub mod backoff;
 pub mod cache;
 pub mod config;
 pub mod event;

@@ -85,6 +85,11 @@ impl<'a> Out<'a> {
         Self { ledger, actions, recorded }
     }
 
+    /// Whose an action that ended was. Asking forgets it: an action ends once.
+    pub fn owner_of(&mut self, id: ActionId) -> Option<Owner> {
+        self.ledger.take(id)
+    }
+
     /// Asks for something to be done; its completion goes to `owner`.
     pub fn issue(&mut self, owner: Owner, lane: Lane, timeout: impl Into<Option<Duration>>, call: Call) -> ActionId {
         let id = self.post(lane, timeout, call);

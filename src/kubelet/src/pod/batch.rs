@@ -94,6 +94,8 @@ pub enum Purpose {
     StopSandbox,
     /// Dead containers are removed.
     Remove,
+    /// The pod's cgroup is removed.
+    RemoveCgroup,
 }
 
 /// Steps that must follow one another; a failed one ends the chain, hooks excepted.

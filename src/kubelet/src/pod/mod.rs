@@ -2,5 +2,6 @@
 
 pub mod batch;
 pub mod manager;
+pub mod restart;
 pub mod stop;
 pub mod worker;

@@ -15,9 +15,10 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::batch::{Batch, CallLimits};
 use crate::action::{Call, CriCall, Lane};
+use crate::backoff::RestartBackoffs;
 use crate::event::PodSource;
 use crate::failure::Failure;
-use crate::ids::{ActionId, PodUid};
+use crate::ids::{ActionId, ContainerId, PodUid, SandboxId};
 use crate::observation::{Observed, PodObservation};
 use crate::out::{Out, Owner};
 use crate::time::{Mono, Now, earliest};
@@ -104,6 +105,18 @@ pub struct PodWorker {
     pub warned: BTreeSet<String>,
     /// The first attempt number that no sandbox of an unknown outcome can have.
     pub sandbox_floor: u32,
+    /// The attempt number of the sandbox that is being made.
+    pub sandbox_attempt: u32,
+    /// Containers that were stopped so that they run again.
+    pub to_restart: BTreeSet<ContainerId>,
+    /// Sandboxes that were stopped in this life.
+    pub stopped_sandboxes: BTreeSet<SandboxId>,
+    /// The grace that the stop in flight was begun with.
+    pub stopping_with: Option<Duration>,
+    /// Whether the pod's cgroup was removed.
+    pub cgroup_removed: bool,
+    /// How long its containers wait before they are started again.
+    pub backoffs: RestartBackoffs,
     stale_after: Mono,
     observing: Option<ActionId>,
 }
@@ -139,6 +152,12 @@ impl PodWorker {
             wake_at: None,
             warned: BTreeSet::new(),
             sandbox_floor: 0,
+            sandbox_attempt: 0,
+            to_restart: BTreeSet::new(),
+            stopped_sandboxes: BTreeSet::new(),
+            stopping_with: None,
+            cgroup_removed: false,
+            backoffs: RestartBackoffs::new(),
             stale_after: now.mono,
             observing: None,
         }
@@ -291,6 +310,13 @@ impl PodWorker {
         if self.wake_at.is_some_and(|at| at <= now.mono) {
             self.wake_at = None;
         }
+    }
+
+    /// The pod's IP: that of its newest sandbox if it is up, else what was last reported (POD-058, NET-005).
+    #[must_use]
+    pub fn pod_ip(&self) -> Option<&str> {
+        let seen = self.observation.as_ref().and_then(|o| o.sandboxes.first()).and_then(|s| s.ips.first()).map(String::as_str);
+        seen.or_else(|| self.pod.status.as_ref()?.pod_ip.as_deref())
     }
 
     /// What is seen of the pod: the last observation, or nothing at all.

@@ -1,0 +1,475 @@
+//! The decider: owns the parts, routes each event to the one that it is for, and lets every pod that it touched plan anew.
+//! Upstream: pkg/kubelet/kubelet.go.
+//! Differs: one synchronous function from events to actions; nothing waits, so nothing needs a lock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::action::{Action, ApiCall, Call, Lane};
+use crate::cache::ObjectCache;
+use crate::cache::services::ServiceCache;
+use crate::config::{CgroupDriver, Config};
+use crate::event::{ApiReply, CriReply, Event, HostReply, Object, PodSource, ProbeOutcome, WatchKey};
+use crate::failure::{Failure, FailureKind};
+use crate::housekeeping::Housekeeping;
+use crate::ids::{ActionId, PodUid};
+use crate::images::ImageManager;
+use crate::node::conditions::Pressures;
+use crate::node::lease::NodeLease;
+use crate::node::manager::{NodeFacts, NodeManager};
+use crate::node::runtime_health::RuntimeHealth;
+use crate::out::{Ledger, Out, Owner};
+use crate::pleg::Pleg;
+use crate::pod::batch::StepReply;
+use crate::pod::manager::PodManager;
+use crate::pod::worker::PodWorker;
+use crate::prober::{Prober, exec_outcome};
+use crate::recorder::{Recorded, Recorder, Subject};
+use crate::rng::Rng;
+use crate::startup::Startup;
+use crate::status_manager::StatusManager;
+use crate::time::{Mono, Now, earliest};
+use crate::tokens::TokenManager;
+use crate::volumes::manager::VolumeManager;
+
+/// What pods plan with: everything but the workers themselves.
+#[derive(Debug)]
+pub struct Parts {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// Jitter.
+    pub rng: Rng,
+    /// What is done once.
+    pub startup: Startup,
+    /// The runtime's health.
+    pub runtime: RuntimeHealth,
+    /// Images.
+    pub images: ImageManager,
+    /// Volumes.
+    pub volumes: VolumeManager,
+    /// ConfigMaps and Secrets.
+    pub objects: ObjectCache,
+    /// Services, for environment variables.
+    pub services: ServiceCache,
+    /// Service account tokens.
+    pub tokens: TokenManager,
+    /// What the API server is told of pods.
+    pub statuses: StatusManager,
+    /// Probes.
+    pub prober: Prober,
+    /// The Node object.
+    pub node: NodeManager,
+    /// What pods resolve names with, once it was read.
+    pub resolv_conf: Option<Vec<u8>>,
+}
+
+impl Parts {
+    /// The cgroup driver in use: the runtime's word, else the setting (NODE-130).
+    #[must_use]
+    pub fn cgroup_driver(&self) -> CgroupDriver {
+        match self.runtime.systemd_cgroup() {
+            Some(Some(true)) => CgroupDriver::Systemd,
+            Some(Some(false)) => CgroupDriver::Cgroupfs,
+            _ => self.config.cgroups.driver,
+        }
+    }
+}
+
+/// The pure machine. See the crate's head for the reading order.
+#[derive(Debug)]
+pub struct Kubelet {
+    pub(crate) parts: Parts,
+    pub(crate) pods: PodManager,
+    pub(crate) workers: BTreeMap<PodUid, PodWorker>,
+    pub(crate) pleg: Pleg,
+    pub(crate) housekeeping: Housekeeping,
+    pub(crate) dirty: BTreeSet<PodUid>,
+    lease: NodeLease,
+    recorder: Recorder,
+    ledger: Ledger,
+    pending_events: Vec<Recorded>,
+    watching_pods: bool,
+}
+
+impl Kubelet {
+    /// A machine that has seen nothing yet; its first event is [`Event::Started`].
+    #[must_use]
+    pub fn new(config: Arc<Config>, seed: u64) -> Self {
+        let mut sources = BTreeSet::new();
+        if !config.node.standalone {
+            sources.insert(PodSource::Api);
+        }
+        if config.static_pods.path.is_some() {
+            sources.insert(PodSource::File);
+        }
+        if config.static_pods.url.is_some() {
+            sources.insert(PodSource::Http);
+        }
+        let mut rng = Rng::new(seed);
+        let parts = Parts {
+            startup: Startup::default(),
+            runtime: RuntimeHealth::new(),
+            images: ImageManager::default(),
+            volumes: VolumeManager::new(&config),
+            objects: ObjectCache::new(&config),
+            services: ServiceCache::default(),
+            tokens: TokenManager::new(rng.next_u64()),
+            statuses: StatusManager::new(),
+            prober: Prober::new(rng.next_u64()),
+            node: NodeManager::new(Arc::clone(&config)),
+            resolv_conf: None,
+            rng,
+            config: Arc::clone(&config),
+        };
+        Self {
+            parts,
+            pods: PodManager::new(sources),
+            workers: BTreeMap::new(),
+            pleg: Pleg::new(config.pods.runtime_request_timeout),
+            housekeeping: Housekeeping::default(),
+            dirty: BTreeSet::new(),
+            lease: NodeLease::new(&config.node.name, config.node.lease_duration),
+            recorder: Recorder::new(&config.node.name, config.events.qps, config.events.burst),
+            ledger: Ledger::default(),
+            pending_events: Vec::new(),
+            watching_pods: false,
+        }
+    }
+
+    /// Takes one event and says what is to be done about it.
+    pub fn handle(&mut self, now: Now, event: Event, actions: &mut Vec<Action>) {
+        let mut ledger = std::mem::take(&mut self.ledger);
+        let mut recorded = std::mem::take(&mut self.pending_events);
+        let mut out = Out::new(&mut ledger, actions, &mut recorded);
+        self.route(now, event, &mut out);
+        self.due(now, &mut out);
+        self.settle(now, &mut out);
+        let mut nothing = Vec::new();
+        self.recorder.take(now, &mut recorded, &mut Out::new(&mut ledger, actions, &mut nothing));
+        self.ledger = ledger;
+        self.pending_events = recorded;
+    }
+
+    /// When [`Event::TimerFired`] is wanted next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        let parts = &self.parts;
+        let workers = self.workers.values().map(PodWorker::deadline);
+        let fixed = [
+            parts.startup.deadline(),
+            parts.runtime.deadline(),
+            parts.images.deadline(),
+            parts.volumes.deadline(),
+            parts.objects.deadline(),
+            parts.tokens.deadline(),
+            parts.statuses.deadline(),
+            parts.prober.deadline(),
+            parts.node.deadline(),
+            self.pleg.deadline(),
+            self.housekeeping.deadline(),
+            if parts.config.node.standalone { None } else { self.lease.deadline() },
+            self.recorder.deadline(),
+        ];
+        earliest(fixed.into_iter().chain(workers))
+    }
+
+    fn route(&mut self, now: Now, event: Event, out: &mut Out<'_>) {
+        match event {
+            Event::Started => self.started(out),
+            Event::WatchListed { key, objects } => self.watch_listed(now, key, objects, out),
+            Event::WatchApplied { key, object } => self.watch_applied(now, &key, object, out),
+            Event::WatchDeleted { key, object } => self.watch_deleted(now, &key, object, out),
+            Event::WatchFailed { key, failure } => self.watch_failed(now, &key, &failure),
+            Event::StaticPodsListed { source, pods } => {
+                let changes = self.pods.listed(now.wall, source, pods);
+                self.pods_changed(now, changes, out);
+            }
+            Event::RuntimeEventsOpened => self.pleg.events_opened(now),
+            Event::RuntimeEventsClosed { failure } => {
+                self.pleg.events_closed(now);
+                if failure.kind != FailureKind::Unimplemented {
+                    self.parts.runtime.suspect(now);
+                }
+            }
+            Event::RuntimeChanged { pod } => self.runtime_changed(now, pod),
+            Event::CriDone { id, outcome } => self.cri_done(now, id, outcome, out),
+            Event::ApiDone { id, outcome } => self.api_done(now, id, outcome, out),
+            Event::HostDone { id, outcome } => self.host_done(now, id, outcome, out),
+            Event::ProbeDone { id, outcome } => self.probe_done(now, id, outcome, out),
+            Event::TimerFired => {}
+        }
+    }
+
+    fn started(&mut self, out: &mut Out<'_>) {
+        out.record(Recorded::normal(Subject::Node, "Starting", "Starting kubelet."));
+        if !self.parts.config.node.standalone {
+            // NODE-011: pods are watched once the own Node is known.
+            for key in [WatchKey::Node, WatchKey::Services] {
+                out.post(Lane::Objects, None, Call::Api(ApiCall::Watch(key)));
+            }
+        }
+    }
+
+    fn watch_listed(&mut self, now: Now, key: WatchKey, objects: Vec<Object>, out: &mut Out<'_>) {
+        match key {
+            WatchKey::Pods => {
+                let pods = objects.into_iter().filter_map(|o| if let Object::Pod(pod) = o { Some(pod) } else { None }).collect();
+                let changes = self.pods.listed(now.wall, PodSource::Api, pods);
+                self.pods_changed(now, changes, out);
+            }
+            WatchKey::Node => {
+                let node = objects.into_iter().find_map(|o| if let Object::Node(node) = o { Some(node) } else { None });
+                match node {
+                    Some(node) => self.node_seen(now, node, out),
+                    None if self.parts.node.node().is_some() => self.parts.node.gone(),
+                    None => {}
+                }
+                self.watch_pods(out);
+            }
+            WatchKey::Services => {
+                let services =
+                    objects.into_iter().filter_map(|o| if let Object::Service(s) = o { Some(s) } else { None }).collect();
+                let first = !self.parts.services.is_synced();
+                self.parts.services.listed(services);
+                if first {
+                    self.all_dirty();
+                }
+            }
+            WatchKey::ConfigMap { .. } | WatchKey::Secret { .. } => {
+                let woken = self.parts.objects.listed(now, &key, objects, out);
+                self.wake(woken);
+            }
+            WatchKey::RuntimeClasses | WatchKey::CsiDrivers => {}
+        }
+    }
+
+    fn watch_applied(&mut self, now: Now, key: &WatchKey, object: Object, out: &mut Out<'_>) {
+        match object {
+            Object::Pod(pod) => {
+                let changes = self.pods.applied(now.wall, PodSource::Api, pod);
+                self.pods_changed(now, changes, out);
+            }
+            Object::Node(node) => self.node_seen(now, node, out),
+            Object::Service(service) => self.parts.services.applied(service),
+            object @ (Object::ConfigMap(_) | Object::Secret(_)) => {
+                let woken = self.parts.objects.applied(now, key, object, out);
+                self.wake(woken);
+            }
+            Object::RuntimeClass(_) | Object::CsiDriver(_) => {}
+        }
+    }
+
+    fn watch_deleted(&mut self, now: Now, key: &WatchKey, object: Object, out: &mut Out<'_>) {
+        match object {
+            Object::Pod(pod) => {
+                let changes = self.pods.deleted(PodSource::Api, &pod);
+                self.pods_changed(now, changes, out);
+            }
+            Object::Node(_) => self.parts.node.gone(),
+            Object::Service(service) => self.parts.services.deleted(&service),
+            Object::ConfigMap(_) | Object::Secret(_) => {
+                let woken = self.parts.objects.deleted(now, key);
+                self.wake(woken);
+            }
+            Object::RuntimeClass(_) | Object::CsiDriver(_) => {}
+        }
+    }
+
+    fn watch_failed(&mut self, now: Now, key: &WatchKey, failure: &Failure) {
+        if matches!(key, WatchKey::ConfigMap { .. } | WatchKey::Secret { .. }) {
+            let woken = self.parts.objects.failed(now, key, failure);
+            self.wake(woken);
+        }
+    }
+
+    fn node_seen(&mut self, now: Now, node: Arc<k8s_openapi::api::core::v1::Node>, out: &mut Out<'_>) {
+        self.parts.node.seen(node, out);
+        self.node_known(now);
+        self.watch_pods(out);
+    }
+
+    fn node_known(&mut self, now: Now) {
+        if let Some(node) = self.parts.node.node()
+            && let Some(uid) = node.metadata.uid.clone()
+        {
+            self.lease.node_known(now, &uid);
+        }
+    }
+
+    fn watch_pods(&mut self, out: &mut Out<'_>) {
+        if !self.watching_pods {
+            self.watching_pods = true;
+            out.post(Lane::Objects, None, Call::Api(ApiCall::Watch(WatchKey::Pods)));
+        }
+    }
+
+    fn runtime_changed(&mut self, now: Now, pod: PodUid) {
+        match self.workers.get_mut(&pod) {
+            Some(worker) => {
+                worker.runtime_changed(now);
+                self.dirty.insert(pod);
+            }
+            // Of a pod without a worker the next listing tells more; there is no hurry.
+            None => {}
+        }
+    }
+
+    fn wake(&mut self, pods: BTreeSet<PodUid>) {
+        self.dirty.extend(pods);
+    }
+
+    pub(crate) fn all_dirty(&mut self) {
+        self.dirty.extend(self.workers.keys().cloned());
+    }
+
+    fn cri_done(&mut self, now: Now, id: ActionId, outcome: Result<CriReply, Failure>, out: &mut Out<'_>) {
+        match out.owner_of(id) {
+            Some(Owner::RuntimeHealth) => {
+                if self.parts.runtime.done(now, id, outcome).changed {
+                    self.runtime_health_changed(now, out);
+                }
+            }
+            Some(Owner::Pleg) => {
+                let first = !self.pleg.has_listed();
+                let listed = outcome.and_then(|reply| match reply {
+                    CriReply::Listing { began, listing } => Ok((began, listing)),
+                    _ => Err(Failure::new(FailureKind::Other, "the runtime answered something else")),
+                });
+                let changed = self.pleg.listed(now, listed);
+                for pod in changed {
+                    self.runtime_changed(now, pod);
+                }
+                if first && self.pleg.has_listed() {
+                    self.parts.node.hurry();
+                }
+                self.adopt_orphans(now, out);
+            }
+            Some(Owner::Pod(uid)) => self.pod_done(now, &uid, id, outcome.map(StepReply::Cri), out),
+            Some(Owner::Image(uid, name)) => {
+                if self.parts.images.done(now, &uid, &name, id, outcome, out) {
+                    self.dirty.insert(uid);
+                }
+            }
+            Some(Owner::Probe(number)) => {
+                let timeout = self.parts.prober.timeout(number);
+                self.probed(now, number, id, exec_outcome(outcome, timeout), out);
+            }
+            Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.cri_done(now, id, outcome),
+            _ => {}
+        }
+    }
+
+    fn api_done(&mut self, now: Now, id: ActionId, outcome: Result<ApiReply, Failure>, out: &mut Out<'_>) {
+        match out.owner_of(id) {
+            Some(Owner::Node) => {
+                self.parts.node.done(now, id, outcome, &mut self.parts.rng, out);
+                self.node_known(now);
+            }
+            Some(Owner::Lease) => self.lease.done(now, outcome, &mut self.parts.rng),
+            Some(Owner::PodStatus(uid)) => {
+                self.parts.statuses.done(now, &uid, outcome, out);
+                self.dirty.insert(uid);
+            }
+            Some(Owner::Object(key)) => {
+                let woken = self.parts.objects.done(now, &key, outcome, out);
+                self.wake(woken);
+            }
+            Some(Owner::Token(number)) => {
+                let woken = self.parts.tokens.done(now, number, outcome);
+                self.dirty.extend(woken);
+            }
+            Some(Owner::Recorder) => self.recorder.done(now, id, outcome),
+            _ => {}
+        }
+    }
+
+    fn host_done(&mut self, now: Now, id: ActionId, outcome: Result<HostReply, Failure>, out: &mut Out<'_>) {
+        match out.owner_of(id) {
+            Some(Owner::Startup) => {
+                self.parts.startup.done(now, id, outcome, out);
+                self.plan_tiers();
+                self.parts.node.hurry();
+                if self.parts.startup.is_done() {
+                    self.all_dirty();
+                }
+            }
+            Some(Owner::Pod(uid)) => self.pod_done(now, &uid, id, outcome.map(StepReply::Host), out),
+            Some(Owner::Volume(uid, volume)) => {
+                self.parts.volumes.done(now, &uid, &volume, outcome, out);
+                self.dirty.insert(uid);
+            }
+            Some(Owner::Housekeeping) => self.housekeeping.host_done(now, id, outcome),
+            Some(Owner::RuntimeHealth) => {
+                if let Ok(HostReply::Contents(contents)) = outcome {
+                    self.parts.resolv_conf = Some(contents);
+                }
+                self.all_dirty();
+            }
+            _ => {}
+        }
+    }
+
+    fn probe_done(&mut self, now: Now, id: ActionId, outcome: Result<ProbeOutcome, Failure>, out: &mut Out<'_>) {
+        match out.owner_of(id) {
+            Some(Owner::Probe(number)) => self.probed(now, number, id, outcome, out),
+            Some(Owner::Pod(uid)) => self.pod_done(now, &uid, id, outcome.map(StepReply::Probe), out),
+            _ => {}
+        }
+    }
+
+    fn probed(&mut self, now: Now, number: u64, id: ActionId, outcome: Result<ProbeOutcome, Failure>, out: &mut Out<'_>) {
+        if let Some(pod) = self.parts.prober.done(now, number, id, outcome, out) {
+            self.dirty.insert(pod);
+        }
+    }
+
+    fn runtime_health_changed(&mut self, _now: Now, _out: &mut Out<'_>) {
+        self.plan_tiers();
+        self.parts.node.hurry();
+        self.all_dirty();
+    }
+
+    fn plan_tiers(&mut self) {
+        if self.parts.runtime.systemd_cgroup().is_some() {
+            let driver = self.parts.cgroup_driver();
+            self.parts.startup.plan_tiers(&self.parts.config, driver);
+        }
+    }
+
+    /// Everything whose time has come.
+    fn due(&mut self, now: Now, out: &mut Out<'_>) {
+        let parts = &mut self.parts;
+        parts.startup.due(now, out);
+        if parts.runtime.due(now, out).changed {
+            parts.node.hurry();
+            self.dirty.extend(self.workers.keys().cloned());
+        }
+        self.pleg.due(now, out);
+        let mut woken = parts.images.due(now, out);
+        woken.extend(parts.volumes.due(now, out));
+        woken.extend(parts.objects.due(now, out));
+        woken.extend(parts.tokens.due(now, out));
+        parts.statuses.due(now, out);
+        parts.prober.due(now, out);
+        let pleg_error = self.pleg.unhealthy(now.mono);
+        let facts = NodeFacts {
+            machine: parts.startup.machine(),
+            runtime: &parts.runtime,
+            pleg_error: pleg_error.as_deref(),
+            images: self.housekeeping.images(),
+            pressures: Pressures::default(),
+        };
+        parts.node.due(now, &facts, out);
+        if !parts.config.node.standalone {
+            self.lease.due(now, out);
+        }
+        self.dirty.extend(woken);
+        for (uid, worker) in &mut self.workers {
+            if worker.deadline().is_some_and(|at| at <= now.mono) {
+                worker.time_passed(now);
+                self.dirty.insert(uid.clone());
+            }
+        }
+        self.keep_house(now, out);
+    }
+}

@@ -1,0 +1,162 @@
+//! Decides the conditions of a pod that the agent owns, and keeps those of others.
+//! Upstream: pkg/kubelet/status/generate.go, pkg/kubelet/types/pod_status.go.
+//! Differs: nothing on purpose.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::restart::is_sidecar;
+
+/// What conditions are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct ConditionInputs<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// Its phase as just computed.
+    pub phase: &'a str,
+    /// Regular container statuses.
+    pub containers: &'a [ContainerStatus],
+    /// Init container statuses.
+    pub inits: &'a [ContainerStatus],
+    /// Whether a sandbox is up that containers can start in.
+    pub sandbox_ready: bool,
+    /// Conditions as they were, the agent's and others'.
+    pub existing: &'a [PodCondition],
+    /// Wall clock in whole seconds.
+    pub now: Timestamp,
+}
+
+struct Owned {
+    kind: &'static str,
+    status: bool,
+    reason: Option<String>,
+    message: Option<String>,
+}
+
+/// All conditions: the owned ones in upstream's order, then those of others (POD-287, POD-290).
+#[must_use]
+pub fn generate_conditions(inputs: &ConditionInputs<'_>) -> Vec<PodCondition> {
+    let containers_ready = containers_ready(inputs);
+    let owned = [
+        Owned { kind: "PodReadyToStartContainers", status: inputs.sandbox_ready, reason: None, message: None },
+        initialized(inputs),
+        ready(inputs, &containers_ready),
+        containers_ready,
+        Owned { kind: "PodScheduled", status: true, reason: None, message: None },
+    ];
+    let mut conditions: Vec<PodCondition> = owned.iter().map(|o| condition(o, inputs)).collect();
+    let foreign = inputs.existing.iter().filter(|c| !owned.iter().any(|o| o.kind == c.type_));
+    conditions.extend(foreign.cloned());
+    conditions
+}
+
+fn condition(owned: &Owned, inputs: &ConditionInputs<'_>) -> PodCondition {
+    let status = if owned.status { "True" } else { "False" };
+    let before = inputs.existing.iter().find(|c| c.type_ == owned.kind);
+    let since = before.filter(|c| c.status == status).and_then(|c| c.last_transition_time.clone());
+    PodCondition {
+        type_: owned.kind.to_owned(),
+        status: status.to_owned(),
+        reason: owned.reason.clone(),
+        message: owned.message.clone(),
+        last_transition_time: Some(since.unwrap_or(Time(inputs.now))),
+        observed_generation: inputs.pod.metadata.generation,
+        last_probe_time: None,
+    }
+}
+
+fn completed(phase: &str) -> Option<&'static str> {
+    match phase {
+        "Succeeded" => Some("PodCompleted"),
+        "Failed" => Some("PodFailed"),
+        _ => None,
+    }
+}
+
+fn not_yet(kind: &'static str, reason: &str, message: Option<String>) -> Owned {
+    Owned { kind, status: false, reason: Some(reason.to_owned()), message }
+}
+
+fn containers_ready(inputs: &ConditionInputs<'_>) -> Owned {
+    const KIND: &str = "ContainersReady";
+    if let Some(reason) = completed(inputs.phase) {
+        return not_yet(KIND, reason, None);
+    }
+    let spec = inputs.pod.spec.as_ref();
+    let sidecars = spec.iter().flat_map(|s| s.init_containers.iter().flatten()).filter(|c| is_sidecar(c));
+    let wanted = sidecars.chain(spec.iter().flat_map(|s| &s.containers));
+    let status = |name: &str| inputs.containers.iter().chain(inputs.inits).find(|c| c.name == name);
+    let mut unready = Vec::new();
+    let mut unknown = Vec::new();
+    for container in wanted {
+        match status(&container.name) {
+            None => unknown.push(container.name.as_str()),
+            Some(status) if !status.ready => unready.push(container.name.as_str()),
+            Some(_) => {}
+        }
+    }
+    if unknown.is_empty() && unready.is_empty() {
+        return Owned { kind: KIND, status: true, reason: None, message: None };
+    }
+    let mut messages = Vec::new();
+    if !unknown.is_empty() {
+        messages.push(format!("containers with unknown status: [{}]", unknown.join(" ")));
+    }
+    if !unready.is_empty() {
+        messages.push(format!("containers with unready status: [{}]", unready.join(" ")));
+    }
+    not_yet(KIND, "ContainersNotReady", Some(messages.join(", ")))
+}
+
+/// POD-289: every gate must hold as well.
+fn ready(inputs: &ConditionInputs<'_>, containers: &Owned) -> Owned {
+    if !containers.status {
+        return Owned { kind: "Ready", status: false, reason: containers.reason.clone(), message: containers.message.clone() };
+    }
+    let mut messages = Vec::new();
+    for gate in inputs.pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten()) {
+        match inputs.existing.iter().find(|c| c.type_ == gate.condition_type) {
+            None => messages.push(format!("corresponding condition of pod readiness gate \"{}\" does not exist.", gate.condition_type)),
+            Some(c) if c.status != "True" => messages.push(format!(
+                "the status of pod readiness gate \"{}\" is not \"True\", but {}",
+                gate.condition_type, c.status
+            )),
+            Some(_) => {}
+        }
+    }
+    if messages.is_empty() {
+        Owned { kind: "Ready", status: true, reason: None, message: None }
+    } else {
+        not_yet("Ready", "ReadinessGatesNotReady", Some(messages.join(", ")))
+    }
+}
+
+fn initialized(inputs: &ConditionInputs<'_>) -> Owned {
+    const KIND: &str = "Initialized";
+    let spec = inputs.pod.spec.as_ref();
+    let inits: Vec<_> = spec.iter().flat_map(|s| s.init_containers.iter().flatten()).collect();
+    if inputs.phase == "Succeeded" {
+        return Owned { kind: KIND, status: true, reason: Some("PodCompleted".to_owned()), message: None };
+    }
+    let started = |c: &ContainerStatus| c.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some());
+    let was_started = |c: &ContainerStatus| started(c) || c.last_state.as_ref().is_some_and(|s| s.terminated.is_some());
+    if inputs.containers.iter().any(was_started) {
+        // Whatever became of the init containers: they let the regular ones go on once.
+        return Owned { kind: KIND, status: true, reason: None, message: None };
+    }
+    let mut incomplete = Vec::new();
+    for init in inits {
+        let done = inputs.inits.iter().find(|c| c.name == init.name).is_some_and(|status| {
+            if is_sidecar(init) { status.started == Some(true) } else { status.ready }
+        });
+        if !done {
+            incomplete.push(init.name.as_str());
+        }
+    }
+    if incomplete.is_empty() {
+        return Owned { kind: KIND, status: true, reason: None, message: None };
+    }
+    let reason = if inputs.phase == "Failed" { "PodFailed" } else { "ContainersNotInitialized" };
+    not_yet(KIND, reason, Some(format!("containers with incomplete status: [{}]", incomplete.join(" "))))
+}

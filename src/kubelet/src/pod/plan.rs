@@ -1,0 +1,268 @@
+//! Plans one pod: from its phase, its spec and what was seen of it to the one batch that comes next. Called after every event
+//! that touched the pod; asking again without a change asks for nothing.
+//! Upstream: pkg/kubelet/kubelet.go (SyncPod, SyncTerminatingPod, SyncTerminatedPod), kuberuntime_manager.go (SyncPod).
+//! Differs: level-triggered; each batch is planned from an observation that began after the one before it ended.
+
+use std::time::Duration;
+
+use super::actions::{PodActions, VerdictsByName, compute_pod_actions};
+use super::batch::{Batch, Chain, Purpose, Stage, Step};
+use super::report;
+use super::start::{Started, start_batch};
+use super::stop::{Kill, kill_all, kill_batch, pod_grace, spec_of, until};
+use super::worker::{ERROR_RETRY, Phase, PodWorker, call_limits};
+use crate::action::{CriCall, HostCall};
+use crate::ids::SandboxId;
+use crate::kubelet::Parts;
+use crate::observation::{PodObservation, SandboxState};
+use crate::out::Out;
+use crate::recorder::{Recorded, Subject};
+use crate::resources::cgroup::{pod_cgroup_name, pod_cgroup_settings};
+use crate::time::Now;
+use crate::volumes::manager::VolumesState;
+
+/// Plans the pod once. True if it should be planned again at once: a phase changed.
+pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) -> bool {
+    let limits = call_limits(parts.config.pods.runtime_request_timeout);
+    if let Some(batch) = &mut worker.batch {
+        let ended = batch.advance(now, &worker.uid, limits, out);
+        for end in ended {
+            report::step_ended(worker, parts, &end, out);
+        }
+    }
+    if worker.batch.as_ref().is_some_and(Batch::is_over) {
+        let failed = worker.end_batch(now);
+        if failed && worker.phase != Phase::Finished {
+            worker.retry_at = Some(now.mono + parts.rng.jitter(ERROR_RETRY, 0.5));
+        }
+    }
+    cut_short_for_termination(worker, now, out);
+    report::probe(worker, parts, now);
+    report::report(worker, parts, now, out);
+    if worker.batch.is_some() || worker.phase == Phase::Finished {
+        return false;
+    }
+    if !parts.startup.is_done() || worker.waits(now) {
+        return false;
+    }
+    let Some(seen) = worker.fresh().cloned() else {
+        worker.observe(limits.runtime, out);
+        return false;
+    };
+    match worker.phase {
+        Phase::Syncing => sync(worker, parts, now, &seen, out),
+        Phase::Terminating => terminate(worker, parts, now, &seen, out),
+        Phase::Terminated => clean_up(worker, parts, now, out),
+        Phase::Finished => false,
+    }
+}
+
+/// POD-076: a pod that is to stop does not go on starting, and does not wait for a hook or a stop with a longer grace.
+fn cut_short_for_termination(worker: &mut PodWorker, now: Now, out: &mut Out<'_>) {
+    let Some(termination) = &worker.termination else { return };
+    let grace = termination.grace;
+    let Some(batch) = &mut worker.batch else { return };
+    let stopping = batch.purposes().all(|p| matches!(p, Purpose::Kill { .. } | Purpose::StopSandbox));
+    if !stopping {
+        batch.cut_short();
+        if batch.is_over() || batch.purposes().all(|p| matches!(p, Purpose::Start { .. })) {
+            // A start in flight may hang in its hook; what it made is seen by the next look.
+            worker.abandon_batch(now, out);
+        }
+    } else if worker.stopping_with.is_none_or(|with| grace < with) {
+        worker.abandon_batch(now, out);
+    }
+}
+
+fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservation, out: &mut Out<'_>) -> bool {
+    if report::deadline_exceeded(worker, now, out) || report::computed_phase_is_terminal(worker, parts) {
+        worker.terminate(now, pod_grace(&worker.pod), None);
+        return true;
+    }
+    if !network_allows(worker, parts, out) {
+        return false;
+    }
+    parts.objects.register(now, &worker.pod, out);
+    if !worker.prepared {
+        worker.begin(prepare(worker, parts));
+        return true;
+    }
+    let volumes = parts.sync_volumes(worker, now, out);
+    let verdicts = verdicts(worker, parts, seen);
+    let actions = compute_pod_actions(&worker.pod, seen, &verdicts, &worker.to_restart);
+    if let Some(batch) = kills(worker, seen, &actions, now, out) {
+        worker.begin(batch);
+        return true;
+    }
+    match volumes {
+        VolumesState::Ready => {}
+        VolumesState::Waiting { .. } => return false,
+        VolumesState::Failed { message } => {
+            if worker.warn_once(&message) {
+                out.record(Recorded::warning(Subject::Pod(worker.pod.clone()), "FailedMount", message));
+            }
+            return false;
+        }
+    }
+    if let Some(attempt) = actions.create_sandbox {
+        return create_sandbox(worker, parts, now, attempt, out);
+    }
+    match start_batch(worker, parts, now, seen, &actions, out) {
+        Started::Batch(batch) => {
+            worker.begin(batch);
+            true
+        }
+        Started::Waits => false,
+    }
+}
+
+/// What probes say of the newest instances.
+fn verdicts(worker: &PodWorker, parts: &Parts, seen: &PodObservation) -> VerdictsByName {
+    let mut verdicts = VerdictsByName::new();
+    for container in &seen.containers {
+        if !verdicts.contains_key(&container.name) {
+            verdicts.insert(container.name.clone(), parts.prober.verdicts(&worker.uid, &container.name, &container.id));
+        }
+    }
+    verdicts
+}
+
+/// POD-052
+fn network_allows(worker: &mut PodWorker, parts: &Parts, out: &mut Out<'_>) -> bool {
+    let host_network = worker.pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
+    let Some(error) = parts.runtime.network_error().filter(|_| !host_network) else { return true };
+    let message = format!("network is not ready: {error}");
+    if worker.warn_once(&message) {
+        out.record(Recorded::warning(Subject::Pod(worker.pod.clone()), "NetworkNotReady", message));
+    }
+    false
+}
+
+/// POD-101, POD-102
+fn prepare(worker: &PodWorker, parts: &Parts) -> Batch {
+    let mut steps = Vec::new();
+    if parts.config.cgroups.per_qos {
+        let name = pod_cgroup_name(&worker.pod, &parts.config, parts.cgroup_driver());
+        let settings = pod_cgroup_settings(&worker.pod, &parts.config);
+        steps.push(Step::Host(HostCall::EnsureCgroup { name, settings }));
+    }
+    let spec = worker.pod.spec.as_ref();
+    let containers = spec.map(|s| s.init_containers.iter().flatten().chain(&s.containers).map(|c| c.name.clone()).collect());
+    steps.push(Step::Host(HostCall::MakePodDirs {
+        pod: worker.uid.clone(),
+        containers: containers.unwrap_or_default(),
+        log_directory: parts.pod_log_directory(&worker.pod),
+    }));
+    Batch::new([Stage { in_order: true, chains: vec![Chain::new(Purpose::Prepare, steps)] }])
+}
+
+/// Stops what has to stop before anything is started: the whole pod, or some containers (POD-118).
+fn kills(worker: &mut PodWorker, seen: &PodObservation, actions: &PodActions, now: Now, out: &mut Out<'_>) -> Option<Batch> {
+    let pod_ip = worker.pod_ip().map(str::to_owned);
+    if actions.kill_pod {
+        let until = until(now, pod_grace(&worker.pod));
+        let kills = kill_all(seen, until);
+        let sandboxes = sandboxes_to_stop(worker, seen);
+        if kills.is_empty() && sandboxes.is_empty() {
+            return None;
+        }
+        if actions.create_sandbox.is_some() && worker.warn_once("SandboxChanged") {
+            let message = "Pod sandbox changed, it will be killed and re-created.";
+            out.record(Recorded::normal(Subject::Pod(worker.pod.clone()), "SandboxChanged", message));
+        }
+        worker.stopped_sandboxes.extend(sandboxes.iter().cloned());
+        return Some(kill_batch(&worker.pod, &kills, &sandboxes, pod_ip.as_deref(), out));
+    }
+    if actions.kills.is_empty() {
+        return None;
+    }
+    let mut kills = Vec::new();
+    for kill in &actions.kills {
+        let Some(container) = seen.containers.iter().find(|c| c.id == kill.id) else { continue };
+        let grace = kill.by_probe.and_then(|kind| probe_grace(worker, &kill.name, kind)).unwrap_or_else(|| pod_grace(&worker.pod));
+        if kill.restart {
+            worker.to_restart.insert(kill.id.clone());
+        }
+        kills.push(Kill { container, message: kill.message.clone(), until: until(now, grace) });
+    }
+    Some(kill_batch(&worker.pod, &kills, &[], pod_ip.as_deref(), out))
+}
+
+/// POD-253: a probe's own grace, unless the pod is being deleted.
+fn probe_grace(worker: &PodWorker, name: &str, kind: crate::prober::spec::ProbeKind) -> Option<Duration> {
+    use crate::prober::spec::ProbeKind;
+    if worker.pod.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let spec = spec_of(&worker.pod, name)?;
+    let probe = match kind {
+        ProbeKind::Startup => spec.startup_probe.as_ref(),
+        ProbeKind::Liveness => spec.liveness_probe.as_ref(),
+        ProbeKind::Readiness => None,
+    };
+    let seconds = probe?.termination_grace_period_seconds?;
+    Some(Duration::from_secs(u64::try_from(seconds).ok()?))
+}
+
+/// Sandboxes that are up, and dead ones that were not stopped in this life: their network must be torn down too (CRI-012).
+fn sandboxes_to_stop(worker: &PodWorker, seen: &PodObservation) -> Vec<SandboxId> {
+    seen.sandboxes
+        .iter()
+        .filter(|s| s.state == SandboxState::Ready || !worker.stopped_sandboxes.contains(&s.id))
+        .map(|s| s.id.clone())
+        .collect()
+}
+
+fn create_sandbox(worker: &mut PodWorker, parts: &mut Parts, now: Now, attempt: u32, out: &mut Out<'_>) -> bool {
+    let attempt = attempt.max(worker.sandbox_floor);
+    match parts.sandbox_config(&worker.pod, attempt, out) {
+        Ok((config, runtime_handler)) => {
+            worker.sandbox_attempt = attempt;
+            let step = Step::RunSandbox(CriCall::RunPodSandbox { config, runtime_handler });
+            let chain = Chain::new(Purpose::Sandbox, [step]);
+            worker.begin(Batch::new([Stage { in_order: true, chains: vec![chain] }]));
+            true
+        }
+        Err(message) => {
+            report::sandbox_failed(worker, &message, out);
+            worker.retry_at = Some(now.mono + parts.rng.jitter(ERROR_RETRY, 0.5));
+            false
+        }
+    }
+}
+
+/// POD-265
+fn terminate(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservation, out: &mut Out<'_>) -> bool {
+    let until = worker.grace_ends(now).max(until(now, Duration::ZERO));
+    let kills = kill_all(seen, until);
+    let sandboxes = sandboxes_to_stop(worker, seen);
+    if kills.is_empty() && sandboxes.is_empty() {
+        worker.phase = Phase::Terminated;
+        parts.prober.remove_pod(&worker.uid);
+        parts.images.forget(&worker.uid);
+        return true;
+    }
+    let pod_ip = worker.pod_ip().map(str::to_owned);
+    let batch = kill_batch(&worker.pod, &kills, &sandboxes, pod_ip.as_deref(), out);
+    worker.stopped_sandboxes.extend(sandboxes);
+    worker.stopping_with = worker.termination.as_ref().map(|t| t.grace);
+    worker.begin(batch);
+    true
+}
+
+/// POD-268: volumes, then object references, then the cgroup; then the pod is finished.
+fn clean_up(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) -> bool {
+    if !parts.volumes.tear_down(now, &worker.uid, out) {
+        return false;
+    }
+    parts.objects.unregister(&worker.uid, out);
+    parts.tokens.forget(&worker.uid);
+    if parts.config.cgroups.per_qos && !worker.cgroup_removed {
+        let name = pod_cgroup_name(&worker.pod, &parts.config, parts.cgroup_driver());
+        let step = Step::Host(HostCall::RemoveCgroup { name });
+        worker.begin(Batch::new([Stage { in_order: true, chains: vec![Chain::new(Purpose::RemoveCgroup, [step])] }]));
+        return true;
+    }
+    worker.phase = Phase::Finished;
+    true
+}

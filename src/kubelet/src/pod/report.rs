@@ -1,0 +1,228 @@
+//! Decides what a pod's progress means to its users: the status, the events, the reasons for which containers wait.
+//! Upstream: pkg/kubelet/kubelet.go (SyncPod), pkg/kubelet/kuberuntime/kuberuntime_container.go (startContainer).
+//! Differs: a warning about the same trouble is given once, not at each retry.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+
+use super::batch::{Purpose, Step, StepEnd, hook_failure};
+use super::status::{StatusInputs, generate_api_pod_status};
+use super::stop::field_path_of;
+use super::worker::{Phase, PodWorker, StartError, Verdict};
+use crate::event::HostReply;
+use crate::kubelet::Parts;
+use crate::out::Out;
+use crate::pod::batch::StepReply;
+use crate::prober::ProbedPod;
+use crate::recorder::{Recorded, Subject};
+use crate::status_manager::Gate;
+use crate::time::Now;
+use crate::workers::reports;
+
+/// Brings the probes in line with what was last seen.
+pub fn probe(worker: &PodWorker, parts: &mut Parts, now: Now) {
+    if worker.phase >= Phase::Terminated {
+        return;
+    }
+    let Some(seen) = &worker.observation else { return };
+    parts.prober.sync_pod(
+        now,
+        ProbedPod {
+            uid: &worker.uid,
+            pod: &worker.pod,
+            observation: seen,
+            pod_ip: worker.pod_ip(),
+            terminating: worker.phase == Phase::Terminating,
+        },
+    );
+}
+
+/// Computes the status and hands it on (POD-100). A pod that was not seen yet says nothing: what the API server has stands.
+pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) {
+    if !reports(worker.source) || worker.observation.is_none() {
+        return;
+    }
+    let seen = worker.seen();
+    let host_ips = parts.host_ips();
+    let previous = parts.statuses.status(&worker.uid).cloned().or_else(|| worker.pod.status.clone());
+    let status = generate_api_pod_status(&StatusInputs {
+        pod: &worker.pod,
+        uid: &worker.uid,
+        seen: &seen,
+        observed: true,
+        previous: previous.as_ref(),
+        start_errors: &worker.start_errors,
+        prober: &parts.prober,
+        terminating: worker.phase >= Phase::Terminating,
+        terminated: worker.phase >= Phase::Terminated,
+        verdict: worker.termination.as_ref().and_then(|t| t.verdict.as_ref()),
+        host_ips: &host_ips,
+        runtime_name: parts.runtime.version().map_or("containerd", |v| &v.name),
+        now: now.wall_seconds(),
+    });
+    let gate = Gate { may_run: worker.phase < Phase::Terminated, finished: worker.phase == Phase::Finished };
+    parts.statuses.set_status(&worker.uid, status, gate);
+    parts.statuses.tell(now, &worker.uid, out);
+}
+
+/// Whether the status that was just computed says that the pod has ended: then it is stopped (POD-076).
+#[must_use]
+pub fn computed_phase_is_terminal(worker: &PodWorker, parts: &Parts) -> bool {
+    let phase = parts.statuses.status(&worker.uid).and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// POD-106
+pub fn deadline_exceeded(worker: &mut PodWorker, now: Now, out: &mut Out<'_>) -> bool {
+    let Some(limit) = worker.pod.spec.as_ref().and_then(|s| s.active_deadline_seconds) else { return false };
+    let Some(start) = worker.pod.status.as_ref().and_then(|s| s.start_time.as_ref()) else { return false };
+    let limit = Duration::from_secs(u64::try_from(limit).unwrap_or(0));
+    let active = Duration::try_from(now.wall.duration_since(start.0)).unwrap_or_default();
+    if active < limit {
+        worker.wake_at = Some(now.mono + (limit - active));
+        return false;
+    }
+    let message = "Pod was active on the node longer than the specified deadline";
+    out.record(Recorded::normal(Subject::Pod(Arc::clone(&worker.pod)), "DeadlineExceeded", message));
+    let verdict = Verdict { reason: "DeadlineExceeded".to_owned(), message: message.to_owned(), disruption: false };
+    worker.terminate(now, super::stop::pod_grace(&worker.pod), Some(verdict));
+    true
+}
+
+/// POD-032: the last status of a pod that was not admitted.
+#[must_use]
+pub fn rejected_status(pod: &Pod, reason: &str, message: &str, now: Now) -> PodStatus {
+    let before = pod.status.clone().unwrap_or_default();
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: Some(reason.to_owned()),
+        message: Some(format!("Pod was rejected: {message}")),
+        qos_class: before.qos_class,
+        conditions: before.conditions,
+        start_time: before.start_time.or(Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now.wall_seconds()))),
+        observed_generation: pod.metadata.generation,
+        ..PodStatus::default()
+    }
+}
+
+/// POD-131
+pub fn sandbox_failed(worker: &mut PodWorker, message: &str, out: &mut Out<'_>) {
+    if worker.phase == Phase::Syncing && worker.warn_once(message) {
+        let text = format!("Failed to create pod sandbox: {message}");
+        out.record(Recorded::warning(Subject::Pod(Arc::clone(&worker.pod)), "FailedCreatePodSandBox", text));
+    }
+}
+
+/// A step of the pod's batch ended: what does it mean to the users, and what must be remembered?
+pub fn step_ended(worker: &mut PodWorker, parts: &mut Parts, end: &StepEnd, out: &mut Out<'_>) {
+    match &end.purpose {
+        Purpose::Prepare => prepared(worker, end, out),
+        Purpose::Sandbox => sandbox_ended(worker, end, out),
+        Purpose::Start { container } => start_step_ended(worker, parts, container, end, out),
+        Purpose::Kill { container } => kill_step_ended(worker, container, end, out),
+        Purpose::RemoveCgroup => worker.cgroup_removed |= end.outcome.is_ok(),
+        Purpose::StopSandbox => {
+            if let (Step::StopSandbox(id), Err(failure)) = (&end.step, &end.outcome) {
+                worker.stopped_sandboxes.remove(id);
+                failed_to_kill(worker, &failure.message, out);
+            }
+        }
+        Purpose::Remove => {}
+    }
+}
+
+fn prepared(worker: &mut PodWorker, end: &StepEnd, out: &mut Out<'_>) {
+    use crate::action::HostCall;
+    let subject = Subject::Pod(Arc::clone(&worker.pod));
+    match (&end.step, &end.outcome) {
+        (Step::Host(HostCall::MakePodDirs { .. }), Ok(_)) => worker.prepared = true,
+        (Step::Host(HostCall::HighestLog { directory }), Ok(StepReply::Host(HostReply::HighestLog(Some(highest))))) => {
+            let container = directory.rsplit('/').next().unwrap_or_default().to_owned();
+            worker.log_floor.insert(container, highest + 1);
+        }
+        (Step::Host(HostCall::MakePodDirs { .. }), Err(failure)) => {
+            if worker.warn_once(&failure.message) {
+                out.record(Recorded::warning(subject, "Failed", format!("error making pod data directories: {}", failure.message)));
+            }
+        }
+        (_, Err(failure)) => {
+            if worker.warn_once(&failure.message) {
+                let text = format!("unable to ensure pod container exists: {}", failure.message);
+                out.record(Recorded::warning(subject, "FailedCreatePodContainer", text));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn sandbox_ended(worker: &mut PodWorker, end: &StepEnd, out: &mut Out<'_>) {
+    match &end.outcome {
+        Ok(_) => worker.made_progress(),
+        Err(failure) => {
+            if failure.outcome_unknown() || failure.message.contains("failed to reserve sandbox name") {
+                // RTD-010: the name stays taken until the runtime has finished what it began.
+                worker.sandbox_floor = worker.sandbox_attempt + 1;
+            }
+            sandbox_failed(worker, &failure.message.clone(), out);
+        }
+    }
+}
+
+fn start_step_ended(worker: &mut PodWorker, parts: &mut Parts, container: &str, end: &StepEnd, out: &mut Out<'_>) {
+    let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, container));
+    if let Step::PostStart(_) = &end.step {
+        if let Some(why) = hook_failure(end) {
+            out.record(Recorded::warning(subject.clone(), "FailedPostStartHook", format!("PostStartHook failed: {why}")));
+            out.record(Recorded::normal(subject, "Killing", "FailedPostStartHook".to_owned()));
+            set_error(worker, container, "PostStartHookError", why);
+        }
+        return;
+    }
+    match (&end.step, &end.outcome) {
+        (Step::Create(_), Ok(_)) => out.record(Recorded::normal(subject, "Created", "Container created")),
+        (Step::Start, Ok(_)) => {
+            out.record(Recorded::normal(subject, "Started", "Container started"));
+            worker.start_errors.remove(container);
+            worker.made_progress();
+            parts.images.used(&worker.uid, container);
+        }
+        (Step::Create(_), Err(failure)) => {
+            start_failed(worker, container, subject, "CreateContainerError", &failure.message, out);
+        }
+        (Step::Start, Err(failure)) => start_failed(worker, container, subject, "RunContainerError", &failure.message, out),
+        (Step::Host(_), Err(failure)) => {
+            start_failed(worker, container, subject, "CreateContainerConfigError", &failure.message, out);
+        }
+        _ => {}
+    }
+}
+
+fn start_failed(worker: &mut PodWorker, container: &str, subject: Subject, reason: &str, message: &str, out: &mut Out<'_>) {
+    if worker.warn_once(&format!("{container}: {message}")) {
+        out.record(Recorded::warning(subject, "Failed", format!("Error: {message}")));
+    }
+    set_error(worker, container, reason, message.to_owned());
+}
+
+/// Remembers why a container waits (POD-105).
+pub fn set_error(worker: &mut PodWorker, container: &str, reason: &str, message: String) {
+    worker.start_errors.insert(container.to_owned(), StartError { reason: reason.to_owned(), message });
+}
+
+fn kill_step_ended(worker: &mut PodWorker, container: &str, end: &StepEnd, out: &mut Out<'_>) {
+    if let Some(why) = hook_failure(end) {
+        let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, container));
+        out.record(Recorded::warning(subject, "FailedPreStopHook", format!("PreStopHook failed: {why}")));
+    } else if let Err(failure) = &end.outcome {
+        failed_to_kill(worker, &failure.message, out);
+    }
+}
+
+fn failed_to_kill(worker: &mut PodWorker, message: &str, out: &mut Out<'_>) {
+    if worker.warn_once(message) {
+        let text = format!("error killing pod: {message}");
+        out.record(Recorded::warning(Subject::Pod(Arc::clone(&worker.pod)), "FailedKillPod", text));
+    }
+}

@@ -1,0 +1,203 @@
+//! Decides how containers are started: which image, after which back-off, with which configuration, in which order.
+//! Upstream: pkg/kubelet/kuberuntime/{kuberuntime_manager,kuberuntime_container}.go (SyncPod, startContainer).
+//! Differs: images of all containers are fetched side by side; containers still start in their order.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Container;
+
+use super::actions::PodActions;
+use super::batch::{Batch, Chain, Purpose, Stage, Step};
+use super::configs::ContainerPlan;
+use super::report::set_error;
+use super::stop::{field_path_of, hook_of};
+use super::worker::PodWorker;
+use crate::action::{CriCall, HostCall};
+use crate::backoff::restart_wait;
+use crate::images::{ImageNeed, ImageState, ResolvedImage};
+use crate::kubelet::Parts;
+use crate::observation::{ContainerState, PodObservation};
+use crate::out::Out;
+use crate::recorder::{Recorded, Subject};
+use crate::time::{Now, earliest};
+
+/// What came of planning to start.
+#[derive(Debug)]
+pub enum Started {
+    /// These containers can be started now.
+    Batch(Batch),
+    /// Nothing can, now: an image or a back-off is waited for, or there is nothing to start.
+    Waits,
+}
+
+/// Whether a container can be started now.
+enum Readiness {
+    Now(ResolvedImage),
+    /// It and those behind it wait (its image is on its way).
+    HoldsOthers,
+    /// It waits or failed; those behind it do not.
+    Skipped,
+}
+
+/// Starts what is to be started and can be (POD-117, POD-118).
+pub fn start_batch(
+    worker: &mut PodWorker,
+    parts: &mut Parts,
+    now: Now,
+    seen: &PodObservation,
+    actions: &PodActions,
+    out: &mut Out<'_>,
+) -> Started {
+    worker.wake_at = None;
+    let Some(spec) = worker.pod.spec.clone() else { return Started::Waits };
+    let mut wanted: Vec<Container> = Vec::new();
+    let inits = spec.init_containers.unwrap_or_default();
+    for at in &actions.inits {
+        wanted.extend(inits.get(*at).cloned());
+    }
+    for at in &actions.containers {
+        wanted.extend(spec.containers.get(*at).cloned());
+    }
+    let mut chains: Vec<Chain> = actions
+        .stale_inits
+        .iter()
+        .map(|id| Chain::new(Purpose::Remove, [Step::Remove(id.clone())]))
+        .collect();
+    let stale = chains.len();
+    let mut held = false;
+    for container in &wanted {
+        // Asked for all of them, also behind one that waits: their images come meanwhile.
+        let readiness = readiness(worker, parts, now, seen, container, out);
+        if held {
+            continue;
+        }
+        match readiness {
+            Readiness::Now(image) => {
+                if let Some(chain) = start_chain(worker, parts, now, seen, container, image, out) {
+                    chains.push(chain);
+                }
+            }
+            Readiness::HoldsOthers => held = true,
+            Readiness::Skipped => {}
+        }
+    }
+    if chains.len() == stale {
+        return Started::Waits;
+    }
+    Started::Batch(Batch::new([Stage { in_order: true, chains }]))
+}
+
+fn readiness(
+    worker: &mut PodWorker,
+    parts: &mut Parts,
+    now: Now,
+    seen: &PodObservation,
+    container: &Container,
+    out: &mut Out<'_>,
+) -> Readiness {
+    if let Some(wait) = back_off(worker, parts, now, seen, container, out) {
+        worker.wake_at = earliest([worker.wake_at, Some(now.mono + wait)]);
+        return Readiness::Skipped;
+    }
+    let field_path = field_path_of(&worker.pod, &container.name);
+    let image = container.image.clone().unwrap_or_default();
+    let credentials = parts.pull_credentials(&worker.pod, &image);
+    let need = ImageNeed {
+        pod: &worker.pod,
+        uid: &worker.uid,
+        name: &container.name,
+        field_path: &field_path,
+        image: &image,
+        policy: container.image_pull_policy.as_deref().unwrap_or("IfNotPresent"),
+        credentials,
+        sandbox_config: None,
+    };
+    match parts.images.ensure(now, &need, out) {
+        ImageState::Ready(image) => Readiness::Now(image),
+        ImageState::Pending => Readiness::HoldsOthers,
+        ImageState::Failed { reason, message } => {
+            set_error(worker, &container.name, &reason, message);
+            Readiness::Skipped
+        }
+    }
+}
+
+/// POD-225: how long a container that has ended still waits; it then shows why.
+fn back_off(
+    worker: &mut PodWorker,
+    parts: &mut Parts,
+    now: Now,
+    seen: &PodObservation,
+    container: &Container,
+    out: &mut Out<'_>,
+) -> Option<std::time::Duration> {
+    let newest = seen.newest(&container.name).filter(|c| c.state == ContainerState::Exited)?;
+    let most = parts.config.pods.max_container_restart_period;
+    let (total, left) = restart_wait(&mut worker.backoffs, &container.name, newest, most, now)?;
+    let name = &container.name;
+    let pod = crate::pod::manager::name_of(&worker.pod);
+    let message = format!("back-off {} restarting failed container={name} pod={pod}({})", go_seconds(total), worker.uid);
+    if worker.warn_once(&format!("{name} {}", newest.id)) {
+        let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, name));
+        let text = format!("Back-off restarting failed container {name} in pod {pod}({})", worker.uid);
+        out.record(Recorded::warning(subject, "BackOff", text));
+    }
+    set_error(worker, name, "CrashLoopBackOff", message);
+    Some(left)
+}
+
+/// As Go prints whole seconds: `10s`, `1m20s`, `5m0s`.
+fn go_seconds(duration: std::time::Duration) -> String {
+    let seconds = duration.as_secs();
+    if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
+}
+
+/// POD-129: the instance's number: one more than the newest one's, or what the logs tell.
+fn next_attempt(worker: &PodWorker, seen: &PodObservation, name: &str) -> u32 {
+    let reported = worker.pod.status.iter().flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses).flatten());
+    let reported = reported.filter(|c| c.name == name && c.container_id.is_some()).map(|c| c.restart_count + 1).max();
+    let floor = worker.log_floor.get(name).copied().unwrap_or(0).max(u32::try_from(reported.unwrap_or(0)).unwrap_or(0));
+    seen.newest(name).map_or(floor, |newest| newest.attempt + 1)
+}
+
+/// The steps that start one container, or `None` if its configuration cannot be made: then it waits with the reason.
+fn start_chain(
+    worker: &mut PodWorker,
+    parts: &mut Parts,
+    now: Now,
+    seen: &PodObservation,
+    container: &Container,
+    image: ResolvedImage,
+    out: &mut Out<'_>,
+) -> Option<Chain> {
+    let attempt = next_attempt(worker, seen, &container.name);
+    let plan = match parts.container_plan(worker, now, seen, container, attempt, &image, out) {
+        Ok(plan) => plan,
+        Err(error) => {
+            let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, &container.name));
+            if let Some((reason, message)) = error {
+                if worker.warn_once(&format!("{}: {message}", container.name)) {
+                    out.record(Recorded::warning(subject, "Failed", format!("Error: {message}")));
+                }
+                set_error(worker, &container.name, &reason, message);
+                worker.wake_at = earliest([worker.wake_at, Some(now.mono + parts.rng.jitter(super::worker::ERROR_RETRY, 0.5))]);
+            }
+            return None;
+        }
+    };
+    let ContainerPlan { config, sandbox, sandbox_config, files, log_target, link_prefix } = plan;
+    let mut steps: Vec<Step> = files.into_iter().map(Step::Host).collect();
+    steps.push(Step::Create(CriCall::CreateContainer { sandbox, config: Box::new(config), sandbox_config }));
+    steps.push(Step::Start);
+    steps.push(Step::LinkLog { target: log_target, prefix: link_prefix });
+    if let Some(handler) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) {
+        steps.push(Step::PostStart(hook_of(handler, container, None, worker.pod_ip())));
+    }
+    Some(Chain::new(Purpose::Start { container: container.name.clone() }, steps))
+}
+
+/// A file that a container needs before it is made.
+#[must_use]
+pub fn write_file(path: String, contents: String, mode: u32) -> HostCall {
+    HostCall::WriteFile { path, contents: contents.into_bytes(), mode }
+}

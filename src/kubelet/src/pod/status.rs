@@ -1,0 +1,275 @@
+//! Decides what the API server is told of a pod: phase, conditions, containers, IPs.
+//! Upstream: pkg/kubelet/kubelet_pods.go (generateAPIPodStatus, getPhase).
+//! Differs: nothing on purpose.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState as ApiState, ContainerStatus as ApiStatus, HostIP, Pod, PodIP, PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::actions::needs_sandbox;
+use super::conditions::{ConditionInputs, generate_conditions};
+use super::restart::{RestartPolicy, is_sidecar, pod_policy, restarts_after};
+use super::status_containers::container_statuses;
+use super::worker::{StartError, Verdict};
+use crate::ids::{ContainerId, PodUid};
+use crate::observation::PodObservation;
+use crate::prober::{Prober, Verdicts};
+
+/// What a status is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct StatusInputs<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// Its UID.
+    pub uid: &'a PodUid,
+    /// What was last seen of it.
+    pub seen: &'a PodObservation,
+    /// Whether it was seen at all in this life of the agent.
+    pub observed: bool,
+    /// The status as last computed or, at first, as the API server has it.
+    pub previous: Option<&'a PodStatus>,
+    /// Why containers could not be started.
+    pub start_errors: &'a BTreeMap<String, StartError>,
+    /// What probes say.
+    pub prober: &'a Prober,
+    /// Whether it is being stopped.
+    pub terminating: bool,
+    /// Whether nothing of it runs any more.
+    pub terminated: bool,
+    /// A status that somebody else decided.
+    pub verdict: Option<&'a Verdict>,
+    /// The node's IPs, the primary one first (NET-006).
+    pub host_ips: &'a [String],
+    /// Such as `containerd`.
+    pub runtime_name: &'a str,
+    /// Wall clock in whole seconds.
+    pub now: Timestamp,
+}
+
+impl StatusInputs<'_> {
+    /// What probes say of an instance.
+    #[must_use]
+    pub fn verdicts(&self, container: &str, id: &ContainerId) -> Verdicts {
+        self.prober.verdicts(self.uid, container, id)
+    }
+}
+
+/// The pod's status (POD-285 to POD-299).
+#[must_use]
+pub fn generate_api_pod_status(inputs: &StatusInputs<'_>) -> PodStatus {
+    let Some(spec) = &inputs.pod.spec else { return PodStatus::default() };
+    let inits = spec.init_containers.as_deref().unwrap_or_default();
+    let mut containers = container_statuses(inputs, &spec.containers, false);
+    let mut init_statuses = container_statuses(inputs, inits, true);
+    if inputs.terminated {
+        settle_at_the_end(inputs, &mut containers);
+        settle_at_the_end(inputs, &mut init_statuses);
+    }
+    let mut status = inputs.previous.cloned().unwrap_or_default();
+    let phase = phase_of(inputs, &spec.containers, inits, &containers, &init_statuses);
+    if status.phase.as_deref() != Some(&phase) {
+        status.reason = None;
+        status.message = None;
+    }
+    if let Some(verdict) = inputs.verdict
+        && phase == "Failed"
+    {
+        status.reason = Some(verdict.reason.clone());
+        status.message = Some(verdict.message.clone());
+    }
+    status.conditions = Some(generate_conditions(&ConditionInputs {
+        pod: inputs.pod,
+        phase: &phase,
+        containers: &containers,
+        inits: &init_statuses,
+        sandbox_ready: inputs.observed && needs_sandbox(inputs.pod, inputs.seen).is_none(),
+        existing: inputs.previous.and_then(|p| p.conditions.as_deref()).unwrap_or_default(),
+        now: inputs.now,
+    }));
+    status.phase = Some(phase);
+    status.container_statuses = (!containers.is_empty()).then_some(containers);
+    status.init_container_statuses = (!init_statuses.is_empty()).then_some(init_statuses);
+    status.observed_generation = status.observed_generation.max(inputs.pod.metadata.generation);
+    status.start_time.get_or_insert(Time(inputs.now));
+    set_addresses(inputs, spec.host_network.unwrap_or(false), &mut status);
+    set_pod_resources(inputs.pod, &mut status);
+    status
+}
+
+/// POD-285, POD-286: a terminal phase stays for ever.
+fn phase_of(
+    inputs: &StatusInputs<'_>,
+    containers: &[Container],
+    inits: &[Container],
+    statuses: &[ApiStatus],
+    init_statuses: &[ApiStatus],
+) -> String {
+    let known = |status: Option<&PodStatus>| status.and_then(|s| s.phase.clone()).filter(|p| p == "Failed" || p == "Succeeded");
+    if let Some(phase) = known(inputs.previous).or_else(|| known(inputs.pod.status.as_ref())) {
+        return phase;
+    }
+    if inputs.verdict.is_some() {
+        return "Failed".to_owned();
+    }
+    let status = |name: &str| statuses.iter().chain(init_statuses).find(|s| s.name == name);
+    let ended = |s: &ApiStatus| ended_state(s).map(|t| t.exit_code);
+    for init in inits.iter().filter(|c| !is_sidecar(c)) {
+        match status(&init.name).and_then(ended) {
+            Some(0) => {}
+            Some(code) => {
+                if inputs.terminating || !init_again(inputs.pod, init, code) {
+                    return "Failed".to_owned();
+                }
+                return "Pending".to_owned();
+            }
+            None if inputs.terminated => return "Failed".to_owned(),
+            None => return "Pending".to_owned(),
+        }
+    }
+    let count = Counts::of(containers, &status);
+    if !inputs.terminating && sidecar_pending(inits, statuses, &status) {
+        return "Pending".to_owned();
+    }
+    let phase = if count.waiting > 0 {
+        if inputs.terminated { "Failed" } else { "Pending" }
+    } else if count.running > 0 && count.unknown == 0 {
+        "Running"
+    } else if count.running == 0 && count.ended > 0 && count.unknown == 0 {
+        ended_phase(inputs, containers, &status)
+    } else {
+        "Pending"
+    };
+    phase.to_owned()
+}
+
+/// All regular containers have ended: what does that make of the pod?
+fn ended_phase<'s>(inputs: &StatusInputs<'_>, containers: &[Container], status: &impl Fn(&str) -> Option<&'s ApiStatus>) -> &'static str {
+    let codes = || containers.iter().filter_map(|c| Some((c, ended_state(status(&c.name)?)?.exit_code)));
+    if !inputs.terminating && codes().any(|(c, code)| restarts_after(inputs.pod, c, code)) {
+        return "Running";
+    }
+    if codes().all(|(_, code)| code == 0) { "Succeeded" } else { "Failed" }
+}
+
+fn init_again(pod: &Pod, init: &Container, code: i32) -> bool {
+    pod_policy(pod) != RestartPolicy::Never || restarts_after(pod, init, code)
+}
+
+/// A sidecar that has not come up holds the pod back, until a regular container has started.
+fn sidecar_pending<'s>(inits: &[Container], regular: &[ApiStatus], status: &impl Fn(&str) -> Option<&'s ApiStatus>) -> bool {
+    let any_started = regular.iter().any(|s| {
+        let state = s.state.as_ref();
+        state.is_some_and(|s| s.running.is_some() || s.terminated.is_some()) || ended_state(s).is_some()
+    });
+    !any_started && inits.iter().filter(|c| is_sidecar(c)).any(|c| status(&c.name).is_none_or(|s| s.started != Some(true)))
+}
+
+#[derive(Default)]
+struct Counts {
+    waiting: usize,
+    running: usize,
+    ended: usize,
+    unknown: usize,
+}
+
+impl Counts {
+    fn of<'s>(containers: &[Container], status: &impl Fn(&str) -> Option<&'s ApiStatus>) -> Self {
+        let mut counts = Self::default();
+        for container in containers {
+            let Some(status) = status(&container.name) else {
+                counts.unknown += 1;
+                continue;
+            };
+            let state = status.state.as_ref();
+            if state.is_some_and(|s| s.running.is_some()) {
+                counts.running += 1;
+            } else if ended_state(status).is_some() {
+                counts.ended += 1;
+            } else if state.is_some_and(|s| s.waiting.is_some()) {
+                counts.waiting += 1;
+            } else {
+                counts.unknown += 1;
+            }
+        }
+        counts
+    }
+}
+
+/// A container that waits after it has run counts as ended.
+fn ended_state(status: &ApiStatus) -> Option<&k8s_openapi::api::core::v1::ContainerStateTerminated> {
+    let of = |state: Option<&'_ ApiState>| state.is_some_and(|s| s.terminated.is_some());
+    if of(status.state.as_ref()) {
+        return status.state.as_ref()?.terminated.as_ref();
+    }
+    let waits = status.state.as_ref().is_some_and(|s| s.waiting.is_some());
+    if waits && of(status.last_state.as_ref()) {
+        return status.last_state.as_ref()?.terminated.as_ref();
+    }
+    None
+}
+
+/// POD-269: at the end nothing waits or runs any more.
+fn settle_at_the_end(inputs: &StatusInputs<'_>, statuses: &mut [ApiStatus]) {
+    let initialised = inputs.seen.containers.iter().any(|c| {
+        inputs.pod.spec.as_ref().is_some_and(|s| s.containers.iter().any(|r| r.name == c.name))
+    });
+    for status in statuses {
+        let ended = status.state.as_ref().is_some_and(|s| s.terminated.is_some());
+        if ended {
+            continue;
+        }
+        if let Some(last) = status.last_state.clone().filter(|s| s.terminated.is_some()) {
+            // Due to restart when the pod was stopped: how it ended stands.
+            status.state = Some(last);
+            continue;
+        }
+        if initialised || status.state.as_ref().is_some_and(|s| s.running.is_some()) {
+            let lost = k8s_openapi::api::core::v1::ContainerStateTerminated {
+                exit_code: 137,
+                reason: Some("ContainerStatusUnknown".to_owned()),
+                message: Some("The container could not be located when the pod was terminated".to_owned()),
+                ..Default::default()
+            };
+            status.state = Some(ApiState { terminated: Some(lost), ..ApiState::default() });
+            status.ready = false;
+            status.started = Some(false);
+        }
+    }
+}
+
+/// POD-298, POD-274, NET-005: IPs are kept when the sandbox goes.
+fn set_addresses(inputs: &StatusInputs<'_>, host_network: bool, status: &mut PodStatus) {
+    if let Some(primary) = inputs.host_ips.first() {
+        status.host_ip = Some(primary.clone());
+        status.host_ips = Some(inputs.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect());
+    }
+    let ips: Vec<String> = if host_network {
+        if status.pod_ip.is_some() { Vec::new() } else { inputs.host_ips.to_vec() }
+    } else {
+        let newest = inputs.seen.sandboxes.first().filter(|s| s.state == crate::observation::SandboxState::Ready);
+        newest.map(|s| sorted_ips(&s.ips, inputs.host_ips)).unwrap_or_default()
+    };
+    if let Some(first) = ips.first() {
+        status.pod_ip = Some(first.clone());
+        status.pod_ips = Some(ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect());
+    }
+}
+
+/// One IP of each family, the node's family first; none if any cannot be read.
+fn sorted_ips(ips: &[String], host_ips: &[String]) -> Vec<String> {
+    let Ok(parsed) = ips.iter().map(|ip| ip.parse::<std::net::IpAddr>()).collect::<Result<Vec<_>, _>>() else { return Vec::new() };
+    let v6_first = host_ips.first().and_then(|ip| ip.parse::<std::net::IpAddr>().ok()).is_some_and(|ip| ip.is_ipv6());
+    let of = |v6: bool| parsed.iter().find(|ip| ip.is_ipv6() == v6).map(ToString::to_string);
+    [of(v6_first), of(!v6_first)].into_iter().flatten().collect()
+}
+
+/// POD-297: the pod's own resources, as its containers declare them.
+fn set_pod_resources(pod: &Pod, status: &mut PodStatus) {
+    let requests = crate::resources::requests::reported_pod_resources(pod);
+    status.allocated_resources = requests.requests.clone().filter(|r| !r.is_empty());
+    status.resources = Some(requests);
+}

@@ -1,0 +1,187 @@
+//! Decides which pods have a worker, and what makes one stop: deletion, a terminal phase, removal from every source.
+//! Upstream: pkg/kubelet/pod_workers.go (UpdatePod), pkg/kubelet/kubelet_pods.go (HandlePodCleanups).
+//! Differs: clean-up follows each change instead of a pass every two seconds.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::admission::{Admission, admit};
+use crate::event::PodSource;
+use crate::failure::Failure;
+use crate::ids::{ActionId, PodUid};
+use crate::kubelet::Kubelet;
+use crate::out::Out;
+use crate::pleg::RuntimePod;
+use crate::pod::batch::StepReply;
+use crate::pod::manager::Changes;
+use crate::pod::report::{rejected_status, step_ended};
+use crate::pod::stop::pod_grace;
+use crate::pod::worker::{Completed, Phase, PodWorker};
+use crate::pod::{plan, worker};
+use crate::recorder::{Recorded, Subject};
+use crate::time::Now;
+
+/// POD-087: the grace of a pod that no source knows.
+const ORPHAN_GRACE: Duration = Duration::from_secs(1);
+/// How often one pod may be planned within one event: planning converges at once, or something is wrong.
+const MOST_PLANS: usize = 16;
+
+/// Whether the API says that the pod has ended.
+#[must_use]
+pub fn phase_is_terminal(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+impl Kubelet {
+    /// A source changed its pods.
+    pub(crate) fn pods_changed(&mut self, now: Now, changes: Changes, out: &mut Out<'_>) {
+        for uid in changes.removed {
+            self.pod_removed(now, &uid);
+        }
+        for uid in changes.added {
+            self.pod_added(now, &uid, out);
+        }
+        for uid in changes.updated.into_iter().chain(changes.reconciled) {
+            self.pod_updated(now, &uid);
+        }
+        self.adopt_orphans(now, out);
+    }
+
+    fn pod_added(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
+        let Some(desired) = self.pods.get(uid).cloned() else { return };
+        self.parts.statuses.pod_seen(now, &desired.pod);
+        if let Some(orphan) = self.workers.get_mut(uid) {
+            // It was only in the runtime, or had been removed: the object tells how it is to end (POD-080).
+            orphan.pod = Arc::clone(&desired.pod);
+            orphan.source = Some(desired.source);
+            self.dirty.insert(uid.clone());
+            return;
+        }
+        let deleting = desired.pod.metadata.deletion_timestamp.is_some();
+        if !phase_is_terminal(&desired.pod) && !deleting {
+            if let Admission::Refused { reason, message } = self.admit(&desired.pod) {
+                out.record(Recorded::warning(Subject::Pod(Arc::clone(&desired.pod)), reason.clone(), message.clone()));
+                let status = rejected_status(&desired.pod, &reason, &message, now);
+                self.parts.statuses.reject(now, &desired.pod, status, out);
+                return;
+            }
+        }
+        let worker = PodWorker::new(now, uid.clone(), desired.pod, Some(desired.source));
+        self.workers.insert(uid.clone(), worker);
+        self.pod_updated(now, uid);
+    }
+
+    fn admit(&self, pod: &Arc<Pod>) -> Admission {
+        let active: Vec<&Arc<Pod>> =
+            self.workers.values().filter(|w| w.phase <= Phase::Terminating && w.source.is_some()).map(|w| &w.pod).collect();
+        admit(pod, &active, self.parts.node.node().map(AsRef::as_ref), self.parts.startup.machine(), &self.parts.config)
+    }
+
+    fn pod_updated(&mut self, now: Now, uid: &PodUid) {
+        let Some(desired) = self.pods.get(uid) else { return };
+        self.parts.statuses.pod_seen(now, &desired.pod);
+        let Some(worker) = self.workers.get_mut(uid) else { return };
+        worker.pod = Arc::clone(&desired.pod);
+        let deleting = desired.pod.metadata.deletion_timestamp.is_some();
+        if deleting || phase_is_terminal(&desired.pod) {
+            worker.terminate(now, pod_grace(&desired.pod), None);
+        }
+        self.dirty.insert(uid.clone());
+    }
+
+    /// POD-272: the object is gone. Whatever still runs is stopped at once, and nobody is told.
+    fn pod_removed(&mut self, now: Now, uid: &PodUid) {
+        self.parts.statuses.pod_gone(uid);
+        let Some(worker) = self.workers.get_mut(uid) else {
+            // A refused pod: only its logs and directories may be left.
+            self.housekeeping.pod_forgotten(uid);
+            return;
+        };
+        worker.source = None;
+        worker.terminate(now, ORPHAN_GRACE, None);
+        self.dirty.insert(uid.clone());
+    }
+
+    /// POD-087: what runs of pods that no source knows is stopped; never before every source has spoken (POD-005).
+    pub(crate) fn adopt_orphans(&mut self, now: Now, _out: &mut Out<'_>) {
+        if !self.pods.sources_ready() {
+            return;
+        }
+        let unknown = |pod: &&RuntimePod| !self.workers.contains_key(&pod.uid) && self.pods.get(&pod.uid).is_none();
+        let orphans: Vec<RuntimePod> = self.pleg.runtime_pods().filter(unknown).cloned().collect();
+        for orphan in orphans {
+            let mut worker = PodWorker::new(now, orphan.uid.clone(), Arc::new(pod_of(&orphan)), None);
+            worker.terminate(now, ORPHAN_GRACE, None);
+            self.dirty.insert(orphan.uid.clone());
+            self.workers.insert(orphan.uid, worker);
+        }
+    }
+
+    /// A worker's call ended.
+    pub(crate) fn pod_done(
+        &mut self,
+        now: Now,
+        uid: &PodUid,
+        id: ActionId,
+        outcome: Result<StepReply, Failure>,
+        out: &mut Out<'_>,
+    ) {
+        let Some(worker) = self.workers.get_mut(uid) else { return };
+        if let Completed::Step(end) = worker.completed(now, id, outcome) {
+            step_ended(worker, &mut self.parts, &end, out);
+        }
+        self.dirty.insert(uid.clone());
+    }
+
+    /// Lets every pod that was touched plan anew.
+    pub(crate) fn settle(&mut self, now: Now, out: &mut Out<'_>) {
+        let mut plans: BTreeMap<PodUid, usize> = BTreeMap::new();
+        while let Some(uid) = self.dirty.pop_first() {
+            let Some(mut worker) = self.workers.remove(&uid) else { continue };
+            let times = plans.entry(uid.clone()).or_default();
+            *times += 1;
+            assert!(*times <= MOST_PLANS, "planning pod {uid} does not converge");
+            let again = plan::plan(&mut worker, &mut self.parts, now, out);
+            if worker.phase == Phase::Finished && worker.source.is_none() {
+                // Nobody knows the pod any more: what is left of it can go.
+                self.forget(now, &worker);
+                continue;
+            }
+            self.workers.insert(uid.clone(), worker);
+            if again {
+                self.dirty.insert(uid);
+            }
+        }
+    }
+
+    fn forget(&mut self, _now: Now, worker: &worker::PodWorker) {
+        self.parts.images.forget(&worker.uid);
+        self.parts.prober.remove_pod(&worker.uid);
+        self.parts.tokens.forget(&worker.uid);
+        self.housekeeping.pod_forgotten(&worker.uid);
+    }
+}
+
+/// What is known of a pod that only the runtime has.
+fn pod_of(orphan: &RuntimePod) -> Pod {
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(orphan.name.clone()),
+            namespace: Some(orphan.namespace.clone()),
+            uid: Some(orphan.uid.to_string()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec { termination_grace_period_seconds: Some(1), ..PodSpec::default() }),
+        status: None,
+    }
+}
+
+/// Whether a source is the API server: only its pods have a status to report.
+#[must_use]
+pub fn reports(source: Option<PodSource>) -> bool {
+    source == Some(PodSource::Api)
+}
