@@ -21,6 +21,7 @@ pub mod pod;
 pub mod prober;
 pub mod quantity;
 pub mod recorder;
+pub mod resources;
 pub mod rng;
 pub mod sensitive;
 pub mod status_patch;

@@ -1,0 +1,5 @@
+//! What pods ask for, what they get, and the cgroups that hold them to it.
+
+pub mod cgroup;
+pub mod qos;
+pub mod requests;

@@ -1,0 +1,143 @@
+//! Decides a pod's QoS class, and how dear its processes are to the kernel when memory is short.
+//! Upstream: pkg/apis/core/v1/helper/qos/qos.go, pkg/kubelet/qos/policy.go.
+//! Differs: nothing on purpose.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::requests::{is_critical, is_sidecar};
+use crate::quantity::Amount;
+
+/// A QoS class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum QosClass {
+    /// All limits set, requests equal to them.
+    Guaranteed,
+    /// In between.
+    Burstable,
+    /// Asks for nothing.
+    BestEffort,
+}
+
+impl QosClass {
+    /// As the API has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Guaranteed => "Guaranteed",
+            Self::Burstable => "Burstable",
+            Self::BestEffort => "BestEffort",
+        }
+    }
+}
+
+/// The class: what the API server wrote, else computed (POD-184).
+#[must_use]
+pub fn qos_class(pod: &Pod) -> QosClass {
+    match pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
+        Some("Guaranteed") => QosClass::Guaranteed,
+        Some("Burstable") => QosClass::Burstable,
+        Some("BestEffort") => QosClass::BestEffort,
+        _ => computed_class(pod),
+    }
+}
+
+fn computed_class(pod: &Pod) -> QosClass {
+    let Some(spec) = &pod.spec else { return QosClass::BestEffort };
+    let of_pod = spec.resources.as_ref().filter(|r| r.requests.is_some() || r.limits.is_some());
+    let parts: Vec<&ResourceRequirements> = match of_pod {
+        Some(resources) => vec![resources],
+        None => spec.containers.iter().chain(spec.init_containers.iter().flatten()).filter_map(|c| c.resources.as_ref()).collect(),
+    };
+    let count = if of_pod.is_some() { 1 } else { spec.containers.len() + spec.init_containers.iter().flatten().count() };
+    let positive = |list: &Option<BTreeMap<String, Quantity>>, name: &str| {
+        list.as_ref().and_then(|l| l.get(name)).and_then(Amount::parse).filter(|a| a.is_positive())
+    };
+    let asks = |r: &&ResourceRequirements| ["cpu", "memory"].iter().any(|n| positive(&r.requests, n).or(positive(&r.limits, n)).is_some());
+    if !parts.iter().any(asks) {
+        return QosClass::BestEffort;
+    }
+    let equal = |r: &&ResourceRequirements| {
+        ["cpu", "memory"].iter().all(|n| {
+            let (request, limit) = (positive(&r.requests, n), positive(&r.limits, n));
+            limit.is_some() && (request.is_none() || request == limit)
+        })
+    };
+    if parts.len() == count && parts.iter().all(equal) { QosClass::Guaranteed } else { QosClass::Burstable }
+}
+
+/// oom_score_adj of a container (POD-181, NODE-148).
+#[must_use]
+pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: u64) -> i64 {
+    const GUARANTEED: i64 = -997;
+    const BEST_EFFORT: i64 = 1000;
+    let node_critical = pod.spec.as_ref().and_then(|s| s.priority_class_name.as_deref()) == Some("system-node-critical");
+    if node_critical && is_critical(pod) {
+        return GUARANTEED;
+    }
+    match qos_class(pod) {
+        QosClass::Guaranteed => GUARANTEED,
+        QosClass::BestEffort => BEST_EFFORT,
+        QosClass::Burstable => {
+            let request = if is_sidecar(container) { greatest_request(pod) } else { memory_request(container) };
+            burstable_score(request, memory_capacity)
+        }
+    }
+}
+
+fn memory_request(container: &Container) -> u64 {
+    let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+    let amount = requests.and_then(|r| r.get("memory")).and_then(Amount::parse);
+    amount.and_then(|a| u64::try_from(a.value()).ok()).unwrap_or(0)
+}
+
+/// A sidecar is never dearer than the smallest regular container: the pod's work goes before its helpers.
+fn greatest_request(pod: &Pod) -> u64 {
+    let containers = pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
+    containers.iter().map(memory_request).max().unwrap_or(0)
+}
+
+fn burstable_score(request: u64, capacity: u64) -> i64 {
+    if capacity == 0 {
+        return 999;
+    }
+    let share = i64::try_from(u128::from(request) * 1000 / u128::from(capacity)).unwrap_or(1000);
+    (1000 - share).clamp(3, 999)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(resources: &[Value]) -> Pod {
+        let containers: Vec<Value> =
+            resources.iter().enumerate().map(|(i, r)| json!({"name": format!("c{i}"), "resources": r})).collect();
+        serde_json::from_value(json!({"metadata": {}, "spec": {"containers": containers}})).unwrap()
+    }
+
+    // POD-184
+    #[test]
+    fn class_follows_from_requests_and_limits() {
+        let full = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
+        assert_eq!(qos_class(&pod(&[full.clone()])), QosClass::Guaranteed);
+        assert_eq!(qos_class(&pod(&[full.clone(), json!({})])), QosClass::Burstable);
+        assert_eq!(qos_class(&pod(&[json!({})])), QosClass::BestEffort);
+        assert_eq!(qos_class(&pod(&[json!({"requests": {"cpu": "0"}})])), QosClass::BestEffort);
+        let less = json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}});
+        assert_eq!(qos_class(&pod(&[less])), QosClass::Burstable);
+    }
+
+    // POD-181
+    #[test]
+    fn score_falls_with_the_request() {
+        let burstable = pod(&[json!({"requests": {"memory": "1Gi"}})]);
+        let container = &burstable.spec.as_ref().unwrap().containers[0];
+        assert_eq!(oom_score_adj(&burstable, container, 4 << 30), 750);
+        assert_eq!(oom_score_adj(&burstable, container, 1 << 30), 3);
+        let none = pod(&[json!({})]);
+        assert_eq!(oom_score_adj(&none, &none.spec.as_ref().unwrap().containers[0], 4 << 30), 1000);
+    }
+}

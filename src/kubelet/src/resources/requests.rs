@@ -1,0 +1,201 @@
+//! Decides what a pod as a whole asks for and may use: its containers' sums, init containers' peaks, overhead.
+//! Upstream: staging/src/k8s.io/component-helpers/resource/helpers.go, pkg/api/v1/resource/helpers.go.
+//! Differs: nothing on purpose.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use crate::quantity::Amount;
+
+/// Upstream's SystemCriticalPriority.
+pub const SYSTEM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
+
+/// Amounts by resource name: CPU in thousandths of a core, everything else in units (bytes).
+pub type Amounts = BTreeMap<String, i64>;
+
+/// Whether requests or limits are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Requests.
+    Requests,
+    /// Limits.
+    Limits,
+}
+
+/// Whether an init container is a sidecar.
+#[must_use]
+pub fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+/// NODE-164: static, mirror, or of system priority.
+#[must_use]
+pub fn is_critical(pod: &Pod) -> bool {
+    let annotated = |key: &str| pod.metadata.annotations.as_ref().and_then(|a| a.get(key)).map(String::as_str);
+    let is_static = annotated("kubernetes.io/config.source").is_some_and(|source| source != "api");
+    let mirror = annotated("kubernetes.io/config.mirror").is_some();
+    is_static || mirror || pod.spec.as_ref().and_then(|s| s.priority).is_some_and(|p| p >= SYSTEM_CRITICAL_PRIORITY)
+}
+
+/// One list of quantities as amounts.
+#[must_use]
+pub fn amounts_of(list: Option<&BTreeMap<String, Quantity>>) -> Amounts {
+    let one = |(name, quantity): (&String, &Quantity)| {
+        let amount = Amount::parse(quantity)?;
+        Some((name.clone(), if name == "cpu" { amount.milli_value() } else { amount.value() }))
+    };
+    list.into_iter().flatten().filter_map(one).collect()
+}
+
+/// What a container asks for or may use.
+#[must_use]
+pub fn container_amounts(container: &Container, kind: Kind) -> Amounts {
+    amounts_of(container.resources.as_ref().and_then(|r| of_kind(r, kind)))
+}
+
+fn of_kind(resources: &ResourceRequirements, kind: Kind) -> Option<&BTreeMap<String, Quantity>> {
+    match kind {
+        Kind::Requests => resources.requests.as_ref(),
+        Kind::Limits => resources.limits.as_ref(),
+    }
+}
+
+/// The pod's effective amounts: regular containers and sidecars together, or the peak while init containers run; pod-level
+/// values instead where they are set; overhead on top (on limits only where there is a limit).
+#[must_use]
+pub fn pod_amounts(pod: &Pod, kind: Kind) -> Amounts {
+    let Some(spec) = &pod.spec else { return Amounts::new() };
+    let mut total = Amounts::new();
+    for container in &spec.containers {
+        add(&mut total, &container_amounts(container, kind));
+    }
+    let mut sidecars = Amounts::new();
+    let mut peak = Amounts::new();
+    for init in spec.init_containers.iter().flatten() {
+        let mut at_its_start = container_amounts(init, kind);
+        if is_sidecar(init) {
+            add(&mut sidecars, &at_its_start);
+            add(&mut total, &at_its_start);
+            max(&mut peak, &sidecars);
+        } else {
+            add(&mut at_its_start, &sidecars);
+            max(&mut peak, &at_its_start);
+        }
+    }
+    max(&mut total, &peak);
+    if let Some(resources) = &spec.resources {
+        total.extend(amounts_of(of_kind(resources, kind)));
+    }
+    for (name, amount) in amounts_of(spec.overhead.as_ref()) {
+        match kind {
+            Kind::Requests => *total.entry(name).or_default() += amount,
+            Kind::Limits => {
+                if let Some(limit) = total.get_mut(&name) {
+                    *limit += amount;
+                }
+            }
+        }
+    }
+    total
+}
+
+/// Whether every container, or the pod itself, declares that limit (POD-180): only then does the pod's cgroup have one.
+#[must_use]
+pub fn declares_limit(pod: &Pod, resource: &str) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let has = |r: Option<&ResourceRequirements>| {
+        r.and_then(|r| r.limits.as_ref()).and_then(|l| l.get(resource)).and_then(Amount::parse).is_some_and(Amount::is_positive)
+    };
+    has(spec.resources.as_ref())
+        || spec.containers.iter().chain(spec.init_containers.iter().flatten()).all(|c| has(c.resources.as_ref()))
+}
+
+/// The pod's resources as its status reports them (POD-297).
+#[must_use]
+pub fn reported_pod_resources(pod: &Pod) -> ResourceRequirements {
+    let list = |kind| {
+        let amounts = pod_amounts(pod, kind);
+        let declared = declared_names(pod, kind);
+        let list: BTreeMap<String, Quantity> = amounts
+            .into_iter()
+            .filter(|(name, _)| declared.contains(name) && (kind == Kind::Requests || declares_limit(pod, name)))
+            .map(|(name, amount)| (name.clone(), printed(&name, amount)))
+            .collect();
+        (!list.is_empty()).then_some(list)
+    };
+    ResourceRequirements { requests: list(Kind::Requests), limits: list(Kind::Limits), claims: None }
+}
+
+fn declared_names(pod: &Pod, kind: Kind) -> Vec<String> {
+    pod_amounts(pod, kind).into_keys().filter(|name| name == "cpu" || name == "memory").collect()
+}
+
+/// An amount as a canonical quantity.
+#[must_use]
+pub fn printed(name: &str, amount: i64) -> Quantity {
+    if name == "cpu" {
+        return Quantity(if amount % 1000 == 0 { (amount / 1000).to_string() } else { format!("{amount}m") });
+    }
+    let units = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
+    let (mut value, mut unit) = (amount, 0);
+    while value != 0 && value % 1024 == 0 && unit + 1 < units.len() {
+        value /= 1024;
+        unit += 1;
+    }
+    Quantity(format!("{value}{}", units[unit]))
+}
+
+fn add(to: &mut Amounts, more: &Amounts) {
+    for (name, amount) in more {
+        *to.entry(name.clone()).or_default() += amount;
+    }
+}
+
+fn max(to: &mut Amounts, other: &Amounts) {
+    for (name, amount) in other {
+        let entry = to.entry(name.clone()).or_insert(*amount);
+        *entry = (*entry).max(*amount);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn cpu(pod: serde_json::Value) -> i64 {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": pod})).unwrap();
+        pod_amounts(&pod, Kind::Requests).get("cpu").copied().unwrap_or(0)
+    }
+
+    fn container(cpu: &str) -> serde_json::Value {
+        json!({"name": "c", "resources": {"requests": {"cpu": cpu}}})
+    }
+
+    // NODE-135: sums, peaks, sidecars, overhead.
+    #[test]
+    fn pod_asks_for_its_peak() {
+        assert_eq!(cpu(json!({"containers": [container("100m"), container("1")]})), 1100);
+        assert_eq!(cpu(json!({"containers": [container("100m")], "initContainers": [container("500m")]})), 500);
+        let mut sidecar = container("200m");
+        sidecar["restartPolicy"] = json!("Always");
+        assert_eq!(cpu(json!({"containers": [container("100m")], "initContainers": [sidecar, container("500m")]})), 700);
+        assert_eq!(cpu(json!({"containers": [container("100m")], "overhead": {"cpu": "50m"}})), 150);
+    }
+
+    // POD-297: as the golden pod reports them, less the quirk of its memory limit.
+    #[test]
+    fn reported_resources_are_the_declared_ones() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [
+            {"name": "main", "resources": {"requests": {"cpu": "100m", "memory": "16Mi"}, "limits": {"cpu": "200m", "memory": "32Mi"}}}
+        ]}}))
+        .unwrap();
+        let reported = serde_json::to_value(reported_pod_resources(&pod)).unwrap();
+        assert_eq!(
+            reported,
+            json!({"requests": {"cpu": "100m", "memory": "16Mi"}, "limits": {"cpu": "200m", "memory": "32Mi"}})
+        );
+    }
+}
