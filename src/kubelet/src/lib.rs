@@ -27,3 +27,4 @@ pub mod sensitive;
 pub mod status_patch;
 pub mod time;
 pub mod tokens;
+pub mod volumes;

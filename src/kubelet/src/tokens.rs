@@ -150,14 +150,21 @@ impl Entry {
 }
 
 /// The token manager.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TokenManager {
     entries: BTreeMap<TokenKey, Entry>,
     keys: BTreeMap<u64, TokenKey>,
     last: u64,
+    rng: Rng,
 }
 
 impl TokenManager {
+    /// A manager without tokens; the seed is for the jitter of renewals and retries.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { entries: BTreeMap::new(), keys: BTreeMap::new(), last: 0, rng: Rng::new(seed) }
+    }
+
     /// A token. Ask again when the pod is woken; asking is free, and keeps the token renewed until [`TokenManager::forget`].
     pub fn get(&mut self, now: Now, key: &TokenKey, out: &mut Out<'_>) -> TokenState {
         if !self.entries.contains_key(key) {
@@ -223,7 +230,7 @@ impl TokenManager {
 
     /// A request ended (`Owner::Token(number)`). Answers the pod to wake.
     #[must_use]
-    pub fn done(&mut self, now: Now, number: u64, outcome: Result<ApiReply, Failure>, rng: &mut Rng) -> Option<PodUid> {
+    pub fn done(&mut self, now: Now, number: u64, outcome: Result<ApiReply, Failure>) -> Option<PodUid> {
         let key = self.keys.get(&number)?;
         let entry = self.entries.get_mut(key)?;
         entry.in_flight = false;
@@ -233,7 +240,7 @@ impl TokenManager {
         });
         let failure = match token {
             Ok(Some(token)) => {
-                entry.next = Some(renewal(&token, rng));
+                entry.next = Some(renewal(&token, &mut self.rng));
                 entry.end = Some(token.expires);
                 entry.token = Some(token);
                 entry.failure = None;
@@ -247,7 +254,7 @@ impl TokenManager {
             FailureKind::Throttled { after: Some(after) } => after.max(entry.retry_wait),
             _ => entry.retry_wait,
         };
-        entry.next = Some(now.mono + rng.jitter(wait, 0.5));
+        entry.next = Some(now.mono + self.rng.jitter(wait, 0.5));
         entry.retry_wait = (entry.retry_wait * 2).min(RETRY_MOST);
         entry.failure = Some(failure.message);
         // A pod that has a token that serves learns nothing from this.
@@ -287,12 +294,11 @@ mod tests {
     struct Bench {
         tokens: TokenManager,
         ledger: Ledger,
-        rng: Rng,
     }
 
     impl Bench {
         fn new() -> Self {
-            Self { tokens: TokenManager::default(), ledger: Ledger::default(), rng: Rng::new(7) }
+            Self { tokens: TokenManager::new(7), ledger: Ledger::default() }
         }
 
         fn get(&mut self, at: Now) -> (TokenState, Vec<Action>) {
@@ -309,12 +315,12 @@ mod tests {
 
         fn issued(&mut self, at: Now, value: &str, expires: Timestamp) -> Option<PodUid> {
             let status = TokenRequestStatus { token: Some(value.to_owned()), expiration_timestamp: Some(Time(expires)) };
-            self.tokens.done(at, 1, Ok(ApiReply::Token(Sensitive::new(status))), &mut self.rng)
+            self.tokens.done(at, 1, Ok(ApiReply::Token(Sensitive::new(status))))
         }
 
         fn refused(&mut self, at: Now) -> Option<PodUid> {
             let failure = Failure::new(FailureKind::NotFound, "serviceaccounts \"default\" not found");
-            self.tokens.done(at, 1, Err(failure), &mut self.rng)
+            self.tokens.done(at, 1, Err(failure))
         }
     }
 

@@ -7,8 +7,6 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 
-use crate::event::Object;
-
 /// The services with a cluster IP.
 #[derive(Debug, Default)]
 pub struct ServiceCache {
@@ -19,7 +17,7 @@ pub struct ServiceCache {
 impl ServiceCache {
     /// Whether services were listed once: no environment may be made before, static pods aside (ENV-002).
     #[must_use]
-    pub fn synced(&self) -> bool {
+    pub fn is_synced(&self) -> bool {
         self.synced
     }
 
@@ -35,33 +33,26 @@ impl ServiceCache {
     }
 
     /// The watch delivered all services. True for the first time: pods may have waited for it.
-    pub fn listed(&mut self, objects: Vec<Object>) -> bool {
+    pub fn listed(&mut self, services: Vec<Arc<Service>>) -> bool {
         self.namespaces.clear();
-        for object in objects {
-            self.applied(object);
+        for service in services {
+            self.applied(service);
         }
         !std::mem::replace(&mut self.synced, true)
     }
 
     /// A service appeared or changed; one that lost its cluster IP is forgotten.
-    pub fn applied(&mut self, object: Object) {
-        let Object::Service(service) = object else { return };
+    pub fn applied(&mut self, service: Arc<Service>) {
         if has_cluster_ip(&service) {
             let (namespace, name) = name_of(&service);
             self.namespaces.entry(namespace.to_owned()).or_default().insert(name.to_owned(), Arc::clone(&service));
         } else {
-            self.forget(&service);
+            self.deleted(&service);
         }
     }
 
     /// A service went away.
-    pub fn deleted(&mut self, object: &Object) {
-        if let Object::Service(service) = object {
-            self.forget(service);
-        }
-    }
-
-    fn forget(&mut self, service: &Service) {
+    pub fn deleted(&mut self, service: &Service) {
         let (namespace, name) = name_of(service);
         if let Some(services) = self.namespaces.get_mut(namespace) {
             services.remove(name);
@@ -87,9 +78,9 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn service(namespace: &str, name: &str, ip: &str) -> Object {
+    fn service(namespace: &str, name: &str, ip: &str) -> Arc<Service> {
         let service = json!({"metadata": {"namespace": namespace, "name": name}, "spec": {"clusterIP": ip}});
-        Object::Service(Arc::new(serde_json::from_value(service).unwrap()))
+        Arc::new(serde_json::from_value(service).unwrap())
     }
 
     fn names(cache: &ServiceCache, namespace: &str) -> Vec<String> {
@@ -100,9 +91,9 @@ mod tests {
     #[test]
     fn environments_wait_for_the_first_list() {
         let mut cache = ServiceCache::default();
-        assert!(!cache.synced());
+        assert!(!cache.is_synced());
         assert!(cache.listed(vec![]));
-        assert!(cache.synced());
+        assert!(cache.is_synced());
         assert!(!cache.listed(vec![service("default", "kubernetes", "10.0.0.1")]));
     }
 

@@ -1,0 +1,197 @@
+//! Decides what the files of a downwardAPI volume say of the pod.
+//! Upstream: pkg/volume/downwardapi/downwardapi.go, pkg/fieldpath/fieldpath.go, pkg/api/v1/resource/helpers.go.
+//! Differs: nothing on purpose.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, DownwardAPIVolumeFile, Pod, ResourceFieldSelector, Volume};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::payload::{self, Files};
+use super::{Plugin, Trouble, VolumeInputs};
+use crate::action::VolumeSetup;
+use crate::quantity::Amount;
+
+/// VTY-008, VTY-012
+pub(super) fn setup(pod: &Pod, volume: &Volume, inputs: &VolumeInputs<'_>) -> Result<VolumeSetup, Trouble> {
+    let source = volume.downward_api.clone().unwrap_or_default();
+    let items = source.items.as_deref().unwrap_or_default();
+    let files = files(pod, items, source.default_mode, inputs.node_allocatable)?;
+    payload::setup(pod, volume, Plugin::DownwardApi, files)
+}
+
+/// The files for those items; every error is told, as upstream's aggregate.
+pub(super) fn files(
+    pod: &Pod,
+    items: &[DownwardAPIVolumeFile],
+    default_mode: Option<i32>,
+    node_allocatable: &BTreeMap<String, Quantity>,
+) -> Result<Files, Trouble> {
+    let default_mode = payload::default_mode(default_mode)?;
+    let (mut files, mut errors) = (Files::new(), Vec::new());
+    for item in items {
+        let value = match (&item.field_ref, &item.resource_field_ref) {
+            (Some(field), _) => field_value(pod, &field.field_path),
+            (None, Some(field)) => resource_value(pod, field, node_allocatable),
+            (None, None) => Ok(String::new()),
+        };
+        match value {
+            Ok(value) => {
+                files.insert(item.path.clone(), payload::file(value.as_bytes(), item.mode.unwrap_or(default_mode)));
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    match payload::aggregate(errors) {
+        Some(error) => Err(Trouble::Failed(error)),
+        None => Ok(files),
+    }
+}
+
+/// A field of the pod's metadata as a file shows it (ENV-008): maps as sorted lines `k="v"`.
+pub(super) fn field_value(pod: &Pod, path: &str) -> Result<String, String> {
+    let metadata = &pod.metadata;
+    if let Some((map, key)) = path.strip_suffix("']").and_then(|rest| rest.split_once("['")) {
+        let map = match map {
+            "metadata.annotations" => &metadata.annotations,
+            "metadata.labels" => &metadata.labels,
+            _ => return Err(format!("fieldPath {path:?} does not support subscript")),
+        };
+        return Ok(map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default());
+    }
+    match path {
+        "metadata.annotations" => Ok(lines(metadata.annotations.as_ref())),
+        "metadata.labels" => Ok(lines(metadata.labels.as_ref())),
+        "metadata.name" => Ok(metadata.name.clone().unwrap_or_default()),
+        "metadata.namespace" => Ok(metadata.namespace.clone().unwrap_or_default()),
+        "metadata.uid" => Ok(metadata.uid.clone().unwrap_or_default()),
+        _ => Err(format!("unsupported fieldPath: {path}")),
+    }
+}
+
+fn lines(map: Option<&BTreeMap<String, String>>) -> String {
+    let lines: Vec<String> = map.into_iter().flatten().map(|(key, value)| format!("{key}={}", quoted(value))).collect();
+    lines.join("\n")
+}
+
+/// As Go's `%q` has it: escapes that Go does not know are written its way.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\x07' => out.push_str("\\a"),
+            '\x08' => out.push_str("\\b"),
+            '\x0c' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\x0b' => out.push_str("\\v"),
+            c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_control() || (c.is_whitespace() && c != ' ') => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// A container's request or limit in units of the divisor, rounded up (ENV-009).
+pub(super) fn resource_value(
+    pod: &Pod,
+    selector: &ResourceFieldSelector,
+    node_allocatable: &BTreeMap<String, Quantity>,
+) -> Result<String, String> {
+    let name = selector.container_name.as_deref().unwrap_or_default();
+    let container = container(pod, name).ok_or_else(|| format!("container {name} not found"))?;
+    let unsupported = || format!("Unsupported container resource : {}", selector.resource);
+    let (list, resource) = selector.resource.split_once('.').ok_or_else(unsupported)?;
+    let defaulted = matches!(resource, "cpu" | "memory" | "ephemeral-storage");
+    if !defaulted && !resource.starts_with("hugepages-") {
+        return Err(unsupported());
+    }
+    let resources = container.resources.as_ref();
+    let of = |quantities: Option<&BTreeMap<String, Quantity>>| quantities.and_then(|q| q.get(resource)).and_then(Amount::parse);
+    let amount = match list {
+        "requests" => of(resources.and_then(|r| r.requests.as_ref())),
+        "limits" => {
+            let own = of(resources.and_then(|r| r.limits.as_ref())).filter(|amount| amount.is_positive());
+            let of_pod = || of(pod.spec.as_ref()?.resources.as_ref()?.limits.as_ref()).filter(|amount| amount.is_positive());
+            let of_node = || of(Some(node_allocatable));
+            if defaulted { own.or_else(of_pod).or_else(of_node) } else { own }
+        }
+        _ => return Err(unsupported()),
+    };
+    let divisor = selector.divisor.as_ref().and_then(Amount::parse).filter(|divisor| divisor.is_positive()).unwrap_or(Amount::of(1));
+    let (amount, divisor) = match resource {
+        "cpu" => (amount.unwrap_or_default().milli_value(), divisor.milli_value()),
+        _ => (amount.unwrap_or_default().value(), divisor.value()),
+    };
+    Ok((amount / divisor + i64::from(amount % divisor != 0)).to_string())
+}
+
+fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
+    let spec = pod.spec.as_ref()?;
+    spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|container| container.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod() -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "ns", "uid": "u", "labels": {"b": "two", "a": "one \"1\"\n"}},
+            "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "250m"}, "limits": {"memory": "64Mi"}}}]},
+        }))
+        .unwrap()
+    }
+
+    fn resource(resource: &str, divisor: Option<&str>) -> Result<String, String> {
+        let selector = ResourceFieldSelector {
+            container_name: Some("c".to_owned()),
+            resource: resource.to_owned(),
+            divisor: divisor.map(|divisor| Quantity(divisor.to_owned())),
+        };
+        let allocatable = [("cpu".to_owned(), Quantity("1900m".to_owned())), ("memory".to_owned(), Quantity("4Gi".to_owned()))];
+        resource_value(&pod(), &selector, &allocatable.into())
+    }
+
+    // ENV-008, VTY-012
+    #[test]
+    fn metadata_fields_are_shown_and_others_refused() {
+        let value = |path: &str| field_value(&pod(), path);
+        assert_eq!(value("metadata.labels"), Ok("a=\"one \\\"1\\\"\\n\"\nb=\"two\"".to_owned()));
+        assert_eq!(value("metadata.labels['b']"), Ok("two".to_owned()));
+        assert_eq!(value("metadata.annotations['none']"), Ok(String::new()));
+        assert_eq!(value("metadata.uid"), Ok("u".to_owned()));
+        assert_eq!(value("spec.nodeName"), Err("unsupported fieldPath: spec.nodeName".to_owned()));
+        assert_eq!(value("metadata.name['x']"), Err("fieldPath \"metadata.name['x']\" does not support subscript".to_owned()));
+    }
+
+    // ENV-009
+    #[test]
+    fn resources_are_rounded_up_and_limits_default_to_the_node() {
+        assert_eq!(resource("requests.cpu", None).as_deref(), Ok("1"));
+        assert_eq!(resource("requests.cpu", Some("1m")).as_deref(), Ok("250"));
+        assert_eq!(resource("limits.memory", Some("1Mi")).as_deref(), Ok("64"));
+        assert_eq!(resource("limits.memory", Some("0")).as_deref(), Ok("67108864"));
+        assert_eq!(resource("limits.cpu", Some("1m")).as_deref(), Ok("1900"));
+        assert_eq!(resource("requests.memory", None).as_deref(), Ok("0"));
+        assert_eq!(resource("limits.gpu", None), Err("Unsupported container resource : limits.gpu".to_owned()));
+    }
+
+    #[test]
+    fn every_item_that_fails_is_named() {
+        let items: Vec<DownwardAPIVolumeFile> = serde_json::from_value(json!([
+            {"path": "a", "fieldRef": {"fieldPath": "spec.x"}},
+            {"path": "b", "resourceFieldRef": {"containerName": "d", "resource": "limits.cpu"}},
+            {"path": "c", "fieldRef": {"fieldPath": "metadata.name"}}]))
+        .unwrap();
+        let trouble = files(&pod(), &items, Some(0o644), &BTreeMap::new()).unwrap_err();
+        assert_eq!(trouble, Trouble::Failed("[unsupported fieldPath: spec.x, container d not found]".to_owned()));
+        assert_eq!(files(&pod(), &items[2..], Some(0o400), &BTreeMap::new()).unwrap()["c"], payload::file(b"p", 0o400));
+    }
+}

@@ -1,0 +1,304 @@
+//! Decides what is done about each volume of each pod: set up, refreshed, tried again, torn down.
+//! Upstream: pkg/kubelet/volumemanager, pkg/volume/util/operationexecutor, pkg/volume/util/nestedpendingoperations.
+//! Differs: no polling: a change of a source or a completion wakes the pod, whose sync compares what is wanted with what was written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, Volume};
+
+use super::backoff::Backoff;
+use super::teardown::Teardown;
+use super::{MountedVolume, Plugin, Trouble, VolumeInputs, VolumesState, desired, payload};
+use crate::action::{Call, HostCall, Lane, VolumeSetup};
+use crate::event::HostReply;
+use crate::failure::Failure;
+use crate::ids::{ActionId, PodUid};
+use crate::out::{Out, Owner};
+use crate::pod::manager::uid_of;
+use crate::recorder::{Recorded, Subject};
+use crate::time::{Mono, Now, earliest};
+
+/// How long the host may take for one operation.
+pub(super) const LIMIT: Duration = Duration::from_secs(120);
+/// The volume name of the operation that lists a pod's volumes; no volume has it.
+pub(super) const LISTING: &str = "";
+
+/// The volumes of all pods.
+#[derive(Debug, Default)]
+pub struct VolumeManager {
+    pods: BTreeMap<PodUid, PodVolumes>,
+}
+
+/// The volumes of one pod.
+#[derive(Debug, Default)]
+struct PodVolumes {
+    volumes: BTreeMap<String, Record>,
+    mounted: BTreeMap<String, MountedVolume>,
+    teardown: Option<Teardown>,
+    /// When the pod is to be looked at again; `None` once it was woken.
+    wake_at: Option<Mono>,
+}
+
+/// One volume of one pod.
+#[derive(Debug)]
+struct Record {
+    /// For events.
+    pod: Arc<Pod>,
+    place: MountedVolume,
+    operation: Option<Operation>,
+    /// The digest of what was set up last; `None` until something was, and while nobody knows because a refresh failed.
+    written: Option<u64>,
+    /// After the host failed: the operation is not repeated before.
+    host: Backoff,
+    /// After the sources failed: the failure is not told again before.
+    sources: Backoff,
+}
+
+#[derive(Debug)]
+struct Operation {
+    action: ActionId,
+    digest: u64,
+}
+
+impl VolumeManager {
+    /// Brings the pod's volumes nearer to what they are to be, and tells how far they are. Level-triggered: call it at each sync
+    /// of the pod, after the pod was registered with the object cache. What is in place stays in place while it is refreshed.
+    pub fn sync_pod(&mut self, now: Now, pod: &Arc<Pod>, inputs: &mut VolumeInputs<'_>, out: &mut Out<'_>) -> VolumesState {
+        let Some(uid) = uid_of(pod) else { return VolumesState::Ready };
+        let used = desired::used(pod);
+        if used.is_empty() {
+            return VolumesState::Ready;
+        }
+        let volumes = self.pods.entry(uid.clone()).or_default();
+        if volumes.teardown.as_ref().is_some_and(|teardown| !teardown.is_done()) {
+            volumes.tear_down(now, &uid, out);
+            return VolumesState::Waiting { unmounted: names(&used, |_| true) };
+        }
+        if volumes.teardown.is_some() {
+            // A pod of the same UID begins anew.
+            *volumes = PodVolumes::default();
+        }
+        let mut problems = BTreeMap::new();
+        for used in &used {
+            if let Err(cause) = volumes.sync(now, pod, &uid, *used, inputs, out) {
+                problems.insert(used.volume.name.as_str(), cause);
+            }
+        }
+        volumes.wake_at = volumes.retry_at(now);
+        let unmounted = names(&used, |name| !volumes.mounted.contains_key(name));
+        if !problems.is_empty() {
+            VolumesState::Failed { message: failure_message(&unmounted, &problems) }
+        } else if unmounted.is_empty() {
+            VolumesState::Ready
+        } else {
+            VolumesState::Waiting { unmounted }
+        }
+    }
+
+    /// The volumes of a pod that are in place, by name in the pod's spec.
+    #[must_use]
+    pub fn mounted(&self, uid: &PodUid) -> &BTreeMap<String, MountedVolume> {
+        static NONE: BTreeMap<String, MountedVolume> = BTreeMap::new();
+        self.pods.get(uid).map_or(&NONE, |volumes| &volumes.mounted)
+    }
+
+    /// Removes the volumes of a pod, known or not, of which nothing runs any more. Call it until it answers true: nothing is left.
+    pub fn tear_down(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) -> bool {
+        self.pods.entry(uid.clone()).or_default().tear_down(now, uid, out)
+    }
+
+    /// Whether volumes of that pod were set up, or are being removed.
+    #[must_use]
+    pub fn wants_teardown(&self, uid: &PodUid) -> bool {
+        self.pods.get(uid).is_some_and(|volumes| volumes.teardown.as_ref().is_none_or(|teardown| !teardown.is_done()))
+    }
+
+    /// The pod is finished: its record goes, unless its volumes have not.
+    pub fn forget(&mut self, uid: &PodUid) {
+        if !self.wants_teardown(uid) {
+            self.pods.remove(uid);
+        }
+    }
+
+    /// An operation ended (`Owner::Volume(uid, volume)`). True if the pod is to be woken.
+    #[must_use]
+    pub fn done(
+        &mut self,
+        now: Now,
+        uid: &PodUid,
+        volume: &str,
+        id: ActionId,
+        outcome: Result<HostReply, Failure>,
+        out: &mut Out<'_>,
+    ) -> bool {
+        let Some(volumes) = self.pods.get_mut(uid) else { return false };
+        if let Some(teardown) = &mut volumes.teardown
+            && teardown.done(now, id, &outcome)
+        {
+            return true;
+        }
+        volumes.set_up_ended(now, volume, id, outcome, out)
+    }
+
+    /// When something that failed is tried, or told, again.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        self.pods.values().filter_map(|volumes| volumes.wake_at).min()
+    }
+
+    /// Answers the pods of which something is to be tried again; each is answered once, and is then to be synced.
+    #[must_use]
+    pub fn due(&mut self, now: Now) -> BTreeSet<PodUid> {
+        let mut woken = BTreeSet::new();
+        for (uid, volumes) in &mut self.pods {
+            if volumes.wake_at.is_some_and(|at| at <= now.mono) {
+                volumes.wake_at = None;
+                woken.insert(uid.clone());
+            }
+        }
+        woken
+    }
+}
+
+impl PodVolumes {
+    /// # Errors
+    /// In words, if the volume cannot be put in place by this agent.
+    fn sync(
+        &mut self,
+        now: Now,
+        pod: &Arc<Pod>,
+        uid: &PodUid,
+        used: desired::Used<'_>,
+        inputs: &mut VolumeInputs<'_>,
+        out: &mut Out<'_>,
+    ) -> Result<(), String> {
+        let volume = used.volume;
+        let plugin = desired::plugin(used)?;
+        let record = self.volumes.entry(volume.name.clone()).or_insert_with(|| Record {
+            pod: Arc::clone(pod),
+            place: desired::place(inputs.root_dir, uid, volume, plugin),
+            operation: None,
+            written: None,
+            host: Backoff::default(),
+            sources: Backoff::default(),
+        });
+        record.pod = Arc::clone(pod);
+        if !plugin.refreshes() && self.mounted.contains_key(&volume.name) {
+            return Ok(());
+        }
+        if record.sync(now, uid, volume, plugin, inputs, out) {
+            self.mounted.insert(volume.name.clone(), record.place.clone());
+        }
+        Ok(())
+    }
+
+    fn set_up_ended(&mut self, now: Now, volume: &str, id: ActionId, outcome: Result<HostReply, Failure>, out: &mut Out<'_>) -> bool {
+        let Some(record) = self.volumes.get_mut(volume) else { return false };
+        let Some(operation) = record.operation.take_if(|operation| operation.action == id) else { return false };
+        match outcome {
+            Ok(_) => {
+                record.written = Some(operation.digest);
+                record.host.clear();
+                self.mounted.insert(volume.to_owned(), record.place.clone());
+                true
+            }
+            Err(failure) => {
+                record.written = None;
+                record.host.failed(now);
+                record.tell(volume, &failure.message, out);
+                self.wake_at = earliest([self.wake_at, record.host.until(now)]);
+                // Once the volumes are to go, whoever removes them waits for this.
+                self.teardown.is_some()
+            }
+        }
+    }
+
+    fn tear_down(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) -> bool {
+        let teardown = self.teardown.get_or_insert_default();
+        // What is being set up must not be forgotten (VOL-006).
+        if self.volumes.values().any(|record| record.operation.is_some()) {
+            return false;
+        }
+        self.volumes.clear();
+        self.mounted.clear();
+        let done = teardown.go_on(now, uid, out);
+        self.wake_at = teardown.retry_at(now);
+        done
+    }
+
+    fn retry_at(&self, now: Now) -> Option<Mono> {
+        earliest(self.volumes.values().flat_map(|record| [record.host.until(now), record.sources.until(now)]))
+    }
+}
+
+impl Record {
+    /// True if the volume came into place without the host.
+    fn sync(
+        &mut self,
+        now: Now,
+        uid: &PodUid,
+        volume: &Volume,
+        plugin: Plugin,
+        inputs: &mut VolumeInputs<'_>,
+        out: &mut Out<'_>,
+    ) -> bool {
+        match desired::setup(now, &self.pod, volume, plugin, inputs, out) {
+            Ok(None) => {
+                self.written = Some(0);
+                return true;
+            }
+            Ok(Some(setup)) => {
+                self.sources.clear();
+                self.set_up(now, uid, &volume.name, setup, out);
+            }
+            Err(Trouble::Pending) => {}
+            Err(Trouble::Failed(cause)) => {
+                if self.sources.until(now).is_none() {
+                    self.sources.failed(now);
+                    self.tell(&volume.name, &cause, out);
+                }
+            }
+        }
+        false
+    }
+
+    fn set_up(&mut self, now: Now, uid: &PodUid, volume: &str, setup: VolumeSetup, out: &mut Out<'_>) {
+        let digest = payload::digest(&setup);
+        if self.operation.is_some() || self.written == Some(digest) || self.host.until(now).is_some() {
+            return;
+        }
+        let call = HostCall::SetUpVolume { pod: uid.clone(), volume: volume.to_owned(), setup: Box::new(setup) };
+        let action = out.issue(Owner::Volume(uid.clone(), volume.to_owned()), Lane::Host, LIMIT, Call::Host(call));
+        self.operation = Some(Operation { action, digest });
+    }
+
+    /// VOL-021
+    fn tell(&self, volume: &str, cause: &str, out: &mut Out<'_>) {
+        let message = format!("MountVolume.SetUp failed for volume \"{volume}\" : {cause}");
+        out.record(Recorded::warning(Subject::Pod(Arc::clone(&self.pod)), "FailedMount", message));
+    }
+}
+
+/// The names of those used volumes, in order.
+fn names(used: &[desired::Used<'_>], which: impl Fn(&str) -> bool) -> Vec<String> {
+    let names: BTreeSet<&str> = used.iter().map(|used| used.volume.name.as_str()).filter(|name| which(name)).collect();
+    names.into_iter().map(str::to_owned).collect()
+}
+
+/// VOL-012
+fn failure_message(unmounted: &[String], problems: &BTreeMap<&str, String>) -> String {
+    let processed: Vec<&str> = problems.keys().copied().collect();
+    let causes: Vec<&str> = problems.values().map(String::as_str).collect();
+    format!(
+        "Unable to attach or mount volumes: unmounted volumes=[{}], unattached volumes=[], failed to process volumes=[{}]: {}",
+        unmounted.join(" "),
+        processed.join(" "),
+        causes.join("; ")
+    )
+}
+
+#[cfg(test)]
+#[path = "manager_tests.rs"]
+mod tests;

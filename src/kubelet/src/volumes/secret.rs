@@ -1,0 +1,36 @@
+//! Decides the files of a secret volume, or of a secret in a projected volume.
+//! Upstream: pkg/volume/secret/secret.go.
+//! Differs: nothing on purpose.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Pod, Volume};
+
+use super::payload::{self, Files, Wanted};
+use super::{Plugin, Trouble, VolumeInputs};
+use crate::action::VolumeSetup;
+use crate::cache::ObjectCache;
+
+const MISSING: &str = "references non-existent secret key";
+
+/// VTY-008
+pub(super) fn setup(pod: &Pod, volume: &Volume, inputs: &VolumeInputs<'_>) -> Result<VolumeSetup, Trouble> {
+    let source = volume.secret.clone().unwrap_or_default();
+    let wanted = Wanted {
+        namespace: pod.metadata.namespace.as_deref().unwrap_or_default(),
+        name: source.secret_name.as_deref().unwrap_or_default(),
+        items: source.items.as_deref(),
+        default_mode: source.default_mode,
+        optional: source.optional == Some(true),
+    };
+    payload::setup(pod, volume, Plugin::Secret, files(&wanted, inputs.objects)?)
+}
+
+/// VTY-009
+pub(super) fn files(wanted: &Wanted<'_>, objects: &ObjectCache) -> Result<Files, Trouble> {
+    let found = objects.lookup_secret(wanted.namespace, wanted.name);
+    let secret = payload::object(found, "secret", wanted)?;
+    let data = secret.as_ref().and_then(|secret| secret.reveal().data.as_ref());
+    let data: BTreeMap<&str, &[u8]> = data.into_iter().flatten().map(|(key, bytes)| (key.as_str(), bytes.0.as_slice())).collect();
+    payload::project(&data, wanted, MISSING)
+}
