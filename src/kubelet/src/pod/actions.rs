@@ -155,7 +155,8 @@ fn init_actions(
     }
     // A regular container that is there shows that the plain ones are done; they never run again in this sandbox. What an
     // earlier sandbox left (a reboot) does not count.
-    let sandbox = actions.sandbox.as_ref();
+    let sandbox = actions.sandbox.clone();
+    let sandbox = sandbox.as_ref();
     let initialised = regulars
         .iter()
         .any(|c| seen.newest(&c.name).is_some_and(|s| Some(&s.sandbox) == sandbox));
