@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::action::{Action, ApiCall, Call, Lane};
 use crate::cache::ObjectCache;
 use crate::cache::services::ServiceCache;
-use crate::config::{CgroupDriver, Config};
+use crate::config::Config;
 use crate::event::{ApiReply, CriReply, Event, HostReply, Object, PodSource, ProbeOutcome, WatchKey};
 use crate::failure::{Failure, FailureKind};
 use crate::housekeeping::Housekeeping;
@@ -19,6 +19,8 @@ use crate::node::lease::NodeLease;
 use crate::node::manager::{NodeFacts, NodeManager};
 use crate::node::runtime_health::RuntimeHealth;
 use crate::out::{Ledger, Out, Owner};
+use crate::node_files::NodeFiles;
+use crate::parts::Parts;
 use crate::pleg::Pleg;
 use crate::pod::batch::StepReply;
 use crate::pod::manager::PodManager;
@@ -31,49 +33,6 @@ use crate::status_manager::StatusManager;
 use crate::time::{Mono, Now, earliest};
 use crate::tokens::TokenManager;
 use crate::volumes::manager::VolumeManager;
-
-/// What pods plan with: everything but the workers themselves.
-#[derive(Debug)]
-pub struct Parts {
-    /// The settings.
-    pub config: Arc<Config>,
-    /// Jitter.
-    pub rng: Rng,
-    /// What is done once.
-    pub startup: Startup,
-    /// The runtime's health.
-    pub runtime: RuntimeHealth,
-    /// Images.
-    pub images: ImageManager,
-    /// Volumes.
-    pub volumes: VolumeManager,
-    /// ConfigMaps and Secrets.
-    pub objects: ObjectCache,
-    /// Services, for environment variables.
-    pub services: ServiceCache,
-    /// Service account tokens.
-    pub tokens: TokenManager,
-    /// What the API server is told of pods.
-    pub statuses: StatusManager,
-    /// Probes.
-    pub prober: Prober,
-    /// The Node object.
-    pub node: NodeManager,
-    /// What pods resolve names with, once it was read.
-    pub resolv_conf: Option<Vec<u8>>,
-}
-
-impl Parts {
-    /// The cgroup driver in use: the runtime's word, else the setting (NODE-130).
-    #[must_use]
-    pub fn cgroup_driver(&self) -> CgroupDriver {
-        match self.runtime.systemd_cgroup() {
-            Some(Some(true)) => CgroupDriver::Systemd,
-            Some(Some(false)) => CgroupDriver::Cgroupfs,
-            _ => self.config.cgroups.driver,
-        }
-    }
-}
 
 /// The pure machine. See the crate's head for the reading order.
 #[derive(Debug)]
@@ -110,14 +69,14 @@ impl Kubelet {
             startup: Startup::default(),
             runtime: RuntimeHealth::new(),
             images: ImageManager::default(),
-            volumes: VolumeManager::new(&config),
-            objects: ObjectCache::new(&config),
+            volumes: VolumeManager::default(),
+            objects: ObjectCache::new(config.pods.change_detection, config.node.standalone),
             services: ServiceCache::default(),
             tokens: TokenManager::new(rng.next_u64()),
             statuses: StatusManager::new(),
             prober: Prober::new(rng.next_u64()),
             node: NodeManager::new(Arc::clone(&config)),
-            resolv_conf: None,
+            node_files: NodeFiles::default(),
             rng,
             config: Arc::clone(&config),
         };
@@ -179,7 +138,7 @@ impl Kubelet {
             Event::WatchListed { key, objects } => self.watch_listed(now, key, objects, out),
             Event::WatchApplied { key, object } => self.watch_applied(now, &key, object, out),
             Event::WatchDeleted { key, object } => self.watch_deleted(now, &key, object, out),
-            Event::WatchFailed { key, failure } => self.watch_failed(now, &key, &failure),
+            Event::WatchFailed { key, failure } => self.watch_failed(&key, &failure),
             Event::StaticPodsListed { source, pods } => {
                 let changes = self.pods.listed(now.wall, source, pods);
                 self.pods_changed(now, changes, out);
@@ -236,7 +195,7 @@ impl Kubelet {
                 }
             }
             WatchKey::ConfigMap { .. } | WatchKey::Secret { .. } => {
-                let woken = self.parts.objects.listed(now, &key, objects, out);
+                let woken = self.parts.objects.listed(&key, objects, out);
                 self.wake(woken);
             }
             WatchKey::RuntimeClasses | WatchKey::CsiDrivers => {}
@@ -252,7 +211,7 @@ impl Kubelet {
             Object::Node(node) => self.node_seen(now, node, out),
             Object::Service(service) => self.parts.services.applied(service),
             object @ (Object::ConfigMap(_) | Object::Secret(_)) => {
-                let woken = self.parts.objects.applied(now, key, object, out);
+                let woken = self.parts.objects.applied(key, object, out);
                 self.wake(woken);
             }
             Object::RuntimeClass(_) | Object::CsiDriver(_) => {}
@@ -268,21 +227,21 @@ impl Kubelet {
             Object::Node(_) => self.parts.node.gone(),
             Object::Service(service) => self.parts.services.deleted(&service),
             Object::ConfigMap(_) | Object::Secret(_) => {
-                let woken = self.parts.objects.deleted(now, key);
+                let woken = self.parts.objects.deleted(key, out);
                 self.wake(woken);
             }
             Object::RuntimeClass(_) | Object::CsiDriver(_) => {}
         }
     }
 
-    fn watch_failed(&mut self, now: Now, key: &WatchKey, failure: &Failure) {
+    fn watch_failed(&mut self, key: &WatchKey, failure: &Failure) {
         if matches!(key, WatchKey::ConfigMap { .. } | WatchKey::Secret { .. }) {
-            let woken = self.parts.objects.failed(now, key, failure);
-            self.wake(woken);
+            self.parts.objects.failed(key, failure);
         }
     }
 
     fn node_seen(&mut self, now: Now, node: Arc<k8s_openapi::api::core::v1::Node>, out: &mut Out<'_>) {
+        self.parts.objects.node_seen(&node);
         self.parts.node.seen(node, out);
         self.node_known(now);
         self.watch_pods(out);
@@ -342,10 +301,13 @@ impl Kubelet {
                 if first && self.pleg.has_listed() {
                     self.parts.node.hurry();
                 }
-                self.adopt_orphans(now, out);
+                self.adopt_orphans(now);
             }
             Some(Owner::Pod(uid)) => self.pod_done(now, &uid, id, outcome.map(StepReply::Cri), out),
             Some(Owner::Image(uid, name)) => {
+                if matches!(outcome, Ok(CriReply::Pulled { .. })) {
+                    self.housekeeping.images_changed(now);
+                }
                 if self.parts.images.done(now, &uid, &name, id, outcome, out) {
                     self.dirty.insert(uid);
                 }
@@ -354,7 +316,7 @@ impl Kubelet {
                 let timeout = self.parts.prober.timeout(number);
                 self.probed(now, number, id, exec_outcome(outcome, timeout), out);
             }
-            Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.cri_done(now, id, outcome),
+            Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.cri_done(now, id, outcome, out),
             _ => {}
         }
     }
@@ -371,7 +333,7 @@ impl Kubelet {
                 self.dirty.insert(uid);
             }
             Some(Owner::Object(key)) => {
-                let woken = self.parts.objects.done(now, &key, outcome, out);
+                let woken = self.parts.objects.done(now, &key, id, outcome);
                 self.wake(woken);
             }
             Some(Owner::Token(number)) => {
@@ -395,15 +357,15 @@ impl Kubelet {
             }
             Some(Owner::Pod(uid)) => self.pod_done(now, &uid, id, outcome.map(StepReply::Host), out),
             Some(Owner::Volume(uid, volume)) => {
-                self.parts.volumes.done(now, &uid, &volume, outcome, out);
-                self.dirty.insert(uid);
-            }
-            Some(Owner::Housekeeping) => self.housekeeping.host_done(now, id, outcome),
-            Some(Owner::RuntimeHealth) => {
-                if let Ok(HostReply::Contents(contents)) = outcome {
-                    self.parts.resolv_conf = Some(contents);
+                if self.parts.volumes.done(now, &uid, &volume, id, outcome, out) {
+                    self.dirty.insert(uid);
                 }
-                self.all_dirty();
+            }
+            Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.host_done(now, id, outcome),
+            Some(Owner::NodeFiles) => {
+                if self.parts.node_files.done(id, outcome) {
+                    self.all_dirty();
+                }
             }
             _ => {}
         }
@@ -446,8 +408,8 @@ impl Kubelet {
         }
         self.pleg.due(now, out);
         let mut woken = parts.images.due(now, out);
-        woken.extend(parts.volumes.due(now, out));
-        woken.extend(parts.objects.due(now, out));
+        woken.extend(parts.volumes.due(now));
+        woken.extend(parts.objects.due(now));
         woken.extend(parts.tokens.due(now, out));
         parts.statuses.due(now, out);
         parts.prober.due(now, out);

@@ -5,17 +5,22 @@
 //! `kubelet` (routes), `pod::worker` (one pod), `pod::actions` (what to start and stop), `pod::status` (what to report).
 
 pub mod action;
+pub mod admission;
 pub mod backoff;
 pub mod cache;
 pub mod config;
 pub mod event;
 pub mod failure;
 pub mod feature_gates;
+pub mod housekeeping;
 pub mod ids;
 pub mod images;
+pub mod kubelet;
 pub mod node;
+pub mod node_files;
 pub mod observation;
 pub mod out;
+pub mod parts;
 pub mod pleg;
 pub mod pod;
 pub mod prober;
@@ -24,7 +29,10 @@ pub mod recorder;
 pub mod resources;
 pub mod rng;
 pub mod sensitive;
+pub mod startup;
+pub mod status_manager;
 pub mod status_patch;
 pub mod time;
 pub mod tokens;
 pub mod volumes;
+pub mod workers;

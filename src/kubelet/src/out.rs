@@ -41,6 +41,8 @@ pub enum Owner {
     Probe(u64),
     /// An API event.
     Recorder,
+    /// The node's resolver configuration and hosts file.
+    NodeFiles,
     /// Dead containers, orphaned directories and cgroups.
     Housekeeping,
 }

@@ -81,6 +81,18 @@ impl Pleg {
         self.pods.values()
     }
 
+    /// Everything of that pod was removed.
+    pub fn forget(&mut self, pod: &PodUid) {
+        self.listed.remove(pod);
+        self.pods.remove(pod);
+    }
+
+    /// Whether anything of the pod ran at the last listing.
+    #[must_use]
+    pub fn runs(&self, pod: &PodUid) -> bool {
+        self.pods.get(pod).is_some_and(|pod| pod.live)
+    }
+
     /// Whether the runtime held anything of the pod at the last listing.
     #[must_use]
     pub fn holds(&self, pod: &PodUid) -> bool {

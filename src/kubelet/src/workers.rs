@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::admission::{Admission, admit};
 use crate::event::PodSource;
 use crate::failure::Failure;
+use crate::housekeeping::clearing::Remains;
 use crate::ids::{ActionId, PodUid};
 use crate::kubelet::Kubelet;
 use crate::out::Out;
@@ -21,7 +22,7 @@ use crate::pod::manager::Changes;
 use crate::pod::report::{rejected_status, step_ended};
 use crate::pod::stop::pod_grace;
 use crate::pod::worker::{Completed, Phase, PodWorker};
-use crate::pod::{plan, worker};
+use crate::pod::plan;
 use crate::recorder::{Recorded, Subject};
 use crate::time::Now;
 
@@ -48,7 +49,8 @@ impl Kubelet {
         for uid in changes.updated.into_iter().chain(changes.reconciled) {
             self.pod_updated(now, &uid);
         }
-        self.adopt_orphans(now, out);
+        self.adopt_orphans(now);
+        self.housekeeping.pods_changed(now);
     }
 
     fn pod_added(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
@@ -58,6 +60,7 @@ impl Kubelet {
             // It was only in the runtime, or had been removed: the object tells how it is to end (POD-080).
             orphan.pod = Arc::clone(&desired.pod);
             orphan.source = Some(desired.source);
+            orphan.adopted = false;
             self.dirty.insert(uid.clone());
             return;
         }
@@ -97,8 +100,8 @@ impl Kubelet {
     fn pod_removed(&mut self, now: Now, uid: &PodUid) {
         self.parts.statuses.pod_gone(uid);
         let Some(worker) = self.workers.get_mut(uid) else {
-            // A refused pod: only its logs and directories may be left.
-            self.housekeeping.pod_forgotten(uid);
+            // A refused pod: at most a directory of an earlier life is left.
+            self.housekeeping.pod_forgotten(uid, Remains::default());
             return;
         };
         worker.source = None;
@@ -107,18 +110,26 @@ impl Kubelet {
     }
 
     /// POD-087: what runs of pods that no source knows is stopped; never before every source has spoken (POD-005).
-    pub(crate) fn adopt_orphans(&mut self, now: Now, _out: &mut Out<'_>) {
+    pub(crate) fn adopt_orphans(&mut self, now: Now) {
         if !self.pods.sources_ready() {
             return;
         }
-        let unknown = |pod: &&RuntimePod| !self.workers.contains_key(&pod.uid) && self.pods.get(&pod.uid).is_none();
+        let unknown = |pod: &&RuntimePod| {
+            !self.workers.contains_key(&pod.uid) && self.pods.get(&pod.uid).is_none() && !self.housekeeping.is_clearing(&pod.uid)
+        };
         let orphans: Vec<RuntimePod> = self.pleg.runtime_pods().filter(unknown).cloned().collect();
         for orphan in orphans {
-            let mut worker = PodWorker::new(now, orphan.uid.clone(), Arc::new(pod_of(&orphan)), None);
-            worker.terminate(now, ORPHAN_GRACE, None);
-            self.dirty.insert(orphan.uid.clone());
-            self.workers.insert(orphan.uid, worker);
+            self.adopt_orphan(now, orphan.uid, orphan.namespace, orphan.name);
         }
+    }
+
+    /// Gives a worker to a pod that only the runtime, or the disk, knows: it is stopped and cleared away.
+    pub(crate) fn adopt_orphan(&mut self, now: Now, uid: PodUid, namespace: String, name: String) {
+        let mut worker = PodWorker::new(now, uid.clone(), Arc::new(orphaned_pod(&uid, namespace, name)), None);
+        worker.adopted = true;
+        worker.terminate(now, ORPHAN_GRACE, None);
+        self.dirty.insert(uid.clone());
+        self.workers.insert(uid, worker);
     }
 
     /// A worker's call ended.
@@ -151,6 +162,9 @@ impl Kubelet {
                 self.forget(now, &worker);
                 continue;
             }
+            if worker.batch.is_none() {
+                self.collect_dead(&worker, out);
+            }
             self.workers.insert(uid.clone(), worker);
             if again {
                 self.dirty.insert(uid);
@@ -158,21 +172,26 @@ impl Kubelet {
         }
     }
 
-    fn forget(&mut self, _now: Now, worker: &worker::PodWorker) {
+    fn forget(&mut self, now: Now, worker: &PodWorker) {
         self.parts.images.forget(&worker.uid);
         self.parts.prober.remove_pod(&worker.uid);
         self.parts.tokens.forget(&worker.uid);
-        self.housekeeping.pod_forgotten(&worker.uid);
+        self.parts.volumes.forget(&worker.uid);
+        if worker.adopted {
+            self.housekeeping.orphan_ended(now);
+        }
+        let remains = self.remains_of(worker);
+        self.housekeeping.pod_forgotten(&worker.uid, remains);
     }
 }
 
-/// What is known of a pod that only the runtime has.
-fn pod_of(orphan: &RuntimePod) -> Pod {
+/// What is known of a pod that only the runtime has. A pod without a name is known by its directory alone.
+fn orphaned_pod(uid: &PodUid, namespace: String, name: String) -> Pod {
     Pod {
         metadata: ObjectMeta {
-            name: Some(orphan.name.clone()),
-            namespace: Some(orphan.namespace.clone()),
-            uid: Some(orphan.uid.to_string()),
+            name: Some(name).filter(|name| !name.is_empty()),
+            namespace: Some(namespace),
+            uid: Some(uid.to_string()),
             ..ObjectMeta::default()
         },
         spec: Some(PodSpec { termination_grace_period_seconds: Some(1), ..PodSpec::default() }),

@@ -101,7 +101,8 @@ mod tests {
     #[test]
     fn headless_services_are_left_out() {
         let mut cache = ServiceCache::default();
-        cache.listed(vec![service("a", "web", "10.0.0.2"), service("a", "headless", "None"), service("a", "unset", ""), service("b", "db", "10.0.0.3")]);
+        let (web, db) = (service("a", "web", "10.0.0.2"), service("b", "db", "10.0.0.3"));
+        cache.listed(vec![web, service("a", "headless", "None"), service("a", "unset", ""), db]);
         assert_eq!(names(&cache, "a"), ["web"]);
         assert_eq!(names(&cache, "b"), ["db"]);
         assert!(cache.get("default", "kubernetes").is_none());

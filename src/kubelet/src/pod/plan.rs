@@ -13,13 +13,13 @@ use super::stop::{Kill, kill_all, kill_batch, pod_grace, spec_of, until};
 use super::worker::{ERROR_RETRY, Phase, PodWorker, call_limits};
 use crate::action::{CriCall, HostCall};
 use crate::ids::SandboxId;
-use crate::kubelet::Parts;
+use crate::parts::Parts;
 use crate::observation::{PodObservation, SandboxState};
 use crate::out::Out;
 use crate::recorder::{Recorded, Subject};
 use crate::resources::cgroup::{pod_cgroup_name, pod_cgroup_settings};
 use crate::time::Now;
-use crate::volumes::manager::VolumesState;
+use crate::volumes::VolumesState;
 
 /// Plans the pod once. True if it should be planned again at once: a phase changed.
 pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) -> bool {
@@ -215,6 +215,10 @@ fn sandboxes_to_stop(worker: &PodWorker, seen: &PodObservation) -> Vec<SandboxId
 
 fn create_sandbox(worker: &mut PodWorker, parts: &mut Parts, now: Now, attempt: u32, out: &mut Out<'_>) -> bool {
     let attempt = attempt.max(worker.sandbox_floor);
+    let Parts { node_files, config, .. } = parts;
+    if !node_files.ensure(now, worker.born, &config.dns.resolv_conf, out) {
+        return false;
+    }
     match parts.sandbox_config(&worker.pod, attempt, out) {
         Ok((config, runtime_handler)) => {
             worker.sandbox_attempt = attempt;
@@ -257,7 +261,7 @@ fn clean_up(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
     }
     parts.objects.unregister(&worker.uid, out);
     parts.tokens.forget(&worker.uid);
-    if parts.config.cgroups.per_qos && !worker.cgroup_removed {
+    if parts.config.cgroups.per_qos && !worker.cgroup_removed && !worker.adopted {
         let name = pod_cgroup_name(&worker.pod, &parts.config, parts.cgroup_driver());
         let step = Step::Host(HostCall::RemoveCgroup { name });
         worker.begin(Batch::new([Stage { in_order: true, chains: vec![Chain::new(Purpose::RemoveCgroup, [step])] }]));

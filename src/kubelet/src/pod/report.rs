@@ -12,7 +12,7 @@ use super::status::{StatusInputs, generate_api_pod_status};
 use super::stop::field_path_of;
 use super::worker::{Phase, PodWorker, StartError, Verdict};
 use crate::event::HostReply;
-use crate::kubelet::Parts;
+use crate::parts::Parts;
 use crate::out::Out;
 use crate::pod::batch::StepReply;
 use crate::prober::ProbedPod;

@@ -12,10 +12,10 @@ use super::configs::ContainerPlan;
 use super::report::set_error;
 use super::stop::{field_path_of, hook_of};
 use super::worker::PodWorker;
-use crate::action::{CriCall, HostCall};
+use crate::action::CriCall;
 use crate::backoff::restart_wait;
 use crate::images::{ImageNeed, ImageState, ResolvedImage};
-use crate::kubelet::Parts;
+use crate::parts::Parts;
 use crate::observation::{ContainerState, PodObservation};
 use crate::out::Out;
 use crate::recorder::{Recorded, Subject};
@@ -171,7 +171,7 @@ fn start_chain(
     out: &mut Out<'_>,
 ) -> Option<Chain> {
     let attempt = next_attempt(worker, seen, &container.name);
-    let plan = match parts.container_plan(worker, now, seen, container, attempt, &image, out) {
+    let plan = match parts.container_plan(worker, seen, container, attempt, &image, out) {
         Ok(plan) => plan,
         Err(error) => {
             let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, &container.name));
@@ -194,10 +194,4 @@ fn start_chain(
         steps.push(Step::PostStart(hook_of(handler, container, None, worker.pod_ip())));
     }
     Some(Chain::new(Purpose::Start { container: container.name.clone() }, steps))
-}
-
-/// A file that a container needs before it is made.
-#[must_use]
-pub fn write_file(path: String, contents: String, mode: u32) -> HostCall {
-    HostCall::WriteFile { path, contents: contents.into_bytes(), mode }
 }

@@ -260,7 +260,8 @@ fn set_addresses(inputs: &StatusInputs<'_>, host_network: bool, status: &mut Pod
 }
 
 /// One IP of each family, the node's family first; none if any cannot be read.
-fn sorted_ips(ips: &[String], host_ips: &[String]) -> Vec<String> {
+#[must_use]
+pub fn sorted_ips(ips: &[String], host_ips: &[String]) -> Vec<String> {
     let Ok(parsed) = ips.iter().map(|ip| ip.parse::<std::net::IpAddr>()).collect::<Result<Vec<_>, _>>() else { return Vec::new() };
     let v6_first = host_ips.first().and_then(|ip| ip.parse::<std::net::IpAddr>().ok()).is_some_and(|ip| ip.is_ipv6());
     let of = |v6: bool| parsed.iter().find(|ip| ip.is_ipv6() == v6).map(ToString::to_string);

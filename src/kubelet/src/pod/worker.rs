@@ -113,6 +113,10 @@ pub struct PodWorker {
     pub stopped_sandboxes: BTreeSet<SandboxId>,
     /// The grace that the stop in flight was begun with.
     pub stopping_with: Option<Duration>,
+    /// Whether it was found in the runtime or on the disk, and no source ever told of it: its cgroup is not known.
+    pub adopted: bool,
+    /// When it came.
+    pub born: Mono,
     /// Whether the pod's cgroup was removed.
     pub cgroup_removed: bool,
     /// How long its containers wait before they are started again.
@@ -156,6 +160,8 @@ impl PodWorker {
             to_restart: BTreeSet::new(),
             stopped_sandboxes: BTreeSet::new(),
             stopping_with: None,
+            adopted: false,
+            born: now.mono,
             cgroup_removed: false,
             backoffs: RestartBackoffs::new(),
             stale_after: now.mono,

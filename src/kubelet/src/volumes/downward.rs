@@ -49,7 +49,7 @@ pub(super) fn files(
 }
 
 /// A field of the pod's metadata as a file shows it (ENV-008): maps as sorted lines `k="v"`.
-pub(super) fn field_value(pod: &Pod, path: &str) -> Result<String, String> {
+pub(crate) fn field_value(pod: &Pod, path: &str) -> Result<String, String> {
     let metadata = &pod.metadata;
     if let Some((map, key)) = path.strip_suffix("']").and_then(|rest| rest.split_once("['")) {
         let map = match map {
@@ -98,7 +98,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// A container's request or limit in units of the divisor, rounded up (ENV-009).
-pub(super) fn resource_value(
+pub(crate) fn resource_value(
     pod: &Pod,
     selector: &ResourceFieldSelector,
     node_allocatable: &BTreeMap<String, Quantity>,

@@ -5,7 +5,7 @@
 mod backoff;
 mod configmap;
 mod desired;
-mod downward;
+pub(crate) mod downward;
 mod emptydir;
 mod hostpath;
 pub mod manager;

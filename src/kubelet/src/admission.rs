@@ -1,0 +1,251 @@
+//! Decides whether a pod that was bound to this node may run here.
+//! Upstream: pkg/kubelet/lifecycle/predicate.go, pkg/scheduler/eventhandlers.go (AdmissionCheck).
+//! Differs: what this agent cannot do yet (RuntimeClass, user namespaces) is refused here instead of failing later.
+
+use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, Pod, Taint, Toleration};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::node::status::Resources;
+use crate::observation::MachineInfo;
+use crate::resources::requests::{Kind, pod_amounts};
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It may.
+    Admitted,
+    /// It may not; for good (POD-032).
+    Refused {
+        /// Such as `OutOfcpu`.
+        reason: String,
+        /// In upstream's words.
+        message: String,
+    },
+}
+
+fn refused(reason: &str, message: impl Into<String>) -> Admission {
+    Admission::Refused { reason: reason.to_owned(), message: message.into() }
+}
+
+/// Whether the pod may run beside those that do (POD-031, POD-034).
+#[must_use]
+pub fn admit(pod: &Pod, active: &[&Arc<Pod>], node: Option<&Node>, machine: Option<&MachineInfo>, config: &Config) -> Admission {
+    let Some(spec) = &pod.spec else { return refused("UnexpectedAdmissionError", "the pod has no spec") };
+    if let Some(class) = spec.runtime_class_name.as_deref().filter(|c| !c.is_empty()) {
+        return refused("PodFeatureUnsupported", format!("RuntimeClass \"{class}\" is not supported by this agent yet"));
+    }
+    if spec.host_users == Some(false) {
+        return refused("PodFeatureUnsupported", "user namespaces (hostUsers: false) are not supported by this agent yet");
+    }
+    if let Some(os) = spec.os.as_ref().filter(|os| os.name != "linux") {
+        return refused("PodOSNotSupported", format!("Failed to admit pod as the OS field doesn't match node OS: {}", os.name));
+    }
+    if let Some(refusal) = machine.and_then(|machine| resources(pod, active, machine, config)) {
+        return refusal;
+    }
+    let Some(node) = node else { return Admission::Admitted };
+    affinity(pod, node).or_else(|| ports(pod, active)).or_else(|| taints(pod, node)).unwrap_or(Admission::Admitted)
+}
+
+/// `OutOf<resource>` for the first resource that is short.
+fn resources(pod: &Pod, active: &[&Arc<Pod>], machine: &MachineInfo, config: &Config) -> Option<Admission> {
+    let node = Resources::new(config, machine);
+    let count = active.len() as u64;
+    if count + 1 > node.pods {
+        return Some(out_of("pods", 1, count, node.pods));
+    }
+    let wanted = pod_amounts(pod, Kind::Requests);
+    let mut used: BTreeMap<String, i64> = BTreeMap::new();
+    for other in active {
+        for (name, amount) in pod_amounts(other, Kind::Requests) {
+            *used.entry(name).or_default() += amount;
+        }
+    }
+    let capacities = [
+        ("cpu", node.allocatable_cpu_milli),
+        ("memory", node.allocatable_memory),
+        ("ephemeral-storage", node.allocatable_storage),
+    ];
+    for (name, capacity) in capacities {
+        let asked = wanted.get(name).and_then(|a| u64::try_from(*a).ok()).unwrap_or(0);
+        let taken = used.get(name).and_then(|a| u64::try_from(*a).ok()).unwrap_or(0);
+        if asked > 0 && asked > capacity.saturating_sub(taken) {
+            return Some(out_of(name, asked, taken, capacity));
+        }
+    }
+    None
+}
+
+fn out_of(resource: &str, requested: u64, used: u64, capacity: u64) -> Admission {
+    refused(
+        &format!("OutOf{resource}"),
+        format!("Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"),
+    )
+}
+
+/// nodeSelector and required node affinity.
+fn affinity(pod: &Pod, node: &Node) -> Option<Admission> {
+    let spec = pod.spec.as_ref()?;
+    let labels = node.metadata.labels.clone().unwrap_or_default();
+    let selector_matches = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+    let required = spec
+        .affinity
+        .as_ref()
+        .and_then(|a| a.node_affinity.as_ref())
+        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    let fields: BTreeMap<String, String> = [("metadata.name".to_owned(), node.metadata.name.clone().unwrap_or_default())].into();
+    let affinity_matches = required.is_none_or(|selector| {
+        selector.node_selector_terms.iter().any(|term| {
+            let expressions = term.match_expressions.as_deref().unwrap_or_default();
+            let of_fields = term.match_fields.as_deref().unwrap_or_default();
+            // A term that asks for nothing matches nothing.
+            let empty = expressions.is_empty() && of_fields.is_empty();
+            !empty && expressions.iter().all(|e| matches(e, &labels)) && of_fields.iter().all(|e| matches(e, &fields))
+        })
+    });
+    (!selector_matches || !affinity_matches)
+        .then(|| refused("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"))
+}
+
+fn matches(requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {
+    let value = labels.get(&requirement.key);
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let number = |text: &String| text.parse::<i64>().ok();
+    let compared = |order: std::cmp::Ordering| match (value.and_then(number), values.first().and_then(number)) {
+        (Some(have), Some(bound)) => have.cmp(&bound) == order,
+        _ => false,
+    };
+    match requirement.operator.as_str() {
+        "In" => value.is_some_and(|v| values.contains(v)),
+        "NotIn" => value.is_none_or(|v| !values.contains(v)),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => compared(std::cmp::Ordering::Greater),
+        "Lt" => compared(std::cmp::Ordering::Less),
+        _ => false,
+    }
+}
+
+type HostPort = (String, String, i32);
+
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let spec = pod.spec.as_ref();
+    let containers = spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten().filter(|c| {
+        c.restart_policy.as_deref() == Some("Always")
+    })));
+    containers
+        .flat_map(|c| c.ports.iter().flatten())
+        .filter_map(|p| Some((p, p.host_port.filter(|port| *port > 0)?)))
+        .map(|(p, port)| {
+            let ip = p.host_ip.clone().filter(|ip| !ip.is_empty()).unwrap_or_else(|| "0.0.0.0".to_owned());
+            (p.protocol.clone().unwrap_or_else(|| "TCP".to_owned()), ip, port)
+        })
+        .collect()
+}
+
+fn ports(pod: &Pod, active: &[&Arc<Pod>]) -> Option<Admission> {
+    let wanted = host_ports(pod);
+    if wanted.is_empty() {
+        return None;
+    }
+    let taken: Vec<HostPort> = active.iter().flat_map(|p| host_ports(p)).collect();
+    let any = |ip: &str| ip == "0.0.0.0";
+    let clash = |a: &HostPort, b: &HostPort| a.0 == b.0 && a.2 == b.2 && (a.1 == b.1 || any(&a.1) || any(&b.1));
+    wanted.iter().any(|w| taken.iter().any(|t| clash(w, t))).then(|| {
+        refused("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports")
+    })
+}
+
+/// Only NoExecute taints count, and not for static pods.
+fn taints(pod: &Pod, node: &Node) -> Option<Admission> {
+    let source = pod.metadata.annotations.as_ref().and_then(|a| a.get(crate::pod::manager::SOURCE_ANNOTATION));
+    if source.is_some_and(|source| source != "api") {
+        return None;
+    }
+    let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+    let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
+    let bad = taints.iter().any(|taint| taint.effect == "NoExecute" && !tolerations.iter().any(|t| tolerates(t, taint)));
+    bad.then(|| refused("TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"))
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let unset = |text: &Option<String>| text.as_deref().unwrap_or_default().is_empty();
+    let effect = unset(&toleration.effect) || toleration.effect.as_deref() == Some(taint.effect.as_str());
+    let key = unset(&toleration.key) || toleration.key.as_deref() == Some(taint.key.as_str());
+    let value = match toleration.operator.as_deref().unwrap_or("Equal") {
+        "Exists" => true,
+        _ => !unset(&toleration.key) && toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
+    };
+    effect && key && value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(spec: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap()
+    }
+
+    fn asking(cpu: &str) -> Pod {
+        pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}))
+    }
+
+    fn node(value: Value) -> Node {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn verdict(pod: &Pod, active: &[&Arc<Pod>], of: &Node) -> Admission {
+        let machine = MachineInfo { cpus: 2, memory: 4 << 30, root_fs_capacity: 1 << 30, ..MachineInfo::default() };
+        admit(pod, active, Some(of), Some(&machine), &Config::new("n1"))
+    }
+
+    // POD-034: OutOfcpu, in milli.
+    #[test]
+    fn pod_that_asks_for_too_much_is_refused() {
+        let other = Arc::new(asking("1500m"));
+        assert_eq!(verdict(&asking("500m"), &[&other], &Node::default()), Admission::Admitted);
+        assert_eq!(
+            verdict(&asking("501m"), &[&other], &Node::default()),
+            refused("OutOfcpu", "Node didn't have enough resource: cpu, requested: 501, used: 1500, capacity: 2000")
+        );
+    }
+
+    // POD-034: NodeAffinity
+    #[test]
+    fn pod_that_wants_another_node_is_refused() {
+        let here = node(json!({"metadata": {"name": "n1", "labels": {"zone": "a", "n": "5"}}}));
+        let selecting = |zone: &str| pod(json!({"containers": [], "nodeSelector": {"zone": zone}}));
+        assert_eq!(verdict(&selecting("a"), &[], &here), Admission::Admitted);
+        assert!(matches!(verdict(&selecting("b"), &[], &here), Admission::Refused { reason, .. } if reason == "NodeAffinity"));
+        let requiring = |operator: &str, values: Value| {
+            pod(json!({"containers": [], "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [{"key": "n", "operator": operator, "values": values}]}]}}}}))
+        };
+        assert_eq!(verdict(&requiring("Gt", json!(["4"])), &[], &here), Admission::Admitted);
+        assert_ne!(verdict(&requiring("In", json!(["4"])), &[], &here), Admission::Admitted);
+    }
+
+    // POD-034: NodePorts
+    #[test]
+    fn pod_that_wants_a_taken_port_is_refused() {
+        let with_port = |port: i32| pod(json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": port}]}]}));
+        let other = Arc::new(with_port(80));
+        assert_eq!(verdict(&with_port(81), &[&other], &Node::default()), Admission::Admitted);
+        assert!(matches!(verdict(&with_port(80), &[&other], &Node::default()), Admission::Refused { reason, .. } if reason == "NodePorts"));
+    }
+
+    // POD-034: TaintToleration
+    #[test]
+    fn only_no_execute_taints_count() {
+        let tainted = |effect: &str| node(json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": effect}]}}));
+        let plain = pod(json!({"containers": []}));
+        assert_eq!(verdict(&plain, &[], &tainted("NoSchedule")), Admission::Admitted);
+        assert_ne!(verdict(&plain, &[], &tainted("NoExecute")), Admission::Admitted);
+        let tolerant = pod(json!({"containers": [], "tolerations": [{"key": "k", "operator": "Exists"}]}));
+        assert_eq!(verdict(&tolerant, &[], &tainted("NoExecute")), Admission::Admitted);
+    }
+}

@@ -1,0 +1,178 @@
+//! Decides in which order what a finished pod left behind is removed: containers with their logs, sandboxes, directories.
+//! Upstream: pkg/kubelet/kuberuntime/kuberuntime_gc.go (evictContainers, evictSandboxes, evictPodLogsDirectories).
+//! Differs: by pod, at once when the pod is forgotten, instead of one sweep over all of them every minute.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::action::{Call, CriCall, HostCall, Lane};
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::ids::{ActionId, ContainerId, PodUid, SandboxId};
+use crate::out::{Out, Owner};
+use crate::pod::worker::PodWorker;
+use crate::time::{Mono, Now};
+
+const TIMEOUT: Duration = Duration::from_secs(120);
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What is left of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    containers: Vec<DeadContainer>,
+    sandboxes: Vec<SandboxId>,
+    log_directory: Option<String>,
+}
+
+/// A container that is to go, with its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadContainer {
+    id: ContainerId,
+    log: String,
+    link: String,
+}
+
+impl DeadContainer {
+    /// What is to go of that container. `links` is the directory of container log links (LOG-005).
+    #[must_use]
+    pub fn new(worker: &PodWorker, container: &crate::observation::ContainerStatus, links: &str) -> Self {
+        let pod = &worker.pod.metadata;
+        let (name, namespace) = (pod.name.as_deref().unwrap_or_default(), pod.namespace.as_deref().unwrap_or_default());
+        let link = format!("{links}/{name}_{namespace}_{}-{}.log", container.name, container.id);
+        Self { id: container.id.clone(), log: container.log_path.clone(), link }
+    }
+
+    /// POD-343: its log goes before it does.
+    #[must_use]
+    pub fn log_removal(&self) -> Option<HostCall> {
+        (!self.log.is_empty()).then(|| HostCall::RemoveContainerLogs { path: self.log.clone(), link: self.link.clone() })
+    }
+
+    /// Its ID.
+    #[must_use]
+    pub fn id(&self) -> &ContainerId {
+        &self.id
+    }
+}
+
+impl Remains {
+    /// What was last seen of a pod.
+    #[must_use]
+    pub fn of(worker: &PodWorker, config: &Config, log_directory: String) -> Self {
+        let seen = worker.seen();
+        Self {
+            containers: seen.containers.iter().map(|c| DeadContainer::new(worker, c, &config.paths.container_logs)).collect(),
+            sandboxes: seen.sandboxes.iter().map(|s| s.id.clone()).collect(),
+            log_directory: worker.pod.metadata.name.is_some().then_some(log_directory),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Logs,
+    Containers,
+    Sandboxes,
+    Directories,
+    Done,
+}
+
+/// The removal of one pod's remains.
+#[derive(Debug)]
+pub struct Clearing {
+    remains: Remains,
+    stage: Stage,
+    asked: bool,
+    in_flight: BTreeSet<ActionId>,
+    failed: bool,
+    retry_at: Option<Mono>,
+}
+
+impl Clearing {
+    /// Begins at the next `due`.
+    #[must_use]
+    pub fn new(remains: Remains) -> Self {
+        Self { remains, stage: Stage::Logs, asked: false, in_flight: BTreeSet::new(), failed: false, retry_at: None }
+    }
+
+    /// Whether nothing is left.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.stage == Stage::Done
+    }
+
+    /// Whether that action is one of its own.
+    #[must_use]
+    pub fn waits_for(&self, id: ActionId) -> bool {
+        self.in_flight.contains(&id)
+    }
+
+    /// When a failed stage is tried again.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        self.retry_at
+    }
+
+    /// Asks for the next stage if the one before it has ended.
+    pub fn due(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
+        if self.retry_at.is_some_and(|at| at > now.mono) {
+            return;
+        }
+        self.retry_at = None;
+        while !self.asked && self.stage != Stage::Done {
+            let calls = self.calls(uid);
+            if calls.is_empty() {
+                self.advance();
+                continue;
+            }
+            self.asked = true;
+            let issue = |call| out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, call);
+            self.in_flight = calls.into_iter().map(issue).collect();
+        }
+    }
+
+    fn calls(&self, uid: &PodUid) -> Vec<Call> {
+        let remains = &self.remains;
+        match self.stage {
+            Stage::Logs => remains.containers.iter().filter_map(DeadContainer::log_removal).map(Call::Host).collect(),
+            Stage::Containers => {
+                let remove = |c: &DeadContainer| Call::Cri(CriCall::RemoveContainer { id: c.id.clone() });
+                remains.containers.iter().map(remove).collect()
+            }
+            Stage::Sandboxes => {
+                let remove = |id: &SandboxId| Call::Cri(CriCall::RemovePodSandbox { id: id.clone() });
+                remains.sandboxes.iter().map(remove).collect()
+            }
+            Stage::Directories => {
+                let logs = remains.log_directory.iter().map(|path| HostCall::RemovePodLogs { path: path.clone() });
+                logs.chain([HostCall::RemovePodDir { pod: uid.clone() }]).map(Call::Host).collect()
+            }
+            Stage::Done => Vec::new(),
+        }
+    }
+
+    fn advance(&mut self) {
+        self.asked = false;
+        self.stage = match self.stage {
+            Stage::Logs => Stage::Containers,
+            Stage::Containers => Stage::Sandboxes,
+            Stage::Sandboxes => Stage::Directories,
+            Stage::Directories | Stage::Done => Stage::Done,
+        };
+    }
+
+    /// A call ended. A stage of which one call failed is tried again as a whole.
+    pub fn done(&mut self, now: Now, id: ActionId, outcome: &Result<(), Failure>) {
+        self.in_flight.remove(&id);
+        self.failed |= outcome.is_err();
+        if !self.in_flight.is_empty() {
+            return;
+        }
+        if std::mem::take(&mut self.failed) {
+            self.asked = false;
+            self.retry_at = Some(now.mono + RETRY);
+        } else {
+            self.advance();
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Decides what is cleaned up and when: what finished pods leave behind, dead containers, orphans, unused images.
+//! Upstream: pkg/kubelet/kubelet_pods.go (HandlePodCleanups), pkg/kubelet/kuberuntime/kuberuntime_gc.go, kubelet_volumes.go.
+//! Differs: clean-up follows what happened to a pod; a survey of the disk is taken once, and then rarely, as a repair.
+
+pub mod clearing;
+pub mod dead;
+pub mod image_gc;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::clearing::{Clearing, Remains};
+use self::dead::DeadContainers;
+use self::image_gc::{ImageGc, InUse};
+use crate::action::{Call, CgroupSettings, HostCall, Lane};
+use crate::event::{CriReply, HostReply};
+use crate::failure::Failure;
+use crate::ids::{ActionId, PodUid};
+use crate::kubelet::Kubelet;
+use crate::observation::Image;
+use crate::out::{Out, Owner};
+use crate::pod::worker::{Phase, PodWorker};
+use crate::resources::cgroup::{burstable_shares, cgroup_name};
+use crate::time::{Mono, Now, earliest};
+
+/// How often the pods' directories and cgroups are looked through.
+const SURVEY_PERIOD: Duration = Duration::from_secs(600);
+/// How long after pods came or went the Burstable tier's shares follow (NODE-134).
+const TIER_DELAY: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a survey asked for.
+#[derive(Debug, Default)]
+struct Survey {
+    next: Option<Mono>,
+    dirs: Option<ActionId>,
+    cgroups: Option<ActionId>,
+}
+
+/// What is to be cleaned up.
+#[derive(Debug, Default)]
+pub struct Housekeeping {
+    clearing: BTreeMap<PodUid, Clearing>,
+    dead: DeadContainers,
+    image_gc: ImageGc,
+    survey: Survey,
+    found_dirs: Vec<PodUid>,
+    found_cgroups: BTreeMap<PodUid, String>,
+    cleared: Vec<PodUid>,
+    tier_at: Option<Mono>,
+    tier_shares: Option<u64>,
+}
+
+impl Housekeeping {
+    /// The node's images, as last listed.
+    #[must_use]
+    pub fn images(&self) -> &[Image] {
+        self.image_gc.images()
+    }
+
+    /// An image was pulled: what is known of them is old.
+    pub fn images_changed(&mut self, now: Now) {
+        self.image_gc.changed(now);
+    }
+
+    /// Whether what is left of that pod is being removed.
+    #[must_use]
+    pub fn is_clearing(&self, uid: &PodUid) -> bool {
+        self.clearing.contains_key(uid)
+    }
+
+    /// Nobody knows that pod any more: what is left of it goes.
+    pub fn pod_forgotten(&mut self, uid: &PodUid, remains: Remains) {
+        self.dead.forget(uid);
+        self.clearing.entry(uid.clone()).or_insert_with(|| Clearing::new(remains));
+    }
+
+    /// Pods came or went: the tier that they share follows.
+    pub fn pods_changed(&mut self, now: Now) {
+        self.tier_at.get_or_insert(now.mono + TIER_DELAY);
+    }
+
+    /// A pod ended that only the runtime or the disk knew: its cgroup is found by a survey.
+    pub fn orphan_ended(&mut self, now: Now) {
+        self.survey.next = Some(now.mono);
+    }
+
+    /// When there is something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        let surveying = self.survey.dirs.is_some() || self.survey.cgroups.is_some();
+        let survey = if surveying { None } else { self.survey.next };
+        let clearing = self.clearing.values().filter_map(Clearing::deadline).min();
+        earliest([survey, clearing, self.tier_at, self.image_gc.deadline()])
+    }
+
+    /// A runtime call ended.
+    pub fn cri_done(&mut self, now: Now, id: ActionId, outcome: Result<CriReply, Failure>, out: &mut Out<'_>) {
+        let Some(outcome) = self.image_gc.cri_done(now, id, outcome, out) else { return };
+        let outcome = outcome.map(|_| ());
+        if !self.dead.done(id, &outcome) {
+            self.clearing_done(now, id, &outcome);
+        }
+    }
+
+    /// A host operation ended.
+    pub fn host_done(&mut self, now: Now, id: ActionId, outcome: Result<HostReply, Failure>) {
+        if self.survey.dirs == Some(id) {
+            self.survey.dirs = None;
+            if let Ok(HostReply::PodDirs(found)) = outcome {
+                self.found_dirs = found;
+            }
+        } else if self.survey.cgroups == Some(id) {
+            self.survey.cgroups = None;
+            if let Ok(HostReply::PodCgroups(found)) = outcome {
+                self.found_cgroups = found;
+            }
+        } else if let Some(outcome) = self.image_gc.host_done(id, outcome) {
+            let outcome = outcome.map(|_| ());
+            if !self.dead.done(id, &outcome) {
+                self.clearing_done(now, id, &outcome);
+            }
+        }
+    }
+
+    fn clearing_done(&mut self, now: Now, id: ActionId, outcome: &Result<(), Failure>) {
+        let Some((uid, clearing)) = self.clearing.iter_mut().find(|(_, clearing)| clearing.waits_for(id)) else { return };
+        clearing.done(now, id, outcome);
+        if clearing.is_done() {
+            let uid = uid.clone();
+            self.clearing.remove(&uid);
+            self.cleared.push(uid);
+        }
+    }
+}
+
+impl Kubelet {
+    /// Cleans up what can be.
+    pub(crate) fn keep_house(&mut self, now: Now, out: &mut Out<'_>) {
+        for uid in std::mem::take(&mut self.housekeeping.cleared) {
+            self.pleg.forget(&uid);
+        }
+        for (uid, clearing) in &mut self.housekeeping.clearing {
+            clearing.due(now, uid, out);
+        }
+        self.survey(now, out);
+        self.size_tier(now, out);
+        let limit = self.parts.config.pods.runtime_request_timeout;
+        self.housekeeping.dead.due(limit, out);
+        if self.parts.runtime.version().is_some() {
+            let in_use = || InUse::of(self.workers.values());
+            self.housekeeping.image_gc.due(now, &self.parts.config.images, limit, in_use, out);
+        }
+    }
+
+    /// Dead containers and sandboxes of one pod that lives on (POD-340, POD-342).
+    pub(crate) fn collect_dead(&mut self, worker: &PodWorker, out: &mut Out<'_>) {
+        let limit = self.parts.config.pods.runtime_request_timeout;
+        self.housekeeping.dead.collect(worker, &self.parts.config.paths.container_logs, limit, out);
+    }
+
+    /// What is left of a pod whose worker is done.
+    pub(crate) fn remains_of(&self, worker: &PodWorker) -> Remains {
+        Remains::of(worker, &self.parts.config, self.parts.pod_log_directory(&worker.pod))
+    }
+
+    fn survey(&mut self, now: Now, out: &mut Out<'_>) {
+        if !self.parts.startup.is_done() || !self.pods.sources_ready() || !self.pleg.has_listed() {
+            return;
+        }
+        let survey = &mut self.housekeeping.survey;
+        if survey.next.is_none_or(|at| at <= now.mono) && survey.dirs.is_none() && survey.cgroups.is_none() {
+            survey.next = Some(now.mono + SURVEY_PERIOD);
+            let mut ask = |call| out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(call));
+            survey.dirs = Some(ask(HostCall::ListPodDirs));
+            survey.cgroups = self.parts.config.cgroups.per_qos.then(|| ask(HostCall::ListPodCgroups));
+        }
+        for uid in std::mem::take(&mut self.housekeeping.found_dirs) {
+            if !self.workers.contains_key(&uid) && self.pods.get(&uid).is_none() && !self.housekeeping.is_clearing(&uid) {
+                self.adopt_orphan(now, uid, String::new(), String::new());
+            }
+        }
+        for (uid, name) in std::mem::take(&mut self.housekeeping.found_cgroups) {
+            if !self.workers.contains_key(&uid) && self.pods.get(&uid).is_none() && !self.pleg.runs(&uid) {
+                out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(HostCall::RemoveCgroup { name }));
+            }
+        }
+    }
+
+    /// NODE-134
+    fn size_tier(&mut self, now: Now, out: &mut Out<'_>) {
+        if self.housekeeping.tier_at.is_none_or(|at| at > now.mono) || !self.parts.config.cgroups.per_qos {
+            return;
+        }
+        if !self.parts.startup.is_done() {
+            self.housekeeping.tier_at = Some(now.mono + TIER_DELAY);
+            return;
+        }
+        self.housekeeping.tier_at = None;
+        let active = self.workers.values().filter(|w| w.phase < Phase::Terminated && w.source.is_some());
+        let shares = burstable_shares(active.map(|w| Arc::as_ref(&w.pod)));
+        if self.housekeeping.tier_shares.replace(shares) != Some(shares) {
+            let name = cgroup_name(&self.parts.config, self.parts.cgroup_driver(), &["kubepods", "burstable"]);
+            let settings = CgroupSettings { cpu_shares: Some(shares), ..CgroupSettings::default() };
+            out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(HostCall::ApplyCgroup { name, settings }));
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The parts that pods plan with, and what a pod asks of several of them at once.
+//! Upstream: the fields of pkg/kubelet/kubelet.go (Kubelet).
+//! Differs: nothing on purpose.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use proto::cri::{AuthConfig, PodSandboxConfig};
+
+use crate::action::HostCall;
+use crate::cache::services::ServiceCache;
+use crate::cache::{Lookup, ObjectCache};
+use crate::config::{CgroupDriver, Config};
+use crate::images::credentials::credentials_for;
+use crate::images::{ImageManager, ResolvedImage};
+use crate::node::manager::NodeManager;
+use crate::node::runtime_health::RuntimeHealth;
+use crate::node_files::NodeFiles;
+use crate::observation::PodObservation;
+use crate::out::Out;
+use crate::pod::configs::ContainerPlan;
+use crate::pod::container_config::{ContainerInputs, container_config};
+use crate::pod::dns::{ResolvConf, pod_dns};
+use crate::pod::env::{EnvError, EnvInputs, Environment, environment};
+use crate::pod::fields::FieldContext;
+use crate::pod::hosts::hosts_file;
+use crate::pod::manager::name_of;
+use crate::pod::mounts::{MountInputs, file_mount, mounts_over, volume_mounts};
+use crate::pod::sandbox_config::{SandboxInputs, sandbox_config};
+use crate::pod::security_context::{SecurityInputs, security_context};
+use crate::pod::status::sorted_ips;
+use crate::pod::worker::PodWorker;
+use crate::prober::Prober;
+use crate::recorder::{Recorded, Subject};
+use crate::resources::cgroup::pod_cgroup_name;
+use crate::resources::requests::{Kind, declares_limit, pod_amounts};
+use crate::rng::Rng;
+use crate::sensitive::Sensitive;
+use crate::startup::Startup;
+use crate::status_manager::StatusManager;
+use crate::time::Now;
+use crate::tokens::TokenManager;
+use crate::volumes::{VolumeInputs, VolumeManager, VolumesState};
+
+/// What pods plan with: everything but the workers themselves.
+#[derive(Debug)]
+pub struct Parts {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// Jitter.
+    pub rng: Rng,
+    /// What is done once.
+    pub startup: Startup,
+    /// The runtime's health.
+    pub runtime: RuntimeHealth,
+    /// Images.
+    pub images: ImageManager,
+    /// Volumes.
+    pub volumes: VolumeManager,
+    /// ConfigMaps and Secrets.
+    pub objects: ObjectCache,
+    /// Services, for environment variables.
+    pub services: ServiceCache,
+    /// Service account tokens.
+    pub tokens: TokenManager,
+    /// What the API server is told of pods.
+    pub statuses: StatusManager,
+    /// Probes.
+    pub prober: Prober,
+    /// The Node object.
+    pub node: NodeManager,
+    /// The node's resolver configuration and hosts file, as last read; what could not be read is empty.
+    pub node_files: NodeFiles,
+}
+
+/// Why a container's configuration cannot be made: waiting reason and message; `None` if something is still on its way.
+pub type PlanError = Option<(String, String)>;
+
+fn config_error(message: String) -> PlanError {
+    Some(("CreateContainerConfigError".to_owned(), message))
+}
+
+impl Parts {
+    /// The cgroup driver in use: the runtime's word, else the setting (NODE-130).
+    #[must_use]
+    pub fn cgroup_driver(&self) -> CgroupDriver {
+        match self.runtime.systemd_cgroup() {
+            Some(Some(true)) => CgroupDriver::Systemd,
+            Some(Some(false)) => CgroupDriver::Cgroupfs,
+            _ => self.config.cgroups.driver,
+        }
+    }
+
+    /// The node's IPs as its object has them: InternalIP, else ExternalIP, and one of the other family (NET-006).
+    #[must_use]
+    pub fn host_ips(&self) -> Vec<String> {
+        let node = self.node.node();
+        let addresses = node.and_then(|n| n.status.as_ref()).and_then(|s| s.addresses.as_deref()).unwrap_or_default();
+        let of = |kind: &str| addresses.iter().filter(|a| a.type_ == kind).map(|a| a.address.clone()).collect::<Vec<_>>();
+        let all: Vec<String> = of("InternalIP").into_iter().chain(of("ExternalIP")).collect();
+        let first: Vec<String> = all.iter().take(1).cloned().collect();
+        let is_v6 = |ip: &String| ip.contains(':');
+        let other = all.iter().find(|ip| first.first().is_some_and(|f| is_v6(f) != is_v6(ip)));
+        first.iter().cloned().chain(other.cloned()).collect()
+    }
+
+    /// What pods may have of this node, as quantities.
+    #[must_use]
+    pub fn node_allocatable(&self) -> BTreeMap<String, Quantity> {
+        let Some(machine) = self.startup.machine() else { return BTreeMap::new() };
+        crate::node::status::Resources::new(&self.config, machine).allocatable
+    }
+
+    /// `<podLogsDir>/<ns>_<name>_<uid>` (POD-146).
+    #[must_use]
+    pub fn pod_log_directory(&self, pod: &Pod) -> String {
+        let name = name_of(pod);
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        format!("{}/{}_{}_{uid}", self.config.paths.pod_logs, name.namespace, name.name)
+    }
+
+    /// The pod's directory.
+    #[must_use]
+    pub fn pod_dir(&self, worker: &PodWorker) -> String {
+        format!("{}/pods/{}", self.config.paths.root, worker.uid)
+    }
+
+    /// Brings the pod's volumes on.
+    pub fn sync_volumes(&mut self, worker: &PodWorker, now: Now, out: &mut Out<'_>) -> VolumesState {
+        let allocatable = self.node_allocatable();
+        let limit = declares_limit(&worker.pod, "memory")
+            .then(|| pod_amounts(&worker.pod, Kind::Limits).get("memory").copied())
+            .flatten()
+            .and_then(|limit| u64::try_from(limit).ok());
+        let mut inputs = VolumeInputs {
+            objects: &self.objects,
+            tokens: &mut self.tokens,
+            root_dir: &self.config.paths.root,
+            node_allocatable: &allocatable,
+            pod_memory_limit: limit,
+        };
+        self.volumes.sync_pod(now, &worker.pod, &mut inputs, out)
+    }
+
+    /// The pod's sandbox configuration and RuntimeClass handler.
+    ///
+    /// # Errors
+    /// What `FailedCreatePodSandBox` tells.
+    pub fn sandbox_config(&self, pod: &Arc<Pod>, attempt: u32, out: &mut Out<'_>) -> Result<(Arc<PodSandboxConfig>, String), String> {
+        let host = match self.node_files.resolv_conf() {
+            _ if self.config.dns.resolv_conf.is_empty() => None,
+            Some(Ok(text)) => Some(ResolvConf::parse(text)?),
+            Some(Err(why)) => return Err(why.clone()),
+            None => return Err(format!("open {}: not read yet", self.config.dns.resolv_conf)),
+        };
+        let display = format!("{}({})", name_of(pod), pod.metadata.uid.as_deref().unwrap_or_default());
+        let dns = pod_dns(pod, &self.config.dns, host.as_ref(), &display);
+        for (reason, message) in dns.warnings {
+            out.record(Recorded::warning(Subject::Pod(Arc::clone(pod)), reason, message));
+        }
+        let cgroup_parent =
+            if self.config.cgroups.per_qos { pod_cgroup_name(pod, &self.config, self.cgroup_driver()) } else { String::new() };
+        let inputs = SandboxInputs {
+            config: &self.config,
+            attempt,
+            cgroup_parent,
+            dns: dns.config,
+            log_directory: self.pod_log_directory(pod),
+        };
+        // RuntimeClasses are not watched yet: a pod that names one is refused at admission.
+        Ok((Arc::new(sandbox_config(pod, inputs)?), String::new()))
+    }
+
+    /// The pod's IPs: its sandbox's, else the node's on the node's network.
+    fn pod_ips(&self, pod: &Pod, seen: &PodObservation) -> Vec<String> {
+        let host_ips = self.host_ips();
+        if pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false) {
+            return host_ips;
+        }
+        seen.sandboxes.first().map(|s| sorted_ips(&s.ips, &host_ips)).unwrap_or_default()
+    }
+
+    fn environment(&self, pod: &Pod, container: &Container, pod_ips: &[String]) -> Result<Environment, EnvError> {
+        let host_ips = self.host_ips();
+        let allocatable = self.node_allocatable();
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        if !self.services.is_synced() && !self.config.node.standalone {
+            return Err(EnvError::NotYet);
+        }
+        // ENV-010: default/kubernetes always, overridden by a service of that name in the pod's namespace.
+        let links = pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true);
+        let mut services: Vec<_> = self.services.get("default", "kubernetes").cloned().into_iter().collect();
+        if links {
+            services.extend(self.services.in_namespace(namespace).cloned());
+        }
+        let fields = FieldContext { pod_ips, host_ips: &host_ips, node_allocatable: &allocatable };
+        environment(&EnvInputs { pod, container, objects: &self.objects, services: &services, fields })
+    }
+
+    /// Everything that a container is made with.
+    ///
+    /// # Errors
+    /// Its waiting reason and message, or `None` if something is still on its way.
+    pub fn container_plan(
+        &mut self,
+        worker: &PodWorker,
+        seen: &PodObservation,
+        container: &Container,
+        attempt: u32,
+        image: &ResolvedImage,
+        out: &mut Out<'_>,
+    ) -> Result<ContainerPlan, PlanError> {
+        let pod = &worker.pod;
+        let Some(sandbox) = seen.sandboxes.first() else { return Err(None) };
+        let (sandbox_config, _) = self.sandbox_config(pod, sandbox.attempt, out).map_err(config_error)?;
+        let pod_ips = self.pod_ips(pod, seen);
+        let env = self.environment(pod, container, &pod_ips).map_err(|error| match error {
+            EnvError::NotYet => None,
+            EnvError::Bad(message) => config_error(message),
+        })?;
+        let pod_dir = self.pod_dir(worker);
+        let variable = |name: &str| env.get(name).map(|v| String::from_utf8_lossy(v).into_owned());
+        let recursive = self.runtime.handlers().iter().any(|h| h.name.is_empty() && h.recursive_read_only_mounts);
+        let mounts = volume_mounts(&MountInputs {
+            pod,
+            uid: &worker.uid,
+            container,
+            volumes: self.volumes.mounted(&worker.uid),
+            pod_dir: &pod_dir,
+            variable: &variable,
+            recursive_read_only: recursive,
+        })
+        .map_err(config_error)?;
+        let mut files = mounts.binds;
+        let mut mounts = mounts.mounts;
+        self.own_files(worker, container, &pod_ips, &pod_dir, &mut files, &mut mounts);
+        let security = SecurityInputs {
+            image,
+            seccomp_default: self.config.pods.seccomp_default,
+            root: &self.config.paths.root,
+            volume_groups: &[],
+        };
+        let security_context = security_context(pod, container, &security).map_err(config_error)?;
+        let Some(machine) = self.startup.machine() else { return Err(None) };
+        let inputs = ContainerInputs {
+            config: &self.config,
+            machine,
+            image,
+            restart_count: attempt,
+            env: &env,
+            mounts,
+            security_context,
+        };
+        let config = container_config(pod, container, inputs);
+        let name = name_of(pod);
+        Ok(ContainerPlan {
+            log_target: format!("{}/{}", sandbox_config.log_directory, config.log_path),
+            link_prefix: format!("{}/{}_{}_{}", self.config.paths.container_logs, name.name, name.namespace, container.name),
+            config,
+            sandbox: sandbox.id.clone(),
+            sandbox_config,
+            files,
+        })
+    }
+
+    /// /etc/hosts (NET-003) and the termination log (MNT-015).
+    fn own_files(
+        &mut self,
+        worker: &PodWorker,
+        container: &Container,
+        pod_ips: &[String],
+        pod_dir: &str,
+        files: &mut Vec<HostCall>,
+        mounts: &mut Vec<proto::cri::Mount>,
+    ) {
+        let host_network = worker.pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
+        if (!pod_ips.is_empty() || host_network) && !mounts_over(container, "/etc/hosts") {
+            let node_file = host_network.then(|| self.node_files.hosts().to_owned());
+            let contents = hosts_file(&worker.pod, pod_ips, &self.config.dns.cluster_domain, node_file.as_deref());
+            let path = format!("{pod_dir}/etc-hosts");
+            files.push(HostCall::WriteFile { path: path.clone(), contents: contents.into_bytes(), mode: 0o644 });
+            mounts.push(file_mount("/etc/hosts", path));
+        }
+        let message_path = container.termination_message_path.as_deref().unwrap_or_default();
+        if !message_path.is_empty() {
+            let name = format!("{:08x}", self.rng.next_u64() as u32);
+            let path = format!("{pod_dir}/containers/{}/{name}", container.name);
+            files.push(HostCall::CreateFile { path: path.clone(), mode: 0o666 });
+            mounts.push(file_mount(message_path, path));
+        }
+    }
+
+    /// The credentials in the pod's pull secrets that match the image (POD-104: those that cannot be read count as none).
+    #[must_use]
+    pub fn pull_credentials(&self, pod: &Pod, image: &str) -> Vec<Sensitive<AuthConfig>> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let names = pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten());
+        let secrets: Vec<_> = names
+            .filter_map(|reference| match self.objects.lookup_secret(namespace, &reference.name) {
+                Lookup::Found(secret) => Some(secret),
+                _ => None,
+            })
+            .collect();
+        credentials_for(image, secrets.iter().map(|s| s.reveal().as_ref()))
+    }
+}

@@ -1,0 +1,179 @@
+//! Decides what a container is made with.
+//! Upstream: pkg/kubelet/kuberuntime/{kuberuntime_container,kuberuntime_container_linux}.go.
+//! Differs: nothing on purpose.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use proto::cri::{
+    ContainerConfig, ContainerMetadata, HugepageLimit, ImageSpec, KeyValue, LinuxContainerConfig, LinuxContainerResources,
+    LinuxContainerSecurityContext, Mount,
+};
+
+use super::env::{Environment, expand};
+use super::labels::{container_annotations, container_labels};
+use crate::config::Config;
+use crate::images::ResolvedImage;
+use crate::observation::MachineInfo;
+use crate::resources::cgroup::{cpu_quota, cpu_shares, kernel_page_size};
+use crate::resources::qos::oom_score_adj;
+use crate::resources::requests::{Kind, amounts_of, container_amounts};
+
+/// What a container is made of, beyond its spec.
+#[derive(Debug)]
+pub struct ContainerInputs<'a> {
+    /// The settings.
+    pub config: &'a Config,
+    /// The machine.
+    pub machine: &'a MachineInfo,
+    /// The resolved image.
+    pub image: &'a ResolvedImage,
+    /// How often the container was restarted.
+    pub restart_count: u32,
+    /// Its environment.
+    pub env: &'a Environment,
+    /// Its mounts, in upstream's order: volumes, /etc/hosts, termination log.
+    pub mounts: Vec<Mount>,
+    /// Its identity and powers.
+    pub security_context: LinuxContainerSecurityContext,
+}
+
+/// The container's configuration (POD-165 to POD-181).
+#[must_use]
+pub fn container_config(pod: &Pod, container: &Container, inputs: ContainerInputs<'_>) -> ContainerConfig {
+    let look_up = |name: &str| inputs.env.get(name).map(|v| String::from_utf8_lossy(v).into_owned());
+    let expanded = |words: &Option<Vec<String>>| words.iter().flatten().map(|w| expand(w, look_up)).collect();
+    ContainerConfig {
+        metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: inputs.restart_count }),
+        image: Some(ImageSpec {
+            image: inputs.image.image_ref.clone(),
+            user_specified_image: container.image.clone().unwrap_or_default(),
+            ..ImageSpec::default()
+        }),
+        command: expanded(&container.command),
+        args: expanded(&container.args),
+        working_dir: container.working_dir.clone().unwrap_or_default(),
+        envs: inputs.env.iter().map(|(key, value)| KeyValue { key: key.to_owned(), value: value.to_vec() }).collect(),
+        labels: container_labels(pod, container),
+        annotations: container_annotations(pod, container, inputs.restart_count),
+        log_path: format!("{}/{}.log", container.name, inputs.restart_count),
+        stdin: container.stdin.unwrap_or(false),
+        stdin_once: container.stdin_once.unwrap_or(false),
+        tty: container.tty.unwrap_or(false),
+        mounts: inputs.mounts,
+        linux: Some(LinuxContainerConfig {
+            resources: Some(resources(pod, container, inputs.config, inputs.machine)),
+            security_context: Some(inputs.security_context),
+        }),
+        ..ContainerConfig::default()
+    }
+}
+
+/// POD-178, POD-179, NODE-148
+fn resources(pod: &Pod, container: &Container, config: &Config, machine: &MachineInfo) -> LinuxContainerResources {
+    let requests = container_amounts(container, Kind::Requests);
+    let mut limits = container_amounts(container, Kind::Limits);
+    // Unset limits are the pod's own, where it has some.
+    let of_pod = pod.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.limits.as_ref());
+    for (name, amount) in amounts_of(of_pod) {
+        limits.entry(name).or_insert(amount);
+    }
+    let cpu_limit = limits.get("cpu").copied().unwrap_or(0);
+    // A request of zero is one; only one that is not there means the limit.
+    let cpu_request = requests.get("cpu").copied().unwrap_or(cpu_limit);
+    let period = i64::try_from(config.pods.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000);
+    let memory = limits.get("memory").copied().unwrap_or(0);
+    let mut resources = LinuxContainerResources {
+        cpu_shares: i64::try_from(cpu_shares(cpu_request)).unwrap_or_default(),
+        memory_limit_in_bytes: memory,
+        // Swap is not for pods: memory and swap together are bounded by the memory limit (POD-182).
+        memory_swap_limit_in_bytes: memory,
+        oom_score_adj: oom_score_adj(pod, container, machine.memory),
+        hugepage_limits: hugepage_limits(&limits, machine),
+        ..LinuxContainerResources::default()
+    };
+    if config.pods.cpu_cfs_quota && cpu_limit > 0 {
+        resources.cpu_quota = cpu_quota(cpu_limit, period);
+        resources.cpu_period = period;
+    }
+    if machine.cgroup_v2 && !config.pods.single_process_oom_kill {
+        resources.unified.insert("memory.oom.group".to_owned(), "1".to_owned());
+    }
+    resources
+}
+
+/// CRI-044: every page size of the machine, 0 unless limited.
+fn hugepage_limits(limits: &BTreeMap<String, i64>, machine: &MachineInfo) -> Vec<HugepageLimit> {
+    let one = |size: &u64| {
+        let name = crate::resources::requests::printed("memory", i64::try_from(*size).unwrap_or(0)).0;
+        let limit = limits.get(&format!("hugepages-{name}")).copied().unwrap_or(0);
+        HugepageLimit { page_size: kernel_page_size(&name), limit: u64::try_from(limit).unwrap_or(0) }
+    };
+    machine.hugepages.keys().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::pod::security_context::{SecurityInputs, security_context};
+
+    // POD-165 to POD-181, CRI-016: the main container of the golden pod, field by field; the order of its environment is free.
+    #[test]
+    fn golden_pod_has_the_golden_container() {
+        let pod: Pod = serde_json::from_str(include_str!("../../testdata/pod-running.json")).unwrap();
+        let golden: serde_json::Value = serde_json::from_str(include_str!("../../testdata/container.json")).unwrap();
+        let golden: ContainerConfig = serde_json::from_value(golden["config"].clone()).unwrap();
+        let container = &pod.spec.as_ref().unwrap().containers[0];
+        let config = Config::new("n1");
+        let machine = MachineInfo {
+            memory: 24_684_092 << 10,
+            hugepages: [(2 << 20, 0), (1 << 30, 0)].into(),
+            ..MachineInfo::default()
+        };
+        let image = ResolvedImage { image_ref: golden.image.as_ref().unwrap().image.clone(), ..ResolvedImage::default() };
+        let env = golden_environment(&pod, container);
+        let security = SecurityInputs { image: &image, seccomp_default: false, root: "/var/lib/kubelet", volume_groups: &[] };
+        let inputs = ContainerInputs {
+            config: &config,
+            machine: &machine,
+            image: &image,
+            restart_count: 0,
+            env: &env,
+            mounts: golden.mounts.clone(),
+            security_context: security_context(&pod, container, &security).unwrap(),
+        };
+        let mut ours = container_config(&pod, container, inputs);
+        let by_key = |mut envs: Vec<KeyValue>| {
+            envs.sort_by(|a, b| a.key.cmp(&b.key));
+            envs
+        };
+        assert_eq!(by_key(ours.envs.clone()), by_key(golden.envs.clone()));
+        ours.envs.clone_from(&golden.envs);
+        assert_eq!(ours, golden);
+    }
+
+    fn golden_environment(pod: &Pod, container: &Container) -> Environment {
+        use crate::cache::ObjectCache;
+        use crate::event::{Object, WatchKey};
+        use crate::out::{Ledger, Out};
+        use crate::pod::env::{EnvInputs, environment};
+        use crate::pod::fields::FieldContext;
+        let mut objects = ObjectCache::new(crate::config::ChangeDetection::Watch, false);
+        let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+        let mut out = Out::new(&mut ledger, &mut actions, &mut recorded);
+        let now = crate::time::Now { mono: crate::time::Mono::ZERO, wall: jiff::Timestamp::UNIX_EPOCH };
+        objects.register(now, pod, &mut out);
+        let map = serde_json::json!({"metadata": {"name": "gold-cm", "namespace": "default"}, "data": {"k": "v"}});
+        let key = WatchKey::ConfigMap { namespace: "default".to_owned(), name: "gold-cm".to_owned() };
+        let map = Object::ConfigMap(Arc::new(serde_json::from_value(map).unwrap()));
+        objects.listed(&key, vec![map], &mut out);
+        let service = serde_json::json!({"metadata": {"name": "kubernetes", "namespace": "default"},
+            "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443, "protocol": "TCP"}]}});
+        let services = [Arc::new(serde_json::from_value(service).unwrap())];
+        let allocatable = BTreeMap::new();
+        let fields = FieldContext { pod_ips: &[], host_ips: &[], node_allocatable: &allocatable };
+        environment(&EnvInputs { pod, container, objects: &objects, services: &services, fields }).unwrap()
+    }
+}

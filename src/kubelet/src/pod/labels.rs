@@ -1,0 +1,93 @@
+//! Decides the labels and annotations by which the runtime's sandboxes and containers are known again.
+//! Upstream: pkg/kubelet/kuberuntime/labels.go, pkg/kubelet/types/labels.go.
+//! Differs: nothing on purpose.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::hash::container_hash;
+
+/// The pod's name.
+pub const POD_NAME: &str = "io.kubernetes.pod.name";
+/// The pod's namespace.
+pub const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+/// The pod's UID.
+pub const POD_UID: &str = "io.kubernetes.pod.uid";
+/// The container's name.
+pub const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+
+fn pod_labels(pod: &Pod) -> BTreeMap<String, String> {
+    let meta = &pod.metadata;
+    [(POD_NAME, &meta.name), (POD_NAMESPACE, &meta.namespace), (POD_UID, &meta.uid)]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.clone().unwrap_or_default()))
+        .collect()
+}
+
+/// A sandbox's labels: the pod's own, and ours over them (LOG-001).
+#[must_use]
+pub fn sandbox_labels(pod: &Pod) -> BTreeMap<String, String> {
+    let mut labels = pod.metadata.labels.clone().unwrap_or_default();
+    labels.extend(pod_labels(pod));
+    labels
+}
+
+/// A container's labels (LOG-001).
+#[must_use]
+pub fn container_labels(pod: &Pod, container: &Container) -> BTreeMap<String, String> {
+    let mut labels = pod_labels(pod);
+    labels.insert(CONTAINER_NAME.to_owned(), container.name.clone());
+    labels
+}
+
+/// A container's annotations (LOG-002, POD-165): enough to stop it without a pod object.
+#[must_use]
+pub fn container_annotations(pod: &Pod, container: &Container, restart_count: u32) -> BTreeMap<String, String> {
+    let mut annotations = BTreeMap::new();
+    let mut put = |key: &str, value: String| annotations.insert(format!("io.kubernetes.{key}"), value);
+    put("container.hash", container_hash(container));
+    put("container.restartCount", restart_count.to_string());
+    put("container.terminationMessagePath", container.termination_message_path.clone().unwrap_or_default());
+    put("container.terminationMessagePolicy", container.termination_message_policy.clone().unwrap_or_default());
+    if let Some(seconds) = pod.metadata.deletion_grace_period_seconds {
+        put("pod.deletionGracePeriod", seconds.to_string());
+    }
+    if let Some(seconds) = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds) {
+        put("pod.terminationGracePeriod", seconds.to_string());
+    }
+    // A list or a handler is plain data: it always serializes.
+    if let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()) {
+        put("container.preStopHandler", serde_json::to_string(hook).unwrap_or_default());
+    }
+    if let Some(ports) = container.ports.as_ref().filter(|p| !p.is_empty()) {
+        put("container.ports", ports_as_go(ports));
+    }
+    annotations
+}
+
+/// Ports with their keys in Go's order, so that they read as upstream's.
+fn ports_as_go(ports: &[k8s_openapi::api::core::v1::ContainerPort]) -> String {
+    let one = |port: &k8s_openapi::api::core::v1::ContainerPort| {
+        let mut fields = Vec::new();
+        let mut text = |key: &str, value: Option<&String>| {
+            if let Some(value) = value.filter(|v| !v.is_empty()) {
+                fields.push(format!("\"{key}\":{}", serde_json::Value::from(value.as_str())));
+            }
+        };
+        text("name", port.name.as_ref());
+        if let Some(host) = port.host_port.filter(|p| *p != 0) {
+            fields.push(format!("\"hostPort\":{host}"));
+        }
+        fields.push(format!("\"containerPort\":{}", port.container_port));
+        let mut text = |key: &str, value: Option<&String>| {
+            if let Some(value) = value.filter(|v| !v.is_empty()) {
+                fields.push(format!("\"{key}\":{}", serde_json::Value::from(value.as_str())));
+            }
+        };
+        text("protocol", port.protocol.as_ref());
+        text("hostIP", port.host_ip.as_ref());
+        format!("{{{}}}", fields.join(","))
+    };
+    format!("[{}]", ports.iter().map(one).collect::<Vec<_>>().join(","))
+}

@@ -1,0 +1,251 @@
+//! Decides under whose identity and with which powers a container runs.
+//! Upstream: pkg/kubelet/kuberuntime/security_context.go, pkg/securitycontext/util.go.
+//! Differs: nothing on purpose.
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext};
+use proto::cri::security_profile::ProfileType;
+use proto::cri::{
+    Capability, Int64Value, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, SeLinuxOption, SecurityProfile, UserNamespace,
+};
+
+use crate::images::ResolvedImage;
+
+/// Paths that a container does not see unless it asks to (POD-177).
+const MASKED: [&str; 12] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The pod's own security context, empty if it has none.
+#[must_use]
+pub fn pod_context(pod: &Pod) -> PodSecurityContext {
+    pod.spec.as_ref().and_then(|s| s.security_context.clone()).unwrap_or_default()
+}
+
+fn context(container: &Container) -> SecurityContext {
+    container.security_context.clone().unwrap_or_default()
+}
+
+/// Whether a container is privileged.
+#[must_use]
+pub fn is_privileged(container: &Container) -> bool {
+    context(container).privileged.unwrap_or(false)
+}
+
+/// Which namespaces the pod's containers share with the node and one another (POD-150, CRI-041).
+#[must_use]
+pub fn namespace_options(pod: &Pod) -> NamespaceOption {
+    let spec = pod.spec.as_ref();
+    let on = |flag: Option<bool>| flag.unwrap_or(false);
+    let node_or_pod = |host: bool| if host { NamespaceMode::Node } else { NamespaceMode::Pod } as i32;
+    let pid = if on(spec.and_then(|s| s.host_pid)) {
+        NamespaceMode::Node
+    } else if on(spec.and_then(|s| s.share_process_namespace)) {
+        NamespaceMode::Pod
+    } else {
+        NamespaceMode::Container
+    };
+    NamespaceOption {
+        network: node_or_pod(on(spec.and_then(|s| s.host_network))),
+        ipc: node_or_pod(on(spec.and_then(|s| s.host_ipc))),
+        pid: pid as i32,
+        target_id: String::new(),
+        // UNS-001: user namespaces are not offered yet; hostUsers false is refused at admission.
+        userns_options: Some(UserNamespace { mode: NamespaceMode::Node as i32, ..UserNamespace::default() }),
+    }
+}
+
+/// SELinux options as the runtime takes them.
+#[must_use]
+pub fn selinux_options(options: Option<&SELinuxOptions>) -> Option<SeLinuxOption> {
+    options.map(|o| SeLinuxOption {
+        user: o.user.clone().unwrap_or_default(),
+        role: o.role.clone().unwrap_or_default(),
+        r#type: o.type_.clone().unwrap_or_default(),
+        level: o.level.clone().unwrap_or_default(),
+    })
+}
+
+/// POD-177: the container's profile, else the pod's, else the runtime's if that is the default, else none.
+fn seccomp(pod: &PodSecurityContext, container: &SecurityContext, default_on: bool, root: &str) -> Result<SecurityProfile, String> {
+    let profile = container.seccomp_profile.as_ref().or(pod.seccomp_profile.as_ref());
+    let plain = |kind: ProfileType| Ok(SecurityProfile { profile_type: kind as i32, localhost_ref: String::new() });
+    match profile {
+        None if default_on => plain(ProfileType::RuntimeDefault),
+        None => plain(ProfileType::Unconfined),
+        Some(SeccompProfile { type_, localhost_profile }) => match (type_.as_str(), localhost_profile) {
+            ("RuntimeDefault", _) => plain(ProfileType::RuntimeDefault),
+            ("Localhost", Some(name)) if !name.is_empty() => Ok(SecurityProfile {
+                profile_type: ProfileType::Localhost as i32,
+                localhost_ref: format!("{root}/seccomp/{name}"),
+            }),
+            ("Localhost", _) => Err("localhostProfile must be set if seccompProfile type is Localhost.".to_owned()),
+            _ => plain(ProfileType::Unconfined),
+        },
+    }
+}
+
+fn apparmor(pod: &PodSecurityContext, container: &SecurityContext) -> Option<SecurityProfile> {
+    let profile = container.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref())?;
+    let (kind, name) = match profile.type_.as_str() {
+        "RuntimeDefault" => (ProfileType::RuntimeDefault, String::new()),
+        "Localhost" => (ProfileType::Localhost, profile.localhost_profile.clone().unwrap_or_default()),
+        _ => (ProfileType::Unconfined, String::new()),
+    };
+    Some(SecurityProfile { profile_type: kind as i32, localhost_ref: name })
+}
+
+/// What else a security context is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct SecurityInputs<'a> {
+    /// The image that the container runs.
+    pub image: &'a ResolvedImage,
+    /// `seccompDefault`.
+    pub seccomp_default: bool,
+    /// The agent's root directory, for local profiles.
+    pub root: &'a str,
+    /// Groups that volumes bring along (MNT-004).
+    pub volume_groups: &'a [i64],
+}
+
+/// The container's security context (POD-176, POD-177).
+///
+/// # Errors
+/// What cannot be: a root user where none may be, a profile without a name; the message of `CreateContainerConfigError`.
+pub fn security_context(pod: &Pod, container: &Container, inputs: &SecurityInputs<'_>) -> Result<LinuxContainerSecurityContext, String> {
+    let (of_pod, own) = (pod_context(pod), context(container));
+    let user = own.run_as_user.or(of_pod.run_as_user);
+    verify_non_root(pod, container, &of_pod, &own, user, inputs.image)?;
+    let mut result = LinuxContainerSecurityContext {
+        namespace_options: Some(namespace_options(pod)),
+        seccomp: Some(seccomp(&of_pod, &own, inputs.seccomp_default, inputs.root)?),
+        apparmor: apparmor(&of_pod, &own),
+        privileged: own.privileged.unwrap_or(false),
+        readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
+        no_new_privs: own.allow_privilege_escalation == Some(false),
+        selinux_options: selinux_options(own.se_linux_options.as_ref().or(of_pod.se_linux_options.as_ref())),
+        run_as_group: own.run_as_group.or(of_pod.run_as_group).map(|value| Int64Value { value }),
+        ..LinuxContainerSecurityContext::default()
+    };
+    match user.or(inputs.image.uid) {
+        Some(value) => result.run_as_user = Some(Int64Value { value }),
+        None if !inputs.image.username.is_empty() => result.run_as_username.clone_from(&inputs.image.username),
+        None => result.run_as_user = Some(Int64Value { value: 0 }),
+    }
+    if let Some(capabilities) = &own.capabilities {
+        result.capabilities = Some(Capability {
+            add_capabilities: capabilities.add.clone().unwrap_or_default(),
+            drop_capabilities: capabilities.drop.clone().unwrap_or_default(),
+            ..Capability::default()
+        });
+    }
+    if own.proc_mount.as_deref() != Some("Unmasked") {
+        result.masked_paths = MASKED.map(str::to_owned).to_vec();
+        result.readonly_paths = READ_ONLY.map(str::to_owned).to_vec();
+    }
+    result.supplemental_groups = of_pod.fs_group.into_iter().chain(of_pod.supplemental_groups.unwrap_or_default()).collect();
+    for group in inputs.volume_groups {
+        if !result.supplemental_groups.contains(group) {
+            result.supplemental_groups.push(*group);
+        }
+    }
+    if of_pod.supplemental_groups_policy.as_deref() == Some("Strict") {
+        result.supplemental_groups_policy = proto::cri::SupplementalGroupsPolicy::Strict as i32;
+    }
+    Ok(result)
+}
+
+/// POD-176
+fn verify_non_root(
+    pod: &Pod,
+    container: &Container,
+    of_pod: &PodSecurityContext,
+    own: &SecurityContext,
+    user: Option<i64>,
+    image: &ResolvedImage,
+) -> Result<(), String> {
+    if !own.run_as_non_root.or(of_pod.run_as_non_root).unwrap_or(false) {
+        return Ok(());
+    }
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let whose = format!("(pod: \"{name}_{namespace}({uid})\", container: {})", container.name);
+    match (user, image.uid) {
+        (Some(0), _) => Err(format!("container's runAsUser breaks non-root policy {whose}")),
+        (Some(_), _) => Ok(()),
+        (None, Some(0)) => Err(format!("container has runAsNonRoot and image will run as root {whose}")),
+        (None, Some(_)) => Ok(()),
+        (None, None) if !image.username.is_empty() => Err(format!(
+            "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root {whose}",
+            image.username
+        )),
+        (None, None) => Err(format!("container has runAsNonRoot and image will run as root {whose}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn made(pod_context: serde_json::Value, own: serde_json::Value, image: &ResolvedImage) -> Result<LinuxContainerSecurityContext, String> {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {
+            "securityContext": pod_context, "containers": [{"name": "c", "securityContext": own}]}}))
+        .unwrap();
+        let inputs = SecurityInputs { image, seccomp_default: false, root: "/var/lib/kubelet", volume_groups: &[] };
+        security_context(&pod, &pod.spec.as_ref().unwrap().containers[0], &inputs)
+    }
+
+    // POD-176: container, pod, image uid, image name, root.
+    #[test]
+    fn user_is_the_most_specific_one() {
+        let user = |pod, own, image: &ResolvedImage| made(pod, own, image).unwrap();
+        let image = ResolvedImage { uid: Some(7), ..ResolvedImage::default() };
+        assert_eq!(user(json!({"runAsUser": 1}), json!({"runAsUser": 2}), &image).run_as_user.unwrap().value, 2);
+        assert_eq!(user(json!({"runAsUser": 1}), json!({}), &image).run_as_user.unwrap().value, 1);
+        assert_eq!(user(json!({}), json!({}), &image).run_as_user.unwrap().value, 7);
+        let named = ResolvedImage { username: "nobody".to_owned(), ..ResolvedImage::default() };
+        assert_eq!(user(json!({}), json!({}), &named).run_as_username, "nobody");
+        assert_eq!(user(json!({}), json!({}), &ResolvedImage::default()).run_as_user.unwrap().value, 0);
+    }
+
+    // POD-176: CreateContainerConfigError
+    #[test]
+    fn root_is_refused_where_it_may_not_be() {
+        let refused = |own| made(json!({"runAsNonRoot": true}), own, &ResolvedImage::default());
+        assert_eq!(
+            refused(json!({})).unwrap_err(),
+            "container has runAsNonRoot and image will run as root (pod: \"p_ns(u)\", container: c)"
+        );
+        assert!(refused(json!({"runAsUser": 0})).unwrap_err().starts_with("container's runAsUser breaks non-root policy"));
+        assert!(refused(json!({"runAsUser": 5})).is_ok());
+        assert!(refused(json!({"runAsNonRoot": false})).is_ok());
+    }
+
+    // POD-177
+    #[test]
+    fn powers_follow_the_spec() {
+        let made = made(
+            json!({"fsGroup": 3, "supplementalGroups": [4], "seccompProfile": {"type": "RuntimeDefault"}}),
+            json!({"allowPrivilegeEscalation": false, "procMount": "Unmasked", "capabilities": {"drop": ["ALL"]}}),
+            &ResolvedImage::default(),
+        )
+        .unwrap();
+        assert!(made.no_new_privs && made.masked_paths.is_empty());
+        assert_eq!(made.supplemental_groups, [3, 4]);
+        assert_eq!(made.capabilities.unwrap().drop_capabilities, ["ALL"]);
+        assert_eq!(made.seccomp.unwrap().profile_type, ProfileType::RuntimeDefault as i32);
+    }
+}
