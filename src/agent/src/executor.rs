@@ -12,8 +12,10 @@ use kubelet::action::{Action, ApiCall, Call, CriCall, Lane, ProbeCall};
 use kubelet::event::{CriReply, Event, ProbeOutcome, WatchKey};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::ActionId;
+use kubelet::time::Mono;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::env::{Env, EventSink};
@@ -66,6 +68,7 @@ pub type Prober = Arc<dyn Fn(ProbeCall, Duration) -> BoxFuture<'static, Result<P
 /// Runs actions. Dropping it aborts everything that is in flight, and nothing else: `Drop` does no I/O.
 pub struct Executor {
     env: Env,
+    epoch: Instant,
     prober: Prober,
     sink: EventSink,
     lanes: BTreeMap<Lane, Arc<Semaphore>>,
@@ -76,12 +79,13 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// An executor that acts on `env` and hands what watches deliver to `sink`.
+    /// An executor that acts on `env`, hands what watches deliver to `sink`, and counts time from `epoch`.
     #[must_use]
-    pub fn new(env: Env, prober: Prober, sink: EventSink, limits: &LaneLimits) -> Self {
+    pub fn new(env: Env, epoch: Instant, prober: Prober, sink: EventSink, limits: &LaneLimits) -> Self {
         let lanes = LANES.into_iter().map(|lane| (lane, Arc::new(Semaphore::new(limits.of(lane))))).collect();
         Self {
             env,
+            epoch,
             prober,
             sink,
             lanes,
@@ -119,7 +123,7 @@ impl Executor {
         let token = CancellationToken::new();
         self.cancels.insert(id, token.clone());
         let lane = self.lanes.get(&lane).map(Arc::clone);
-        let (env, prober) = (self.env.clone(), Arc::clone(&self.prober));
+        let (env, prober, epoch) = (self.env.clone(), Arc::clone(&self.prober), self.epoch);
         self.calls.spawn(async move {
             let _permit = match lane {
                 // A lane is never closed, so this only waits.
@@ -128,7 +132,7 @@ impl Executor {
             };
             let limits = Limits { timeout, token };
             match call {
-                Call::Cri(call) => Event::CriDone { id, outcome: limits.hold(cri(&env, call)).await },
+                Call::Cri(call) => Event::CriDone { id, outcome: limits.hold(cri(&env, epoch, call)).await },
                 Call::Api(call) => Event::ApiDone { id, outcome: limits.hold(env.api.call(call)).await },
                 Call::Host(call) => Event::HostDone { id, outcome: limits.hold(env.host.call(call)).await },
                 Call::Probe(call) => {
@@ -197,11 +201,16 @@ impl Limits {
     }
 }
 
-async fn cri(env: &Env, call: CriCall) -> Result<CriReply, Failure> {
+/// What a look finds carries when it began: only the executor knows both the moment and the core's epoch.
+async fn cri(env: &Env, epoch: Instant, call: CriCall) -> Result<CriReply, Failure> {
+    let began = Mono::from_start(Instant::now().duration_since(epoch));
     match env.runtime.call(call).await? {
         CriReply::Observation(observation) => {
-            Ok(CriReply::Observation(with_termination_messages(env.host.as_ref(), observation).await))
+            let mut observation = with_termination_messages(env.host.as_ref(), observation).await;
+            Arc::make_mut(&mut observation).began = began;
+            Ok(CriReply::Observation(observation))
         }
+        CriReply::Listing { listing, .. } => Ok(CriReply::Listing { began, listing }),
         reply => Ok(reply),
     }
 }

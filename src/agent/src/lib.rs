@@ -4,4 +4,10 @@
 
 pub mod config;
 pub mod env;
+pub mod event_loop;
+pub mod executor;
+pub mod probe;
+pub mod run;
+pub mod runtime_events;
 pub mod telemetry;
+mod termination_message;

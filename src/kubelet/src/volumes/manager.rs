@@ -266,7 +266,7 @@ impl Record {
 
     fn set_up(&mut self, now: Now, uid: &PodUid, volume: &str, setup: VolumeSetup, out: &mut Out<'_>) {
         let digest = payload::digest(&setup);
-        if self.written == Some(digest) || self.host.until(now).is_some() {
+        if self.operation.is_some() || self.written == Some(digest) || self.host.until(now).is_some() {
             return;
         }
         let call = HostCall::SetUpVolume { pod: uid.clone(), volume: volume.to_owned(), setup: Box::new(setup) };
