@@ -1,1 +1,6 @@
+//! What judges the whole: house rules, the conformance page, scenarios, determinism, live and cluster tests. One binary, so
+//! that everything links once.
 
+mod conformance;
+mod source;
+mod tidy;
