@@ -1,4 +1,5 @@
 //! A pretend API server, container runtime and host, with faults, scenarios and invariants. Pure: time is an argument.
 
+pub mod api;
 pub mod host;
 pub mod runtime;
