@@ -3,6 +3,7 @@
 //! `run` wires an [`env::Env`] to the event loop; everything else is an adapter behind one of the five traits of `env`.
 
 pub mod config;
+pub mod cri;
 pub mod env;
 pub mod event_loop;
 pub mod executor;

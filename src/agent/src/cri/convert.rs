@@ -1,0 +1,388 @@
+//! Turns CRI messages into what the core observes; what breaks the contract is refused in words, not guessed at.
+//! Upstream: staging/src/k8s.io/cri-client/pkg/utils.go (verify*), pkg/kubelet/kuberuntime/{convert,helpers}.go.
+//! Differs: sandboxes are grouped by their pod UID label, as containers are, so that lists and looks agree.
+
+use std::collections::BTreeMap;
+
+use kubelet::failure::Failure;
+use kubelet::ids::{ContainerId, PodUid, SandboxId};
+use kubelet::observation::{
+    ActualResources, ContainerState, ContainerStatus, FsUsage, Image, LinuxUser, ListedContainer, ListedSandbox, RuntimeCondition,
+    RuntimeHandler, RuntimeStatus, RuntimeVersion, SandboxState, SandboxStatus,
+};
+use proto::cri;
+
+use super::error::malformed;
+
+/// LOG-001
+pub(super) const POD_UID: &str = "io.kubernetes.pod.uid";
+const POD_NAME: &str = "io.kubernetes.pod.name";
+const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
+const CONTAINER_NAME: &str = "io.kubernetes.container.name";
+/// LOG-002
+const TERMINATION_PATH: &str = "io.kubernetes.container.terminationMessagePath";
+
+/// A status with the pod that it is of.
+#[derive(Debug)]
+pub(super) struct Identified<T> {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) status: T,
+}
+
+fn set(present: bool, what: impl FnOnce() -> String) -> Result<(), Failure> {
+    if present { Ok(()) } else { Err(malformed(what())) }
+}
+
+fn pod_of(labels: &BTreeMap<String, String>) -> Option<PodUid> {
+    labels.get(POD_UID).filter(|uid| !uid.is_empty()).map(PodUid::new)
+}
+
+fn sandbox_state(state: i32) -> SandboxState {
+    if state == cri::PodSandboxState::SandboxReady as i32 { SandboxState::Ready } else { SandboxState::NotReady }
+}
+
+fn container_state(state: i32) -> ContainerState {
+    match cri::ContainerState::try_from(state) {
+        Ok(cri::ContainerState::ContainerCreated) => ContainerState::Created,
+        Ok(cri::ContainerState::ContainerRunning) => ContainerState::Running,
+        Ok(cri::ContainerState::ContainerExited) => ContainerState::Exited,
+        Ok(cri::ContainerState::ContainerUnknown) | Err(_) => ContainerState::Unknown,
+    }
+}
+
+/// A sandbox of a listing; `None` if it is no pod's (LOG-003).
+pub(super) fn listed_sandbox(sandbox: &cri::PodSandbox) -> Option<Result<ListedSandbox, Failure>> {
+    let (pod, metadata) = (pod_of(&sandbox.labels)?, sandbox.metadata.as_ref()?);
+    Some(set(!sandbox.id.is_empty(), || format!("sandbox of pod {pod:?}: id is not set")).map(|()| ListedSandbox {
+        id: SandboxId::new(&sandbox.id),
+        pod,
+        namespace: metadata.namespace.clone(),
+        name: metadata.name.clone(),
+        attempt: metadata.attempt,
+        state: sandbox_state(sandbox.state),
+        created_at: sandbox.created_at,
+    }))
+}
+
+/// A container of a listing; `None` if it is no pod's (LOG-003).
+pub(super) fn listed_container(container: &cri::Container) -> Option<Result<ListedContainer, Failure>> {
+    let (pod, metadata) = (pod_of(&container.labels)?, container.metadata.as_ref()?);
+    let complete = set(!container.id.is_empty(), || format!("container of pod {pod:?}: id is not set"));
+    Some(complete.map(|()| ListedContainer {
+        id: ContainerId::new(&container.id),
+        pod,
+        sandbox: SandboxId::new(&container.pod_sandbox_id),
+        name: container_name(&container.labels, metadata),
+        attempt: metadata.attempt,
+        state: container_state(container.state),
+        created_at: container.created_at,
+    }))
+}
+
+fn container_name(labels: &BTreeMap<String, String>, metadata: &cri::ContainerMetadata) -> String {
+    labels.get(CONTAINER_NAME).filter(|n| !n.is_empty()).unwrap_or(&metadata.name).clone()
+}
+
+/// A sandbox in detail (CRI-006).
+pub(super) fn sandbox_status(status: cri::PodSandboxStatus) -> Result<Identified<SandboxStatus>, Failure> {
+    let id = status.id;
+    let wrong = |what: &str| malformed(format!("sandbox {id:?}: {what}"));
+    set(!id.is_empty(), || "sandbox: status.Id is not set".to_owned())?;
+    let metadata = status.metadata.ok_or_else(|| wrong("status.Metadata is not set"))?;
+    if metadata.name.is_empty() || metadata.namespace.is_empty() || metadata.uid.is_empty() {
+        return Err(wrong(&format!("metadata.Name, metadata.Namespace or metadata.Uid is not in metadata {metadata:?}")));
+    }
+    if status.created_at == 0 {
+        return Err(wrong("status.CreatedAt is not set"));
+    }
+    let network = status.network.unwrap_or_default();
+    let ips = std::iter::once(network.ip).chain(network.additional_ips.into_iter().map(|ip| ip.ip));
+    let options = status.linux.and_then(|l| l.namespaces).and_then(|n| n.options);
+    let status = SandboxStatus {
+        id: SandboxId::new(&id),
+        attempt: metadata.attempt,
+        state: sandbox_state(status.state),
+        created_at: status.created_at,
+        ips: ips.filter(|ip| !ip.is_empty()).collect(),
+        host_network: options.is_some_and(|o| o.network == cri::NamespaceMode::Node as i32),
+        runtime_handler: status.runtime_handler,
+        labels: status.labels,
+    };
+    Ok(Identified { namespace: metadata.namespace, name: metadata.name, status })
+}
+
+/// A container in detail (CRI-006). The status does not say in which sandbox it is; the listing did.
+pub(super) fn container_status(status: cri::ContainerStatus, sandbox: &str) -> Result<Identified<ContainerStatus>, Failure> {
+    let id = status.id;
+    let wrong = |what: &str| malformed(format!("container {id:?}: {what}"));
+    set(!id.is_empty(), || "container: status.Id is not set".to_owned())?;
+    let metadata = status.metadata.ok_or_else(|| wrong("status.Metadata is not set"))?;
+    set(!metadata.name.is_empty(), || format!("container {id:?}: metadata.Name is not in metadata {metadata:?}"))?;
+    if status.created_at == 0 {
+        return Err(wrong("status.CreatedAt is not set"));
+    }
+    let image = status.image.filter(|i| !i.image.is_empty()).ok_or_else(|| wrong("status.Image is not set"))?;
+    if status.image_ref.is_empty() {
+        return Err(wrong("status.ImageRef is not set"));
+    }
+    let label = |key: &str| status.labels.get(key).cloned().unwrap_or_default();
+    let (namespace, name) = (label(POD_NAMESPACE), label(POD_NAME));
+    let status = ContainerStatus {
+        id: ContainerId::new(&id),
+        sandbox: SandboxId::new(sandbox),
+        name: container_name(&status.labels, &metadata),
+        attempt: metadata.attempt,
+        state: container_state(status.state),
+        created_at: status.created_at,
+        started_at: status.started_at,
+        finished_at: status.finished_at,
+        exit_code: status.exit_code,
+        reason: status.reason,
+        message: status.message,
+        image: image.image,
+        image_ref: status.image_ref,
+        log_path: status.log_path,
+        termination_log: termination_log(&status.annotations, &status.mounts),
+        user: status.user.and_then(|u| u.linux).map(linux_user),
+        resources: status.resources.and_then(|r| r.linux).map(|r| actual_resources(&r)),
+        stop_signal: stop_signal(status.stop_signal),
+        labels: status.labels,
+        annotations: status.annotations,
+    };
+    Ok(Identified { namespace, name, status })
+}
+
+/// Where on the host a termination message lies: what is mounted at its path (POD-175).
+fn termination_log(annotations: &BTreeMap<String, String>, mounts: &[cri::Mount]) -> String {
+    let Some(path) = annotations.get(TERMINATION_PATH).filter(|p| !p.is_empty()) else { return String::new() };
+    mounts.iter().find(|m| m.container_path == *path).map(|m| m.host_path.clone()).unwrap_or_default()
+}
+
+fn linux_user(user: cri::LinuxContainerUser) -> LinuxUser {
+    LinuxUser { uid: user.uid, gid: user.gid, supplemental_groups: user.supplemental_groups }
+}
+
+fn actual_resources(resources: &cri::LinuxContainerResources) -> ActualResources {
+    ActualResources {
+        cpu_shares: resources.cpu_shares,
+        cpu_quota: resources.cpu_quota,
+        cpu_period: resources.cpu_period,
+        memory_limit: resources.memory_limit_in_bytes,
+    }
+}
+
+fn stop_signal(signal: i32) -> String {
+    match cri::Signal::try_from(signal) {
+        Ok(cri::Signal::RuntimeDefault) | Err(_) => String::new(),
+        Ok(signal) => signal.as_str_name().to_owned(),
+    }
+}
+
+/// CRI-002: all four fields, or it is no runtime.
+pub(super) fn version(reply: cri::VersionResponse) -> Result<RuntimeVersion, Failure> {
+    let fields = [&reply.version, &reply.runtime_name, &reply.runtime_version, &reply.runtime_api_version];
+    if fields.into_iter().any(String::is_empty) {
+        return Err(malformed(format!("not all fields are set in VersionResponse ({reply:?})")));
+    }
+    Ok(RuntimeVersion { name: reply.runtime_name, version: reply.runtime_version, api_version: reply.runtime_api_version })
+}
+
+/// CRI-004
+pub(super) fn runtime_status(reply: cri::StatusResponse) -> Result<RuntimeStatus, Failure> {
+    let conditions = reply.status.map(|s| s.conditions).unwrap_or_default();
+    if conditions.len() < 2 {
+        return Err(malformed("RuntimeReady or NetworkReady condition are not set"));
+    }
+    let condition = |kind: &str| {
+        conditions.iter().find(|c| c.r#type == kind).map(|c| RuntimeCondition {
+            status: c.status,
+            reason: c.reason.clone(),
+            message: c.message.clone(),
+        })
+    };
+    let handler = |handler: cri::RuntimeHandler| {
+        let features = handler.features.unwrap_or_default();
+        RuntimeHandler {
+            name: handler.name,
+            recursive_read_only_mounts: features.recursive_read_only_mounts,
+            user_namespaces: features.user_namespaces,
+        }
+    };
+    Ok(RuntimeStatus {
+        runtime_ready: condition("RuntimeReady"),
+        network_ready: condition("NetworkReady"),
+        handlers: reply.runtime_handlers.into_iter().map(handler).collect(),
+        supplemental_groups_policy: reply.features.is_some_and(|f| f.supplemental_groups_policy),
+    })
+}
+
+/// Whether the runtime uses the systemd cgroup driver, if it tells (CRI-003).
+pub(super) fn systemd_cgroup(reply: &cri::RuntimeConfigResponse) -> Option<bool> {
+    reply.linux.as_ref().map(|linux| linux.cgroup_driver == cri::CgroupDriver::Systemd as i32)
+}
+
+/// The image that was asked for (CRI-006, CRI-035).
+pub(super) fn image_status(found: cri::Image) -> Result<Image, Failure> {
+    set(!found.id.is_empty(), || format!("Id of image {:?} is not set", found.repo_tags))?;
+    set(found.size > 0, || format!("size of image {:?} is not set", found.id))?;
+    Ok(image(found))
+}
+
+/// One image of a list. Nothing is refused here: one odd image must not hide the others from garbage collection.
+pub(super) fn image(image: cri::Image) -> Image {
+    Image {
+        id: image.id,
+        repo_tags: image.repo_tags,
+        repo_digests: image.repo_digests,
+        size: image.size,
+        uid: image.uid.map(|uid| uid.value),
+        username: image.username,
+        pinned: image.pinned,
+    }
+}
+
+/// What a filesystem holds of the runtime's; its size only the host knows (CRI-037).
+pub(super) fn filesystem(usage: &cri::FilesystemUsage) -> FsUsage {
+    let value = |v: &Option<cri::UInt64Value>| v.as_ref().map_or(0, |v| v.value);
+    FsUsage {
+        mountpoint: usage.fs_id.as_ref().map(|id| id.mountpoint.clone()).unwrap_or_default(),
+        used: value(&usage.used_bytes),
+        inodes_used: value(&usage.inodes_used),
+        ..FsUsage::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels() -> BTreeMap<String, String> {
+        [(POD_UID, "u1"), (POD_NAME, "web"), (POD_NAMESPACE, "default"), (CONTAINER_NAME, "main")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into()
+    }
+
+    fn sandbox() -> cri::PodSandboxStatus {
+        let metadata = cri::PodSandboxMetadata { name: "web".into(), namespace: "default".into(), uid: "u1".into(), attempt: 1 };
+        cri::PodSandboxStatus { id: "s1".into(), metadata: Some(metadata), created_at: 5, ..cri::PodSandboxStatus::default() }
+    }
+
+    fn container() -> cri::ContainerStatus {
+        cri::ContainerStatus {
+            id: "c1".into(),
+            metadata: Some(cri::ContainerMetadata { name: "main".into(), attempt: 3 }),
+            state: cri::ContainerState::ContainerExited as i32,
+            created_at: 7,
+            image: Some(cri::ImageSpec { image: "busybox:1".into(), ..cri::ImageSpec::default() }),
+            image_ref: "sha256:abc".into(),
+            labels: labels(),
+            annotations: [(TERMINATION_PATH.to_owned(), "/dev/termination-log".to_owned())].into(),
+            mounts: vec![cri::Mount {
+                container_path: "/dev/termination-log".into(),
+                host_path: "/r/pods/u1/containers/main/0a".into(),
+                ..cri::Mount::default()
+            }],
+            ..cri::ContainerStatus::default()
+        }
+    }
+
+    // CRI-006
+    #[test]
+    fn incomplete_sandbox_is_refused_in_words() {
+        let spoil: [(fn(&mut cri::PodSandboxStatus), &str); 4] = [
+            (|s| s.id.clear(), "sandbox: status.Id is not set"),
+            (|s| s.metadata = None, "sandbox \"s1\": status.Metadata is not set"),
+            (|s| s.metadata.as_mut().unwrap().uid.clear(), "metadata.Name, metadata.Namespace or metadata.Uid is not in"),
+            (|s| s.created_at = 0, "sandbox \"s1\": status.CreatedAt is not set"),
+        ];
+        assert!(sandbox_status(sandbox()).is_ok());
+        for (spoil, message) in spoil {
+            let mut status = sandbox();
+            spoil(&mut status);
+            let failure = sandbox_status(status).unwrap_err();
+            assert!(failure.message.contains(message), "{failure}");
+        }
+    }
+
+    // CRI-006
+    #[test]
+    fn incomplete_container_is_refused_in_words() {
+        let spoil: [(fn(&mut cri::ContainerStatus), &str); 6] = [
+            (|c| c.id.clear(), "container: status.Id is not set"),
+            (|c| c.metadata = None, "container \"c1\": status.Metadata is not set"),
+            (|c| c.metadata.as_mut().unwrap().name.clear(), "metadata.Name is not in metadata"),
+            (|c| c.created_at = 0, "container \"c1\": status.CreatedAt is not set"),
+            (|c| c.image = None, "container \"c1\": status.Image is not set"),
+            (|c| c.image_ref.clear(), "container \"c1\": status.ImageRef is not set"),
+        ];
+        for (spoil, message) in spoil {
+            let mut status = container();
+            spoil(&mut status);
+            let failure = container_status(status, "s1").unwrap_err();
+            assert!(failure.message.contains(message), "{failure}");
+        }
+    }
+
+    #[test]
+    fn container_keeps_what_the_core_asks_for() {
+        let mut given = container();
+        given.stop_signal = cri::Signal::Sigquit as i32;
+        let found = container_status(given, "s1").unwrap();
+        assert_eq!((found.namespace.as_str(), found.name.as_str()), ("default", "web"));
+        let status = found.status;
+        assert_eq!((status.name.as_str(), status.attempt, status.state), ("main", 3, ContainerState::Exited));
+        assert_eq!(status.sandbox, SandboxId::new("s1"));
+        assert_eq!(status.stop_signal, "SIGQUIT");
+        // POD-175
+        assert_eq!(status.termination_log, "/r/pods/u1/containers/main/0a");
+    }
+
+    #[test]
+    fn sandbox_has_all_its_addresses_in_order() {
+        let mut given = sandbox();
+        given.network =
+            Some(cri::PodSandboxNetworkStatus { ip: "10.0.0.1".into(), additional_ips: vec![cri::PodIp { ip: "fd00::1".into() }] });
+        assert_eq!(sandbox_status(given).unwrap().status.ips, ["10.0.0.1", "fd00::1"]);
+    }
+
+    // LOG-003
+    #[test]
+    fn what_is_no_pods_is_not_listed() {
+        let metadata = Some(cri::PodSandboxMetadata::default());
+        let stranger = cri::PodSandbox { id: "x".into(), metadata: metadata.clone(), ..cri::PodSandbox::default() };
+        assert!(listed_sandbox(&stranger).is_none());
+        let nameless = cri::PodSandbox { id: "x".into(), labels: labels(), ..cri::PodSandbox::default() };
+        assert!(listed_sandbox(&nameless).is_none());
+        let ours = cri::PodSandbox { labels: labels(), metadata, ..stranger };
+        assert_eq!(listed_sandbox(&ours).unwrap().unwrap().pod, PodUid::new("u1"));
+    }
+
+    // CRI-002
+    #[test]
+    fn version_needs_all_four_fields() {
+        let whole = cri::VersionResponse {
+            version: "0.1.0".into(),
+            runtime_name: "containerd".into(),
+            runtime_version: "v2.1.9".into(),
+            runtime_api_version: "v1".into(),
+        };
+        assert_eq!(version(whole.clone()).unwrap().name, "containerd");
+        let failure = version(cri::VersionResponse { runtime_name: String::new(), ..whole }).unwrap_err();
+        assert!(failure.message.starts_with("not all fields are set in VersionResponse"), "{failure}");
+    }
+
+    // CRI-006
+    #[test]
+    fn image_without_a_size_is_listed_but_no_answer() {
+        let image = || cri::Image { id: "sha256:abc".into(), ..cri::Image::default() };
+        assert_eq!(super::image(image()).id, "sha256:abc");
+        assert!(image_status(image()).unwrap_err().message.contains("size of image"));
+    }
+
+    // CRI-004
+    #[test]
+    fn status_needs_both_conditions() {
+        assert!(runtime_status(cri::StatusResponse::default()).is_err());
+    }
+}

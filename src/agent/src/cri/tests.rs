@@ -1,0 +1,209 @@
+//! The client against connections that behave badly, and, where one is named, against a real runtime.
+//! Upstream: staging/src/k8s.io/cri-client/pkg/remote_runtime_test.go.
+//! Differs: the bad connections are in memory.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use kubelet::failure::FailureKind;
+use kubelet::ids::SandboxId;
+use proto::cri::{PodSandboxConfig, PodSandboxMetadata};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+use crate::env::{BoxedStream, Listener};
+
+/// What a runtime of the tests does with its n-th connection.
+#[derive(Clone, Copy)]
+enum Behaviour {
+    /// Does not accept it.
+    Refuses,
+    /// Reads what comes and hangs up.
+    HangsUp,
+    /// Takes calls and does not answer.
+    IsSilent,
+    /// Answers every call with a gRPC status and nothing else.
+    Says(u16),
+}
+
+struct Scripted {
+    script: Vec<Behaviour>,
+    connections: AtomicUsize,
+}
+
+impl Net for Scripted {
+    fn connect(&self, _: Endpoint) -> BoxFuture<'_, io::Result<BoxedStream>> {
+        let turn = self.connections.fetch_add(1, Ordering::Relaxed);
+        let behaviour = self.script.get(turn).copied().unwrap_or(Behaviour::Refuses);
+        Box::pin(async move {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            match behaviour {
+                Behaviour::Refuses => return Err(io::ErrorKind::ConnectionRefused.into()),
+                Behaviour::HangsUp => drop(tokio::spawn(hang_up(theirs))),
+                Behaviour::IsSilent => drop(tokio::spawn(say(theirs, None))),
+                Behaviour::Says(code) => drop(tokio::spawn(say(theirs, Some(code)))),
+            }
+            Ok(Box::pin(ours) as BoxedStream)
+        })
+    }
+
+    fn listen(&self, _: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+}
+
+/// Takes a connection as an HTTP/2 server would, and goes as soon as a request's headers have come.
+async fn hang_up(mut stream: tokio::io::DuplexStream) {
+    const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const HEADERS: u8 = 1;
+    stream.write_all(&EMPTY_SETTINGS).await.unwrap();
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).await.unwrap();
+        if head[3] == HEADERS {
+            return;
+        }
+    }
+}
+
+async fn say(stream: tokio::io::DuplexStream, code: Option<u16>) {
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| async move {
+        request.into_body().collect().await?;
+        let Some(code) = code else { return std::future::pending().await };
+        let response = Response::builder()
+            .header("content-type", "application/grpc")
+            .header("grpc-status", code)
+            .header("grpc-message", "said the runtime");
+        Ok::<_, hyper::Error>(response.body(Empty::<Bytes>::new()).unwrap())
+    });
+    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+}
+
+fn runtime(script: &[Behaviour]) -> CriRuntime {
+    let net: Arc<dyn Net> = Arc::new(Scripted { script: script.to_vec(), connections: AtomicUsize::new(0) });
+    let endpoint = Endpoint::Unix("/run/nobody.sock".into());
+    CriRuntime::new(&net, &endpoint, &endpoint, Instant::now())
+}
+
+const NOT_FOUND: u16 = 5;
+
+// CRI-001
+#[tokio::test]
+async fn runtime_that_is_away_had_no_effect() {
+    let failure = runtime(&[Behaviour::Refuses]).call(CriCall::Version).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Unavailable);
+    assert!(failure.message.contains("connection refused"), "{failure}");
+}
+
+#[tokio::test]
+async fn connection_lost_after_sending_is_an_unknown_outcome() {
+    let failure = runtime(&[Behaviour::HangsUp]).call(CriCall::Status).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::UnknownOutcome, "{failure}");
+}
+
+// CRI-001, CRI-005
+#[tokio::test]
+async fn connects_again_after_refusal_and_loss() {
+    let runtime = runtime(&[Behaviour::Refuses, Behaviour::HangsUp, Behaviour::Says(NOT_FOUND)]);
+    let stop = || runtime.call(CriCall::StopPodSandbox { id: SandboxId::new("s1") });
+    assert_eq!(stop().await.unwrap_err().kind, FailureKind::Unavailable);
+    assert_eq!(stop().await.unwrap_err().kind, FailureKind::UnknownOutcome);
+    assert!(matches!(stop().await, Ok(CriReply::Done)));
+}
+
+// RTD-011
+#[tokio::test]
+async fn exec_over_a_broken_connection_says_nothing_of_the_container() {
+    let exec = CriCall::ExecSync { id: "c1".into(), command: vec!["true".into()], timeout: Duration::from_secs(1) };
+    let failure = runtime(&[Behaviour::HangsUp]).call(exec.clone()).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Unavailable);
+    let deadline_exceeded = 4;
+    let failure = runtime(&[Behaviour::Says(deadline_exceeded)]).call(exec).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::UnknownOutcome);
+    assert!(failure.message.starts_with("command timed out"), "{failure}");
+}
+
+// CRI-032
+#[tokio::test]
+async fn runtime_without_events_says_so_at_once() {
+    let unimplemented = 12;
+    let failure = runtime(&[Behaviour::Says(unimplemented)]).events().await.err().unwrap();
+    assert_eq!(failure.kind, FailureKind::Unimplemented);
+}
+
+// CRI-032: containerd sends no headers before its first event. Takes a real second.
+#[tokio::test]
+async fn silent_event_stream_is_open() {
+    assert!(runtime(&[Behaviour::IsSilent]).events().await.is_ok());
+}
+
+struct UnixNet;
+
+impl Net for UnixNet {
+    fn connect(&self, endpoint: Endpoint) -> BoxFuture<'_, io::Result<BoxedStream>> {
+        Box::pin(async move {
+            let Endpoint::Unix(path) = endpoint else { return Err(io::ErrorKind::Unsupported.into()) };
+            Ok(Box::pin(tokio::net::UnixStream::connect(path).await?) as BoxedStream)
+        })
+    }
+
+    fn listen(&self, _: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+}
+
+/// Run with `CONTAINER_RUNTIME_ENDPOINT=unix:///... cargo test -p agent --lib real_runtime -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "needs a container runtime"]
+async fn real_runtime_runs_and_removes_a_sandbox() {
+    let endpoint = std::env::var("CONTAINER_RUNTIME_ENDPOINT").expect("CONTAINER_RUNTIME_ENDPOINT is not set");
+    let endpoint = parse_endpoint(&endpoint).unwrap();
+    let net: Arc<dyn Net> = Arc::new(UnixNet);
+    let runtime = CriRuntime::new(&net, &endpoint, &endpoint, Instant::now());
+    for call in [CriCall::Version, CriCall::Status, CriCall::RuntimeConfig, CriCall::ListImages, CriCall::ImageFsInfo] {
+        println!("{call:?}: {:?}", runtime.call(call.clone()).await);
+    }
+    let events = runtime.events().await;
+    println!("events: {:?}", events.as_ref().err());
+    let pod = PodUid::new("11111111-2222-3333-4444-555555555555");
+    let labels = [(convert::POD_UID, pod.as_str()), ("io.kubernetes.pod.name", "real")].map(|(k, v)| (k.into(), v.into()));
+    let metadata = PodSandboxMetadata { name: "real".into(), uid: pod.to_string(), namespace: "t".into(), attempt: 0 };
+    let config = PodSandboxConfig {
+        metadata: Some(metadata),
+        labels: BTreeMap::from(labels),
+        log_directory: "/tmp".into(),
+        ..PodSandboxConfig::default()
+    };
+    let run = CriCall::RunPodSandbox { config: Arc::new(config), runtime_handler: String::new() };
+    let CriReply::Sandbox(id) = runtime.call(run).await.unwrap() else { panic!("no sandbox") };
+    let CriReply::Observation(seen) = runtime.call(CriCall::Observe { pod: pod.clone() }).await.unwrap() else {
+        panic!("no observation")
+    };
+    println!("{seen:?}");
+    assert_eq!((seen.sandboxes.len(), seen.ready_sandboxes().count()), (1, 1));
+    if let Ok(mut events) = events {
+        use futures::StreamExt as _;
+        let told = tokio::time::timeout(Duration::from_secs(5), events.next()).await;
+        assert_eq!(told.unwrap().unwrap().unwrap(), pod);
+    }
+    for _ in 0..2 {
+        assert!(matches!(runtime.call(CriCall::StopPodSandbox { id: id.clone() }).await, Ok(CriReply::Done)));
+        assert!(matches!(runtime.call(CriCall::RemovePodSandbox { id: id.clone() }).await, Ok(CriReply::Done)));
+    }
+    let CriReply::Observation(seen) = runtime.call(CriCall::Observe { pod }).await.unwrap() else { panic!("no observation") };
+    assert!(seen.sandboxes.is_empty());
+}
