@@ -2,5 +2,6 @@
 //! that everything links once.
 
 mod conformance;
+mod differs;
 mod source;
 mod tidy;
