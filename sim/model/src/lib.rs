@@ -3,3 +3,6 @@
 pub mod api;
 pub mod host;
 pub mod runtime;
+pub mod faults;
+pub mod invariants;
+pub mod world;

@@ -112,24 +112,29 @@ impl Kubelet {
     /// When [`Event::TimerFired`] is wanted next.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        let parts = &self.parts;
         let workers = self.workers.values().map(PodWorker::deadline);
-        let fixed = [
-            parts.startup.deadline(),
-            parts.runtime.deadline(),
-            parts.images.deadline(),
-            parts.volumes.deadline(),
-            parts.objects.deadline(),
-            parts.tokens.deadline(),
-            parts.statuses.deadline(),
-            parts.prober.deadline(),
-            parts.node.deadline(),
-            self.pleg.deadline(),
-            self.housekeeping.deadline(),
-            if parts.config.node.standalone { None } else { self.lease.deadline() },
-            self.recorder.deadline(),
-        ];
-        earliest(fixed.into_iter().chain(workers))
+        earliest(self.deadlines().into_iter().map(|(_, at)| at).chain(workers))
+    }
+
+    /// What each part waits for: to tell why the agent wakes.
+    #[must_use]
+    pub fn deadlines(&self) -> [(&'static str, Option<Mono>); 13] {
+        let parts = &self.parts;
+        [
+            ("startup", parts.startup.deadline()),
+            ("runtime", parts.runtime.deadline()),
+            ("images", parts.images.deadline()),
+            ("volumes", parts.volumes.deadline()),
+            ("objects", parts.objects.deadline()),
+            ("tokens", parts.tokens.deadline()),
+            ("statuses", parts.statuses.deadline()),
+            ("prober", parts.prober.deadline()),
+            ("node", parts.node.deadline()),
+            ("pleg", self.pleg.deadline()),
+            ("housekeeping", self.housekeeping.deadline()),
+            ("lease", if parts.config.node.standalone { None } else { self.lease.deadline() }),
+            ("recorder", self.recorder.deadline()),
+        ]
     }
 
     fn route(&mut self, now: Now, event: Event, out: &mut Out<'_>) {

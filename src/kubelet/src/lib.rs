@@ -8,6 +8,7 @@ pub mod action;
 pub mod admission;
 pub mod backoff;
 pub mod cache;
+pub mod call_names;
 pub mod config;
 pub mod event;
 pub mod failure;

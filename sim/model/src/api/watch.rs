@@ -45,6 +45,14 @@ pub struct CoreWatch {
     watch: Watch,
 }
 
+impl CoreWatch {
+    /// The revision up to which it has been told.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.watch.revision
+    }
+}
+
 impl ApiModel {
     /// Opens a watch that is told all that happens after `revision`; `None` for all that happens from now on.
     ///

@@ -72,6 +72,13 @@ impl Container {
         self.config.metadata.as_ref().map(|m| m.name.as_str()).unwrap_or_default()
     }
 
+    /// Whether an exec in it would fail now.
+    #[must_use]
+    pub fn exec_fails_at(&self, now: Timestamp) -> bool {
+        let age = self.started.and_then(|s| Duration::try_from(now.duration_since(s)).ok()).unwrap_or_default();
+        self.behaviour.exec_fails_at(age)
+    }
+
     /// Which attempt it is.
     #[must_use]
     pub fn attempt(&self) -> u32 {

@@ -59,7 +59,8 @@ struct Record {
 pub struct ImageGc {
     images: Vec<Image>,
     records: BTreeMap<String, Record>,
-    list_at: Mono,
+    /// `None` until the runtime was first there.
+    list_at: Option<Mono>,
     listing: Option<ActionId>,
     collect_at: Option<Mono>,
     asking_where: Option<ActionId>,
@@ -78,13 +79,13 @@ impl ImageGc {
 
     /// Images came or went.
     pub fn changed(&mut self, now: Now) {
-        self.list_at = self.list_at.min(now.mono + SETTLE);
+        self.list_at = self.list_at.map(|at| at.min(now.mono + SETTLE));
     }
 
     /// When there is something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        let list = if self.listing.is_some() { None } else { Some(self.list_at) };
+        let list = if self.listing.is_some() { None } else { self.list_at };
         let busy = self.asking_where.is_some() || self.asking_fill.is_some();
         earliest([list, if busy { None } else { self.collect_at }])
     }
@@ -92,8 +93,8 @@ impl ImageGc {
     /// Lists and collects when it is time. `in_use` is asked only then.
     pub fn due(&mut self, now: Now, config: &Images, limit: Duration, in_use: impl Fn() -> InUse, out: &mut Out<'_>) {
         let mut ask = |call, owner| out.issue(owner, Lane::Housekeeping, limit, call);
-        if self.listing.is_none() && self.list_at <= now.mono {
-            self.list_at = now.mono + PERIOD;
+        if self.listing.is_none() && self.list_at.is_none_or(|at| at <= now.mono) {
+            self.list_at = Some(now.mono + PERIOD);
             self.listing = Some(ask(Call::Cri(CriCall::ListImages), Owner::ImageGc));
         }
         let collect_at = *self.collect_at.get_or_insert(now.mono + PERIOD);

@@ -81,6 +81,7 @@ pub struct NodeManager {
     urgent: bool,
     told: Vec<&'static str>,
     unschedulable: Option<bool>,
+    machine_known: bool,
 }
 
 impl NodeManager {
@@ -101,6 +102,7 @@ impl NodeManager {
             urgent: true,
             told: Vec::new(),
             unschedulable: None,
+            machine_known: false,
         }
     }
 
@@ -149,13 +151,14 @@ impl NodeManager {
             return None;
         }
         let status = match (&self.doing, self.registered) {
-            (Doing::Nothing, false) => Some(self.attempts.next()),
+            // What the machine is comes with an event of its own.
+            (Doing::Nothing, false) if self.machine_known => Some(self.attempts.next()),
             (Doing::Nothing, true) if self.urgent => Some(Mono::ZERO.max(self.attempts.next())),
             (Doing::Nothing, true) => Some(self.next_status),
             _ => None,
         };
         let csi = match self.csi {
-            Csi::Unknown | Csi::Missing | Csi::Foreign if self.registered => Some(self.csi_attempts.next()),
+            Csi::Unknown | Csi::Missing | Csi::Foreign if self.registered && self.node.is_some() => Some(self.csi_attempts.next()),
             _ => None,
         };
         crate::time::earliest([status, csi])
@@ -166,6 +169,7 @@ impl NodeManager {
         if self.config.node.standalone {
             return;
         }
+        self.machine_known = facts.machine.is_some();
         if self.doing == Doing::Nothing {
             if !self.registered {
                 if self.attempts.next() <= now.mono && facts.machine.is_some() {
@@ -213,7 +217,7 @@ impl NodeManager {
             }
             (Doing::Reporting, Err(failure)) if failure.is_not_found() => self.gone(),
             (Doing::Reporting, _) => {
-                        self.urgent = true;
+                self.urgent = true;
                 self.attempts.failed(now);
                 self.next_status = now.mono + RETRY;
             }

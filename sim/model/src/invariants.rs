@@ -1,0 +1,315 @@
+//! What must always hold, whatever fails: each a sentence, checked after every event of a run.
+//! Upstream: none; each is justified by bugs of the field (S1 to S12 of the study on simulation).
+//! Differs: nothing on purpose.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kubelet::action::{Call, CriCall};
+use kubelet::observation::{ContainerState, SandboxState};
+use serde_json::Value;
+
+use crate::api::store::ChangeKind;
+use crate::runtime::RuntimeFact;
+use crate::world::World;
+
+/// S11: how many calls of the API server a minute may see, besides those that users' doings explain.
+const MOST_API_CALLS_A_MINUTE: usize = 1200;
+/// S11: how many actions may be under way.
+const MOST_IN_FLIGHT: usize = 2000;
+/// How much a grace may be short, for the time that the stop itself takes.
+const GRACE_SLACK: Duration = Duration::from_millis(1500);
+
+/// A broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// When, since the run began.
+    pub at: Duration,
+    /// Which.
+    pub invariant: &'static str,
+    /// How.
+    pub how: String,
+}
+
+/// What one pod has shown so far.
+#[derive(Clone, Debug, Default)]
+struct PodRecord {
+    phase: String,
+    ready: bool,
+    /// When the users asked for its end.
+    deleted_at: Option<Duration>,
+    deletion_grace: Duration,
+    started: BTreeMap<String, u32>,
+    succeeded: BTreeSet<String>,
+    containers: BTreeSet<String>,
+    last_exit: Option<Duration>,
+    last_sandbox_down: Option<Duration>,
+}
+
+/// Watches over a run.
+#[derive(Clone, Debug, Default)]
+pub struct Witness {
+    first: Option<Broken>,
+    pods: BTreeMap<String, PodRecord>,
+    /// UIDs that users removed by force.
+    forced: BTreeSet<String>,
+    revision: u64,
+    lease_renewed: Option<String>,
+    clock_jumps: u64,
+    api_calls: Vec<Duration>,
+    now: Duration,
+    /// How many calls were made, by name.
+    pub calls: BTreeMap<&'static str, u64>,
+}
+
+impl Witness {
+    /// The first invariant that broke, if one did.
+    #[must_use]
+    pub fn first_broken(&self) -> Option<&Broken> {
+        self.first.as_ref()
+    }
+
+    /// Something that must not be was seen.
+    pub fn broken(&mut self, invariant: &'static str, how: String) {
+        let at = self.now;
+        self.first.get_or_insert(Broken { at, invariant, how });
+    }
+
+    /// A user removes a pod by force: nothing is promised about its containers any more.
+    pub fn forced(&mut self, uid: &str) {
+        self.forced.insert(uid.to_owned());
+    }
+
+    /// The node's clock jumped: times that it wrote need not grow from here.
+    pub fn clock_jumped(&mut self) {
+        self.clock_jumps += 1;
+        self.lease_renewed = None;
+    }
+
+    /// The agent sent a call.
+    pub fn sent(&mut self, at: Duration, call: &Call) {
+        *self.calls.entry(call.name()).or_default() += 1;
+        if matches!(call, Call::Api(_)) {
+            self.api_calls.push(at);
+        }
+    }
+
+    /// The runtime is about to do what the agent asked for.
+    pub fn runtime_called(&mut self, world: &World, call: &CriCall) {
+        self.now = world.elapsed();
+        match call {
+            CriCall::StopContainer { id, grace } => self.invariant_nothing_is_killed_before_its_grace(world, id.as_str(), *grace),
+            CriCall::StopPodSandbox { id } => self.invariant_no_pod_is_stopped_that_nobody_wants_stopped(world, id.as_str()),
+            _ => {}
+        }
+    }
+
+    /// Looks at what an event has led to.
+    pub fn look(&mut self, world: &World, facts: &[(Timestamp, RuntimeFact)]) {
+        self.now = world.elapsed();
+        for (_, fact) in facts {
+            self.fact(world, fact);
+        }
+        self.changes(world);
+        self.invariant_load_stays_bounded(world);
+    }
+
+    fn fact(&mut self, world: &World, fact: &RuntimeFact) {
+        let now = self.now;
+        match fact {
+            RuntimeFact::Started { pod, container, id, .. } => {
+                let record = self.pods.entry(pod.to_string()).or_default();
+                record.containers.insert(id.clone());
+                *record.started.entry(container.clone()).or_default() += 1;
+                self.invariant_one_live_instance_of_a_container(world, pod.as_str(), container);
+                self.invariant_restart_policy_is_kept(world, pod.as_str(), container);
+            }
+            RuntimeFact::Exited { pod, container, code, .. } => {
+                let record = self.pods.entry(pod.to_string()).or_default();
+                record.last_exit = Some(now);
+                if *code == 0 {
+                    record.succeeded.insert(container.clone());
+                }
+            }
+            RuntimeFact::SandboxDown { pod, .. } => {
+                self.pods.entry(pod.to_string()).or_default().last_sandbox_down = Some(now);
+            }
+            RuntimeFact::SandboxUp { .. } => {}
+        }
+    }
+
+    /// S1
+    fn invariant_one_live_instance_of_a_container(&mut self, world: &World, pod: &str, container: &str) {
+        let live = world.runtime.running().filter(|c| c.pod.as_str() == pod && c.name() == container).count();
+        if live > 1 {
+            let how = format!("{live} instances of {container} of pod {pod} run at once");
+            self.broken("invariant_one_live_instance_of_a_container", how);
+        }
+    }
+
+    /// S4
+    fn invariant_restart_policy_is_kept(&mut self, world: &World, pod: &str, container: &str) {
+        let Some(object) = pod_by_uid(world, pod) else { return };
+        let is_init = object["spec"]["initContainers"].as_array().into_iter().flatten().any(|c| c["name"] == container);
+        let Some(record) = self.pods.get(pod) else { return };
+        let started = record.started.get(container).copied().unwrap_or(0);
+        let broken = match object["spec"]["restartPolicy"].as_str() {
+            Some("Never") => started > 1 && !is_init,
+            Some("OnFailure") => started > 1 && !is_init && record.succeeded.contains(container),
+            _ => false,
+        };
+        if broken {
+            let how = format!("{container} of pod {pod} was started {started} times against its restart policy");
+            self.broken("invariant_restart_policy_is_kept", how);
+        }
+    }
+
+    fn changes(&mut self, world: &World) {
+        let Ok(changes) = world.api.store.since(self.revision) else {
+            self.revision = world.api.store.revision();
+            return;
+        };
+        for change in changes {
+            match (change.plural, change.kind) {
+                ("pods", ChangeKind::Deleted) => self.pod_gone(world, &change.object),
+                ("pods", _) => self.pod_changed(world, &change.object),
+                ("leases", ChangeKind::Modified) => self.lease_renewed(&change.object),
+                _ => {}
+            }
+        }
+        self.revision = world.api.store.revision();
+    }
+
+    /// S2
+    fn pod_gone(&mut self, world: &World, object: &Value) {
+        let uid = text(&object["metadata"]["uid"]);
+        let runs = world.runtime.running().find(|c| c.pod.as_str() == uid);
+        if let Some(container) = runs
+            && !self.forced.contains(uid)
+        {
+            let how = format!("pod {uid} was removed from the API server while its container {} ran", container.name());
+            self.broken("invariant_no_pod_is_gone_while_it_runs", how);
+        }
+    }
+
+    fn pod_changed(&mut self, world: &World, object: &Value) {
+        let uid = text(&object["metadata"]["uid"]).to_owned();
+        let now = self.now;
+        let mut broken = Vec::new();
+        let record = self.pods.entry(uid.clone()).or_default();
+        if !object["metadata"]["deletionTimestamp"].is_null() {
+            record.deleted_at.get_or_insert(now);
+            record.deletion_grace = Duration::from_secs(object["metadata"]["deletionGracePeriodSeconds"].as_u64().unwrap_or(0));
+        }
+        let phase = text(&object["status"]["phase"]);
+        if matches!(record.phase.as_str(), "Succeeded" | "Failed") && phase != record.phase {
+            broken.push(("invariant_terminal_phase_is_final", format!("pod {uid} went from {} to {phase}", record.phase)));
+        }
+        phase.clone_into(&mut record.phase);
+        let ready = condition(object, "Ready") == Some("True");
+        if record.ready && !ready && !may_lose_readiness(world, record, object, &uid, now) {
+            broken.push(("invariant_no_readiness_is_lost_without_a_cause", format!("pod {uid} is not ready any more, yet all of it runs")));
+        }
+        record.ready = ready;
+        for status in object["status"]["containerStatuses"].as_array().into_iter().flatten() {
+            let id = text(&status["containerID"]).rsplit('/').next().unwrap_or_default();
+            if !id.is_empty() && !record.containers.contains(id) && !world.runtime.containers.contains_key(id) {
+                let how = format!("the status of pod {uid} names container {id}, which never was one of its");
+                broken.push(("invariant_status_is_of_the_pods_own_containers", how));
+            }
+        }
+        for (invariant, how) in broken {
+            self.broken(invariant, how);
+        }
+    }
+
+    /// S9
+    fn lease_renewed(&mut self, object: &Value) {
+        let renewed = text(&object["spec"]["renewTime"]).to_owned();
+        if let Some(before) = self.lease_renewed.replace(renewed.clone())
+            && renewed < before
+        {
+            self.broken("invariant_lease_is_renewed_forwards", format!("from {before} to {renewed}"));
+        }
+    }
+
+    /// S5
+    fn invariant_nothing_is_killed_before_its_grace(&mut self, world: &World, id: &str, grace: Duration) {
+        let Some(container) = world.runtime.containers.get(id).filter(|c| c.state == ContainerState::Running) else { return };
+        let uid = container.pod.to_string();
+        let Some(object) = pod_by_uid(world, &uid) else { return };
+        let Some(record) = self.pods.get(&uid) else { return };
+        let Some(deleted_at) = record.deleted_at else { return };
+        if has_hook(object, container.name()) {
+            return;
+        }
+        let least = record.deletion_grace.saturating_sub(self.now.saturating_sub(deleted_at));
+        if grace + GRACE_SLACK < least {
+            let how = format!("container {} of pod {uid} gets {grace:?}, and {least:?} are left", container.name());
+            self.broken("invariant_nothing_is_killed_before_its_grace", how);
+        }
+    }
+
+    /// S6
+    fn invariant_no_pod_is_stopped_that_nobody_wants_stopped(&mut self, world: &World, id: &str) {
+        let Some(sandbox) = world.runtime.sandboxes.get(id).filter(|s| s.state == SandboxState::Ready) else { return };
+        let uid = sandbox.config.metadata.as_ref().map(|m| m.uid.clone()).unwrap_or_default();
+        let Some(object) = pod_by_uid(world, &uid) else { return };
+        let twins = world.runtime.sandboxes.values().filter(|s| {
+            s.state == SandboxState::Ready && s.config.metadata.as_ref().is_some_and(|m| m.uid == uid)
+        });
+        let runs = world.runtime.running().any(|c| c.sandbox == id);
+        let ended = matches!(text(&object["status"]["phase"]), "Succeeded" | "Failed");
+        let wanted = object["metadata"]["deletionTimestamp"].is_null()
+            && !ended
+            && object["spec"]["activeDeadlineSeconds"].is_null();
+        if runs && wanted && twins.count() == 1 {
+            let how = format!("the sandbox of pod {uid} is stopped while its containers run and nobody asked for it");
+            self.broken("invariant_no_pod_is_stopped_that_nobody_wants_stopped", how);
+        }
+    }
+
+    /// S11
+    fn invariant_load_stays_bounded(&mut self, world: &World) {
+        let minute_ago = self.now.saturating_sub(Duration::from_secs(60));
+        let old = self.api_calls.partition_point(|at| *at < minute_ago);
+        if old > 256 {
+            self.api_calls.drain(..old);
+        }
+        let recent = self.api_calls.len() - self.api_calls.partition_point(|at| *at < minute_ago);
+        let pods = self.pods.len().max(1);
+        if recent > MOST_API_CALLS_A_MINUTE + 60 * pods {
+            self.broken("invariant_load_stays_bounded", format!("{recent} calls of the API server within a minute"));
+        }
+        if world.in_flight() > MOST_IN_FLIGHT {
+            self.broken("invariant_load_stays_bounded", format!("{} actions under way", world.in_flight()));
+        }
+    }
+}
+
+/// S7, S8: what explains that a pod is not ready any more.
+fn may_lose_readiness(world: &World, record: &PodRecord, object: &Value, uid: &str, now: Duration) -> bool {
+    let recently = |at: Option<Duration>| at.is_some_and(|at| now.saturating_sub(at) < Duration::from_secs(120));
+    let probed = object["spec"]["containers"].as_array().into_iter().flatten().any(|c| !c["readinessProbe"].is_null());
+    let node_unready = pod_by_uid(world, uid).is_none();
+    record.deleted_at.is_some() || recently(record.last_exit) || recently(record.last_sandbox_down) || probed || node_unready
+}
+
+fn has_hook(object: &Value, container: &str) -> bool {
+    let mut containers = object["spec"]["containers"].as_array().into_iter().flatten();
+    containers.any(|c| c["name"] == container && !c["lifecycle"]["preStop"].is_null())
+}
+
+fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
+    let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.find(|c| c["type"] == kind)?["status"].as_str()
+}
+
+fn pod_by_uid<'a>(world: &'a World, uid: &str) -> Option<&'a Value> {
+    world.api.store.list("pods", "").map(AsRef::as_ref).find(|pod| pod["metadata"]["uid"] == uid)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}

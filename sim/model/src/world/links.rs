@@ -1,0 +1,217 @@
+//! What calls meet on the other side, and what the other side tells by itself: watches, hints of the runtime.
+//! Upstream: none.
+//! Differs: nothing on purpose.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kubelet::action::{Action, Call, CriCall, ProbeCall};
+use kubelet::event::{CriReply, Event, ProbeOutcome, WatchKey};
+use kubelet::failure::{Failure, FailureKind};
+use kubelet::observation::ContainerState;
+use kubelet::time::Mono;
+
+use super::{Coming, World};
+use crate::faults::{Fate, Side};
+
+/// How one of the agent's counterparts is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Well.
+    Up,
+    /// It refuses connections at once.
+    Refuses,
+    /// Nothing comes through, in either direction.
+    Silent,
+}
+
+/// How long a watch that could not be opened waits.
+const WATCH_RETRY: Duration = Duration::from_secs(1);
+/// How long a runtime event stream that could not be opened waits.
+const EVENTS_RETRY: Duration = Duration::from_millis(500);
+
+impl World {
+    pub(super) fn fate(&mut self, call: &Call) -> Fate {
+        let (side, link) = match call {
+            Call::Cri(_) => (Side::Runtime, self.runtime_link),
+            Call::Api(_) => (Side::Api, self.api_link),
+            Call::Host(_) => (Side::Host, Link::Up),
+            Call::Probe(_) | Call::Cancel(_) => return Fate::Well,
+        };
+        match link {
+            Link::Up => self.faults.fate(side, call.name(), &mut self.rng),
+            Link::Refuses => Fate::Fails(Failure::new(FailureKind::Unavailable, "connection refused")),
+            Link::Silent => Fate::Lost,
+        }
+    }
+
+    pub(super) fn latency(&self, call: &Call) -> Duration {
+        match call {
+            Call::Cri(call) => self.runtime.latency(self.now(), call),
+            Call::Api(_) => Duration::from_millis(6),
+            Call::Host(call) => self.host.latency(call),
+            Call::Probe(_) => Duration::from_millis(4),
+            Call::Cancel(_) => Duration::ZERO,
+        }
+    }
+
+    pub(super) fn takes_effect(&mut self, life: u32, began: Mono, action: &Action, answers: bool, rest: Duration) {
+        let now = self.now();
+        let id = action.id;
+        let mut rest = rest;
+        let event = match &action.call {
+            Call::Cri(call) => {
+                if let CriCall::StopContainer { .. } = call {
+                    rest = self.runtime.latency(now, call);
+                }
+                let mut witness = std::mem::take(&mut self.witness);
+                witness.runtime_called(self, call);
+                self.witness = witness;
+                let outcome = self.runtime.call(now, call).map(|reply| stamped(reply, began));
+                Event::CriDone { id, outcome }
+            }
+            Call::Api(call) => {
+                let outcome = self.api.call(now, &self.identity.clone(), call);
+                if let Err(failure) = &outcome
+                    && failure.kind == FailureKind::Forbidden
+                {
+                    self.witness.broken("invariant_nothing_is_asked_that_is_forbidden", format!("{}: {failure}", call.name()));
+                }
+                Event::ApiDone { id, outcome }
+            }
+            Call::Host(call) => Event::HostDone { id, outcome: self.host.call(call) },
+            Call::Probe(call) => Event::ProbeDone { id, outcome: Ok(self.probe(call)) },
+            Call::Cancel(_) => return,
+        };
+        if answers {
+            self.arrives(life, rest, event);
+        }
+    }
+
+    /// A network probe finds what an exec in the pod's containers would.
+    fn probe(&mut self, call: &ProbeCall) -> ProbeOutcome {
+        let (ProbeCall::Http { host, .. } | ProbeCall::Tcp { host, .. } | ProbeCall::Grpc { host, .. }) = call;
+        let now = self.now();
+        let sandbox = self.runtime.sandboxes.values().find(|s| s.ip == *host).map(|s| s.id.clone());
+        let mut containers = self.runtime.containers.values().filter(|c| {
+            c.state == ContainerState::Running && sandbox.as_ref().is_some_and(|sandbox| c.sandbox == *sandbox)
+        });
+        match containers.find(|c| !c.exec_fails_at(now)) {
+            Some(_) => ProbeOutcome::Success,
+            None => ProbeOutcome::Failure("connection refused".to_owned()),
+        }
+    }
+
+    pub(super) fn tell_runtime_changes(&mut self) {
+        let changed = self.runtime.take_changed();
+        let Some(life) = &self.life else { return };
+        if !life.events_open || self.runtime_link != Link::Up {
+            return;
+        }
+        let number = life.number;
+        for pod in changed {
+            if self.hints_lost > 0 && self.rng.below(self.hints_lost) == 0 {
+                continue;
+            }
+            let after = Duration::from_micros(500 + self.rng.below(2500));
+            self.arrives(number, after, Event::RuntimeChanged { pod });
+        }
+    }
+
+    pub(super) fn open_events(&mut self, life: u32) {
+        if !self.is_life(life) {
+            return;
+        }
+        let event = if self.runtime_link != Link::Up {
+            let failure = Failure::new(FailureKind::Unavailable, "connection refused");
+            self.schedule(EVENTS_RETRY, Coming::OpensEvents { life });
+            Event::RuntimeEventsClosed { failure }
+        } else if self.runtime.has_events {
+            if let Some(life) = &mut self.life {
+                life.events_open = true;
+            }
+            Event::RuntimeEventsOpened
+        } else {
+            Event::RuntimeEventsClosed { failure: Failure::new(FailureKind::Unimplemented, "unknown method GetContainerEvents") }
+        };
+        self.handle(event);
+    }
+
+    pub(super) fn open_watch(&mut self, number: u32, key: &WatchKey) {
+        let wanted = self.life.as_ref().is_some_and(|life| life.number == number && life.watches.contains_key(key));
+        if !wanted {
+            return;
+        }
+        if self.api_link != Link::Up {
+            let failure = Failure::new(FailureKind::Unavailable, "connection refused");
+            self.schedule(WATCH_RETRY, Coming::Opens { life: number, key: key.clone() });
+            self.handle(Event::WatchFailed { key: key.clone(), failure });
+            return;
+        }
+        match self.api.open(&self.identity, key) {
+            Ok((watch, listed)) => {
+                if let Some(life) = &mut self.life {
+                    life.watches.insert(key.clone(), Some(watch));
+                }
+                self.handle(listed);
+            }
+            Err(failure) => {
+                self.schedule(WATCH_RETRY, Coming::Opens { life: number, key: key.clone() });
+                self.handle(Event::WatchFailed { key: key.clone(), failure });
+            }
+        }
+    }
+
+    /// Lets every watch that has something to tell deliver it soon.
+    pub(super) fn tell_watches(&mut self) {
+        let revision = self.api.store.revision();
+        let Some(life) = &mut self.life else { return };
+        if self.api_link != Link::Up {
+            return;
+        }
+        let number = life.number;
+        let behind: Vec<WatchKey> = life
+            .watches
+            .iter()
+            .filter(|(key, watch)| watch.as_ref().is_some_and(|w| w.revision() < revision) && !life.delivering.contains(*key))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in behind {
+            if let Some(life) = &mut self.life {
+                life.delivering.insert(key.clone());
+            }
+            let after = Duration::from_micros(500 + self.rng.below(4500));
+            self.schedule(after, Coming::Delivers { life: number, key });
+        }
+    }
+
+    pub(super) fn deliver(&mut self, number: u32, key: &WatchKey) {
+        if !self.is_life(number) {
+            return;
+        }
+        let Some(life) = &mut self.life else { return };
+        life.delivering.remove(key);
+        if self.api_link != Link::Up {
+            return;
+        }
+        let Some(Some(watch)) = life.watches.get_mut(key) else { return };
+        let events = self.api.changes(watch).unwrap_or_default();
+        for event in events {
+            self.handle(event);
+            if !self.is_life(number) {
+                return;
+            }
+        }
+    }
+}
+
+fn stamped(reply: CriReply, began: Mono) -> CriReply {
+    match reply {
+        CriReply::Observation(mut observation) => {
+            Arc::make_mut(&mut observation).began = began;
+            CriReply::Observation(observation)
+        }
+        CriReply::Listing { listing, .. } => CriReply::Listing { began, listing },
+        reply => reply,
+    }
+}

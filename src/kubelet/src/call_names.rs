@@ -1,0 +1,108 @@
+//! What calls are called: in logs, metrics, traces and fault plans.
+//! Upstream: CRI method names; API verbs as audit logs combine them with resources.
+//! Differs: nothing on purpose.
+
+use crate::action::{ApiCall, Call, CriCall, HostCall, ProbeCall};
+
+impl Call {
+    /// Such as `RunPodSandbox` or `PatchPodStatus`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Cri(call) => call.name(),
+            Self::Api(call) => call.name(),
+            Self::Host(call) => call.name(),
+            Self::Probe(ProbeCall::Http { .. }) => "HttpProbe",
+            Self::Probe(ProbeCall::Tcp { .. }) => "TcpProbe",
+            Self::Probe(ProbeCall::Grpc { .. }) => "GrpcProbe",
+            Self::Cancel(_) => "Cancel",
+        }
+    }
+}
+
+impl CriCall {
+    /// The CRI method; `List` and `Observe` stand for several.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Version => "Version",
+            Self::Status => "Status",
+            Self::RuntimeConfig => "RuntimeConfig",
+            Self::UpdateRuntimeConfig { .. } => "UpdateRuntimeConfig",
+            Self::List => "List",
+            Self::Observe { .. } => "Observe",
+            Self::RunPodSandbox { .. } => "RunPodSandbox",
+            Self::StopPodSandbox { .. } => "StopPodSandbox",
+            Self::RemovePodSandbox { .. } => "RemovePodSandbox",
+            Self::CreateContainer { .. } => "CreateContainer",
+            Self::StartContainer { .. } => "StartContainer",
+            Self::StopContainer { .. } => "StopContainer",
+            Self::RemoveContainer { .. } => "RemoveContainer",
+            Self::ExecSync { .. } => "ExecSync",
+            Self::ReopenContainerLog { .. } => "ReopenContainerLog",
+            Self::ImageStatus { .. } => "ImageStatus",
+            Self::PullImage { .. } => "PullImage",
+            Self::ListImages => "ListImages",
+            Self::RemoveImage { .. } => "RemoveImage",
+            Self::ImageFsInfo => "ImageFsInfo",
+        }
+    }
+}
+
+impl ApiCall {
+    /// Verb and resource.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Watch(_) => "Watch",
+            Self::Unwatch(_) => "Unwatch",
+            Self::GetNode => "GetNode",
+            Self::CreateNode(_) => "CreateNode",
+            Self::PatchNodeStatus(_) => "PatchNodeStatus",
+            Self::GetLease => "GetLease",
+            Self::CreateLease(_) => "CreateLease",
+            Self::UpdateLease(_) => "UpdateLease",
+            Self::GetCsiNode => "GetCsiNode",
+            Self::CreateCsiNode(_) => "CreateCsiNode",
+            Self::DeleteCsiNode => "DeleteCsiNode",
+            Self::GetPod { .. } => "GetPod",
+            Self::CreatePod(_) => "CreatePod",
+            Self::PatchPodStatus { .. } => "PatchPodStatus",
+            Self::DeletePod { .. } => "DeletePod",
+            Self::GetObject { .. } => "GetObject",
+            Self::CreateToken { .. } => "CreateToken",
+            Self::CreateEvent(_) => "CreateEvent",
+            Self::PatchEvent { .. } => "PatchEvent",
+        }
+    }
+}
+
+impl HostCall {
+    /// The operation.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::PrepareNode => "PrepareNode",
+            Self::MachineInfo => "MachineInfo",
+            Self::ApplyCgroup { .. } => "ApplyCgroup",
+            Self::EnsureCgroup { .. } => "EnsureCgroup",
+            Self::RemoveCgroup { .. } => "RemoveCgroup",
+            Self::ListPodCgroups => "ListPodCgroups",
+            Self::MakePodDirs { .. } => "MakePodDirs",
+            Self::RemovePodDir { .. } => "RemovePodDir",
+            Self::ListPodDirs => "ListPodDirs",
+            Self::WriteFile { .. } => "WriteFile",
+            Self::ReadFile { .. } => "ReadFile",
+            Self::CreateFile { .. } => "CreateFile",
+            Self::LinkContainerLog { .. } => "LinkContainerLog",
+            Self::RemoveContainerLogs { .. } => "RemoveContainerLogs",
+            Self::RemovePodLogs { .. } => "RemovePodLogs",
+            Self::HighestLog { .. } => "HighestLog",
+            Self::SetUpVolume { .. } => "SetUpVolume",
+            Self::TearDownVolume { .. } => "TearDownVolume",
+            Self::ListVolumes { .. } => "ListVolumes",
+            Self::BindSubPath { .. } => "BindSubPath",
+            Self::FsUsage { .. } => "FsUsage",
+        }
+    }
+}
