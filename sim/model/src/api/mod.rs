@@ -4,13 +4,18 @@
 
 pub mod admission;
 pub mod authorize;
+pub mod controllers;
 pub mod defaults;
+pub mod discovery;
 pub mod error;
 pub mod patch;
 pub mod request;
 pub mod resource;
+pub mod rest;
 pub mod selector;
 pub mod store;
+pub mod table;
+mod table_pods;
 mod tokens;
 mod typed;
 pub mod watch;

@@ -119,7 +119,7 @@ const POD_SUBRESOURCES: &[(&str, &str)] = &[
 ];
 
 /// All resources, by group.
-pub static RESOURCES: [Resource; 27] = [
+pub static RESOURCES: [Resource; 26] = [
     resource!("" "v1", "pods" "pod" "Pod", true, WORKLOAD, &["po"], POD_SUBRESOURCES),
     resource!("" "v1", "nodes" "node" "Node", false, STATUS, &["no"], &[("status", "Node"), ("proxy", "NodeProxyOptions")]),
     resource!("" "v1", "namespaces" "namespace" "Namespace", false, STATUS, &["ns"], &[("status", "Namespace"), ("finalize", "Namespace")]),
@@ -134,7 +134,6 @@ pub static RESOURCES: [Resource; 27] = [
     resource!("apps" "v1", "deployments" "deployment" "Deployment", true, WORKLOAD, &["deploy"], &[("status", "Deployment"), ("scale", "Scale")]),
     resource!("apps" "v1", "replicasets" "replicaset" "ReplicaSet", true, WORKLOAD, &["rs"], &[("status", "ReplicaSet"), ("scale", "Scale")]),
     resource!("apps" "v1", "daemonsets" "daemonset" "DaemonSet", true, WORKLOAD, &["ds"], &[("status", "DaemonSet")]),
-    resource!("batch" "v1", "jobs" "job" "Job", true, WORKLOAD, &[], &[("status", "Job")]),
     resource!("coordination.k8s.io" "v1", "leases" "lease" "Lease", true, Rules { unconditional: false, create_on_update: true, ..PLAIN }, &[], &[]),
     resource!("node.k8s.io" "v1", "runtimeclasses" "runtimeclass" "RuntimeClass", false, PLAIN, &[], &[]),
     resource!("scheduling.k8s.io" "v1", "priorityclasses" "priorityclass" "PriorityClass", false, PLAIN, &["pc"], &[]),
