@@ -70,6 +70,12 @@ impl Witness {
         self.first.as_ref()
     }
 
+    /// How often containers of that pod were started.
+    #[must_use]
+    pub fn starts_of(&self, uid: &str) -> usize {
+        self.pods.get(uid).map_or(0, |record| record.started.values().map(|n| *n as usize).sum())
+    }
+
     /// Something that must not be was seen.
     pub fn broken(&mut self, invariant: &'static str, how: String) {
         let at = self.now;

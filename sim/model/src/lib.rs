@@ -5,4 +5,7 @@ pub mod host;
 pub mod runtime;
 pub mod faults;
 pub mod invariants;
+pub mod liveness;
+pub mod scenario;
+pub mod swarm;
 pub mod world;

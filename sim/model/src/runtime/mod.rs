@@ -148,6 +148,8 @@ pub struct RuntimeModel {
     pub has_events: bool,
     /// What happened since it was last taken.
     pub facts: Vec<(Timestamp, RuntimeFact)>,
+    /// How many facts were taken.
+    pub facts_seen: u64,
     changed: BTreeSet<PodUid>,
     next_id: u64,
     next_ip: u32,
@@ -164,6 +166,7 @@ impl Default for RuntimeModel {
             network_ready: true,
             has_events: true,
             facts: Vec::new(),
+            facts_seen: 0,
             changed: BTreeSet::new(),
             next_id: 1,
             next_ip: 2,

@@ -241,6 +241,12 @@ impl World {
         self.schedule(away, Coming::ApiBack);
     }
 
+    /// Nothing comes through between the agent and the API server for a while; then the watches begin anew.
+    pub fn silence_api(&mut self, silent: Duration) {
+        self.api_link = Link::Silent;
+        self.schedule(silent, Coming::ApiBack);
+    }
+
     /// The runtime restarts: it is away for a while; containers live on or not.
     pub fn restart_runtime(&mut self, away: Duration, containers_die: bool) {
         self.runtime_link = Link::Refuses;
@@ -310,6 +316,7 @@ impl World {
         self.tell_runtime_changes();
         self.tell_watches();
         let facts = std::mem::take(&mut self.runtime.facts);
+        self.runtime.facts_seen += facts.len() as u64;
         let mut witness = std::mem::take(&mut self.witness);
         witness.look(self, &facts);
         self.witness = witness;

@@ -1,0 +1,136 @@
+//! Whether what a scenario expects is true now, and if not, why not.
+//! Upstream: none.
+//! Differs: nothing on purpose.
+
+use serde_json::Value;
+
+use super::schema::{Expect, PodExpect};
+use crate::api::ApiModel;
+use crate::host::HostModel;
+use crate::invariants::Witness;
+use crate::liveness::{leftovers, unsettled};
+use crate::runtime::RuntimeModel;
+
+/// What can be seen of a cluster, in whichever stage.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The API server.
+    pub api: &'a ApiModel,
+    /// The runtime.
+    pub runtime: &'a RuntimeModel,
+    /// The machine.
+    pub host: &'a HostModel,
+    /// What watched over the run.
+    pub witness: &'a Witness,
+    /// Lives of the agent so far.
+    pub lives: u32,
+    /// The node's name.
+    pub node: &'a str,
+}
+
+/// What is not as expected; empty if all is.
+#[must_use]
+pub fn unmet(expect: &Expect, view: View<'_>) -> Vec<String> {
+    let mut unmet = Vec::new();
+    for pod in &expect.pods {
+        pod_unmet(pod, view, &mut unmet);
+    }
+    if let Some(ready) = expect.node_ready {
+        let node = view.api.store.get("nodes", "", view.node);
+        let is = node.and_then(|node| condition(node, "Ready")) == Some("True");
+        if is != ready {
+            unmet.push(format!("node ready: {is}, expected {ready}"));
+        }
+    }
+    if expect.nothing_left {
+        unmet.extend(leftovers(view));
+    }
+    if expect.settled {
+        unmet.extend(unsettled(view));
+    }
+    for (call, most) in &expect.calls_at_most {
+        let made = view.witness.calls.get(call.as_str()).copied().unwrap_or(0);
+        if made > *most {
+            unmet.push(format!("{call} was called {made} times, expected at most {most}"));
+        }
+    }
+    for reason in &expect.events {
+        if !view.api.store.list("events", "").any(|event| event["reason"] == reason.as_str()) {
+            unmet.push(format!("no event {reason}"));
+        }
+    }
+    if let Some(lives) = expect.lives
+        && view.lives != lives
+    {
+        unmet.push(format!("lives of the agent: {}, expected {lives}", view.lives));
+    }
+    unmet
+}
+
+fn pod_unmet(expect: &PodExpect, view: View<'_>, unmet: &mut Vec<String>) {
+    let found = view.api.store.get("pods", &expect.namespace, &expect.name);
+    let name = &expect.name;
+    let Some(pod) = found else {
+        if !expect.gone {
+            unmet.push(format!("pod {name} is gone"));
+        }
+        return;
+    };
+    if expect.gone {
+        unmet.push(format!("pod {name} is there, expected gone"));
+    }
+    let mut compare = |what: &str, is: String, wanted: String| {
+        if is != wanted {
+            unmet.push(format!("pod {name}: {what} is {is}, expected {wanted}"));
+        }
+    };
+    let status = &pod["status"];
+    let container = &status["containerStatuses"][0];
+    if let Some(phase) = &expect.phase {
+        compare("phase", text(&status["phase"]), phase.clone());
+    }
+    if let Some(reason) = &expect.reason {
+        compare("reason", text(&status["reason"]), reason.clone());
+    }
+    if let Some(ready) = expect.ready {
+        compare("ready", (condition(pod, "Ready") == Some("True")).to_string(), ready.to_string());
+    }
+    if let Some(restarts) = expect.restarts {
+        compare("restart count", container["restartCount"].as_u64().unwrap_or(0).to_string(), restarts.to_string());
+    }
+    if let Some(reason) = &expect.waiting {
+        compare("waiting reason", text(&container["state"]["waiting"]["reason"]), reason.clone());
+    }
+    if let Some(part) = &expect.waiting_message {
+        let message = text(&container["state"]["waiting"]["message"]);
+        if !message.contains(part) {
+            compare("waiting message", message, part.clone());
+        }
+    }
+    let ended = [&container["state"]["terminated"], &container["lastState"]["terminated"]].into_iter().find(|t| !t.is_null());
+    if let Some(code) = expect.exit_code {
+        compare("exit code", ended.map_or(String::new(), |t| t["exitCode"].to_string()), code.to_string());
+    }
+    if let Some(reason) = &expect.terminated {
+        compare("terminated reason", ended.map_or(String::new(), |t| text(&t["reason"])), reason.clone());
+    }
+    let uid = text(&pod["metadata"]["uid"]);
+    if let Some(running) = expect.running {
+        let is = view.runtime.running().filter(|c| c.pod.as_str() == uid).count();
+        compare("running containers", is.to_string(), running.to_string());
+    }
+    if let Some(starts) = expect.starts {
+        compare("starts", view.witness.starts_of(&uid).to_string(), starts.to_string());
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// The status of an object's condition.
+#[must_use]
+pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
+    let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.find(|c| c["type"] == kind)?["status"].as_str()
+}

@@ -1,0 +1,322 @@
+//! What a scenario file may say.
+//! Upstream: none.
+//! Differs: nothing on purpose.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::runtime::behaviour::parse_duration;
+
+/// Where a scenario runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// The core against the models, without wires.
+    Model,
+    /// The agent over simulated networks.
+    Sim,
+    /// The agent against a real runtime.
+    Live,
+}
+
+/// A scenario.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Scenario {
+    /// What must hold, as a sentence.
+    pub about: String,
+    /// Behaviour IDs and upstream issues that it answers to.
+    #[serde(default)]
+    pub refs: Vec<String>,
+    /// Where it runs.
+    pub stages: Vec<Stage>,
+    /// What differs from an ordinary node.
+    #[serde(default)]
+    pub node: NodeSpec,
+    /// What happens, in order.
+    pub steps: Vec<Step>,
+}
+
+/// What differs from an ordinary node.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct NodeSpec {
+    /// Whether the runtime tells of changes.
+    pub runtime_events: bool,
+    /// One hint of the runtime in that many gets lost.
+    pub hints_lost: u64,
+    /// Images that a registry has; if any are named, pulls of others fail.
+    pub registry: Vec<String>,
+    /// How changes of ConfigMaps and Secrets are noticed: `Watch`, `Cache` or `Get`.
+    pub change_detection: Option<String>,
+    /// How many pods fit.
+    pub max_pods: Option<u32>,
+}
+
+impl Default for NodeSpec {
+    fn default() -> Self {
+        Self { runtime_events: true, hints_lost: 0, registry: Vec::new(), change_detection: None, max_pods: None }
+    }
+}
+
+/// One step. All that it names is done, in the order of the fields; then its expectation is waited for.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Step {
+    /// When, since the run began; without it, at once after the step before.
+    #[serde(deserialize_with = "some_duration")]
+    pub at: Option<Duration>,
+    /// How long to let time pass first.
+    #[serde(deserialize_with = "some_duration")]
+    pub wait: Option<Duration>,
+    /// Objects to make, or to replace; pods are bound to the node.
+    pub apply: Vec<Value>,
+    /// A strategic merge patch by an administrator.
+    pub patch: Option<Patch>,
+    /// Something to delete.
+    pub delete: Option<Delete>,
+    /// A planned fault.
+    pub fault: Option<Fault>,
+    /// The agent is killed.
+    pub crash: Option<Crash>,
+    /// The API server goes away.
+    pub api: Option<Away>,
+    /// The runtime goes away.
+    pub runtime: Option<RuntimeAway>,
+    /// A container is killed from outside.
+    pub kill: Option<Kill>,
+    /// The node's clock jumps.
+    pub clock: Option<Jump>,
+    /// No more faults from here.
+    pub heal: bool,
+    /// The disk is full, or is not any more.
+    pub disk_full: Option<bool>,
+    /// Whether the runtime's network is ready.
+    pub network_ready: Option<bool>,
+    /// What must come true, and within which time.
+    pub expect: Option<Expect>,
+    /// What must be true the whole time given.
+    pub holds: Option<Expect>,
+}
+
+/// A patch by an administrator.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Patch {
+    /// The plural, and the subresource after a slash: `pods/status`.
+    pub resource: String,
+    /// The namespace.
+    #[serde(default)]
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+    /// What changes.
+    pub with: Value,
+}
+
+/// Something to delete.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delete {
+    /// The plural; pods unless it says otherwise.
+    #[serde(default = "pods")]
+    pub resource: String,
+    /// The namespace.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+    /// The grace period in seconds, unless the object's own.
+    pub grace: Option<i64>,
+}
+
+fn pods() -> String {
+    "pods".to_owned()
+}
+
+fn default_namespace() -> String {
+    "default".to_owned()
+}
+
+/// A planned fault.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Fault {
+    /// The call's name, or `*`.
+    pub call: String,
+    /// How many such calls go well before.
+    #[serde(default)]
+    pub skip: u32,
+    /// How many fail.
+    #[serde(default = "once")]
+    pub times: u32,
+    /// How.
+    pub fate: FaultFate,
+}
+
+fn once() -> u32 {
+    1
+}
+
+/// How a call fails.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultFate {
+    /// At once, without effect, with that message.
+    Fails(String),
+    /// 429.
+    Throttled,
+    /// 503, or gRPC Unavailable.
+    Unavailable,
+    /// 409.
+    Conflict,
+    /// No effect, no answer.
+    Lost,
+    /// Effect, no answer.
+    ReplyLost,
+    /// Effect after the caller gave up, that much later.
+    #[serde(deserialize_with = "duration")]
+    Late(Duration),
+    /// Slow by that much.
+    #[serde(deserialize_with = "duration")]
+    Slow(Duration),
+}
+
+/// The agent is killed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Crash {
+    /// After how long it starts again.
+    #[serde(deserialize_with = "duration")]
+    pub back: Duration,
+}
+
+/// The API server goes away.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Away {
+    /// For how long it refuses connections; then watches begin anew.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub away: Option<Duration>,
+    /// For how long nothing comes through.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub silent: Option<Duration>,
+    /// Whether the history is compacted: watches get 410 and list anew.
+    #[serde(default)]
+    pub compact: bool,
+}
+
+/// The runtime goes away.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RuntimeAway {
+    /// For how long.
+    #[serde(deserialize_with = "duration")]
+    pub away: Duration,
+    /// Whether its containers die.
+    #[serde(default)]
+    pub containers_die: bool,
+}
+
+/// A container is killed from outside.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kill {
+    /// The pod's name.
+    pub pod: String,
+    /// The container's name.
+    pub container: String,
+    /// The exit code.
+    #[serde(default = "sigkill")]
+    pub code: i32,
+    /// The runtime's reason.
+    #[serde(default = "error_reason")]
+    pub reason: String,
+}
+
+fn sigkill() -> i32 {
+    137
+}
+
+fn error_reason() -> String {
+    "Error".to_owned()
+}
+
+/// The node's clock jumps.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jump {
+    /// Forwards by that much.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub forwards: Option<Duration>,
+    /// Backwards by that much.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub backwards: Option<Duration>,
+}
+
+/// What must be true.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Expect {
+    /// Within which time it must come true, or for how long it must hold; at once if not given.
+    #[serde(deserialize_with = "some_duration")]
+    pub within: Option<Duration>,
+    /// Of pods, by name.
+    pub pods: Vec<PodExpect>,
+    /// Whether the node is Ready.
+    pub node_ready: Option<bool>,
+    /// That nothing of any pod is left in the runtime and on the disk.
+    pub nothing_left: bool,
+    /// That the cluster has settled: everything is as the API server says, and the API server knows it.
+    pub settled: bool,
+    /// At most how many calls were made, by name.
+    pub calls_at_most: std::collections::BTreeMap<String, u64>,
+    /// Reasons of events that were stored.
+    pub events: Vec<String>,
+    /// Lives of the agent so far.
+    pub lives: Option<u32>,
+}
+
+/// What must be true of a pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct PodExpect {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    /// Whether it is gone.
+    pub gone: bool,
+    /// Its phase.
+    pub phase: Option<String>,
+    /// Its reason.
+    pub reason: Option<String>,
+    /// Whether it is Ready.
+    pub ready: Option<bool>,
+    /// The restart count of its first container.
+    pub restarts: Option<u64>,
+    /// The reason for which its first container waits.
+    pub waiting: Option<String>,
+    /// A part of the message with which its first container waits.
+    pub waiting_message: Option<String>,
+    /// The exit code of its first container, in its state or its last state.
+    pub exit_code: Option<i64>,
+    /// The reason of its first container's end, in its state or its last state.
+    pub terminated: Option<String>,
+    /// How many containers of it run.
+    pub running: Option<usize>,
+    /// How often containers of it were ever started.
+    pub starts: Option<usize>,
+}
+
+fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(input)?;
+    parse_duration(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a duration; write 500ms, 3s, 2m or 1h")))
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Duration>, D::Error> {
+    duration(input).map(Some)
+}

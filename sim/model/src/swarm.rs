@@ -1,0 +1,275 @@
+//! Draws a workload and faults from a seed, lets them run, heals, and asks that all settles: one run of a swarm.
+//! Upstream: none; after the swarm testing of TigerBeetle's VOPR and the buggify of FoundationDB.
+//! Differs: nothing on purpose.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use kubelet::rng::Rng;
+use serde_json::{Value, json};
+
+use crate::api::write::DeleteOptions;
+use crate::api::resource::named;
+use crate::faults::Odds;
+use crate::liveness::{leftovers, unsettled};
+use crate::runtime::behaviour::ANNOTATION_PREFIX;
+use crate::scenario::run::{Verdict, apply, heal, view, world_for};
+use crate::scenario::schema::NodeSpec;
+use crate::world::World;
+
+/// While faults run.
+const CHAOS: Duration = Duration::from_secs(25);
+/// How long a healed cluster may take to settle: the longest back-off of a container (80 s here) and a pod's retry after it.
+const SETTLES_WITHIN: Duration = Duration::from_secs(180);
+/// How long it must stay settled.
+const STAYS_SETTLED: Duration = Duration::from_secs(20);
+/// What is done in one run, at most.
+const MOST_DEEDS: u64 = 14;
+
+/// What a run is made of: printed with a failure, so that one can see at once what was at work.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Odds of faults of runtime, API and host calls.
+    pub odds: (Odds, Odds, Odds),
+    /// What is done when, in words.
+    pub deeds: Vec<(Duration, String)>,
+    /// Whether the runtime tells of changes.
+    pub events: bool,
+}
+
+/// One run.
+#[must_use]
+pub fn run(seed: u64, prepare: impl FnOnce(&mut World)) -> (Verdict, World, Plan) {
+    let mut rng = Rng::new(seed ^ 0x5741_524d);
+    let events = rng.below(4) != 0;
+    let node = NodeSpec { runtime_events: events, hints_lost: if rng.below(3) == 0 { 4 } else { 0 }, ..NodeSpec::default() };
+    let mut world = world_for(&node, seed);
+    prepare(&mut world);
+    let odds = (draw_odds(&mut rng), draw_odds(&mut rng), if rng.below(4) == 0 { draw_odds(&mut rng) } else { Odds::default() });
+    (world.faults.runtime, world.faults.api, world.faults.host) = odds;
+    let mut plan = Plan { odds, deeds: Vec::new(), events };
+    let mut times: Vec<u64> = (0..3 + rng.below(MOST_DEEDS)).map(|_| rng.below(25_000)).collect();
+    times.sort_unstable();
+    let mut pods = 0;
+    for millis in times {
+        let at = Duration::from_millis(millis);
+        world.run_until(at);
+        let text = deed(&mut world, &mut rng, &mut pods);
+        world.note(&text);
+        plan.deeds.push((at, text));
+        if let Some(broken) = world.witness.first_broken() {
+            return (Verdict::Broke(broken.clone()), world, plan);
+        }
+    }
+    world.run_until(CHAOS);
+    heal(&mut world);
+    world.note("healed");
+    if !world.is_alive() {
+        world.crash(Some(Duration::from_millis(500)));
+    }
+    let verdict = settle(&mut world);
+    (verdict, world, plan)
+}
+
+/// Waits until the healed cluster settles, and sees that it stays so.
+fn settle(world: &mut World) -> Verdict {
+    // What was hanging when the faults ended may hang for as long as its deadline.
+    let until = CHAOS + SETTLES_WITHIN + world.config().pods.runtime_request_timeout;
+    let wrong = |world: &World| {
+        let mut wrong = unsettled(view(world));
+        wrong.extend(leftovers(view(world)));
+        wrong
+    };
+    loop {
+        let met = world.run_while(until, |w| w.witness.first_broken().is_none() && !wrong(w).is_empty());
+        if let Some(broken) = world.witness.first_broken() {
+            return Verdict::Broke(broken.clone());
+        }
+        if !met {
+            return Verdict::Unmet(0, world.elapsed(), wrong(world));
+        }
+        let calm = (world.elapsed() + STAYS_SETTLED).min(until + STAYS_SETTLED);
+        let before = world.runtime.facts_seen;
+        world.run_until(calm);
+        let quiet = world.runtime.facts_seen == before;
+        if let Some(broken) = world.witness.first_broken() {
+            return Verdict::Broke(broken.clone());
+        }
+        if quiet && !wrong(world).is_empty() {
+            return Verdict::Unmet(0, world.elapsed(), wrong(world));
+        }
+        if quiet || world.elapsed() >= until {
+            return Verdict::Held;
+        }
+    }
+}
+
+/// Each fault is in one run of two, and then it is rare or frequent.
+fn draw_odds(rng: &mut Rng) -> Odds {
+    let mut one = || match rng.below(4) {
+        0 => 6 + rng.below(10),
+        1 => 30 + rng.below(50),
+        _ => 0,
+    };
+    Odds { error: one(), lost: one(), reply_lost: one(), late: one(), slow: one() }
+}
+
+fn deed(world: &mut World, rng: &mut Rng, pods: &mut u64) -> String {
+    match rng.below(17) {
+        0..=5 => {
+            *pods += 1;
+            let pod = draw_pod(rng, *pods);
+            let text = format!("apply pod {}", pod["metadata"]["name"]);
+            match apply(world, pod) {
+                Ok(()) => text,
+                Err(why) => format!("{text}: {why}"),
+            }
+        }
+        6..=8 => delete(world, rng),
+        9 => {
+            let back = Duration::from_millis(50 + rng.below(4000));
+            world.crash(Some(back));
+            format!("kill the agent for {back:?}")
+        }
+        10 => {
+            let away = Duration::from_millis(200 + rng.below(8000));
+            world.restart_api(away);
+            format!("API server away for {away:?}")
+        }
+        11 => {
+            let silent = Duration::from_millis(200 + rng.below(8000));
+            world.silence_api(silent);
+            format!("API server silent for {silent:?}")
+        }
+        12 => {
+            world.api.store.compact();
+            world.watches_lose_their_place();
+            "compaction".to_owned()
+        }
+        13 => {
+            let (away, die) = (Duration::from_millis(200 + rng.below(5000)), rng.below(3) == 0);
+            world.restart_runtime(away, die);
+            format!("runtime away for {away:?}, containers die: {die}")
+        }
+        14 => {
+            let by = SignedDuration::from_secs(i64::try_from(rng.below(7200)).unwrap_or(0) - 3600);
+            world.jump_clock(by);
+            format!("clock jumps by {by:?}")
+        }
+        15 => kill(world, rng),
+        _ => {
+            let after = world.handled() + rng.below(60);
+            world.crash_after(after, Duration::from_millis(100));
+            "kill the agent at some event".to_owned()
+        }
+    }
+}
+
+fn delete(world: &mut World, rng: &mut Rng) -> String {
+    let names: Vec<(String, String)> = world
+        .api
+        .store
+        .list("pods", "")
+        .map(|p| (text(&p["metadata"]["name"]), text(&p["metadata"]["uid"])))
+        .collect();
+    let Some((name, uid)) = usize::try_from(rng.below(names.len() as u64)).ok().and_then(|at| names.get(at)).cloned() else {
+        return "nothing to delete".to_owned();
+    };
+    let grace = match rng.below(6) {
+        0 => Some(0),
+        1 => Some(1),
+        _ => None,
+    };
+    if grace == Some(0) {
+        world.witness.forced(&uid);
+    }
+    let now = world.now();
+    let options = DeleteOptions { grace_seconds: grace, ..DeleteOptions::default() };
+    let _gone_already = world.api.delete(now, named("pods"), "default", &name, &options);
+    format!("delete pod {name} with grace {grace:?}")
+}
+
+fn kill(world: &mut World, rng: &mut Rng) -> String {
+    let running: Vec<_> = world.runtime.running().map(|c| (c.pod.clone(), c.name().to_owned())).collect();
+    let Some((pod, name)) = usize::try_from(rng.below(running.len() as u64)).ok().and_then(|at| running.get(at)).cloned() else {
+        return "nothing to kill".to_owned();
+    };
+    let now = world.now();
+    world.runtime.kill(now, &pod, &name, 137, "OOMKilled");
+    format!("{name} of pod {pod} dies")
+}
+
+/// A pod with a few containers that behave in some way.
+fn draw_pod(rng: &mut Rng, number: u64) -> Value {
+    let policy = ["Always", "Always", "OnFailure", "Never"][usize::try_from(rng.below(4)).unwrap_or(0)];
+    let scripts = ["", "", "exit=0@3s*", "exit=1@2s*", "term=ignore", "term=2s@0", "exec-fails=5s..8s"];
+    let mut annotations = serde_json::Map::new();
+    let mut containers = Vec::new();
+    let mut inits = Vec::new();
+    for at in 0..=rng.below(2) {
+        let name = format!("c{at}");
+        let script = scripts[usize::try_from(rng.below(scripts.len() as u64)).unwrap_or(0)];
+        if !script.is_empty() {
+            annotations.insert(format!("{ANNOTATION_PREFIX}{name}"), script.into());
+        }
+        let mut container = json!({"name": name, "image": "busybox:1.36"});
+        if rng.below(4) == 0 {
+            container["readinessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 1 + rng.below(3)});
+        }
+        if rng.below(6) == 0 {
+            container["livenessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 2, "failureThreshold": 2});
+        }
+        if rng.below(6) == 0 {
+            container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 1 + rng.below(3)}}});
+        }
+        containers.push(container);
+    }
+    if rng.below(3) == 0 {
+        let script = if rng.below(4) == 0 { "exit=1@1s,0@1s*" } else { "exit=0@1s*" };
+        annotations.insert(format!("{ANNOTATION_PREFIX}init"), script.into());
+        inits.push(json!({"name": "init", "image": "busybox:1.36"}));
+    }
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": format!("p{number}"), "namespace": "default", "annotations": annotations},
+        "spec": {
+            "restartPolicy": policy,
+            "terminationGracePeriodSeconds": 2 + rng.below(8),
+            "initContainers": inits,
+            "containers": containers,
+        },
+    })
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The full swarm is `keelson-sim swarm`; this much is run with every test.
+    #[test]
+    fn swarm_of_seeds_holds_every_invariant_and_settles() {
+        let seeds = std::env::var("KEELSON_SWARM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
+        let first = std::env::var("KEELSON_SWARM_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+        let mut failed = Vec::new();
+        for seed in first..first + seeds {
+            let (verdict, _, plan) = run(seed, |_| {});
+            if !verdict.held() {
+                failed.push(format!("seed {seed}: {verdict}\n  {plan:?}"));
+            }
+        }
+        assert!(failed.is_empty(), "{} of {seeds} seeds failed\n{}", failed.len(), failed.iter().take(8).cloned().collect::<Vec<_>>().join("\n"));
+    }
+
+    #[test]
+    fn same_seed_decides_the_same() {
+        for seed in 0..20 {
+            let digest = || run(seed, World::keep_digest).1.digest();
+            assert_eq!(digest(), digest(), "seed {seed}");
+        }
+    }
+}
