@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::action::{Action, ApiCall, Call, Lane};
 use crate::cache::ObjectCache;
@@ -33,6 +34,9 @@ use crate::status_manager::StatusManager;
 use crate::time::{Mono, Now, earliest};
 use crate::tokens::TokenManager;
 use crate::volumes::manager::VolumeManager;
+
+/// How long a look at the runtime may take: one whose answer was lost must not blind the agent for as long as a change may take.
+pub(crate) const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The pure machine. See the crate's head for the reading order.
 #[derive(Debug)]
@@ -84,7 +88,7 @@ impl Kubelet {
             parts,
             pods: PodManager::new(sources),
             workers: BTreeMap::new(),
-            pleg: Pleg::new(config.pods.runtime_request_timeout),
+            pleg: Pleg::new(config.pods.runtime_request_timeout.min(LOOK_TIMEOUT)),
             housekeeping: Housekeeping::default(),
             dirty: BTreeSet::new(),
             lease: NodeLease::new(&config.node.name, config.node.lease_duration),
@@ -422,6 +426,7 @@ impl Kubelet {
         let facts = NodeFacts {
             machine: parts.startup.machine(),
             runtime: &parts.runtime,
+            runtime_known: parts.runtime.has_told() && self.pleg.has_listed(),
             pleg_error: pleg_error.as_deref(),
             images: self.housekeeping.images(),
             pressures: Pressures::default(),

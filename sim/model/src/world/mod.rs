@@ -258,6 +258,7 @@ impl World {
             let failure = Failure::new(FailureKind::Unavailable, "the stream of container events ended");
             let number = life.number;
             self.arrives(number, Duration::from_millis(1), Event::RuntimeEventsClosed { failure });
+            self.schedule(away + Duration::from_millis(100), Coming::OpensEvents { life: number });
         }
         self.schedule(away, Coming::RuntimeBack);
     }

@@ -26,6 +26,8 @@ use crate::time::{Mono, Now, earliest};
 
 /// How often the pods' directories and cgroups are looked through.
 const SURVEY_PERIOD: Duration = Duration::from_secs(600);
+/// How soon it is done again if it was too early to tell.
+const SURVEY_AGAIN: Duration = Duration::from_secs(10);
 /// How long after pods came or went the Burstable tier's shares follow (NODE-134).
 const TIER_DELAY: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -182,9 +184,15 @@ impl Kubelet {
             }
         }
         for (uid, name) in std::mem::take(&mut self.housekeeping.found_cgroups) {
-            if !self.workers.contains_key(&uid) && self.pods.get(&uid).is_none() && !self.pleg.runs(&uid) {
-                out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(HostCall::RemoveCgroup { name }));
+            if self.workers.contains_key(&uid) || self.pods.get(&uid).is_some() {
+                continue;
             }
+            if self.pleg.runs(&uid) {
+                // Something of it ran when the runtime was last listed: it is about to get a worker, or the listing is old.
+                self.housekeeping.survey.next = Some(now.mono + SURVEY_AGAIN);
+                continue;
+            }
+            out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(HostCall::RemoveCgroup { name }));
         }
     }
 

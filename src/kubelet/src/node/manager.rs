@@ -30,6 +30,9 @@ const JITTER: f64 = 0.04;
 /// How soon after a failed report the next one is: the tries at once of NODE-061 would only hammer.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long an agent that was just started waits for a first answer of the runtime before it calls a ready node unready.
+const GUESSES_AFTER: Duration = Duration::from_secs(20);
+
 /// What the rest of the core knows that the status is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeFacts<'a> {
@@ -37,6 +40,8 @@ pub struct NodeFacts<'a> {
     pub machine: Option<&'a MachineInfo>,
     /// The runtime.
     pub runtime: &'a RuntimeHealth,
+    /// Whether the runtime has told its state and been listed in this life.
+    pub runtime_known: bool,
     /// Why the listing of the runtime is not healthy, if it is not.
     pub pleg_error: Option<&'a str>,
     /// The runtime's images.
@@ -289,8 +294,13 @@ impl NodeManager {
             return;
         };
         self.urgent = false;
-        self.next_status = now.mono + self.config.node.status_update_frequency;
         let existing = node.status.clone().unwrap_or_default();
+        if self.would_guess(now, facts) && is_ready(&existing) {
+            // An agent that has just been restarted does not know yet; what it knew before stands (the node was ready).
+            self.next_status = now.mono + RETRY;
+            return;
+        }
+        self.next_status = now.mono + self.config.node.status_update_frequency;
         let (status, events) = self.status(now, &existing, facts);
         let due = self.last_report.is_none_or(|at| {
             now.mono.since(at) >= self.config.node.status_report_frequency.saturating_add(self.report_delay)
@@ -305,6 +315,12 @@ impl NodeManager {
         };
         self.doing = Doing::Reporting;
         out.issue(Owner::Node, Lane::NodeStatus, TIMEOUT, Call::Api(ApiCall::PatchNodeStatus(patch)));
+    }
+
+    /// Whether a report would be made before the runtime was asked for the first time in this life.
+    fn would_guess(&self, now: Now, facts: &NodeFacts<'_>) -> bool {
+        let csi_known = !matches!(self.csi, Csi::Unknown | Csi::Getting(_));
+        now.mono.since_start() < GUESSES_AFTER && !(facts.runtime_known && csi_known)
     }
 
     fn keep_csi_node(&mut self, now: Now, out: &mut Out<'_>) {
@@ -371,6 +387,10 @@ impl NodeManager {
         }
         self.unschedulable = Some(unschedulable);
     }
+}
+
+fn is_ready(status: &NodeStatus) -> bool {
+    status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn opposite_of(reason: &str) -> &'static str {

@@ -78,6 +78,12 @@ impl RuntimeHealth {
         self.status.as_ref().is_some_and(|status| status.supplemental_groups_policy)
     }
 
+    /// Whether it has told its state in this life.
+    #[must_use]
+    pub fn has_told(&self) -> bool {
+        self.status.is_some()
+    }
+
     /// Whether it was ever ready in this life (POD-062).
     #[must_use]
     pub fn was_ready(&self) -> bool {

@@ -115,8 +115,8 @@ pub fn needs_sandbox(pod: &Pod, seen: &PodObservation) -> Option<u32> {
 fn sandbox_actions(pod: &Pod, seen: &PodObservation, attempt: u32) -> PodActions {
     let mut actions = PodActions { kill_pod: !seen.sandboxes.is_empty(), create_sandbox: Some(attempt), ..PodActions::default() };
     let Some(spec) = &pod.spec else { return actions };
-    // POD-116: what has run once and may not run again needs no new sandbox.
-    if pod_policy(pod) == RestartPolicy::Never && attempt > 0 && !seen.containers.is_empty() {
+    // POD-116: what has run once and may not run again needs no new sandbox. What never ran may still.
+    if pod_policy(pod) == RestartPolicy::Never && attempt > 0 && seen.containers.iter().any(|c| c.started_at > 0) {
         actions.create_sandbox = None;
         return actions;
     }

@@ -13,6 +13,7 @@ use super::stop::{Kill, kill_all, kill_batch, pod_grace, spec_of, until};
 use super::worker::{ERROR_RETRY, Phase, PodWorker, call_limits};
 use crate::action::{CriCall, HostCall};
 use crate::ids::SandboxId;
+use crate::kubelet::LOOK_TIMEOUT;
 use crate::parts::Parts;
 use crate::observation::{PodObservation, SandboxState};
 use crate::out::Out;
@@ -45,15 +46,18 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
     if !parts.startup.is_done() || worker.waits(now) {
         return false;
     }
+    if worker.phase == Phase::Terminated {
+        // Nothing runs any more: what is left to do does not hang on the runtime.
+        return clean_up(worker, parts, now, out);
+    }
     let Some(seen) = worker.fresh().cloned() else {
-        worker.observe(limits.runtime, out);
+        worker.observe(limits.runtime.min(LOOK_TIMEOUT), out);
         return false;
     };
     match worker.phase {
         Phase::Syncing => sync(worker, parts, now, &seen, out),
         Phase::Terminating => terminate(worker, parts, now, &seen, out),
-        Phase::Terminated => clean_up(worker, parts, now, out),
-        Phase::Finished => false,
+        Phase::Terminated | Phase::Finished => false,
     }
 }
 
@@ -92,6 +96,11 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
     let actions = compute_pod_actions(&worker.pod, seen, &verdicts, &worker.to_restart);
     if let Some(batch) = kills(worker, seen, &actions, now, out) {
         worker.begin(batch);
+        return true;
+    }
+    if actions.kill_pod && actions.create_sandbox.is_none() {
+        // Nothing of it runs, and nothing of it may run again: what never came to run has failed. (Upstream leaves it Pending.)
+        worker.terminate(now, pod_grace(&worker.pod), None);
         return true;
     }
     match volumes {
