@@ -5,6 +5,7 @@
 pub mod config;
 pub mod cri;
 pub mod env;
+pub mod server;
 pub mod event_loop;
 pub mod executor;
 pub mod probe;

@@ -1,0 +1,155 @@
+//! Who a client certificate names, and whether the client CA vouches for it.
+//! Upstream: k8s.io/apiserver/pkg/authentication/request/x509.
+//! Differs: the handshake's list of acceptable authorities is empty, so that a reload of the CA needs no new TLS configuration.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kubelet::failure::{Failure, FailureKind};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use sha2::{Digest as _, Sha256};
+use x509_parser::oid_registry::Oid;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::env::UserInfo;
+
+/// The attribute of a subject that holds a user's UID: 1.3.6.1.4.1.57683.2.
+const UID_ATTRIBUTE: &[u64] = &[1, 3, 6, 1, 4, 1, 57683, 2];
+
+/// Why a file of client authorities cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientCaError {
+    /// It is no PEM.
+    #[error("the client CA file is not PEM: {0}")]
+    Pem(String),
+    /// There is no certificate in it, or one that cannot be an authority.
+    #[error("the client CA file holds no usable certificate: {0}")]
+    Unusable(String),
+}
+
+/// The authorities of client certificates. As a verifier of handshakes it asks for a certificate, needs none, and only checks
+/// that the client holds its key; each request then has it checked against the authorities of the moment (API-021).
+pub struct ClientCa {
+    provider: Arc<CryptoProvider>,
+    verifier: RwLock<Arc<dyn ClientCertVerifier>>,
+}
+
+impl std::fmt::Debug for ClientCa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClientCa")
+    }
+}
+
+impl ClientCa {
+    /// Authorities from the contents of `clientCAFile`.
+    ///
+    /// # Errors
+    /// If there is no usable certificate in it; fatal at start (API-028).
+    pub fn new(pem: &[u8], provider: Arc<CryptoProvider>) -> Result<Arc<Self>, ClientCaError> {
+        let verifier = RwLock::new(verifier(pem, &provider)?);
+        Ok(Arc::new(Self { provider, verifier }))
+    }
+
+    /// Takes over changed contents of the file.
+    ///
+    /// # Errors
+    /// If there is no usable certificate in it; the old authorities stay (API-028).
+    pub fn replace(&self, pem: &[u8]) -> Result<(), ClientCaError> {
+        let new = verifier(pem, &self.provider)?;
+        *self.verifier.write().unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    /// Whom the certificates of a connection name: the first is the client's, the others help to find the authority. `Ok(None)`
+    /// if it has no common name.
+    pub(crate) fn authenticate(
+        &self,
+        certificates: &[CertificateDer<'static>],
+        now: Timestamp,
+    ) -> Result<Option<UserInfo>, Failure> {
+        let refused = |why: String| Failure::new(FailureKind::Unauthorized, format!("verifying certificate failed: {why}"));
+        let Some((leaf, intermediates)) = certificates.split_first() else { return Ok(None) };
+        let seconds = u64::try_from(now.as_second()).unwrap_or_default();
+        let verifier = Arc::clone(&self.verifier.read().unwrap_or_else(PoisonError::into_inner));
+        verifier
+            .verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+            .map_err(|error| refused(error.to_string()))?;
+        let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| refused(error.to_string()))?;
+        Ok(user(&certificate, leaf))
+    }
+}
+
+fn verifier(pem: &[u8], provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, ClientCaError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| ClientCaError::Pem(error.to_string()))?;
+        roots.add(certificate).map_err(|error| ClientCaError::Unusable(error.to_string()))?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .build()
+        .map_err(|error| ClientCaError::Unusable(error.to_string()))
+}
+
+/// CN is the user, O the groups (API-021).
+fn user(certificate: &X509Certificate<'_>, der: &[u8]) -> Option<UserInfo> {
+    let subject = certificate.subject();
+    // Go keeps the last common name.
+    let name = subject.iter_common_name().filter_map(|name| name.as_str().ok()).last().filter(|name| !name.is_empty())?;
+    let groups = subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect();
+    let uid = Oid::from(UID_ATTRIBUTE)
+        .ok()
+        .and_then(|oid| subject.iter_by_oid(&oid).last().and_then(|uid| uid.as_str().ok()).map(str::to_owned))
+        .unwrap_or_default();
+    let digest: String = Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect();
+    let extra = vec![("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={digest}")])];
+    Some(UserInfo { name: name.to_owned(), uid, groups, extra })
+}
+
+impl ClientCertVerifier for ClientCa {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        // A bad certificate must not keep a good token out (API-022), so nothing is refused before a request is there.
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,125 @@
+//! /healthz: whether the agent answers, and whether its sync loop turns.
+//! Upstream: k8s.io/apiserver/pkg/server/healthz, pkg/kubelet/server/server.go.
+//! Differs: there is no device-plugin check; the log check passes by answering, because lines are written by whoever logs.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use http::{StatusCode, Uri};
+
+use super::query::Pairs;
+use super::{Shared, reply};
+
+const STUCK: &str = "sync Loop took longer than expected";
+
+/// The checks by name; the reason of a failure is for the log and for whoever asks for that check alone.
+async fn checks(shared: &Shared) -> [(&'static str, Result<(), &'static str>); 3] {
+    let turning = if shared.view.sync_loop_healthy().await { Ok(()) } else { Err(STUCK) };
+    for (name, passed) in [("ping", true), ("log", true), ("syncloop", turning.is_ok())] {
+        shared.metrics.health_checked(name, passed);
+    }
+    [("ping", Ok(())), ("log", Ok(())), ("syncloop", turning)]
+}
+
+/// API-062
+pub(crate) async fn all(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
+    let checks = checks(&shared).await;
+    aggregate(&checks, &Pairs::of(&uri))
+}
+
+/// The healthz listener's: whether the process answers (API-003).
+pub(crate) async fn ping_only(uri: Uri) -> Response {
+    aggregate(&[("ping", Ok(()))], &Pairs::of(&uri))
+}
+
+/// API-063
+pub(crate) async fn ping() -> Response {
+    one(Ok(()))
+}
+
+/// API-065
+pub(crate) async fn log() -> Response {
+    one(Ok(()))
+}
+
+/// API-064
+pub(crate) async fn sync_loop(State(shared): State<Arc<Shared>>) -> Response {
+    let [.., (_, turning)] = checks(&shared).await;
+    one(turning)
+}
+
+fn one(outcome: Result<(), &str>) -> Response {
+    match outcome {
+        Ok(()) => reply::text(StatusCode::OK, "ok"),
+        Err(reason) => reply::error_line(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {reason}")),
+    }
+}
+
+fn aggregate(checks: &[(&str, Result<(), &str>)], query: &Pairs) -> Response {
+    let mut excluded: Vec<&str> = query.all("exclude").collect();
+    let mut lines = String::new();
+    let mut failed = false;
+    for (name, outcome) in checks {
+        let line = if excluded.contains(name) {
+            excluded.retain(|one| one != name);
+            format!("[+]{name} excluded: ok\n")
+        } else if let Err(reason) = outcome {
+            tracing::warn!(check = name, reason, "healthz check failed");
+            failed = true;
+            format!("[-]{name} failed: reason withheld\n")
+        } else {
+            format!("[+]{name} ok\n")
+        };
+        lines.push_str(&line);
+    }
+    if !excluded.is_empty() {
+        excluded.sort_unstable();
+        excluded.dedup();
+        let names: Vec<String> = excluded.iter().map(|name| format!("{name:?}")).collect();
+        lines.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", names.join(", ")));
+    }
+    if failed {
+        return reply::error_line(StatusCode::INTERNAL_SERVER_ERROR, format!("{lines}healthz check failed"));
+    }
+    let verbose = query.first("verbose").is_some();
+    let body = if verbose { format!("{lines}healthz check passed\n") } else { "ok".to_owned() };
+    reply::nosniff(reply::text(StatusCode::OK, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(query: &str) -> Pairs {
+        Pairs::of(&format!("/healthz?{query}").parse().unwrap())
+    }
+
+    async fn body(response: Response) -> String {
+        let bytes = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_aggregate_names_failed_checks_but_not_why() {
+        // API-062
+        let checks = [("ping", Ok(())), ("syncloop", Err(STUCK))];
+        let response = aggregate(&checks, &query(""));
+        assert_eq!(response.status(), 500);
+        assert_eq!(body(response).await, "[+]ping ok\n[-]syncloop failed: reason withheld\nhealthz check failed\n");
+        assert_eq!(body(aggregate(&checks, &query("exclude=syncloop"))).await, "ok");
+        let verbose = aggregate(&checks, &query("verbose&exclude=syncloop&exclude=nosuch"));
+        assert_eq!(
+            body(verbose).await,
+            "[+]ping ok\n[+]syncloop excluded: ok\nwarn: some health checks cannot be excluded: no matches for \"nosuch\"\nhealthz check passed\n"
+        );
+    }
+
+    #[tokio::test]
+    async fn one_check_alone_says_why_it_failed() {
+        // API-063
+        let response = one(Err(STUCK));
+        assert_eq!(response.status(), 500);
+        assert_eq!(body(response).await, "internal server error: sync Loop took longer than expected\n");
+    }
+}

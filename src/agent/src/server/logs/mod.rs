@@ -1,0 +1,77 @@
+//! /containerLogs: a container's output, from the files that the runtime writes.
+//! Upstream: pkg/kubelet/server/server.go (getContainerLogs), pkg/kubelet/kubelet_pods.go (GetKubeletContainerLogs).
+//! Differs: nothing on purpose.
+
+mod line;
+mod printer;
+mod query;
+mod reader;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::response::Response;
+use futures::stream;
+use http::{StatusCode, Uri};
+use k8s_openapi::api::core::v1::Pod;
+use kubelet::ids::ContainerId;
+use tokio::sync::mpsc;
+
+use super::query::Pairs;
+use super::{Shared, lookup, reply};
+use query::{LogOptions, Refused};
+
+/// How many blocks may wait for a client that reads slowly.
+const BLOCKS: usize = 4;
+
+/// API-080 to API-090
+pub(crate) async fn container_logs(
+    State(shared): State<Arc<Shared>>,
+    Path((namespace, pod_name, container)): Path<(String, String, String)>,
+    uri: Uri,
+) -> Response {
+    let options = match query::parse(&Pairs::of(&uri), shared.env.clock.now()) {
+        Ok(options) => options,
+        Err(Refused::Undecodable) => return reply::text(StatusCode::BAD_REQUEST, r#"{"message": "Unable to decode query."}"#),
+        Err(Refused::Invalid) => return reply::text(StatusCode::UNPROCESSABLE_ENTITY, r#"{"message": "Invalid request."}"#),
+    };
+    let Some(pod) = shared.view.pod(namespace, pod_name.clone()).await else {
+        return reply::text(StatusCode::NOT_FOUND, format!("pod {pod_name:?} does not exist"));
+    };
+    if !lookup::has_container(&pod, &container) {
+        return reply::text(StatusCode::NOT_FOUND, format!("container {container:?} not found in pod {pod_name:?}"));
+    }
+    if let Some(stream) = &options.stream {
+        let why = format!(
+            "unable to return the given log stream: {stream:?}. Please enable PodLogsQuerySplitStreams feature gate in kubelet"
+        );
+        return reply::bare(StatusCode::BAD_REQUEST, Body::from(why));
+    }
+    match lookup::log_instance(&pod, &container, options.previous) {
+        Ok(instance) => reply::bare(StatusCode::OK, body(shared, &pod, instance, options)),
+        Err(why) => reply::bare(StatusCode::BAD_REQUEST, Body::from(why)),
+    }
+}
+
+/// A body that is read as fast as the client takes it, and no faster. What goes wrong from here on is said in it (API-086).
+fn body(shared: Arc<Shared>, pod: &Pod, instance: String, options: LogOptions) -> Body {
+    let (blocks, receiver) = mpsc::channel::<Bytes>(BLOCKS);
+    let uid = lookup::uid(pod);
+    tokio::spawn(async move {
+        let id = ContainerId::new(instance.split_once("://").map_or(instance.as_str(), |(_, id)| id));
+        let found = lookup::instance(&shared, &uid, &id).await;
+        let outcome = match found {
+            Ok(Some(status)) => reader::copy(&shared, &uid, &id, &status.log_path, &options.wanted, &blocks).await,
+            Ok(None) | Err(_) => Err(format!("unable to retrieve container logs for {instance}")),
+        };
+        if let Err(why) = outcome {
+            // The client may have gone away; then nobody reads it.
+            let _ = blocks.send(Bytes::from(why)).await;
+        }
+    });
+    Body::from_stream(stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|block| (Ok::<_, Infallible>(block), receiver))
+    }))
+}

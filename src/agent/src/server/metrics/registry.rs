@@ -1,0 +1,200 @@
+//! What is counted, by name and labels, bounded.
+//! Upstream: k8s.io/component-base/metrics, github.com/prometheus/client_golang.
+//! Differs: series beyond 10 000 in a family are not begun, instead of growing without end.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::text::{Encoder, Kind};
+
+/// Series in one family (INV-09).
+const MAX_SERIES: usize = 10_000;
+
+/// A family of series.
+#[derive(Debug)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What it says, with its stability before it where upstream has one (API-140).
+    pub help: &'static str,
+    /// How it is counted.
+    pub measure: Measure,
+}
+
+/// How a family is counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Measure {
+    /// Only ever grows.
+    Counter,
+    /// Is what it was last set to.
+    Gauge,
+    /// Counts observations up to each bound, in seconds for durations.
+    Histogram(&'static [f64]),
+}
+
+/// The bounds that Prometheus' libraries take when none are given.
+pub const DEFAULT_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+type Labels = Vec<(&'static str, String)>;
+
+#[derive(Debug)]
+enum Value {
+    Number(f64),
+    Histogram { counts: Vec<u64>, sum: f64 },
+}
+
+#[derive(Debug)]
+struct Family {
+    metric: &'static Metric,
+    /// By labels, which are sorted by name.
+    series: BTreeMap<Labels, Value>,
+}
+
+/// All that the agent counts of itself. One per agent; cheap enough to lock for each count.
+#[derive(Debug, Default)]
+pub struct Registry {
+    families: Mutex<BTreeMap<&'static str, Family>>,
+}
+
+impl Registry {
+    /// Nothing counted yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds to a counter, or to a gauge.
+    pub fn add(&self, metric: &'static Metric, labels: &[(&'static str, &str)], amount: f64) {
+        self.change(metric, labels, |value| {
+            if let Value::Number(number) = value {
+                *number += amount;
+            }
+        });
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, metric: &'static Metric, labels: &[(&'static str, &str)], to: f64) {
+        self.change(metric, labels, |value| *value = Value::Number(to));
+    }
+
+    /// Adds an observation to a histogram.
+    pub fn observe(&self, metric: &'static Metric, labels: &[(&'static str, &str)], observed: f64) {
+        let Measure::Histogram(bounds) = metric.measure else { return };
+        self.change(metric, labels, |value| {
+            if let Value::Histogram { counts, sum } = value {
+                *sum += observed;
+                let bucket = bounds.iter().position(|bound| observed <= *bound).unwrap_or(bounds.len());
+                if let Some(count) = counts.get_mut(bucket) {
+                    *count += 1;
+                }
+            }
+        });
+    }
+
+    /// Forgets the series of a family that have this label: what they were about is gone (INV-09).
+    pub fn forget(&self, metric: &'static Metric, label: (&'static str, &str)) {
+        if let Some(family) = self.lock().get_mut(metric.name) {
+            family.series.retain(|labels, _| !labels.iter().any(|(name, value)| (*name, value.as_str()) == label));
+        }
+    }
+
+    /// The value of one series of a counter or gauge; 0 if it was never touched.
+    #[must_use]
+    pub fn value(&self, metric: &'static Metric, labels: &[(&'static str, &str)]) -> f64 {
+        match self.lock().get(metric.name).and_then(|family| family.series.get(&sorted(labels))) {
+            Some(Value::Number(number)) => *number,
+            _ => 0.0,
+        }
+    }
+
+    fn change(&self, metric: &'static Metric, labels: &[(&'static str, &str)], change: impl FnOnce(&mut Value)) {
+        let mut families = self.lock();
+        let family = families.entry(metric.name).or_insert_with(|| Family { metric, series: BTreeMap::new() });
+        let labels = sorted(labels);
+        if !family.series.contains_key(&labels) && family.series.len() >= MAX_SERIES {
+            return;
+        }
+        change(family.series.entry(labels).or_insert_with(|| match metric.measure {
+            Measure::Counter | Measure::Gauge => Value::Number(0.0),
+            Measure::Histogram(bounds) => Value::Histogram { counts: vec![0; bounds.len() + 1], sum: 0.0 },
+        }));
+    }
+
+    /// Writes the families that are wanted, in the order of their names.
+    pub(super) fn encode(&self, encoder: &mut Encoder, wanted: impl Fn(&str) -> bool) {
+        for (name, Family { metric, series }) in self.lock().iter().filter(|(name, _)| wanted(name)) {
+            let kind = match metric.measure {
+                Measure::Counter => Kind::Counter,
+                Measure::Gauge => Kind::Gauge,
+                Measure::Histogram(_) => Kind::Histogram,
+            };
+            encoder.family(name, metric.help, kind);
+            for (labels, value) in series {
+                let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                match (value, metric.measure) {
+                    (Value::Histogram { counts, sum }, Measure::Histogram(bounds)) => {
+                        encoder.histogram(name, &labels, bounds, counts, *sum)
+                    }
+                    (Value::Number(number), _) => encoder.sample(name, &labels, *number, None),
+                    (Value::Histogram { .. }, _) => {}
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, Family>> {
+        // Counts are whole after each change; a panic elsewhere does not spoil them.
+        self.families.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn sorted(labels: &[(&'static str, &str)]) -> Labels {
+    let mut labels: Labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+    labels.sort_unstable();
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static COUNTER: Metric = Metric { name: "b_total", help: "[ALPHA] Counts", measure: Measure::Counter };
+    static SECONDS: Metric = Metric { name: "a_seconds", help: "[ALPHA] Takes", measure: Measure::Histogram(&[0.5, 1.0]) };
+
+    #[test]
+    fn families_and_series_come_in_order() {
+        let registry = Registry::new();
+        registry.add(&COUNTER, &[("to", "y"), ("from", "b")], 2.0);
+        registry.add(&COUNTER, &[("from", "a"), ("to", "\"z\"\n\\")], 1.0);
+        for seconds in [0.1, 0.5, 7.0] {
+            registry.observe(&SECONDS, &[], seconds);
+        }
+        let mut encoder = Encoder::default();
+        registry.encode(&mut encoder, |_| true);
+        let expected = r#"# HELP a_seconds [ALPHA] Takes
+# TYPE a_seconds histogram
+a_seconds_bucket{le="0.5"} 2
+a_seconds_bucket{le="1"} 2
+a_seconds_bucket{le="+Inf"} 3
+a_seconds_sum 7.6
+a_seconds_count 3
+# HELP b_total [ALPHA] Counts
+# TYPE b_total counter
+b_total{from="a",to="\"z\"\n\\"} 1
+b_total{from="b",to="y"} 2
+"#;
+        assert_eq!(encoder.finish(), expected);
+    }
+
+    #[test]
+    fn a_family_does_not_grow_without_end() {
+        // INV-09
+        let registry = Registry::new();
+        for number in 0..MAX_SERIES + 5 {
+            registry.add(&COUNTER, &[("n", &number.to_string())], 1.0);
+        }
+        assert_eq!(registry.lock()["b_total"].series.len(), MAX_SERIES);
+        registry.forget(&COUNTER, ("n", "7"));
+        assert_eq!(registry.lock()["b_total"].series.len(), MAX_SERIES - 1);
+    }
+}

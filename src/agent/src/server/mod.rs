@@ -1,0 +1,88 @@
+//! The HTTPS API of the node: who asks, whether they may, and what they get.
+//! Upstream: pkg/kubelet/server.
+//! Differs: HTTP/1.1 only; /metrics/cadvisor, /logs, pprof and WebSocket v5 are not served; `logs -f` is not cut after 4 h.
+
+pub mod auth;
+mod configz;
+mod health;
+mod listen;
+mod logs;
+mod lookup;
+pub mod metrics;
+mod pods;
+mod query;
+mod reply;
+mod routes;
+pub mod stats;
+mod streaming;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kubelet::ids::PodUid;
+use kubelet::observation::Observed;
+
+use crate::env::Env;
+
+pub use auth::client_certificate::{ClientCa, ClientCaError};
+pub use listen::{ServeError, serve, serve_healthz};
+pub use routes::{Gate, Listener};
+
+/// What the server may know of the node. Answers come from memory: none of them waits for the runtime or the API server.
+pub trait NodeView: Send + Sync {
+    /// The pods that the agent knows, static ones under their own UID, no mirror pods, each with its current status and the
+    /// annotations `kubernetes.io/config.seen` and `kubernetes.io/config.source` (API-060).
+    fn pods(&self) -> BoxFuture<'_, Vec<Arc<Pod>>>;
+
+    /// One of them, by namespace and name.
+    fn pod(&self, namespace: String, name: String) -> BoxFuture<'_, Option<Arc<Pod>>>;
+
+    /// What was last seen of a pod in the runtime; `None` if nothing was seen of it yet.
+    fn observation(&self, pod: PodUid) -> BoxFuture<'_, Option<Observed>>;
+
+    /// Whether the sync loop still turns (API-064); true before its first turn.
+    fn sync_loop_healthy(&self) -> BoxFuture<'_, bool>;
+}
+
+/// What the server is set to.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node's name.
+    pub node_name: String,
+    /// The listeners' switches.
+    pub listeners: crate::config::Server,
+    /// Whom the main listener lets in.
+    pub auth: crate::config::Auth,
+    /// Whether a GET that upgrades on exec, attach and portForward needs `create` too, as a POST does (kubernetes#133515).
+    /// Upstream: off.
+    pub strict_streaming: bool,
+    /// The effective configuration, for /configz.
+    pub configz: serde_json::Value,
+}
+
+/// What all handlers share.
+pub struct Shared {
+    pub(crate) env: Env,
+    pub(crate) view: Arc<dyn NodeView>,
+    pub(crate) settings: Settings,
+    pub(crate) metrics: Arc<metrics::Registry>,
+    pub(crate) stats: Arc<stats::Collector>,
+    pub(crate) started: Timestamp,
+}
+
+impl Shared {
+    /// Puts it together. `metrics` is where the rest of the agent counts too; `stats` is the agent's one collector of usage.
+    #[must_use]
+    pub fn new(
+        env: Env,
+        view: Arc<dyn NodeView>,
+        settings: Settings,
+        metrics: Arc<metrics::Registry>,
+        stats: Arc<stats::Collector>,
+    ) -> Arc<Self> {
+        let started = env.clock.now();
+        Arc::new(Self { env, view, settings, metrics, stats, started })
+    }
+}

@@ -1,0 +1,299 @@
+//! Which paths there are on which listener, and the one gate that every request to any of them passes.
+//! Upstream: pkg/kubelet/server/server.go (InstallDefaultHandlers, InstallAuthRequiredHandlers, ServeHTTP).
+//! Differs: a path is matched as it was sent, not decoded; /logs, pprof and /debug/flags/v answer as if switched off.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use axum::routing::{MethodFilter, MethodRouter, any, on};
+use http::header::{ALLOW, LOCATION};
+use http::{HeaderValue, Method, StatusCode};
+use rustls_pki_types::CertificateDer;
+use tokio::time::Instant;
+use tower::ServiceExt as _;
+
+use super::auth::Guard;
+use super::{Shared, configz, health, logs, metrics, pods, reply, stats, streaming};
+
+/// Which of the three listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// HTTPS, for those whom the guard lets in.
+    Main,
+    /// Plain HTTP, for all, with what tells little and changes nothing.
+    ReadOnly,
+    /// Plain HTTP on loopback, healthz only (API-003).
+    Healthz,
+}
+
+/// One connection's other end.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    pub(crate) certificates: Vec<CertificateDer<'static>>,
+}
+
+/// What answers below one root. A root with a slash at its end has all below it, one without has itself as well.
+struct Mount {
+    root: &'static str,
+    /// Whether any method is routed and nothing lies below: upstream's plain handlers (API-008).
+    handler: bool,
+    routes: Vec<(String, MethodRouter<Arc<Shared>>)>,
+}
+
+/// All that a listener serves, behind all that it checks. There is no other way to a handler.
+pub struct Gate {
+    listener: Listener,
+    guard: Option<Guard>,
+    mounts: Vec<(&'static str, bool)>,
+    router: Router,
+    shared: Arc<Shared>,
+}
+
+impl Gate {
+    /// The main listener's.
+    #[must_use]
+    pub fn main(shared: Arc<Shared>, guard: Guard) -> Arc<Self> {
+        Self::new(shared, Listener::Main, Some(guard))
+    }
+
+    /// The read-only listener's.
+    #[must_use]
+    pub fn read_only(shared: Arc<Shared>) -> Arc<Self> {
+        Self::new(shared, Listener::ReadOnly, None)
+    }
+
+    /// The healthz listener's.
+    #[must_use]
+    pub fn healthz(shared: Arc<Shared>) -> Arc<Self> {
+        Self::new(shared, Listener::Healthz, None)
+    }
+
+    fn new(shared: Arc<Shared>, listener: Listener, guard: Option<Guard>) -> Arc<Self> {
+        let mut router = Router::new();
+        let mut roots = Vec::new();
+        for mount in mounts(&shared, listener) {
+            roots.push((mount.root, mount.handler));
+            for (path, methods) in mount.routes {
+                router = router.route(&path, methods);
+            }
+        }
+        let router =
+            router.fallback(|| async { reply::text(StatusCode::NOT_FOUND, "404: Page Not Found") }).with_state(Arc::clone(&shared));
+        Arc::new(Self { listener, guard, mounts: roots, router, shared })
+    }
+
+    /// Answers one request.
+    pub(crate) async fn respond(&self, peer: &Peer, request: Request) -> Response {
+        let labels =
+            metrics::http::Labels::of(self.listener, request.method(), request.uri().path(), |path| self.root(path).is_some());
+        self.shared.metrics.http_started(&labels);
+        let started = Instant::now();
+        let response = self.answer(peer, request).await;
+        self.shared.metrics.http_ended(&labels, started.elapsed());
+        response
+    }
+
+    async fn answer(&self, peer: &Peer, mut request: Request) -> Response {
+        let path = request.uri().path().to_owned();
+        // Before authentication, as upstream: this tells which routes exist, and no more (API-007, API-009).
+        let clean = clean(&path);
+        if clean != path {
+            return redirect(&request, &clean);
+        }
+        let Some((root, handler)) = self.root(&path) else {
+            return if self.mounts.iter().any(|(root, _)| root.strip_suffix('/') == Some(path.as_str())) {
+                redirect(&request, &format!("{path}/"))
+            } else {
+                reply::error_line(StatusCode::NOT_FOUND, "404 page not found")
+            };
+        };
+        if let Some(guard) = &self.guard {
+            let method = request.method().clone();
+            if let Err(refusal) = guard.admit(&method, &path, request.headers_mut(), &peer.certificates).await {
+                if refusal.status() == StatusCode::FORBIDDEN {
+                    self.shared.metrics.forbidden(root);
+                }
+                return *refusal;
+            }
+        }
+        request.extensions_mut().insert(peer.clone());
+        if !handler && request.method() == Method::HEAD {
+            // The router would answer HEAD where it answers GET; upstream's does not.
+            *request.method_mut() = Method::OPTIONS;
+        }
+        let Ok(response) = self.router.clone().oneshot(request).await;
+        finished(response)
+    }
+
+    /// The mount that a path is below, and whether it is a plain handler.
+    fn root(&self, path: &str) -> Option<(&'static str, bool)> {
+        self.mounts.iter().copied().find(|(root, handler)| match root.strip_suffix('/') {
+            Some(_) => path.starts_with(root),
+            None if *handler => path == *root,
+            None => super::auth::below(path, root),
+        })
+    }
+
+    /// Every path that is served, for tests.
+    #[cfg(test)]
+    pub(crate) fn paths(shared: &Shared, listener: Listener) -> Vec<String> {
+        mounts(shared, listener).into_iter().flat_map(|mount| mount.routes).map(|(path, _)| path).collect()
+    }
+}
+
+/// The router's own refusals in upstream's words (API-007).
+fn finished(mut response: Response) -> Response {
+    let refused = response.status() == StatusCode::METHOD_NOT_ALLOWED && response.headers().contains_key(ALLOW);
+    if refused {
+        let allow = response.headers().get(ALLOW).and_then(|allow| allow.to_str().ok()).unwrap_or_default();
+        let allow: Vec<&str> = allow.split(',').map(str::trim).filter(|method| *method != "HEAD").collect();
+        let allow = HeaderValue::from_str(&allow.join(", "));
+        response = reply::text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
+        if let Ok(allow) = allow {
+            response.headers_mut().insert(ALLOW, allow);
+        }
+    }
+    response
+}
+
+/// Go's `ServeMux` sends a client to the canonical path.
+fn redirect(request: &Request, path: &str) -> Response {
+    let target = match request.uri().query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let Ok(location) = HeaderValue::from_str(&target) else {
+        return reply::error_line(StatusCode::NOT_FOUND, "404 page not found");
+    };
+    let body = if *request.method() == Method::GET {
+        let escaped =
+            target.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&#34;").replace('\'', "&#39;");
+        Body::from(format!("<a href=\"{escaped}\">Temporary Redirect</a>.\n\n"))
+    } else {
+        Body::empty()
+    };
+    let mut response = reply::with_type(StatusCode::TEMPORARY_REDIRECT, HeaderValue::from_static("text/html; charset=utf-8"), body);
+    response.headers_mut().insert(LOCATION, location);
+    response
+}
+
+/// Go's `path.Clean`, keeping a slash at the end.
+fn clean(path: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in path.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    let mut clean = format!("/{}", segments.join("/"));
+    if path.ends_with('/') && !segments.is_empty() {
+        clean.push('/');
+    }
+    clean
+}
+
+fn handler(root: &'static str, methods: MethodRouter<Arc<Shared>>) -> Mount {
+    Mount { root, handler: true, routes: vec![(root.to_owned(), methods)] }
+}
+
+/// A subtree that answers one thing.
+fn switched_off(root: &'static str, why: &'static str) -> Mount {
+    let answer = move || async move { reply::error_line(StatusCode::METHOD_NOT_ALLOWED, why) };
+    Mount { root, handler: true, routes: vec![(root.to_owned(), any(answer)), (format!("{root}{{*rest}}"), any(answer))] }
+}
+
+fn service(root: &'static str, routes: Vec<(&str, MethodRouter<Arc<Shared>>)>) -> Mount {
+    Mount { root, handler: false, routes: routes.into_iter().map(|(path, methods)| (format!("{root}{path}"), methods)).collect() }
+}
+
+const GET_OR_POST: MethodFilter = MethodFilter::GET.or(MethodFilter::POST);
+
+/// API-001, API-002, API-003 and the route table of the reference.
+fn mounts(shared: &Shared, listener: Listener) -> Vec<Mount> {
+    if listener == Listener::Healthz {
+        return vec![handler("/healthz", any(health::ping_only)), handler("/healthz/ping", any(health::ping))];
+    }
+    let mut mounts = vec![
+        handler("/healthz", any(health::all)),
+        handler("/healthz/ping", any(health::ping)),
+        handler("/healthz/log", any(health::log)),
+        handler("/healthz/syncloop", any(health::sync_loop)),
+        service("/pods", vec![("", on(MethodFilter::GET, pods::pods)), ("/", on(MethodFilter::GET, pods::pods))]),
+        service("/stats/", vec![("summary", on(GET_OR_POST, stats::summary))]),
+        handler("/metrics", any(metrics::all)),
+        handler("/metrics/resource", any(metrics::resource)),
+        handler("/metrics/probes", any(metrics::probes)),
+        handler("/metrics/slis", any(metrics::slis)),
+    ];
+    if listener == Listener::Main && shared.settings.listeners.debugging_handlers {
+        mounts.extend(debugging_mounts());
+    } else {
+        // API-011, API-012
+        let off = "Debug endpoints are disabled.";
+        mounts.extend(
+            ["/run/", "/exec/", "/attach/", "/portForward/", "/containerLogs/", "/runningpods/", "/debug/pprof/", "/logs/"]
+                .map(|root| switched_off(root, off)),
+        );
+    }
+    mounts
+}
+
+fn debugging_mounts() -> Vec<Mount> {
+    let with_uid = "/{namespace}/{pod}/{uid}/{container}";
+    let without_uid = "/{namespace}/{pod}/{container}";
+    vec![
+        service("/containerLogs", vec![(without_uid, on(MethodFilter::GET, logs::container_logs))]),
+        service(
+            "/run",
+            vec![(without_uid, on(MethodFilter::POST, streaming::run)), (with_uid, on(MethodFilter::POST, streaming::run))],
+        ),
+        service("/exec", vec![(without_uid, on(GET_OR_POST, streaming::exec)), (with_uid, on(GET_OR_POST, streaming::exec))]),
+        service("/attach", vec![(without_uid, on(GET_OR_POST, streaming::attach)), (with_uid, on(GET_OR_POST, streaming::attach))]),
+        service(
+            "/portForward",
+            vec![
+                ("/{namespace}/{pod}", on(GET_OR_POST, streaming::port_forward)),
+                ("/{namespace}/{pod}/{uid}", on(GET_OR_POST, streaming::port_forward)),
+            ],
+        ),
+        service("/runningpods/", vec![("", on(MethodFilter::GET, pods::running_pods))]),
+        handler("/configz", any(configz::configz)),
+        // API-013: not served, and said so in the words of the switch.
+        switched_off("/logs/", "logs endpoint is disabled."),
+        switched_off("/debug/pprof/", "profiling endpoint is disabled."),
+    ]
+}
+
+/// How long requests of a connection may keep it waiting (API-005).
+pub(crate) const IDLE: Duration = Duration::from_secs(90);
+
+#[cfg(test)]
+mod tests {
+    use super::clean;
+
+    #[test]
+    fn paths_are_cleaned_as_go_does() {
+        // API-009
+        let cases = [
+            ("/pods", "/pods"),
+            ("/pods/", "/pods/"),
+            ("//pods", "/pods"),
+            ("/exec/../pods", "/pods"),
+            ("/..", "/"),
+            ("/pods/./", "/pods/"),
+            ("/", "/"),
+            ("/a/b/..", "/a"),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(clean(path), expected, "{path}");
+        }
+    }
+}

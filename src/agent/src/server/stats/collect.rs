@@ -1,0 +1,454 @@
+//! Puts usage together from cgroups, the runtime, filesystems and /proc.
+//! Upstream: pkg/kubelet/server/stats/summary.go, pkg/kubelet/stats/{cri_stats_provider,helper}.go.
+//! Differs: a pod's network is not measured; of containers with one name, the newest that runs counts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kubelet::action::{CriCall, HostCall};
+use kubelet::event::{CriReply, HostReply};
+use kubelet::failure::{Failure, FailureKind};
+use kubelet::ids::PodUid;
+use kubelet::observation::{ContainerState, FsUsage, ListedContainer, Listing, SandboxState};
+use proto::cri;
+use tokio_util::sync::CancellationToken;
+
+use super::network;
+use super::samples::Samples;
+use super::summary::{
+    ContainerStats, CpuStats, FsStats, MemoryStats, NodeStats, PodReference, PodStats, ProcessStats, RlimitStats, RuntimeStats,
+    Summary, SwapStats, Time,
+};
+use super::volumes::Volumes;
+use crate::env::{CgroupUsage, Env};
+use crate::server::NodeView;
+
+/// The beat of samples: that of upstream's eviction loop (API-125).
+const SAMPLE: Duration = Duration::from_secs(10);
+/// How long one source may take before the whole answer fails.
+const SOURCE: Duration = Duration::from_secs(30);
+/// How long the disk may be searched for one container's logs.
+const LOGS: Duration = Duration::from_secs(10);
+
+/// What the collector is set to.
+#[derive(Clone, Debug)]
+pub struct StatsSettings {
+    /// The node's name.
+    pub node_name: String,
+    /// The agent's root directory.
+    pub root_dir: String,
+    /// Where pods' logs are.
+    pub pod_logs_dir: String,
+    /// The cgroup that pods are in, such as `/kubepods`.
+    pub pods_cgroup: String,
+    /// How often volumes are measured; `None` is never (API-128).
+    pub volume_stats_period: Option<Duration>,
+}
+
+/// Measures, and remembers what a measurement needs.
+pub struct Collector {
+    env: Env,
+    settings: StatsSettings,
+    started: Timestamp,
+    samples: Samples,
+    volumes: Volumes,
+}
+
+/// What the runtime says, joined.
+struct FromRuntime {
+    listing: Listing,
+    usage: BTreeMap<String, cri::ContainerStats>,
+    cgroups: BTreeMap<PodUid, String>,
+}
+
+/// The filesystems that usage is measured against.
+struct Filesystems {
+    root: FsStats,
+    images: FsStats,
+}
+
+impl Collector {
+    /// A collector that has measured nothing yet.
+    #[must_use]
+    pub fn new(env: Env, settings: StatsSettings) -> Arc<Self> {
+        let started = env.clock.now();
+        Arc::new(Self { env, settings, started, samples: Samples::default(), volumes: Volumes::default() })
+    }
+
+    /// Samples CPU every 10 s, and volumes as often as set, until the token is cancelled.
+    pub async fn run(&self, view: &dyn NodeView, shutdown: CancellationToken) {
+        let sampling = async {
+            loop {
+                self.sample().await;
+                tokio::time::sleep(SAMPLE).await;
+            }
+        };
+        let measuring = async {
+            let Some(period) = self.settings.volume_stats_period else { return futures::future::pending().await };
+            loop {
+                let pods = view.pods().await;
+                self.volumes.measure(self.env.host.as_ref(), self.env.clock.as_ref(), &self.settings.root_dir, &pods).await;
+                tokio::time::sleep(period).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {}
+            () = sampling => {}
+            () = measuring => {}
+        }
+    }
+
+    /// One round of samples. What cannot be had is left out of it.
+    pub(super) async fn sample(&self) {
+        let mut round = Vec::new();
+        if let Ok(Ok(containers)) = tokio::time::timeout(SOURCE, self.env.runtime.container_stats()).await {
+            round.extend(containers.into_iter().filter_map(|one| {
+                let cpu = one.cpu?;
+                Some((one.attributes?.id, cpu.timestamp, cpu.usage_core_nano_seconds?.value))
+            }));
+        }
+        let pods = self.pod_cgroups().await.unwrap_or_default();
+        let cgroups = ["/".to_owned(), self.settings.pods_cgroup.clone()].into_iter().chain(pods.into_values());
+        for cgroup in cgroups {
+            if let Ok(Some(usage)) = self.env.host.cgroup_usage(cgroup.clone()).await {
+                round.push((cgroup, nanoseconds(self.env.clock.now()), usage.cpu_nanos));
+            }
+        }
+        self.samples.take(round);
+    }
+
+    /// CPU, memory and swap: what changes from one moment to the next (API-129).
+    pub(crate) async fn cpu_and_memory(&self) -> Result<Summary, Failure> {
+        let (node, runtime) = tokio::join!(self.node(), self.runtime());
+        let (node, runtime) = (node?, runtime?);
+        let pods = self.pods(&runtime, None).await;
+        Ok(Summary { node, pods })
+    }
+
+    /// All of it (API-120). `known` are the pods that the agent knows, for their volumes.
+    pub(crate) async fn all(&self, known: &[Arc<Pod>]) -> Result<Summary, Failure> {
+        let (node, runtime, filesystems) = tokio::join!(self.node(), self.runtime(), self.filesystems());
+        let (mut node, runtime, filesystems) = (node?, runtime?, filesystems?);
+        node.fs = Some(filesystems.root.clone());
+        node.runtime =
+            Some(RuntimeStats { image_fs: Some(filesystems.images.clone()), container_fs: Some(filesystems.images.clone()) });
+        node.rlimit = Some(self.rlimit().await);
+        node.network = self.read("/proc/net/dev").await.and_then(|table| network::parse(&table, self.now()));
+        let mut pods = self.pods(&runtime, Some(&filesystems)).await;
+        for pod in &mut pods {
+            let uid = PodUid::new(&pod.pod_ref.uid);
+            // A pod that the agent does not know any more has no volumes.
+            if known.iter().any(|known| known.metadata.uid.as_deref() == Some(uid.as_str())) {
+                let measured = self.volumes.of(&uid);
+                pod.volume = measured.iter().map(|one| one.stats.clone()).collect();
+                let ephemeral = measured.iter().filter(|one| one.ephemeral).map(|one| &one.stats.fs);
+                pod.ephemeral_storage = Some(ephemeral_storage(&filesystems.root, pod, ephemeral, self.now()));
+            }
+        }
+        Ok(Summary { node, pods })
+    }
+
+    fn now(&self) -> Time {
+        Time(self.env.clock.now())
+    }
+
+    async fn node(&self) -> Result<NodeStats, Failure> {
+        let machine = match within(self.env.host.call(HostCall::MachineInfo)).await? {
+            HostReply::Machine(machine) => machine,
+            other => return Err(unexpected(&other)),
+        };
+        let usage = within(self.env.host.cgroup_usage("/".to_owned()))
+            .await?
+            .ok_or_else(|| Failure::new(FailureKind::NotFound, "failed to get root cgroup stats"))?;
+        let usage = CgroupUsage { memory_limit: Some(machine.memory), ..usage };
+        let boot = self.read("/proc/stat").await.as_deref().and_then(boot_time);
+        let swap = usage.swap.map(|used| SwapStats {
+            time: self.now(),
+            swap_available_bytes: Some(machine.swap.saturating_sub(used)),
+            swap_usage_bytes: Some(used),
+        });
+        let mut system_containers = Vec::new();
+        let pods = &self.settings.pods_cgroup;
+        // One that cannot be measured is left out (API-120).
+        if let Ok(Some(usage)) = within(self.env.host.cgroup_usage(pods.clone())).await {
+            let (cpu, memory, swap) = self.of_cgroup(pods, &usage);
+            let start_time = Time(self.started);
+            let name = "pods".to_owned();
+            system_containers.push(ContainerStats { name, start_time, cpu, memory, rootfs: None, logs: None, swap });
+        }
+        let (cpu, memory, _) = self.of_cgroup("/", &usage);
+        Ok(NodeStats {
+            node_name: self.settings.node_name.clone(),
+            system_containers,
+            start_time: Time(boot.unwrap_or(self.started)),
+            cpu,
+            memory,
+            network: None,
+            fs: None,
+            runtime: None,
+            rlimit: None,
+            swap,
+        })
+    }
+
+    /// API-123
+    fn of_cgroup(&self, cgroup: &str, usage: &CgroupUsage) -> (Option<CpuStats>, Option<MemoryStats>, Option<SwapStats>) {
+        let time = self.now();
+        let cpu = CpuStats { time, usage_nano_cores: self.samples.rate(cgroup), usage_core_nano_seconds: Some(usage.cpu_nanos) };
+        let memory = MemoryStats {
+            time,
+            available_bytes: usage.memory_limit.map(|limit| limit.saturating_sub(usage.working_set)),
+            usage_bytes: Some(usage.memory),
+            working_set_bytes: Some(usage.working_set.min(usage.memory)),
+            rss_bytes: Some(usage.rss),
+            page_faults: Some(usage.page_faults),
+            major_page_faults: Some(usage.major_page_faults),
+        };
+        let swap = usage.swap.map(|used| SwapStats { time, swap_available_bytes: None, swap_usage_bytes: Some(used) });
+        (Some(cpu), Some(memory), swap)
+    }
+
+    async fn runtime(&self) -> Result<FromRuntime, Failure> {
+        let (listing, usage, cgroups) = tokio::join!(
+            within(self.env.runtime.call(CriCall::List)),
+            within(self.env.runtime.container_stats()),
+            self.pod_cgroups()
+        );
+        let listing = match listing? {
+            CriReply::Listing { listing, .. } => listing,
+            other => return Err(unexpected(&other)),
+        };
+        let usage = usage?.into_iter().filter_map(|one| Some((one.attributes.as_ref()?.id.clone(), one))).collect();
+        // Without them there are the containers' own numbers.
+        Ok(FromRuntime { listing, usage, cgroups: cgroups.unwrap_or_default() })
+    }
+
+    async fn pod_cgroups(&self) -> Result<BTreeMap<PodUid, String>, Failure> {
+        match within(self.env.host.call(HostCall::ListPodCgroups)).await? {
+            HostReply::PodCgroups(cgroups) => Ok(cgroups),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// API-126
+    async fn filesystems(&self) -> Result<Filesystems, Failure> {
+        let root = self.fs(&self.settings.root_dir).await?;
+        let images = match within(self.env.runtime.call(CriCall::ImageFsInfo)).await? {
+            CriReply::ImageFs(images) => images,
+            other => return Err(unexpected(&other)),
+        };
+        let images = images.into_iter().next().ok_or_else(|| Failure::new(FailureKind::NotFound, "no image filesystem"))?;
+        let of_images = self.fs(&images.mountpoint).await?;
+        let used = FsUsage { used: images.used, inodes_used: images.inodes_used, ..of_images };
+        Ok(Filesystems { root: fs_stats(&root, self.now()), images: fs_stats(&used, self.now()) })
+    }
+
+    async fn fs(&self, path: &str) -> Result<FsUsage, Failure> {
+        match within(self.env.host.call(HostCall::FsUsage { path: path.to_owned() })).await? {
+            HostReply::Fs(usage) => Ok(usage),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// API-124
+    async fn pods(&self, runtime: &FromRuntime, filesystems: Option<&Filesystems>) -> Vec<PodStats> {
+        let mut running: BTreeMap<&PodUid, BTreeMap<&str, &ListedContainer>> = BTreeMap::new();
+        for container in runtime.listing.containers.iter().filter(|one| one.state == ContainerState::Running) {
+            let newest = running.entry(&container.pod).or_default().entry(&container.name).or_insert(container);
+            if (newest.attempt, newest.created_at) < (container.attempt, container.created_at) {
+                *newest = container;
+            }
+        }
+        let pods = running.into_iter().map(|(uid, containers)| self.pod(runtime, filesystems, uid, containers));
+        join_all(pods).await.into_iter().flatten().collect()
+    }
+
+    async fn pod(
+        &self,
+        runtime: &FromRuntime,
+        filesystems: Option<&Filesystems>,
+        uid: &PodUid,
+        containers: BTreeMap<&str, &ListedContainer>,
+    ) -> Option<PodStats> {
+        let sandboxes = runtime.listing.sandboxes.iter().filter(|one| one.pod == *uid);
+        let sandbox = sandboxes.max_by_key(|one| (one.state == SandboxState::Ready, one.attempt, one.created_at))?;
+        let pod_ref = PodReference { name: sandbox.name.clone(), namespace: sandbox.namespace.clone(), uid: uid.to_string() };
+        let mut stats = Vec::new();
+        for (name, container) in containers {
+            let Some(usage) = runtime.usage.get(container.id.as_str()) else { continue };
+            let mut one = self.container(name, container, usage);
+            if let Some(filesystems) = filesystems {
+                one.rootfs = usage.writable_layer.as_ref().map(|layer| of_writable_layer(layer, &filesystems.images));
+                let logs = format!("{}/{}_{}_{uid}/{name}", self.settings.pod_logs_dir, pod_ref.namespace, pod_ref.name);
+                one.logs = self.logs(logs, &filesystems.root).await;
+            }
+            stats.push(one);
+        }
+        let of_cgroup = match runtime.cgroups.get(uid) {
+            Some(cgroup) => within(self.env.host.cgroup_usage(cgroup.clone())).await.ok().flatten().map(|usage| (cgroup, usage)),
+            None => None,
+        };
+        let process_stats =
+            of_cgroup.as_ref().and_then(|(_, usage)| usage.pids).map(|pids| ProcessStats { process_count: Some(pids) });
+        let (cpu, memory, swap) = match &of_cgroup {
+            Some((cgroup, usage)) => self.of_cgroup(cgroup, usage),
+            None => sum(&stats),
+        };
+        Some(PodStats {
+            pod_ref,
+            start_time: Time(timestamp(sandbox.created_at)),
+            containers: stats,
+            cpu,
+            memory,
+            network: None,
+            volume: Vec::new(),
+            ephemeral_storage: None,
+            process_stats: process_stats.filter(|_| filesystems.is_some()),
+            swap,
+        })
+    }
+
+    fn container(&self, name: &str, container: &ListedContainer, usage: &cri::ContainerStats) -> ContainerStats {
+        let cpu = usage.cpu.as_ref().map(|cpu| CpuStats {
+            time: Time(timestamp(cpu.timestamp)),
+            usage_nano_cores: value(&cpu.usage_nano_cores).or_else(|| self.samples.rate(container.id.as_str())),
+            usage_core_nano_seconds: value(&cpu.usage_core_nano_seconds),
+        });
+        let memory = usage.memory.as_ref().map(|memory| MemoryStats {
+            time: Time(timestamp(memory.timestamp)),
+            available_bytes: value(&memory.available_bytes),
+            usage_bytes: value(&memory.usage_bytes),
+            working_set_bytes: value(&memory.working_set_bytes),
+            rss_bytes: value(&memory.rss_bytes),
+            page_faults: value(&memory.page_faults),
+            major_page_faults: value(&memory.major_page_faults),
+        });
+        let swap = usage.swap.as_ref().map(|swap| SwapStats {
+            time: Time(timestamp(swap.timestamp)),
+            swap_available_bytes: value(&swap.swap_available_bytes),
+            swap_usage_bytes: value(&swap.swap_usage_bytes),
+        });
+        let start_time = Time(timestamp(container.created_at));
+        ContainerStats { name: name.to_owned(), start_time, cpu, memory, rootfs: None, logs: None, swap }
+    }
+
+    async fn logs(&self, directory: String, root: &FsStats) -> Option<FsStats> {
+        let (bytes, inodes) = tokio::time::timeout(LOGS, self.env.host.tree_usage(directory)).await.ok()?.ok()?;
+        Some(FsStats { time: self.now(), used_bytes: Some(bytes), inodes_used: Some(inodes), ..root.clone() })
+    }
+
+    /// API-130
+    async fn rlimit(&self) -> RlimitStats {
+        let number = |text: Option<String>| text.and_then(|text| text.trim().parse::<u64>().ok());
+        let pid_max = number(self.read("/proc/sys/kernel/pid_max").await);
+        let threads_max = number(self.read("/proc/sys/kernel/threads-max").await);
+        let curproc = self.read("/proc/loadavg").await.as_deref().and_then(processes);
+        RlimitStats { time: self.now(), maxpid: pid_max.into_iter().chain(threads_max).min(), curproc }
+    }
+
+    async fn read(&self, path: &str) -> Option<String> {
+        match within(self.env.host.call(HostCall::ReadFile { path: path.to_owned() })).await {
+            Ok(HostReply::Contents(contents)) => String::from_utf8(contents).ok(),
+            _ => None,
+        }
+    }
+}
+
+async fn within<T>(call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let late = || Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded");
+    tokio::time::timeout(SOURCE, call).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn unexpected(reply: &impl std::fmt::Debug) -> Failure {
+    Failure::new(FailureKind::Other, format!("unexpected reply: {reply:?}"))
+}
+
+fn value(value: &Option<cri::UInt64Value>) -> Option<u64> {
+    value.as_ref().map(|value| value.value)
+}
+
+fn timestamp(nanoseconds: i64) -> Timestamp {
+    Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn nanoseconds(at: Timestamp) -> i64 {
+    i64::try_from(at.as_nanosecond()).unwrap_or_default()
+}
+
+/// `btime` of /proc/stat.
+fn boot_time(stat: &str) -> Option<Timestamp> {
+    Timestamp::from_second(stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?).ok()
+}
+
+/// The number after the slash in `0.00 0.00 0.00 1/1099 4242`.
+fn processes(loadavg: &str) -> Option<u64> {
+    loadavg.split_ascii_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
+}
+
+fn fs_stats(usage: &FsUsage, time: Time) -> FsStats {
+    FsStats {
+        time,
+        available_bytes: Some(usage.available),
+        capacity_bytes: Some(usage.capacity),
+        used_bytes: Some(usage.used),
+        inodes_free: Some(usage.inodes_free),
+        inodes: Some(usage.inodes),
+        inodes_used: Some(usage.inodes_used),
+    }
+}
+
+fn of_writable_layer(layer: &cri::FilesystemUsage, images: &FsStats) -> FsStats {
+    FsStats {
+        time: Time(timestamp(layer.timestamp)),
+        used_bytes: value(&layer.used_bytes),
+        inodes_used: value(&layer.inodes_used),
+        ..images.clone()
+    }
+}
+
+/// API-127
+fn ephemeral_storage<'a>(root: &FsStats, pod: &'a PodStats, volumes: impl Iterator<Item = &'a FsStats>, time: Time) -> FsStats {
+    let of_containers = pod.containers.iter().flat_map(|one| one.rootfs.iter().chain(&one.logs));
+    let (mut bytes, mut inodes) = (0_u64, 0_u64);
+    for part in of_containers.chain(volumes) {
+        bytes = bytes.saturating_add(part.used_bytes.unwrap_or_default());
+        inodes = inodes.saturating_add(part.inodes_used.unwrap_or_default());
+    }
+    FsStats { time, used_bytes: Some(bytes), inodes_used: Some(inodes), ..root.clone() }
+}
+
+/// What a pod uses whose cgroup tells nothing: its containers together.
+fn sum(containers: &[ContainerStats]) -> (Option<CpuStats>, Option<MemoryStats>, Option<SwapStats>) {
+    fn add(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+        match (a, b) {
+            (Some(a), Some(b)) => Some(a.saturating_add(b)),
+            (one, other) => one.or(other),
+        }
+    }
+    let later = |a: Time, b: Time| Time(a.0.max(b.0));
+    let cpu = containers.iter().filter_map(|one| one.cpu.clone()).reduce(|a, b| CpuStats {
+        time: later(a.time, b.time),
+        usage_nano_cores: add(a.usage_nano_cores, b.usage_nano_cores),
+        usage_core_nano_seconds: add(a.usage_core_nano_seconds, b.usage_core_nano_seconds),
+    });
+    let memory = containers.iter().filter_map(|one| one.memory.clone()).reduce(|a, b| MemoryStats {
+        time: later(a.time, b.time),
+        available_bytes: add(a.available_bytes, b.available_bytes),
+        usage_bytes: add(a.usage_bytes, b.usage_bytes),
+        working_set_bytes: add(a.working_set_bytes, b.working_set_bytes),
+        rss_bytes: add(a.rss_bytes, b.rss_bytes),
+        page_faults: add(a.page_faults, b.page_faults),
+        major_page_faults: add(a.major_page_faults, b.major_page_faults),
+    });
+    let swap = containers.iter().filter_map(|one| one.swap.clone()).reduce(|a, b| SwapStats {
+        time: later(a.time, b.time),
+        swap_available_bytes: add(a.swap_available_bytes, b.swap_available_bytes),
+        swap_usage_bytes: add(a.swap_usage_bytes, b.swap_usage_bytes),
+    });
+    (cpu, memory, swap)
+}

@@ -1,0 +1,94 @@
+//! What volumes hold, measured in the background: a slow disk or a hung mount keeps no request waiting.
+//! Upstream: pkg/kubelet/server/stats/{fs_resource_analyzer,volume_stat_calculator}.go.
+//! Differs: one round for all pods instead of a timer for each.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, Volume};
+use kubelet::action::HostCall;
+use kubelet::event::HostReply;
+use kubelet::ids::PodUid;
+
+use super::summary::{FsStats, PvcReference, Time, VolumeStats};
+use crate::env::{Clock, Host};
+
+/// How long one volume may take before it is left out of a round.
+const ONE_VOLUME: Duration = Duration::from_secs(30);
+
+/// The last round, by pod.
+#[derive(Debug, Default)]
+pub(super) struct Volumes(Mutex<BTreeMap<PodUid, Vec<Measured>>>);
+
+/// A volume, and whether its bytes count as the pod's ephemeral storage (API-127).
+#[derive(Clone, Debug)]
+pub(super) struct Measured {
+    pub(super) stats: VolumeStats,
+    pub(super) ephemeral: bool,
+}
+
+impl Volumes {
+    /// What was last measured of a pod's volumes; nothing if that was not yet done.
+    pub(super) fn of(&self, pod: &PodUid) -> Vec<Measured> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(pod).cloned().unwrap_or_default()
+    }
+
+    /// Measures the volumes of all pods, one after another (API-128).
+    pub(super) async fn measure(&self, host: &dyn Host, clock: &dyn Clock, root_dir: &str, pods: &[Arc<Pod>]) {
+        let mut round = BTreeMap::new();
+        for pod in pods {
+            let uid = crate::server::lookup::uid(pod);
+            let measured = measure_pod(host, clock, root_dir, &uid, pod).await;
+            round.insert(uid, measured);
+        }
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = round;
+    }
+}
+
+async fn measure_pod(host: &dyn Host, clock: &dyn Clock, root_dir: &str, uid: &PodUid, pod: &Pod) -> Vec<Measured> {
+    let Ok(HostReply::Volumes(directories)) = host.call(HostCall::ListVolumes { pod: uid.clone() }).await else {
+        return Vec::new();
+    };
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    let mut measured = Vec::new();
+    for volume in volumes {
+        let Some(directory) = directories.iter().find(|directory| directory.volume == volume.name) else { continue };
+        let path = format!("{root_dir}/pods/{uid}/volumes/{}/{}", directory.plugin, directory.volume);
+        let Ok(Some(fs)) = tokio::time::timeout(ONE_VOLUME, usage(host, clock, &path)).await else { continue };
+        let stats = VolumeStats { fs, name: volume.name.clone(), pvc_ref: claim(pod, volume) };
+        measured.push(Measured { stats, ephemeral: is_ephemeral(volume) });
+    }
+    measured
+}
+
+async fn usage(host: &dyn Host, clock: &dyn Clock, path: &str) -> Option<FsStats> {
+    let Ok(HostReply::Fs(fs)) = host.call(HostCall::FsUsage { path: path.to_owned() }).await else { return None };
+    let (used, inodes_used) = host.tree_usage(path.to_owned()).await.ok()?;
+    Some(FsStats {
+        time: Time(clock.now()),
+        available_bytes: Some(fs.available),
+        capacity_bytes: Some(fs.capacity),
+        used_bytes: Some(used),
+        inodes_free: Some(fs.inodes_free),
+        inodes: Some(fs.inodes),
+        inodes_used: Some(inodes_used),
+    })
+}
+
+/// The claim behind a volume, also of one that was made for it.
+fn claim(pod: &Pod, volume: &Volume) -> Option<PvcReference> {
+    let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
+    let name = match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(claim), _) => claim.claim_name.clone(),
+        (None, Some(_)) => format!("{pod_name}-{}", volume.name),
+        (None, None) => return None,
+    };
+    Some(PvcReference { name, namespace: pod.metadata.namespace.clone().unwrap_or_default() })
+}
+
+/// Whether a volume lies on the node's disk and goes with the pod.
+fn is_ephemeral(volume: &Volume) -> bool {
+    let on_disk = volume.empty_dir.as_ref().is_some_and(|empty| !empty.medium.as_deref().is_some_and(|medium| medium != ""));
+    on_disk || volume.config_map.is_some() || volume.git_repo.is_some()
+}
