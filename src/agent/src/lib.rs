@@ -2,12 +2,14 @@
 //!
 //! `run` wires an [`env::Env`] to the event loop; everything else is an adapter behind one of the five traits of `env`.
 
+pub mod api;
 pub mod config;
 pub mod cri;
 pub mod env;
 pub mod server;
 pub mod event_loop;
 pub mod executor;
+pub mod net;
 pub mod probe;
 pub mod run;
 pub mod runtime_events;

@@ -1,0 +1,175 @@
+//! Where the API server is and what the agent shows it, from a kubeconfig.
+//! Upstream: k8s.io/client-go/tools/clientcmd.
+//! Differs: exec plugins and auth providers are refused by name; a node's kubeconfig has none.
+
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use kube::config::{AuthInfo, Cluster, Kubeconfig};
+
+/// A piece of identity: given as it is, or in a file that may change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Material {
+    /// As it is.
+    Data(Vec<u8>),
+    /// In a file, read again for each new connection.
+    File(PathBuf),
+}
+
+impl Material {
+    /// # Errors
+    /// If its file cannot be read.
+    pub(super) fn read(&self) -> std::io::Result<Vec<u8>> {
+        match self {
+            Self::Data(data) => Ok(data.clone()),
+            Self::File(path) => {
+                std::fs::read(path).map_err(|e| std::io::Error::new(e.kind(), format!("open {}: {e}", path.display())))
+            }
+        }
+    }
+}
+
+/// Where the API server is and what the agent shows it.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Its URL.
+    pub server: http::Uri,
+    /// The name that its certificate must carry, if not the URL's host.
+    pub server_name: Option<String>,
+    /// Whose certificates are trusted; `None` for nobody's.
+    pub authority: Option<Material>,
+    /// Whether any certificate is good.
+    pub insecure: bool,
+    /// The client certificate.
+    pub certificate: Option<Material>,
+    /// Its key.
+    pub key: Option<Material>,
+    /// A bearer token.
+    pub token: Option<Material>,
+}
+
+/// A kubeconfig that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("kubeconfig {file}: {why}")]
+pub struct AccessError {
+    file: String,
+    why: String,
+}
+
+impl Access {
+    /// Reads a kubeconfig file: its current context, or the only one.
+    ///
+    /// # Errors
+    /// Names the field and the remedy.
+    pub fn from_kubeconfig(path: &Path) -> Result<Self, AccessError> {
+        let fails = |why: String| AccessError { file: path.display().to_string(), why };
+        let config = Kubeconfig::read_from(path).map_err(|e| fails(chain(&e)))?;
+        Self::of(&config).map_err(fails)
+    }
+
+    fn of(config: &Kubeconfig) -> Result<Self, String> {
+        let name = config
+            .current_context
+            .clone()
+            .filter(|name| !name.is_empty())
+            .or_else(|| config.contexts.first().map(|c| c.name.clone()))
+            .ok_or("current-context: is not set, and there are no contexts; add one")?;
+        let context = config.contexts.iter().find(|c| c.name == name).and_then(|c| c.context.as_ref());
+        let context = context.ok_or_else(|| format!("contexts: there is none named {name:?}"))?;
+        let cluster = config.clusters.iter().find(|c| c.name == context.cluster).and_then(|c| c.cluster.as_ref());
+        let cluster = cluster.ok_or_else(|| format!("clusters: there is none named {:?}", context.cluster))?;
+        let user = context.user.as_deref().unwrap_or_default();
+        let user = config.auth_infos.iter().find(|u| u.name == user).and_then(|u| u.auth_info.clone()).unwrap_or_default();
+        Self::from_parts(cluster, &user)
+    }
+
+    fn from_parts(cluster: &Cluster, user: &AuthInfo) -> Result<Self, String> {
+        if user.exec.is_some() {
+            return Err("users[].user.exec: exec plugins are not supported; give a client certificate or a token".to_owned());
+        }
+        if user.auth_provider.is_some() || user.username.is_some() {
+            return Err("users[].user: only client certificates and tokens are supported".to_owned());
+        }
+        let server = cluster.server.clone().ok_or("clusters[].cluster.server: is not set")?;
+        let server: http::Uri = server.parse().map_err(|e| format!("clusters[].cluster.server: {server:?} is not a URL: {e}"))?;
+        let secret = |text: &secrecy::SecretString| secrecy::ExposeSecret::expose_secret(text).to_owned();
+        let key_data = user.client_key_data.as_ref().map(secret);
+        let token = user.token.as_ref().map(secret).map(|token| Material::Data(token.into_bytes()));
+        Ok(Self {
+            server,
+            server_name: cluster.tls_server_name.clone(),
+            authority: material(
+                "certificate-authority",
+                cluster.certificate_authority_data.as_deref(),
+                cluster.certificate_authority.as_deref(),
+            )?,
+            insecure: cluster.insecure_skip_tls_verify.unwrap_or(false),
+            certificate: material(
+                "client-certificate",
+                user.client_certificate_data.as_deref(),
+                user.client_certificate.as_deref(),
+            )?,
+            key: material("client-key", key_data.as_deref(), user.client_key.as_deref())?,
+            token: user.token_file.as_ref().map(|path| Material::File(path.into())).or(token),
+        })
+    }
+}
+
+fn material(field: &str, data: Option<&str>, file: Option<&str>) -> Result<Option<Material>, String> {
+    match (data.filter(|d| !d.is_empty()), file.filter(|f| !f.is_empty())) {
+        (Some(data), _) => {
+            let bytes = BASE64_STANDARD.decode(data).map_err(|e| format!("{field}-data: is not base64: {e}"))?;
+            Ok(Some(Material::Data(bytes)))
+        }
+        (None, Some(file)) => Ok(Some(Material::File(file.into()))),
+        (None, None) => Ok(None),
+    }
+}
+
+/// An error with everything that it says of its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Access, String> {
+        Access::of(&Kubeconfig::from_yaml(text).unwrap())
+    }
+
+    const GOOD: &str = "
+clusters: [{name: c, cluster: {server: 'https://10.0.0.1:6443', certificate-authority-data: QUJD}}]
+users: [{name: u, user: {client-certificate: /var/lib/kubelet/pki/kubelet-client-current.pem, client-key: /k.pem}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x";
+
+    // API-200
+    #[test]
+    fn kubeconfig_names_server_authority_and_identity() {
+        let access = parse(GOOD).unwrap();
+        assert_eq!(access.server.to_string(), "https://10.0.0.1:6443/");
+        assert_eq!(access.authority, Some(Material::Data(b"ABC".to_vec())));
+        assert_eq!(access.key, Some(Material::File("/k.pem".into())));
+        assert!(access.token.is_none() && !access.insecure);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let wrong = parse(&GOOD.replace("current-context: x", "current-context: y")).unwrap_err();
+        assert_eq!(wrong, "contexts: there is none named \"y\"");
+        let wrong = parse(&GOOD.replace("{client-certificate", "{exec: {command: aws, apiVersion: client.authentication.k8s.io/v1}, client-certificate"));
+        assert!(wrong.unwrap_err().starts_with("users[].user.exec: exec plugins are not supported"));
+    }
+}

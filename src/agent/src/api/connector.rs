@@ -1,0 +1,115 @@
+//! One connection to the API server: a stream of `Net`, and TLS above it where the URL says so.
+//! Upstream: k8s.io/client-go/transport.
+//! Differs: identity files are read for each new connection, so that a renewed certificate needs no restart.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::Uri;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+use tower::Service;
+
+use super::access::Access;
+use crate::env::{BoxedStream, Endpoint, Net};
+use crate::net::tls::{ClientIdentity, client_config};
+
+/// How long a connection may take to be there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Makes connections.
+#[derive(Clone)]
+pub(super) struct Connector {
+    access: Arc<Access>,
+    net: Arc<dyn Net>,
+}
+
+impl Connector {
+    pub(super) fn new(access: Arc<Access>, net: Arc<dyn Net>) -> Self {
+        Self { access, net }
+    }
+
+    pub(super) fn access(&self) -> &Access {
+        &self.access
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = ApiStream;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<ApiStream>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (access, net) = (Arc::clone(&self.access), Arc::clone(&self.net));
+        async move {
+            let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(&access, net.as_ref(), &uri)).await;
+            connected.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "dial: i/o timeout")))
+        }
+        .boxed()
+    }
+}
+
+async fn connect(access: &Access, net: &dyn Net, uri: &Uri) -> io::Result<ApiStream> {
+    let secure = uri.scheme_str() != Some("http");
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let stream = net.connect(Endpoint::Tcp { host: host.clone(), port }).await?;
+    if !secure {
+        return Ok(ApiStream { io: TokioIo::new(stream), h2: false });
+    }
+    let read = |material: &Option<super::Material>| material.as_ref().map(super::Material::read).transpose();
+    let identity = match (read(&access.certificate)?, read(&access.key)?) {
+        (Some(certificate), Some(key)) => Some(ClientIdentity { certificate, key }),
+        _ => None,
+    };
+    let authority = if access.insecure { None } else { Some(read(&access.authority)?.unwrap_or_default()) };
+    let config = client_config(authority.as_deref(), identity.as_ref()).map_err(io::Error::other)?;
+    let name = ServerName::try_from(access.server_name.clone().unwrap_or(host)).map_err(io::Error::other)?;
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    Ok(ApiStream { io: TokioIo::new(Box::pin(stream)), h2 })
+}
+
+/// A connection, and whether HTTP/2 was agreed on.
+pub(super) struct ApiStream {
+    io: TokioIo<BoxedStream>,
+    h2: bool,
+}
+
+impl Connection for ApiStream {
+    fn connected(&self) -> Connected {
+        if self.h2 { Connected::new().negotiated_h2() } else { Connected::new() }
+    }
+}
+
+impl Read for ApiStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl Write for ApiStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,102 @@
+//! What a request that did not succeed means: classified once, here.
+//! Upstream: staging/src/k8s.io/apimachinery/pkg/api/errors.
+//! Differs: nothing on purpose.
+
+use std::time::Duration;
+
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, StatusCode};
+use kubelet::failure::{Failure, FailureKind};
+use serde::Deserialize;
+
+/// What of a `Status` object is read.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct Status {
+    pub(super) message: String,
+    pub(super) reason: String,
+    pub(super) code: u16,
+    details: Option<Details>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Details {
+    retry_after_seconds: u64,
+}
+
+/// An answer that is not a success.
+pub(super) fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
+    let told: Status = serde_json::from_slice(body).unwrap_or_default();
+    let header = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+    let after = header.or(told.details.as_ref().map(|d| d.retry_after_seconds)).filter(|s| *s > 0).map(Duration::from_secs);
+    let message = if told.message.is_empty() {
+        let text: String = String::from_utf8_lossy(body).trim().chars().take(512).collect();
+        if text.is_empty() { format!("the server answered {status}") } else { text }
+    } else {
+        told.message
+    };
+    Failure::new(kind_of(status.as_u16(), &told.reason, after), message)
+}
+
+/// An error that came within a watch.
+pub(super) fn in_watch(status: &Status) -> Failure {
+    Failure::new(kind_of(status.code, &status.reason, None), status.message.clone())
+}
+
+fn kind_of(code: u16, reason: &str, after: Option<Duration>) -> FailureKind {
+    match code {
+        401 => FailureKind::Unauthorized,
+        403 => FailureKind::Forbidden,
+        404 => FailureKind::NotFound,
+        409 if reason == "AlreadyExists" => FailureKind::AlreadyExists,
+        409 => FailureKind::Conflict,
+        410 => FailureKind::Gone,
+        429 => FailureKind::Throttled { after },
+        400 | 405 | 406 | 413 | 415 | 422 => FailureKind::Invalid,
+        // The server may have done it before the gateway gave up.
+        504 => FailureKind::UnknownOutcome,
+        500..=599 => FailureKind::Unavailable,
+        _ => FailureKind::Other,
+    }
+}
+
+/// A request that got no answer. What was never sent had no effect; of what was, nobody knows.
+pub(super) fn transport(error: &kube::Error, reads: bool) -> Failure {
+    let mut text = String::new();
+    let mut unsent = reads;
+    let mut next: Option<&dyn std::error::Error> = Some(error);
+    while let Some(cause) = next {
+        if let Some(client) = cause.downcast_ref::<hyper_util::client::legacy::Error>() {
+            unsent |= client.is_connect();
+        }
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = if text.is_empty() { more } else { format!("{text}: {more}") };
+        }
+        next = cause.source();
+    }
+    Failure::new(if unsent { FailureKind::Unavailable } else { FailureKind::UnknownOutcome }, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // API-220
+    #[test]
+    fn throttling_tells_when_to_come_back() {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, "7".parse().unwrap());
+        let failure = refused(StatusCode::TOO_MANY_REQUESTS, &headers, b"");
+        assert_eq!(failure.kind, FailureKind::Throttled { after: Some(Duration::from_secs(7)) });
+    }
+
+    #[test]
+    fn conflicts_of_creates_and_of_updates_differ() {
+        let body = br#"{"kind":"Status","reason":"AlreadyExists","message":"nodes \"n1\" already exists","code":409}"#;
+        let failure = refused(StatusCode::CONFLICT, &HeaderMap::new(), body);
+        assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::AlreadyExists, "nodes \"n1\" already exists"));
+        assert_eq!(refused(StatusCode::CONFLICT, &HeaderMap::new(), b"{}").kind, FailureKind::Conflict);
+    }
+}
