@@ -1,1 +1,60 @@
-fn main() {}
+//! The daemon `keelson`: a kubelet's command line, and nothing in it that is not in the library.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use agent::config::{EXIT_CODE, Invocation, Machine, Resolved, load};
+use agent::env::Clock as _;
+use agent::{daemon, telemetry};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match load(&args, &machine()) {
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(u8::try_from(EXIT_CODE).unwrap_or(64))
+        }
+        Ok(Invocation::Print(text)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Run(resolved)) => run(*resolved),
+    }
+}
+
+fn run(resolved: Resolved) -> ExitCode {
+    if let Err(error) = telemetry::init(&resolved.logging, || daemon::SystemClock.now()) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    for warning in &resolved.warnings {
+        tracing::warn!("{warning}");
+    }
+    // Two threads: the loop is one task, and what blocks has threads of its own.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(16).enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(daemon::run(resolved));
+            // A hung file system must not keep the process from ending.
+            runtime.shutdown_background();
+            outcome
+        }
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn machine() -> Machine {
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Machine {
+        hostname,
+        working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+        cgroup_v2: std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+    }
+}

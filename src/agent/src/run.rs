@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use kubelet::config::Config;
 use kubelet::kubelet::Kubelet;
 use tokio::sync::mpsc;
@@ -11,19 +13,36 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Resolved;
 use crate::env::Env;
 use crate::event_loop::{EventLoop, Handle, Tap, handle};
 use crate::executor::{Executor, LaneLimits};
+use crate::server::auth::Guard;
+use crate::server::stats::{Collector, StatsSettings};
+use crate::server::{ClientCa, Gate, NodeView, ServeError, Settings, Shared, metrics, serve, serve_healthz};
+use crate::view::CoreView;
 use crate::{probe, runtime_events};
 
 /// How many events of watches and streams wait for the loop before their sources do.
 const SOURCE_BACKLOG: usize = 1024;
+
+/// What the servers need beside the settings: read from files by the caller, for the agent itself opens none.
+#[derive(Clone)]
+pub struct Serving {
+    /// The settings of listeners and of who is let in.
+    pub settings: Settings,
+    /// TLS of the main listener.
+    pub tls: Arc<rustls::ServerConfig>,
+    /// The authorities of client certificates.
+    pub client_ca: Option<Arc<ClientCa>>,
+}
 
 /// An agent that is about to run.
 pub struct Agent {
     event_loop: EventLoop,
     companions: JoinSet<()>,
     handle: Handle,
+    epoch: Instant,
 }
 
 impl Agent {
@@ -41,7 +60,7 @@ impl Agent {
         companions.spawn(runtime_events::follow(env.clone(), sink));
         let kubelet = Kubelet::new(config, env.seed);
         let event_loop = EventLoop { kubelet, env, executor, sources, queries, epoch, tap };
-        Self { event_loop, companions, handle }
+        Self { event_loop, companions, handle, epoch }
     }
 
     /// The way to ask the agent while it runs.
@@ -50,11 +69,86 @@ impl Agent {
         self.handle.clone()
     }
 
+    /// The moment that the core counts from.
+    #[must_use]
+    pub fn epoch(&self) -> Instant {
+        self.epoch
+    }
+
     /// Runs until the token is cancelled. Containers go on running.
-    pub async fn run(self, shutdown: CancellationToken) {
-        let Self { event_loop, companions, handle: _ } = self;
-        event_loop.env.host.notify_ready();
-        event_loop.run(shutdown).await;
-        drop(companions);
+    ///
+    /// # Errors
+    /// If a listener cannot be had, or ended (API-004).
+    pub async fn run(self, serving: Option<Serving>, shutdown: CancellationToken) -> Result<(), ServeError> {
+        let Self { event_loop, mut companions, handle, epoch: _ } = self;
+        let env = event_loop.env.clone();
+        let config = Arc::clone(event_loop.kubelet.config());
+        let servers = match serving {
+            Some(serving) => servers(&env, &config, serving, handle, &mut companions, &shutdown),
+            None => futures::future::pending().boxed(),
+        };
+        let stop = shutdown.child_token();
+        env.host.notify_ready();
+        tokio::select! {
+            biased;
+            () = event_loop.run(stop) => Ok(()),
+            ended = servers => ended,
+        }
+    }
+}
+
+/// The listeners; ends when the first of those that must be there does.
+fn servers(
+    env: &Env,
+    config: &Config,
+    serving: Serving,
+    handle: Handle,
+    companions: &mut JoinSet<()>,
+    shutdown: &CancellationToken,
+) -> BoxFuture<'static, Result<(), ServeError>> {
+    let Serving { settings, tls, client_ca } = serving;
+    let view: Arc<dyn NodeView> = Arc::new(CoreView(handle));
+    let stats_settings = StatsSettings {
+        node_name: settings.node_name.clone(),
+        root_dir: config.paths.root.clone(),
+        pod_logs_dir: config.paths.pod_logs.clone(),
+        pods_cgroup: "/kubepods".to_owned(),
+        volume_stats_period: config.node.volume_stats_period,
+    };
+    let stats = Collector::new(env.clone(), stats_settings);
+    let listeners = settings.listeners.clone();
+    let strict = settings.strict_streaming;
+    let guard = Guard::new(Arc::clone(&env.api), Arc::clone(&env.clock), settings.auth.clone(), client_ca, strict, env.seed);
+    let shared = Shared::new(env.clone(), Arc::clone(&view), settings, Arc::new(metrics::Registry::new()), Arc::clone(&stats));
+    {
+        let shutdown = shutdown.clone();
+        companions.spawn(async move { stats.run(view.as_ref(), shutdown).await });
+    }
+    if let Some(address) = listeners.healthz {
+        let gate = Gate::healthz(Arc::clone(&shared));
+        companions.spawn(serve_healthz(Arc::clone(&env.net), address, gate, shutdown.clone()));
+    }
+    let main = listeners.https.map(|address| {
+        serve(Arc::clone(&env.net), address, Gate::main(Arc::clone(&shared), guard), Some(tls), shutdown.clone()).boxed()
+    });
+    let read_only = listeners.read_only.map(|address| {
+        serve(Arc::clone(&env.net), address, Gate::read_only(Arc::clone(&shared)), None, shutdown.clone()).boxed()
+    });
+    let all: Vec<_> = main.into_iter().chain(read_only).collect();
+    if all.is_empty() {
+        return futures::future::pending().boxed();
+    }
+    async move { futures::future::select_all(all).await.0 }.boxed()
+}
+
+/// What the listeners are set to.
+#[must_use]
+pub fn server_settings(resolved: &Resolved) -> Settings {
+    Settings {
+        node_name: resolved.kubelet.node.name.to_string(),
+        listeners: resolved.server.clone(),
+        auth: resolved.auth.clone(),
+        strict_streaming: false,
+        configz: serde_json::to_value(resolved.effective()).unwrap_or_default(),
     }
 }

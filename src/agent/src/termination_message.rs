@@ -19,7 +19,7 @@ const LOG_READ_LIMIT: usize = LOG_LIMIT + LOG_LINES * 64;
 const POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
 
 /// Adds to each exited container's message what it left behind (POD-175).
-pub async fn with_termination_messages(host: &dyn Host, mut observation: Arc<PodObservation>) -> Arc<PodObservation> {
+pub(crate) async fn with_termination_messages(host: &dyn Host, mut observation: Arc<PodObservation>) -> Arc<PodObservation> {
     if !observation.containers.iter().any(leaves_message) {
         return observation;
     }

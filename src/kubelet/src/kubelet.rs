@@ -99,6 +99,12 @@ impl Kubelet {
         }
     }
 
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &Arc<Config> {
+        &self.parts.config
+    }
+
     /// Takes one event and says what is to be done about it.
     pub fn handle(&mut self, now: Now, event: Event, actions: &mut Vec<Action>) {
         let mut ledger = std::mem::take(&mut self.ledger);

@@ -30,6 +30,7 @@ pub mod recorder;
 pub mod resources;
 pub mod rng;
 pub mod sensitive;
+pub mod snapshot;
 pub mod startup;
 pub mod status_manager;
 pub mod status_patch;

@@ -12,7 +12,7 @@ use crate::env::{AccessReview, UserInfo};
 
 /// API-023
 pub(super) async fn token(sender: &Sender, token: String) -> Result<Option<UserInfo>, Failure> {
-    let spec = TokenReviewSpec { token: Some(token), audiences: None };
+    let spec = TokenReviewSpec { token, audiences: None };
     let review = TokenReview { spec, ..TokenReview::default() };
     let path = "/apis/authentication.k8s.io/v1/tokenreviews".to_owned();
     let answer: TokenReview = sender.object(Ask::with(Method::POST, path, Kind::Json, &review)).await?;

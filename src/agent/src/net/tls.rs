@@ -9,7 +9,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
@@ -90,22 +90,18 @@ pub fn client_config(authority: Option<&[u8]>, identity: Option<&ClientIdentity>
     Ok(config)
 }
 
-/// The server on port 10250: its certificate and key, and the authorities whose clients it knows; without a client certificate
-/// a request must show a token.
+/// The server on port 10250: its certificate and key, and who checks the certificates that clients show, if any are asked for.
 ///
 /// # Errors
 /// If a PEM text is not as it should be.
-pub fn server_config(certificate: &[u8], key: &[u8], client_ca: Option<&[u8]>) -> Result<ServerConfig, TlsError> {
+pub fn server_config<V: ClientCertVerifier + 'static>(
+    certificate: &[u8],
+    key: &[u8],
+    clients: Option<Arc<V>>,
+) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    let builder = match client_ca {
-        Some(pem) => {
-            let store = Arc::new(roots("clientCAFile", pem)?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(store, provider())
-                .allow_unauthenticated()
-                .build()
-                .map_err(|e| TlsError::Pem { what: "clientCAFile", why: e.to_string() })?;
-            builder.with_client_cert_verifier(verifier)
-        }
+    let builder = match clients {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
     let mut config =

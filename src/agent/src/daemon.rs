@@ -1,0 +1,132 @@
+//! The daemon's side of the house: files, sockets, clock and signals of the real system, put into an `Env`.
+//! Upstream: cmd/kubelet/app/server.go.
+//! Differs: nothing on purpose.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use rustls::crypto::ring;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{Access, KubeApi};
+use crate::config::{CertificateSource, Resolved, Tls};
+use crate::cri::{CriRuntime, parse_endpoint};
+use crate::env::{ApiServer, Clock, Env, Net};
+use crate::host::LinuxHost;
+use crate::net::certificate::self_signed;
+use crate::net::system::SystemNet;
+use crate::net::tls::server_config;
+use crate::run::{Agent, Serving, server_settings};
+use crate::server::ClientCa;
+use crate::standalone::Standalone;
+
+/// The system's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place where the system's clock is read")]
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// Runs the daemon until a signal ends it.
+///
+/// # Errors
+/// What keeps it from starting, or the end of a listener.
+pub async fn run(resolved: Resolved) -> anyhow::Result<()> {
+    let clock = Arc::new(SystemClock);
+    let net: Arc<dyn Net> = Arc::new(SystemNet);
+    let seed = seed()?;
+    let node = resolved.kubelet.node.name.to_string();
+    let api: Arc<dyn ApiServer> = match &resolved.api.kubeconfig {
+        Some(path) => Arc::new(KubeApi::new(Access::from_kubeconfig(path)?, Arc::clone(&net), &node, seed)),
+        None => Arc::new(Standalone),
+    };
+    let runtime = parse_endpoint(&resolved.runtime.endpoint)?;
+    let images = parse_endpoint(&resolved.runtime.image_endpoint)?;
+    let runtime = CriRuntime::new(&net, &runtime, &images, tokio::time::Instant::now());
+    let host = LinuxHost::new(&resolved.kubelet);
+    let serving = serving(&resolved, clock.now())?;
+    let config = Arc::new(resolved.kubelet.clone());
+    let env = Env { api, runtime: Arc::new(runtime), host: Arc::new(host), net, clock, seed };
+    let shutdown = CancellationToken::new();
+    let agent = Agent::new(config, env, None);
+    tokio::spawn(signals(shutdown.clone()));
+    tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "Keelson runs");
+    agent.run(Some(serving), shutdown).await?;
+    tracing::info!("Keelson stops; containers go on running");
+    Ok(())
+}
+
+fn seed() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    let read = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    if read < bytes.len() {
+        return Err(io::Error::other("the kernel gave too little randomness"));
+    }
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+async fn signals(shutdown: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else { return };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    shutdown.cancel();
+}
+
+fn serving(resolved: &Resolved, now: Timestamp) -> anyhow::Result<Serving> {
+    let (certificate, key) = certificate(&resolved.tls, &resolved.kubelet.node.name, &resolved.kubelet.node.ips, now)?;
+    let client_ca = match &resolved.auth.client_ca_file {
+        Some(path) => {
+            let pem = fs::read(path).with_context(|| format!("authentication.x509.clientCAFile {}", path.display()))?;
+            Some(ClientCa::new(&pem, Arc::new(ring::default_provider()))?)
+        }
+        None => None,
+    };
+    let mut tls = server_config(&certificate, &key, client_ca.clone())?;
+    // API-001: upgrades are of HTTP/1.1.
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Serving { settings: server_settings(resolved), tls: Arc::new(tls), client_ca })
+}
+
+/// API-020: the serving certificate, made and kept if there is none yet.
+fn certificate(tls: &Tls, node: &str, ips: &[IpAddr], now: Timestamp) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
+    let read = |path: &Path, field: &str| fs::read(path).with_context(|| format!("{field} {}", path.display()));
+    match &tls.source {
+        CertificateSource::Files { certificate, key } => {
+            Ok((read(certificate, "tlsCertFile")?, read(key, "tlsPrivateKeyFile")?))
+        }
+        CertificateSource::SelfSigned { certificate, key } => {
+            if !(certificate.exists() && key.exists()) {
+                let made = self_signed(node, ips, now.as_second())?;
+                write_private(certificate, made.certificate.as_bytes(), 0o644)?;
+                write_private(key, made.key.as_bytes(), 0o600)?;
+            }
+            Ok((read(certificate, "certificate")?, read(key, "key")?))
+        }
+        CertificateSource::Bootstrap(_) => anyhow::bail!(
+            "serverTLSBootstrap: certificates signed by the API server are not supported yet; give tlsCertFile and tlsPrivateKeyFile, or leave it off"
+        ),
+    }
+}
+
+fn write_private(path: &Path, contents: &[u8], mode: u32) -> anyhow::Result<()> {
+    use io::Write as _;
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).with_context(|| format!("cert-dir {}", directory.display()))?;
+    }
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path).with_context(|| path.display().to_string())?;
+    file.write_all(contents)?;
+    Ok(())
+}

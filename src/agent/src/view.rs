@@ -1,0 +1,39 @@
+//! What the server sees of the core: questions that the loop answers between two events.
+//! Upstream: pkg/kubelet/server/server.go (HostInterface).
+//! Differs: nothing on purpose.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Pod;
+use kubelet::ids::PodUid;
+use kubelet::observation::Observed;
+
+use crate::event_loop::Handle;
+use crate::server::NodeView;
+
+/// API-064: a loop that does not answer for so long has stopped.
+const LOOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The core as the server sees it.
+pub struct CoreView(pub Handle);
+
+impl NodeView for CoreView {
+    fn pods(&self) -> BoxFuture<'_, Vec<Arc<Pod>>> {
+        async move { self.0.ask(|kubelet, _| kubelet.pods()).await.unwrap_or_default() }.boxed()
+    }
+
+    fn pod(&self, namespace: String, name: String) -> BoxFuture<'_, Option<Arc<Pod>>> {
+        async move { self.0.ask(move |kubelet, _| kubelet.pod(&namespace, &name)).await.flatten() }.boxed()
+    }
+
+    fn observation(&self, pod: PodUid) -> BoxFuture<'_, Option<Observed>> {
+        async move { self.0.ask(move |kubelet, _| kubelet.observation(&pod)).await.flatten() }.boxed()
+    }
+
+    fn sync_loop_healthy(&self) -> BoxFuture<'_, bool> {
+        async move { matches!(tokio::time::timeout(LOOP_TIMEOUT, self.0.ask(|_, _| ())).await, Ok(Some(()))) }.boxed()
+    }
+}
