@@ -3,5 +3,6 @@
 
 mod conformance;
 mod differs;
+mod documents;
 mod source;
 mod tidy;
