@@ -1,3 +1,4 @@
 //! The models as real HTTP and gRPC servers, over simulated or real sockets.
 
+pub mod apiserver;
 pub mod cri;

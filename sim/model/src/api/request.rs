@@ -114,6 +114,14 @@ impl Request {
         self
     }
 
+    /// Whether an object of its resource is among those that it is about.
+    #[must_use]
+    pub fn concerns(&self, object: &Value) -> bool {
+        (self.namespace.is_empty() || object["metadata"]["namespace"] == self.namespace.as_str())
+            && (self.name.is_empty() || object["metadata"]["name"] == self.name.as_str())
+            && self.selector.matches(object)
+    }
+
     /// The one object that it is about, be it by name or by selector.
     #[must_use]
     pub fn target_name(&self) -> &str {
@@ -175,7 +183,7 @@ impl ApiModel {
                 Ok(Reply::Object(self.get(resource, namespace, name)?))
             }
             (Verb::List | Verb::Watch, "") => {
-                let items = self.store.list(resource.plural, namespace).filter(|o| request.selector.matches(o)).cloned().collect();
+                let items = self.store.list(resource.plural, namespace).filter(|o| request.concerns(o)).cloned().collect();
                 Ok(Reply::List { items, revision: self.store.revision() })
             }
             (Verb::Create, "") => {

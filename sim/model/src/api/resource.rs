@@ -115,7 +115,6 @@ const POD_SUBRESOURCES: &[(&str, &str)] = &[
     ("exec", "PodExecOptions"),
     ("attach", "PodAttachOptions"),
     ("portforward", "PodPortForwardOptions"),
-    ("proxy", "PodProxyOptions"),
 ];
 
 /// All resources, by group.

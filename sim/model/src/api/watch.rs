@@ -72,18 +72,13 @@ impl ApiModel {
     /// 410 if the history has lost some of it: the watch is of no more use.
     pub fn watch_changes(&self, watch: &mut Watch) -> Result<Vec<(ChangeKind, Arc<Value>)>, ApiError> {
         let request = &watch.request;
-        let concerns = |object: &Value| {
-            (request.namespace.is_empty() || object["metadata"]["namespace"] == request.namespace.as_str())
-                && (request.name.is_empty() || object["metadata"]["name"] == request.name.as_str())
-                && request.selector.matches(object)
-        };
         let mut told = Vec::new();
         for change in self.store.since(watch.revision)? {
             if change.plural != request.resource.plural {
                 continue;
             }
-            let is = change.kind != ChangeKind::Deleted && concerns(&change.object);
-            let was = change.previous.as_ref().is_some_and(|previous| concerns(previous));
+            let is = change.kind != ChangeKind::Deleted && request.concerns(&change.object);
+            let was = change.previous.as_ref().is_some_and(|previous| request.concerns(previous));
             match (was, is) {
                 (false, false) => {}
                 (false, true) => told.push((ChangeKind::Added, Arc::clone(&change.object))),
