@@ -8,6 +8,7 @@ pub mod cri;
 pub mod env;
 pub mod event_loop;
 pub mod executor;
+pub mod host;
 pub mod net;
 pub mod probe;
 pub mod run;

@@ -257,6 +257,8 @@ pub(super) fn filesystem(usage: &cri::FilesystemUsage) -> FsUsage {
 mod tests {
     use super::*;
 
+    type Spoil<T> = fn(&mut T);
+
     fn labels() -> BTreeMap<String, String> {
         [(POD_UID, "u1"), (POD_NAME, "web"), (POD_NAMESPACE, "default"), (CONTAINER_NAME, "main")]
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
@@ -290,7 +292,7 @@ mod tests {
     // CRI-006
     #[test]
     fn incomplete_sandbox_is_refused_in_words() {
-        let spoil: [(fn(&mut cri::PodSandboxStatus), &str); 4] = [
+        let spoil: [(Spoil<cri::PodSandboxStatus>, &str); 4] = [
             (|s| s.id.clear(), "sandbox: status.Id is not set"),
             (|s| s.metadata = None, "sandbox \"s1\": status.Metadata is not set"),
             (|s| s.metadata.as_mut().unwrap().uid.clear(), "metadata.Name, metadata.Namespace or metadata.Uid is not in"),
@@ -308,7 +310,7 @@ mod tests {
     // CRI-006
     #[test]
     fn incomplete_container_is_refused_in_words() {
-        let spoil: [(fn(&mut cri::ContainerStatus), &str); 6] = [
+        let spoil: [(Spoil<cri::ContainerStatus>, &str); 6] = [
             (|c| c.id.clear(), "container: status.Id is not set"),
             (|c| c.metadata = None, "container \"c1\": status.Metadata is not set"),
             (|c| c.metadata.as_mut().unwrap().name.clear(), "metadata.Name is not in metadata"),

@@ -1,0 +1,168 @@
+//! Cgroups in a directory that looks like a cgroup file system; once in the real one.
+//! Upstream: pkg/kubelet/cm/cgroup_manager_linux_test.go.
+//! Differs: nothing on purpose.
+
+use super::super::testing::Scratch;
+use super::*;
+
+const V2_FILES: &str = "sys/fs/cgroup/cgroup.controllers";
+
+fn settings() -> CgroupSettings {
+    CgroupSettings {
+        cpu_shares: Some(1024),
+        cpu_quota: Some(50_000),
+        cpu_period: Some(100_000),
+        memory_limit: Some(64 << 20),
+        pids_max: Some(100),
+        hugetlb: [("2MB".to_owned(), 0)].into(),
+        unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
+    }
+}
+
+fn v1_machine(scratch: &Scratch) -> Cgroups {
+    for controller in ["cpu,cpuacct", "cpuset", "memory", "pids", "systemd", "unified"] {
+        fs::create_dir_all(scratch.path().join("sys/fs/cgroup").join(controller)).unwrap();
+    }
+    for name in ["cpu", "cpuacct"] {
+        std::os::unix::fs::symlink("cpu,cpuacct", scratch.path().join("sys/fs/cgroup").join(name)).unwrap();
+    }
+    scratch.put("sys/fs/cgroup/cpuset/cpuset.cpus", "0-3\n");
+    Cgroups::of(&scratch.layout())
+}
+
+// NODE-132, NODE-133
+#[test]
+fn v2_group_gets_controllers_and_settings_in_its_own_units() {
+    let scratch = Scratch::new();
+    scratch.put(V2_FILES, "cpuset cpu io memory pids rdma\n");
+    let cgroups = Cgroups::of(&scratch.layout());
+    assert!(cgroups.is_v2());
+    cgroups.apply("/kubepods/podu1", &settings(), false).unwrap();
+    let of = |file: &str| scratch.get(&format!("sys/fs/cgroup/{file}"));
+    assert_eq!(of("cgroup.subtree_control"), "+cpu +cpuset +memory +pids");
+    assert_eq!(of("kubepods/cgroup.subtree_control"), "+cpu +cpuset +memory +pids");
+    assert_eq!(of("kubepods/podu1/cpu.weight"), "39");
+    assert_eq!(of("kubepods/podu1/cpu.max"), "50000 100000");
+    assert_eq!(of("kubepods/podu1/memory.max"), "67108864");
+    assert_eq!(of("kubepods/podu1/pids.max"), "100");
+    assert_eq!(of("kubepods/podu1/memory.oom.group"), "1");
+    let lifted = CgroupSettings { cpu_quota: Some(-1), memory_limit: Some(-1), ..CgroupSettings::default() };
+    cgroups.apply("/kubepods/podu1", &lifted, false).unwrap();
+    assert_eq!((of("kubepods/podu1/cpu.max"), of("kubepods/podu1/memory.max")), ("max 100000".into(), "max".into()));
+}
+
+// NODE-135
+#[test]
+fn existing_pod_group_is_not_rewritten() {
+    let scratch = Scratch::new();
+    scratch.put(V2_FILES, "cpu memory\n");
+    scratch.put("sys/fs/cgroup/kubepods/podu1/cgroup.controllers", "cpu memory\n");
+    scratch.put("sys/fs/cgroup/kubepods/podu1/cpu.weight", "7");
+    let cgroups = Cgroups::of(&scratch.layout());
+    cgroups.apply("/kubepods/podu1", &settings(), true).unwrap();
+    assert_eq!(scratch.get("sys/fs/cgroup/kubepods/podu1/cpu.weight"), "7");
+    // NODE-132: one that lacks a controller does not count.
+    scratch.put("sys/fs/cgroup/kubepods/podu1/cgroup.controllers", "cpu\n");
+    cgroups.apply("/kubepods/podu1", &settings(), true).unwrap();
+    assert_eq!(scratch.get("sys/fs/cgroup/kubepods/podu1/cpu.weight"), "39");
+}
+
+#[test]
+fn weights_run_from_one_to_ten_thousand() {
+    assert_eq!([2, 1024, 262_144, 0, u64::MAX].map(v2::weight), [1, 39, 10_000, 1, 10_000]);
+}
+
+#[test]
+fn v1_group_lies_in_every_hierarchy() {
+    let scratch = Scratch::new();
+    let cgroups = v1_machine(&scratch);
+    assert!(!cgroups.is_v2());
+    // A file system of cgroups fills a new directory; here one file that matters does it.
+    scratch.put("sys/fs/cgroup/cpuset/kubepods/cpuset.cpus", "");
+    cgroups.apply("/kubepods", &settings(), false).unwrap();
+    let of = |file: &str| scratch.get(&format!("sys/fs/cgroup/{file}"));
+    assert_eq!(of("cpu,cpuacct/kubepods/cpu.shares"), "1024");
+    assert_eq!(of("cpu/kubepods/cpu.cfs_quota_us"), "50000");
+    assert_eq!(of("cpu/kubepods/cpu.cfs_period_us"), "100000");
+    assert_eq!(of("memory/kubepods/memory.limit_in_bytes"), "67108864");
+    assert_eq!(of("pids/kubepods/pids.max"), "100");
+    assert_eq!(of("cpuset/kubepods/cpuset.cpus"), "0-3");
+    assert!(scratch.path().join("sys/fs/cgroup/systemd/kubepods").is_dir());
+    assert!(!scratch.path().join("sys/fs/cgroup/unified/kubepods").exists());
+}
+
+// NODE-131, NODE-136
+#[test]
+fn pods_are_found_whichever_driver_named_them() {
+    let scratch = Scratch::new();
+    scratch.put(V2_FILES, "cpu\n");
+    let names = [
+        "/kubepods/poda-1",
+        "/kubepods/burstable/podb-1",
+        "/kubepods.slice/kubepods-podc_1.slice",
+        "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podd_1.slice",
+    ];
+    for name in names {
+        fs::create_dir_all(scratch.path().join("sys/fs/cgroup").join(&name[1..])).unwrap();
+    }
+    let found = Cgroups::of(&scratch.layout()).pods("/").unwrap();
+    let expected = ["a-1", "b-1", "c-1", "d-1"].map(PodUid::new).into_iter().zip(names.map(str::to_owned));
+    assert_eq!(found, expected.collect());
+    assert_eq!(kubepods("/a-b"), ["/a-b/kubepods", "/a_b.slice/a_b-kubepods.slice"]);
+}
+
+#[test]
+fn root_and_names_that_climb_are_refused() {
+    let scratch = Scratch::new();
+    scratch.put(V2_FILES, "cpu\n");
+    let cgroups = Cgroups::of(&scratch.layout());
+    for name in ["/", "", "/kubepods/../.."] {
+        assert!(cgroups.remove(name).is_err(), "{name:?}");
+        assert!(cgroups.apply(name, &settings(), false).is_err(), "{name:?}");
+    }
+}
+
+// NODE-125
+#[test]
+fn v2_usage_is_less_inactive_files_and_the_root_has_the_machines_limit() {
+    let scratch = Scratch::new();
+    scratch.put(V2_FILES, "cpu\n");
+    scratch.put("sys/fs/cgroup/memory.stat", "anon 100\nfile 50\ninactive_file 20\npgfault 9\n");
+    scratch.put("sys/fs/cgroup/cpu.stat", "usage_usec 7\n");
+    scratch.put("sys/fs/cgroup/kubepods/memory.current", "10\n");
+    scratch.put("sys/fs/cgroup/kubepods/memory.stat", "inactive_file 20\n");
+    scratch.put("sys/fs/cgroup/kubepods/memory.max", "max\n");
+    let cgroups = Cgroups::of(&scratch.layout());
+    let root = usage(&cgroups, "/", 1000).unwrap().unwrap();
+    assert_eq!((root.memory, root.working_set, root.memory_limit), (150, 130, Some(1000)));
+    assert_eq!((root.cpu_nanos, root.page_faults, root.rss), (7000, 9, 100));
+    let pods = usage(&cgroups, "/kubepods", 1000).unwrap().unwrap();
+    assert_eq!((pods.working_set, pods.memory_limit), (0, None));
+    assert_eq!(usage(&cgroups, "/none", 1000).unwrap(), None);
+}
+
+// NODE-134, NODE-136: on whatever this machine has.
+#[test]
+fn real_cgroup_is_made_filled_killed_and_removed() {
+    let layout = Layout { machine: "/".into(), ..Scratch::new().layout() };
+    let cgroups = Cgroups::of(&layout);
+    let name = format!("/keelson-test-{}", std::process::id());
+    let small = CgroupSettings { hugetlb: BTreeMap::new(), unified: BTreeMap::new(), ..settings() };
+    if let Err(error) = cgroups.apply(&format!("{name}/inner"), &small, false) {
+        let _ = cgroups.remove(&name);
+        println!("skipped: {error}");
+        return;
+    }
+    let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    for root in cgroups.roots().unwrap() {
+        fs::write(root.join(&name[1..]).join("inner/cgroup.procs"), child.id().to_string()).unwrap();
+    }
+    let used = usage(&cgroups, &format!("{name}/inner"), 0).unwrap().unwrap();
+    let removed = cgroups.remove(&name);
+    let _ = child.kill();
+    child.wait().unwrap();
+    removed.unwrap();
+    cgroups.remove(&name).unwrap();
+    assert_eq!((used.memory_limit, used.pids), (Some(64 << 20), Some(1)));
+    assert_eq!(usage(&cgroups, &name, 0).unwrap(), None);
+}

@@ -1,0 +1,176 @@
+//! What the machine is, as its kernel and its files say.
+//! Upstream: github.com/google/cadvisor/machine, pkg/kubelet/cadvisor, pkg/kubelet/cm/util.
+//! Differs: nothing on purpose.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use kubelet::observation::{FsUsage, MachineInfo};
+
+use super::cgroups::Cgroups;
+use super::error::{Context as _, HostError};
+use super::layout::Layout;
+use super::{addresses, files, mounts};
+
+/// Reads it all (NODE-083, NODE-087). What can be absent on a healthy machine is empty then; what cannot is a failure.
+pub(super) fn info(layout: &Layout) -> Result<MachineInfo, HostError> {
+    let text = |path: &str| fs::read_to_string(layout.system(path)).unwrap_or_default().trim().to_owned();
+    let first = |paths: &[&str]| paths.iter().map(|p| text(p)).find(|t| !t.is_empty()).unwrap_or_default();
+    let (memory, swap) = memory(layout)?;
+    let cgroups = Cgroups::of(layout);
+    let cpu_info = required(layout, "proc/cpuinfo")?;
+    let machine_id = first(&["etc/machine-id", "var/lib/dbus/machine-id"]);
+    let uuid = first(&["sys/class/dmi/id/product_uuid", "proc/device-tree/vm,uuid"]).trim_matches('\0').to_owned();
+    Ok(MachineInfo {
+        cpus: cpus(&cpu_info),
+        memory,
+        swap,
+        hugepages: hugepages(layout)?,
+        root_fs_capacity: root_capacity(layout)?,
+        system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
+        machine_id,
+        boot_id: text("proc/sys/kernel/random/boot_id"),
+        kernel_version: rustix::system::uname().release().to_string_lossy().into_owned(),
+        os_image: os_image(&first(&["etc/os-release", "usr/lib/os-release"])),
+        architecture: architecture(std::env::consts::ARCH).to_owned(),
+        cgroup_v2: cgroups.is_v2(),
+        max_pids: max_pids(&text("proc/sys/kernel/pid_max"), &text("proc/sys/kernel/threads-max")),
+        default_ips: addresses::default_ips(layout),
+        selinux: layout.system("sys/fs/selinux/enforce").exists(),
+        cpu_cfs_quota: cgroups.is_v2() || layout.system("sys/fs/cgroup/cpu/cpu.cfs_quota_us").exists(),
+        swap_on: text("proc/swaps").lines().count() > 1,
+    })
+}
+
+fn required(layout: &Layout, path: &str) -> Result<String, HostError> {
+    let path = layout.system(path);
+    fs::read_to_string(&path).context("read", &path)
+}
+
+/// MemTotal and SwapTotal in bytes.
+pub(super) fn memory(layout: &Layout) -> Result<(u64, u64), HostError> {
+    let table = required(layout, "proc/meminfo")?;
+    let bytes = |name: &str| {
+        let value = table.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+        value.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    let total = bytes("MemTotal").ok_or_else(|| HostError::Unfit("/proc/meminfo has no MemTotal".to_owned()))?;
+    Ok((total, bytes("SwapTotal").unwrap_or(0)))
+}
+
+fn cpus(cpu_info: &str) -> u64 {
+    cpu_info.lines().filter(|l| l.split_once(':').is_some_and(|(key, _)| key.trim() == "processor")).count() as u64
+}
+
+/// Pages by page size in bytes, over all NUMA nodes.
+fn hugepages(layout: &Layout) -> Result<BTreeMap<u64, u64>, HostError> {
+    let directory = layout.system("sys/kernel/mm/hugepages");
+    let mut found = BTreeMap::new();
+    for name in files::names(&directory)? {
+        let size = name.strip_prefix("hugepages-").and_then(|s| s.strip_suffix("kB")?.parse::<u64>().ok());
+        let count = fs::read_to_string(directory.join(&name).join("nr_hugepages"));
+        if let (Some(kib), Some(count)) = (size, count.ok().and_then(|c| c.trim().parse().ok())) {
+            found.insert(kib * 1024, count);
+        }
+    }
+    Ok(found)
+}
+
+/// The filesystem that the root directory lies on, or will lie on.
+fn root_capacity(layout: &Layout) -> Result<u64, HostError> {
+    let root = layout.root()?;
+    let existing = root.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let found = rustix::fs::statvfs(existing).context("statfs", existing)?;
+    Ok(found.f_blocks * found.f_frsize)
+}
+
+fn os_image(os_release: &str) -> String {
+    let name = os_release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="));
+    name.map_or_else(|| "Linux".to_owned(), |n| n.trim_matches(['"', '\'']).to_owned())
+}
+
+/// As Go calls it.
+fn architecture(rust: &str) -> &str {
+    match rust {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" => "ppc64le",
+        other => other,
+    }
+}
+
+/// min(pid_max, threads-max); what cannot be read does not bound.
+fn max_pids(pid_max: &str, threads_max: &str) -> u64 {
+    [pid_max, threads_max].iter().filter_map(|n| n.parse().ok()).min().unwrap_or(0)
+}
+
+/// How full the filesystem of a path is.
+pub(super) fn filesystem(path: &Path) -> Result<FsUsage, HostError> {
+    let found = rustix::fs::statvfs(path).context("statfs", path)?;
+    let bytes = |blocks: u64| blocks * found.f_frsize;
+    let mountpoint = mounts::holding(path)?.map(|m| m.point.display().to_string());
+    Ok(FsUsage {
+        mountpoint: mountpoint.unwrap_or_default(),
+        capacity: bytes(found.f_blocks),
+        available: bytes(found.f_bavail),
+        used: bytes(found.f_blocks.saturating_sub(found.f_bfree)),
+        inodes: found.f_files,
+        inodes_free: found.f_ffree,
+        inodes_used: found.f_files.saturating_sub(found.f_ffree),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Scratch;
+    use super::*;
+
+    // NODE-083, NODE-087
+    #[test]
+    fn machine_is_what_its_files_say() {
+        let scratch = Scratch::new();
+        scratch.put("proc/cpuinfo", "processor\t: 0\nmodel name\t: x\n\nprocessor\t: 1\n");
+        scratch.put("proc/meminfo", "MemTotal:       24684092 kB\nMemFree: 1 kB\nSwapTotal:  1024 kB\n");
+        scratch.put("proc/sys/kernel/random/boot_id", "b-1\n");
+        scratch.put("proc/sys/kernel/pid_max", "4194304\n");
+        scratch.put("proc/sys/kernel/threads-max", "95000\n");
+        scratch.put("proc/swaps", "Filename Type\n/swapfile file\n");
+        scratch.put("etc/machine-id", "m-1\n");
+        scratch.put("sys/class/dmi/id/product_uuid", "UUID-1\n");
+        scratch.put("etc/os-release", "ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n");
+        scratch.put("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "4\n");
+        let found = info(&scratch.layout()).unwrap();
+        assert_eq!((found.cpus, found.memory, found.swap), (2, 24_684_092 << 10, 1 << 20));
+        assert_eq!(found.hugepages, BTreeMap::from([(2 << 20, 4)]));
+        assert_eq!((found.machine_id.as_str(), found.boot_id.as_str(), found.system_uuid.as_str()), ("m-1", "b-1", "UUID-1"));
+        assert_eq!(found.os_image, "Debian GNU/Linux 12 (bookworm)");
+        assert_eq!((found.max_pids, found.swap_on, found.selinux, found.cgroup_v2), (95_000, true, false, false));
+        assert!(found.root_fs_capacity > 0 && !found.kernel_version.is_empty());
+    }
+
+    #[test]
+    fn machine_without_a_uuid_goes_by_its_machine_id() {
+        let scratch = Scratch::new();
+        scratch.put("proc/cpuinfo", "processor: 0\n");
+        scratch.put("proc/meminfo", "MemTotal: 1 kB\n");
+        scratch.put("var/lib/dbus/machine-id", "m-2\n");
+        assert_eq!(info(&scratch.layout()).unwrap().system_uuid, "m-2");
+    }
+
+    #[test]
+    fn machine_without_memory_is_a_failure() {
+        let scratch = Scratch::new();
+        scratch.put("proc/meminfo", "nonsense\n");
+        assert!(info(&scratch.layout()).is_err());
+    }
+
+    #[test]
+    fn fill_of_a_filesystem_adds_up() {
+        let scratch = Scratch::new();
+        let found = filesystem(scratch.path()).unwrap();
+        assert!(found.available <= found.capacity && found.used <= found.capacity && !found.mountpoint.is_empty());
+        assert!(filesystem(&scratch.path().join("none")).unwrap_err().is_not_found());
+    }
+}

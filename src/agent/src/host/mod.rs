@@ -1,0 +1,184 @@
+//! The machine: files, mounts, cgroups and facts of a Linux host, each operation on a thread that may block.
+//! Upstream: pkg/kubelet/cm, pkg/volume, k8s.io/mount-utils, github.com/google/cadvisor.
+//! Differs: operations are values, done whole; paths hang below a root of the caller's choice.
+
+mod addresses;
+mod atomic_writer;
+mod cgroups;
+mod error;
+mod files;
+mod layout;
+mod logs;
+mod machine;
+mod mounts;
+mod node;
+mod notify;
+mod pod_dirs;
+mod subpath;
+#[cfg(test)]
+mod testing;
+mod tree;
+mod volumes;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use kubelet::action::HostCall;
+use kubelet::config::Config;
+use kubelet::event::HostReply;
+use kubelet::failure::{Failure, FailureKind};
+
+use self::cgroups::Cgroups;
+use self::error::HostError;
+use self::layout::Layout;
+use crate::env::{CgroupUsage, Host, LogFile};
+
+/// A Linux machine.
+#[derive(Clone, Debug)]
+pub struct LinuxHost {
+    layout: Arc<Layout>,
+}
+
+impl LinuxHost {
+    /// The machine that this process runs on, with the directories that `config` names. Reads `NOTIFY_SOCKET`.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self::below(Path::new("/"), config)
+    }
+
+    /// A machine whose files lie below `root`. Mounts are looked up in this process's own table.
+    #[must_use]
+    pub fn below(root: &Path, config: &Config) -> Self {
+        Self { layout: Arc::new(Layout::new(root, config)) }
+    }
+
+    fn blocking<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&Layout) -> Result<T, HostError> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, Failure>> {
+        let layout = Arc::clone(&self.layout);
+        let done = spawn(move || operation(&layout));
+        Box::pin(done.map(|done| match done {
+            Ok(outcome) => outcome.map_err(Failure::from),
+            Err(lost) => Err(Failure::new(FailureKind::UnknownOutcome, lost.to_string())),
+        }))
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the real machine's disks block; simulation has another host")]
+fn spawn<T: Send + 'static>(operation: impl FnOnce() -> T + Send + 'static) -> tokio::task::JoinHandle<T> {
+    tokio::task::spawn_blocking(operation)
+}
+
+async fn blocking_io<T: Send + 'static>(operation: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    spawn(operation).await.map_err(io::Error::other)?
+}
+
+impl Host for LinuxHost {
+    fn call(&self, call: HostCall) -> BoxFuture<'_, Result<HostReply, Failure>> {
+        self.blocking(move |layout| operate(layout, &call))
+    }
+
+    fn read_tail(&self, path: String, limit: usize) -> BoxFuture<'_, Result<Option<Vec<u8>>, Failure>> {
+        self.blocking(move |layout| logs::tail(&layout.at(&path)?, limit))
+    }
+
+    fn open_log(&self, path: String) -> BoxFuture<'_, Result<Box<dyn LogFile>, Failure>> {
+        self.blocking(move |layout| Ok(Box::new(logs::Log::open(layout.at(&path)?)?) as Box<dyn LogFile>))
+    }
+
+    fn cgroup_usage(&self, cgroup: String) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
+        self.blocking(move |layout| cgroups::usage(&Cgroups::of(layout), &cgroup, machine::memory(layout)?.0))
+    }
+
+    fn tree_usage(&self, path: String) -> BoxFuture<'_, Result<(u64, u64), Failure>> {
+        self.blocking(move |layout| tree::usage(&layout.at(&path)?))
+    }
+
+    fn notify_ready(&self) {
+        let told = self.layout.notify_socket.as_deref().map_or(Ok(()), notify::ready);
+        if let Err(error) = told {
+            tracing::warn!(%error, "failed to tell the service manager that the agent is ready");
+        }
+    }
+}
+
+fn operate(layout: &Layout, call: &HostCall) -> Result<HostReply, HostError> {
+    match call {
+        HostCall::MachineInfo => machine::info(layout).map(|found| HostReply::Machine(Box::new(found))),
+        HostCall::ListPodCgroups => Cgroups::of(layout).pods(&layout.cgroup_root).map(HostReply::PodCgroups),
+        HostCall::ListPodDirs => pod_dirs::list(layout).map(HostReply::PodDirs),
+        HostCall::ReadFile { path } => files::read(&layout.at(path)?).map(HostReply::Contents),
+        HostCall::HighestLog { directory } => pod_dirs::highest_log(layout, directory).map(HostReply::HighestLog),
+        HostCall::ListVolumes { pod } => volumes::list(layout, pod).map(HostReply::Volumes),
+        HostCall::FsUsage { path } => machine::filesystem(&layout.at(path)?).map(HostReply::Fs),
+        call => change(layout, call).map(|()| HostReply::Done),
+    }
+}
+
+fn change(layout: &Layout, call: &HostCall) -> Result<(), HostError> {
+    match call {
+        HostCall::PrepareNode => node::prepare(layout),
+        HostCall::ApplyCgroup { name, settings } => Cgroups::of(layout).apply(name, settings, false),
+        HostCall::EnsureCgroup { name, settings } => Cgroups::of(layout).apply(name, settings, true),
+        HostCall::RemoveCgroup { name } => Cgroups::of(layout).remove(name),
+        HostCall::MakePodDirs { pod, containers, log_directory } => pod_dirs::make(layout, pod, containers, log_directory),
+        HostCall::RemovePodDir { pod } => pod_dirs::remove(layout, pod),
+        HostCall::WriteFile { path, contents, mode } => files::write_whole(&layout.at(path)?, contents, *mode),
+        HostCall::CreateFile { path, mode } => files::create(&layout.at(path)?, *mode),
+        HostCall::LinkContainerLog { target, link } => pod_dirs::link_log(layout, target, link),
+        HostCall::RemoveContainerLogs { path, link } => pod_dirs::remove_container_logs(layout, path, link),
+        HostCall::RemovePodLogs { path } => pod_dirs::remove_pod_logs(layout, path),
+        HostCall::SetUpVolume { pod, volume, setup } => volumes::set_up(layout, pod, volume, setup),
+        HostCall::TearDownVolume { pod, volume, plugin } => volumes::tear_down(layout, pod, volume, plugin),
+        HostCall::BindSubPath { pod, volume, container, index, volume_path, sub_path, read_only: _ } => {
+            let wanted = subpath::SubPath { pod, volume, container, index: *index, volume_path, sub_path };
+            subpath::bind(layout, &wanted)
+        }
+        HostCall::MachineInfo
+        | HostCall::ListPodCgroups
+        | HostCall::ListPodDirs
+        | HostCall::ReadFile { .. }
+        | HostCall::HighestLog { .. }
+        | HostCall::ListVolumes { .. }
+        | HostCall::FsUsage { .. } => Err(HostError::Invalid(format!("{call:?} changes nothing"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kubelet::ids::PodUid;
+
+    use super::testing::Scratch;
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_written_is_read_and_what_is_missing_is_not_found() {
+        let scratch = Scratch::new();
+        let host = LinuxHost::below(scratch.path(), &Config::new("192.0.2.1"));
+        let write = HostCall::WriteFile { path: "/etc-hosts".into(), contents: b"x".to_vec(), mode: 0o644 };
+        assert!(matches!(host.call(write).await, Ok(HostReply::Done)));
+        let read = |path: &str| host.call(HostCall::ReadFile { path: path.into() });
+        assert!(matches!(read("/etc-hosts").await, Ok(HostReply::Contents(found)) if found == b"x"));
+        assert_eq!(read("/none").await.unwrap_err().kind, FailureKind::NotFound);
+        assert_eq!(read("relative").await.unwrap_err().kind, FailureKind::Invalid);
+        let pods = host.call(HostCall::ListPodDirs).await;
+        assert!(matches!(pods, Ok(HostReply::PodDirs(pods)) if pods.is_empty()));
+        let strange = HostCall::RemovePodDir { pod: PodUid::new("../..") };
+        assert_eq!(host.call(strange).await.unwrap_err().kind, FailureKind::Invalid);
+    }
+
+    /// Shows what this machine is: `cargo test -p agent --lib this_machine -- --nocapture`.
+    #[tokio::test]
+    async fn this_machine_has_processors_and_memory() {
+        let host = LinuxHost::new(&Config::new("192.0.2.1"));
+        let Ok(HostReply::Machine(machine)) = host.call(HostCall::MachineInfo).await else { panic!("no machine") };
+        println!("{machine:?}");
+        assert!(machine.cpus > 0 && machine.memory > 0 && machine.max_pids > 0);
+        let root = host.cgroup_usage("/".into()).await.unwrap();
+        println!("{root:?}");
+    }
+}

@@ -1,0 +1,226 @@
+//! What is mounted where, and the few mounts that an agent makes itself.
+//! Upstream: k8s.io/mount-utils (mount_linux.go), pkg/volume/util/hostutil (MakeRShared).
+//! Differs: system calls instead of mount(8); no mount is ever lazily detached.
+
+use std::ffi::{CString, OsString};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+
+use super::error::{Context as _, HostError, unless_missing};
+
+/// One mount of this process's namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mount {
+    pub(super) point: PathBuf,
+    pub(super) filesystem: String,
+    /// Whether mounts made in it show elsewhere.
+    pub(super) shared: bool,
+    /// The filesystem's own options.
+    pub(super) options: String,
+}
+
+/// Everything that is mounted, in the order of mounting.
+pub(super) fn table() -> Result<Vec<Mount>, HostError> {
+    let path = Path::new("/proc/self/mountinfo");
+    Ok(parse(&fs::read_to_string(path).context("open", path)?))
+}
+
+fn parse(table: &str) -> Vec<Mount> {
+    let mount = |line: &str| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let (mut mount, mut filesystem) = (mount.split(' ').skip(4), filesystem.split(' '));
+        Some(Mount {
+            point: unescape(mount.next()?),
+            shared: mount.skip(1).any(|tag| tag.starts_with("shared:")),
+            filesystem: filesystem.next()?.to_owned(),
+            options: filesystem.nth(1).unwrap_or_default().to_owned(),
+        })
+    };
+    table.lines().filter_map(mount).collect()
+}
+
+/// The kernel writes blanks as `\040`.
+fn unescape(text: &str) -> PathBuf {
+    let (bytes, mut plain, mut at) = (text.as_bytes(), Vec::new(), 0);
+    while at < bytes.len() {
+        let escaped = bytes.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
+        match escaped.and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 8).ok()) {
+            Some(byte) => {
+                plain.push(byte);
+                at += 4;
+            }
+            None => {
+                plain.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(plain))
+}
+
+/// A path as the mount table has it: links above the last component resolved. As it is if there is nothing there.
+fn canonical(path: &Path) -> PathBuf {
+    let parent = path.parent().and_then(|p| fs::canonicalize(p).ok());
+    match (parent, path.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => path.to_owned(),
+    }
+}
+
+/// What is mounted exactly there, the visible one of several.
+pub(super) fn at(path: &Path) -> Result<Option<Mount>, HostError> {
+    let path = canonical(path);
+    Ok(table()?.into_iter().rfind(|m| m.point == path))
+}
+
+/// The points of all mounts there and below.
+pub(super) fn below(path: &Path) -> Result<Vec<PathBuf>, HostError> {
+    let path = canonical(path);
+    Ok(table()?.into_iter().filter(|m| m.point.starts_with(&path)).map(|m| m.point).collect())
+}
+
+/// The mount that a path lies on.
+pub(super) fn holding(path: &Path) -> Result<Option<Mount>, HostError> {
+    let path = fs::canonicalize(path).context("realpath", path)?;
+    let holding = table()?.into_iter().filter(|m| path.starts_with(&m.point));
+    Ok(holding.max_by_key(|m| m.point.components().count()))
+}
+
+/// Mounts of tmpfs on this kernel are kept from swap if it can do that (VTY-002); tried once.
+static NO_SWAP_OPTION: AtomicBool = AtomicBool::new(false);
+
+/// Mounts a tmpfs, its root open to all and sticky, of at most `size` bytes, kept from swap where the kernel can.
+pub(super) fn tmpfs(path: &Path, size: Option<u64>) -> Result<(), HostError> {
+    let size = size.map(|s| format!("size={s}"));
+    let with_size = |first: Option<&str>| first.into_iter().chain(size.as_deref()).collect::<Vec<_>>().join(",");
+    if !NO_SWAP_OPTION.load(Ordering::Relaxed) && !in_user_namespace() {
+        match mount("tmpfs", path, &with_size(Some("noswap"))) {
+            Err(Errno::INVAL) => NO_SWAP_OPTION.store(true, Ordering::Relaxed),
+            outcome => return outcome.context("mount tmpfs on", path),
+        }
+    }
+    mount("tmpfs", path, &with_size(None)).context("mount tmpfs on", path)
+}
+
+fn in_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
+}
+
+/// Mounts huge pages of that size in bytes, at most `size` bytes of them (VTY-003).
+pub(super) fn hugetlbfs(path: &Path, page_size: u64, size: Option<u64>) -> Result<(), HostError> {
+    let size = size.map(|s| format!(",size={s}")).unwrap_or_default();
+    mount("hugetlbfs", path, &format!("pagesize={page_size}{size}")).context("mount hugetlbfs on", path)
+}
+
+fn mount(filesystem: &str, path: &Path, options: &str) -> rustix::io::Result<()> {
+    let source = if filesystem == "hugetlbfs" { "nodev" } else { filesystem };
+    let options = CString::new(options).map_err(|_| Errno::INVAL)?;
+    rustix::mount::mount(source, path, filesystem, MountFlags::empty(), options.as_c_str())
+}
+
+/// Shows an open file or directory at another place, wherever it has been moved meanwhile.
+pub(super) fn bind(open: impl AsFd, at: &Path) -> Result<(), HostError> {
+    let source = format!("/proc/self/fd/{}", open.as_fd().as_raw_fd());
+    rustix::mount::mount_bind(source, at).context("bind mount on", at)
+}
+
+/// Takes away everything that is mounted exactly there. Nothing mounted is no failure.
+pub(super) fn unmount(path: &Path) -> Result<(), HostError> {
+    while at(path)?.is_some() {
+        unless_missing(rustix::mount::unmount(path, UnmountFlags::NOFOLLOW).context("unmount", path))?;
+    }
+    Ok(())
+}
+
+/// Makes mounts below a directory show in containers' namespaces and back (NODE-005).
+pub(super) fn make_shared(path: &Path) -> Result<(), HostError> {
+    match holding(path)? {
+        None => Err(HostError::Unfit(format!("path {:?} is not on any mount", path.display()))),
+        Some(mount) if mount.shared => Ok(()),
+        Some(_) => {
+            rustix::mount::mount_bind(path, path).context("bind mount on", path)?;
+            let shared = MountPropagationFlags::SHARED | MountPropagationFlags::REC;
+            rustix::mount::mount_change(path, shared).context("make rshared", path)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    use super::super::testing::{Scratch, may_mount};
+    use super::*;
+
+    const TABLE: &str = "\
+25 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+90 25 0:40 / /var/lib/my\\040kubelet/v rw,relatime - tmpfs tmpfs rw,size=64k
+";
+
+    #[test]
+    fn mount_table_is_read_with_its_escapes() {
+        let mounts = parse(TABLE);
+        assert_eq!((mounts[0].point.as_path(), mounts[0].shared), (Path::new("/"), true));
+        assert_eq!(mounts[1].point, Path::new("/var/lib/my kubelet/v"));
+        assert_eq!((mounts[1].filesystem.as_str(), mounts[1].options.as_str(), mounts[1].shared), ("tmpfs", "rw,size=64k", false));
+    }
+
+    // VTY-002
+    #[test]
+    fn tmpfs_is_bounded_open_and_goes_away() {
+        if !may_mount() {
+            return;
+        }
+        let scratch = Scratch::new();
+        tmpfs(scratch.path(), Some(1 << 20)).unwrap();
+        tmpfs(scratch.path(), None).unwrap();
+        let mode = fs::metadata(scratch.path()).unwrap().permissions().mode() & 0o7777;
+        let found = at(scratch.path()).unwrap().unwrap();
+        unmount(scratch.path()).unwrap();
+        assert_eq!((mode, found.filesystem.as_str()), (0o1777, "tmpfs"));
+        assert_eq!(at(scratch.path()).unwrap(), None);
+        unmount(scratch.path()).unwrap();
+    }
+
+    // MNT-012
+    #[test]
+    fn what_is_bound_is_what_was_opened() {
+        if !may_mount() {
+            return;
+        }
+        let scratch = Scratch::new();
+        scratch.put("source/file", "x");
+        let (source, target) = (scratch.path().join("source"), scratch.path().join("target"));
+        fs::create_dir(&target).unwrap();
+        let open = fs::File::open(&source).unwrap();
+        fs::rename(&source, scratch.path().join("moved")).unwrap();
+        bind(&open, &target).unwrap();
+        let (bound, inside) = (fs::metadata(&target).unwrap().ino(), below(scratch.path()).unwrap());
+        unmount(&target).unwrap();
+        assert_eq!(bound, open.metadata().unwrap().ino());
+        assert_eq!(inside.len(), 1);
+    }
+
+    // NODE-005
+    #[test]
+    fn root_directory_is_shared_once() {
+        if !may_mount() {
+            return;
+        }
+        let scratch = Scratch::new();
+        make_shared(scratch.path()).unwrap();
+        let mounted = below(scratch.path()).unwrap().len();
+        make_shared(scratch.path()).unwrap();
+        let again = below(scratch.path()).unwrap().len();
+        let shared = holding(scratch.path()).unwrap().unwrap().shared;
+        unmount(scratch.path()).unwrap();
+        assert_eq!((mounted, shared), (again, true));
+    }
+}

@@ -1,0 +1,121 @@
+//! What must be right on a machine before pods can run on it: directories, mount propagation, kernel settings.
+//! Upstream: pkg/kubelet/kubelet.go (setupDataDirs), pkg/kubelet/cm/container_manager_linux.go (setupKernelTunables).
+//! Differs: plugin directories get no SELinux label.
+
+use std::fs;
+
+use super::error::{Context as _, HostError};
+use super::layout::Layout;
+use super::{files, mounts};
+
+/// NODE-145
+const SETTINGS: [(&str, &str); 6] = [
+    ("vm/overcommit_memory", "1"),
+    ("vm/panic_on_oom", "0"),
+    ("kernel/panic", "10"),
+    ("kernel/panic_on_oops", "1"),
+    ("kernel/keys/root_maxkeys", "1000000"),
+    ("kernel/keys/root_maxbytes", "25000000"),
+];
+
+/// Makes everything right (NODE-005, NODE-145, NODE-148).
+pub(super) fn prepare(layout: &Layout) -> Result<(), HostError> {
+    make_directories(layout)?;
+    mounts::make_shared(&layout.root()?)?;
+    set_kernel(layout)?;
+    set_oom_score(layout);
+    Ok(())
+}
+
+/// NODE-005. Existing modes stay.
+fn make_directories(layout: &Layout) -> Result<(), HostError> {
+    let root = layout.root()?;
+    if let Some(parent) = root.parent() {
+        files::make_dirs(parent, 0o755)?;
+    }
+    files::make_dir(&root, 0o750)?;
+    for (name, mode) in
+        [("pods", 0o750), ("plugins", 0o750), ("plugins_registry", 0o750), ("pod-resources", 0o750), ("checkpoints", 0o700)]
+    {
+        files::make_dir(&root.join(name), mode)?;
+    }
+    for (path, mode) in
+        [(layout.pod_logs.as_str(), 0o750), ("/var/lib/kubelet/device-plugins", 0o755), (&layout.container_logs, 0o755)]
+    {
+        let path = layout.at(path)?;
+        if let Some(parent) = path.parent() {
+            files::make_dirs(parent, 0o755)?;
+        }
+        files::make_dir(&path, mode)?;
+    }
+    Ok(())
+}
+
+/// NODE-145: all that differ are named at once.
+fn set_kernel(layout: &Layout) -> Result<(), HostError> {
+    let mut wrong = Vec::new();
+    for (name, wanted) in SETTINGS {
+        let path = layout.system("proc/sys").join(name);
+        let found = fs::read_to_string(&path).context("read", &path)?;
+        if found.trim() == wanted {
+            continue;
+        }
+        if layout.protect_kernel_defaults {
+            wrong.push(format!("invalid kernel flag: {name}, expected value: {wanted}, actual value: {}", found.trim()));
+        } else {
+            tracing::info!(setting = name, from = found.trim(), to = wanted, "changing a kernel setting");
+            fs::write(&path, wanted).context("write", &path)?;
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(HostError::Unfit(format!("[{}]", wrong.join(", ")))) }
+}
+
+/// NODE-148: the agent is to be the last to go. Upstream goes on when this fails.
+fn set_oom_score(layout: &Layout) {
+    let path = layout.system("proc/self/oom_score_adj");
+    if let Err(error) = fs::write(&path, layout.oom_score_adj.to_string()) {
+        tracing::warn!(%error, "failed to set the agent's oom_score_adj");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::testing::Scratch;
+    use super::*;
+
+    // NODE-005
+    #[test]
+    fn node_directories_have_their_modes_and_keep_those_they_had() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout();
+        fs::create_dir_all(scratch.path().join("var/lib/kubelet/pods")).unwrap();
+        files::chmod(&scratch.path().join("var/lib/kubelet/pods"), 0o711).unwrap();
+        make_directories(&layout).unwrap();
+        make_directories(&layout).unwrap();
+        let mode = |path: &str| fs::metadata(scratch.path().join(path)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode("var/lib/kubelet/pods"), 0o711);
+        assert_eq!(mode("var/lib/kubelet/plugins_registry"), 0o750);
+        assert_eq!(mode("var/lib/kubelet/checkpoints"), 0o700);
+        assert_eq!(mode("var/lib/kubelet/device-plugins"), 0o755);
+        assert_eq!(mode("var/log/pods"), 0o750);
+    }
+
+    // NODE-145
+    #[test]
+    fn kernel_is_set_or_only_checked() {
+        let scratch = Scratch::new();
+        for (name, wanted) in SETTINGS {
+            scratch.put(&format!("proc/sys/{name}"), wanted);
+        }
+        scratch.put("proc/sys/vm/overcommit_memory", "0\n");
+        let mut layout = scratch.layout();
+        layout.protect_kernel_defaults = true;
+        let refusal = set_kernel(&layout).unwrap_err().to_string();
+        assert_eq!(refusal, "[invalid kernel flag: vm/overcommit_memory, expected value: 1, actual value: 0]");
+        layout.protect_kernel_defaults = false;
+        set_kernel(&layout).unwrap();
+        assert_eq!(scratch.get("proc/sys/vm/overcommit_memory"), "1");
+    }
+}

@@ -1,0 +1,178 @@
+//! Directories of pods and their logs: made, listed, and removed only when nothing in them is mounted.
+//! Upstream: pkg/kubelet/kubelet_pods.go (makePodDataDirs), kubelet_volumes.go (cleanupOrphanedPodDirs), kuberuntime_gc.go.
+//! Differs: a directory with anything mounted in it is refused as a whole, by the mount table.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use kubelet::ids::PodUid;
+
+use super::error::{Context as _, HostError};
+use super::layout::{Layout, component};
+use super::{files, mounts, tree};
+
+/// POD-102
+pub(super) fn make(layout: &Layout, pod: &PodUid, containers: &[String], logs: &str) -> Result<(), HostError> {
+    let directory = layout.pod(pod)?;
+    files::make_dirs(&directory, 0o750)?;
+    for name in ["volumes", "plugins", "containers"] {
+        files::make_dir(&directory.join(name), 0o750)?;
+    }
+    for container in containers {
+        files::make_dir(&directory.join("containers").join(component(container)?), 0o750)?;
+    }
+    files::make_dirs(&layout.below_pod_logs(logs)?, 0o755)
+}
+
+/// The pods that have a directory.
+pub(super) fn list(layout: &Layout) -> Result<Vec<PodUid>, HostError> {
+    let pods = layout.pods()?;
+    let names = files::names(&pods)?.into_iter();
+    Ok(names.filter(|n| pods.join(n).is_dir()).map(PodUid::new).collect())
+}
+
+/// Removes a pod's directory (VOL-031): volumes only if nothing is left in them, never across a mount.
+pub(super) fn remove(layout: &Layout, pod: &PodUid) -> Result<(), HostError> {
+    let directory = layout.pod(pod)?;
+    let mounted = mounts::below(&directory)?;
+    if !mounted.is_empty() {
+        return Err(HostError::Unfit(format!(
+            "orphaned pod {:?} found, but volume paths are still present on disk: {mounted:?}",
+            pod.as_str()
+        )));
+    }
+    let wrong = |what: &str, error: HostError| {
+        HostError::Unfit(format!("orphaned pod {:?} found, but failed to {what}: {error}", pod.as_str()))
+    };
+    tree::remove(&directory.join("volume-subpaths")).map_err(|e| wrong("remove volume subpaths", e))?;
+    tree::remove_dirs(&directory.join("volumes")).map_err(|e| wrong("rmdir() volumes", e))?;
+    tree::remove(&directory).map_err(|e| wrong("remove its directory", e))
+}
+
+/// LOG-005: links a container's log if it exists.
+pub(super) fn link_log(layout: &Layout, target: &str, link: &str) -> Result<(), HostError> {
+    let (log, path) = (layout.at(target)?, layout.at(link)?);
+    if !log.exists() || fs::read_link(&path).is_ok_and(|found| found == Path::new(target)) {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        files::make_dirs(parent, 0o755)?;
+    }
+    files::remove(&path)?;
+    symlink(target, &path).context("symlink", &path)
+}
+
+/// POD-343: a container's log, its rotated ones, and its link.
+pub(super) fn remove_container_logs(layout: &Layout, log: &str, link: &str) -> Result<(), HostError> {
+    let path = layout.below_pod_logs(log)?;
+    if let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) {
+        let rotated = |found: &str| found.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        for found in files::names(directory)?.iter().filter(|found| rotated(found)) {
+            files::remove(&directory.join(found))?;
+        }
+    }
+    if link.is_empty() { Ok(()) } else { files::remove(&layout.at(link)?) }
+}
+
+/// A pod's log directory.
+pub(super) fn remove_pod_logs(layout: &Layout, path: &str) -> Result<(), HostError> {
+    tree::remove(&layout.below_pod_logs(path)?)
+}
+
+/// LOG-004: the highest restart count among a container's log files.
+pub(super) fn highest_log(layout: &Layout, directory: &str) -> Result<Option<u32>, HostError> {
+    let count = |name: &String| {
+        let (count, rest) = name.split_once('.')?;
+        let is_log = rest == "log" || rest.starts_with("log.");
+        count.parse().ok().filter(|_| is_log && count.bytes().all(|b| b.is_ascii_digit()))
+    };
+    Ok(files::names(&layout.at(directory)?)?.iter().filter_map(count).max())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::testing::{Scratch, may_mount};
+    use super::*;
+
+    const LOGS: &str = "/var/log/pods/default_web_u1";
+
+    fn made(scratch: &Scratch) -> (Layout, PodUid) {
+        let (layout, pod) = (scratch.layout(), PodUid::new("u1"));
+        make(&layout, &pod, &["main".to_owned()], LOGS).unwrap();
+        (layout, pod)
+    }
+
+    // POD-102
+    #[test]
+    fn pod_has_its_directories_with_their_modes() {
+        let scratch = Scratch::new();
+        let (layout, pod) = made(&scratch);
+        let mode = |path: &str| fs::metadata(scratch.path().join(path)).unwrap().permissions().mode() & 0o7777;
+        for path in ["", "/volumes", "/plugins", "/containers", "/containers/main"] {
+            assert_eq!(mode(&format!("var/lib/kubelet/pods/u1{path}")), 0o750, "{path}");
+        }
+        assert_eq!(mode(&LOGS[1..]), 0o755);
+        assert_eq!(list(&layout).unwrap(), [pod]);
+    }
+
+    // VOL-031
+    #[test]
+    fn pod_directory_goes_unless_a_volume_has_something_in_it() {
+        let scratch = Scratch::new();
+        let (layout, pod) = made(&scratch);
+        let data = "var/lib/kubelet/pods/u1/volumes/kubernetes.io~empty-dir/data";
+        scratch.put(&format!("{data}/file"), "x");
+        scratch.put("var/lib/kubelet/pods/u1/etc-hosts", "x");
+        assert!(remove(&layout, &pod).is_err());
+        assert_eq!(scratch.get(&format!("{data}/file")), "x");
+        fs::remove_file(scratch.path().join(data).join("file")).unwrap();
+        remove(&layout, &pod).unwrap();
+        remove(&layout, &pod).unwrap();
+        assert!(list(&layout).unwrap().is_empty());
+    }
+
+    // VOL-031
+    #[test]
+    fn pod_directory_with_a_mount_in_it_stays() {
+        if !may_mount() {
+            return;
+        }
+        let scratch = Scratch::new();
+        let (layout, pod) = made(&scratch);
+        let mount = layout.pod(&pod).unwrap().join("plugins");
+        mounts::tmpfs(&mount, None).unwrap();
+        let outcome = remove(&layout, &pod);
+        mounts::unmount(&mount).unwrap();
+        assert!(outcome.unwrap_err().to_string().contains("volume paths are still present on disk"));
+    }
+
+    // LOG-005, POD-343
+    #[test]
+    fn log_is_linked_if_it_exists_and_goes_with_its_rotations() {
+        let scratch = Scratch::new();
+        let (layout, _) = made(&scratch);
+        let (log, link) = (format!("{LOGS}/main/0.log"), "/var/log/containers/web_default_main-c1.log");
+        link_log(&layout, &log, link).unwrap();
+        assert!(fs::symlink_metadata(scratch.path().join(&link[1..])).is_err());
+        for name in ["0.log", "0.log.20260101-000000", "0.log.20260101-000001.gz", "1.log"] {
+            scratch.put(&format!("{}/main/{name}", &LOGS[1..]), "x");
+        }
+        for _ in 0..2 {
+            link_log(&layout, &log, link).unwrap();
+        }
+        assert_eq!(fs::read_link(scratch.path().join(&link[1..])).unwrap(), Path::new(&log));
+        // LOG-004
+        assert_eq!(highest_log(&layout, &format!("{LOGS}/main")).unwrap(), Some(1));
+        assert_eq!(highest_log(&layout, &format!("{LOGS}/none")).unwrap(), None);
+        for _ in 0..2 {
+            remove_container_logs(&layout, &log, link).unwrap();
+        }
+        assert_eq!(files::names(&scratch.path().join(&LOGS[1..]).join("main")).unwrap(), ["1.log"]);
+        assert!(fs::symlink_metadata(scratch.path().join(&link[1..])).is_err());
+        remove_pod_logs(&layout, LOGS).unwrap();
+        assert!(!scratch.path().join(&LOGS[1..]).exists());
+    }
+}

@@ -1,0 +1,235 @@
+//! Whole directory trees, some of them written by containers: removed, counted and given to a group without leaving them.
+//! Upstream: pkg/volume/volume_linux.go (SetVolumeOwnership), pkg/volume/util/fs, pkg/util/removeall.
+//! Differs: every step is held to the tree by the kernel (openat2, hence Linux 5.6), not by comparing device numbers.
+
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::error::{Context as _, HostError};
+use super::files;
+
+/// How many directories are held open at once; what lies deeper is first moved up.
+const DEEPEST: usize = 48;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Opens a directory below another, through no link and across no mount, bind mounts included.
+fn open_below(base: BorrowedFd<'_>, path: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+    let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    rustix::fs::openat2(base, path, DIRECTORY, Mode::empty(), inside)
+}
+
+fn names(directory: BorrowedFd<'_>) -> rustix::io::Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Removes a tree. A mount inside makes it fail, with what lies beyond the mount untouched. No tree is no failure.
+pub(super) fn remove(path: &Path) -> Result<(), HostError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(HostError::Invalid(format!("{} cannot be removed", path.display())));
+    };
+    let parent = match rustix::fs::open(parent, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        opened => opened.context("open", parent)?,
+    };
+    let name = CString::new(name.as_bytes()).map_err(|_| HostError::Invalid("NUL in a path".to_owned()))?;
+    remove_entry(parent.as_fd(), &name, None, 0).context("remove", path)
+}
+
+/// Removes one entry of a directory. `top` is the tree's outermost directory, to which what lies too deep is moved.
+fn remove_entry(parent: BorrowedFd<'_>, name: &CStr, top: Option<BorrowedFd<'_>>, depth: usize) -> rustix::io::Result<()> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(error) => return Err(error),
+    }
+    if let (Some(top), true) = (top, depth >= DEEPEST) {
+        let moved = format!(".removed-{}-{}", std::process::id(), files::unique());
+        return rustix::fs::renameat(parent, name, top, moved.as_str());
+    }
+    let directory = match open_below(parent, name) {
+        Err(Errno::NOENT) => return Ok(()),
+        opened => opened?,
+    };
+    let top = top.unwrap_or(directory.as_fd());
+    // Once more for the outermost: by then what lay too deep has moved into it.
+    loop {
+        let inside = names(directory.as_fd())?;
+        for entry in &inside {
+            remove_entry(directory.as_fd(), entry, Some(top), depth + 1)?;
+        }
+        if depth > 0 || inside.is_empty() {
+            break;
+        }
+    }
+    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Removes a tree of directories; anything else in it makes it fail before that is touched (VOL-031).
+pub(super) fn remove_dirs(path: &Path) -> Result<(), HostError> {
+    for name in files::names(path)? {
+        let inside = path.join(name);
+        if !std::fs::symlink_metadata(&inside).context("lstat", &inside)?.is_dir() {
+            return Err(HostError::Unfit(format!("{} is not a directory", inside.display())));
+        }
+        remove_dirs(&inside)?;
+    }
+    files::remove_dir(path)
+}
+
+/// Gives a tree to a group, as upstream does for `fsGroup`: group owner, group rights, setgid on directories. Links change
+/// their owner and nothing else. For trees that no container has written to.
+pub(super) fn give_to_group(path: &Path, group: u32, read_only: bool) -> Result<(), HostError> {
+    let entry = rustix::fs::lstat(path).context("lstat", path)?;
+    let owner = Some(Gid::from_raw(group));
+    rustix::fs::chownat(rustix::fs::CWD, path, None, owner, AtFlags::SYMLINK_NOFOLLOW).context("lchown", path)?;
+    let kind = FileType::from_raw_mode(entry.st_mode);
+    if kind == FileType::Symlink {
+        return Ok(());
+    }
+    let rights = if read_only { 0o440 } else { 0o660 };
+    let more = if kind == FileType::Directory { rights | 0o2110 } else { rights };
+    files::chmod(path, entry.st_mode & 0o7777 | more)?;
+    if kind == FileType::Directory {
+        for name in files::names(path)? {
+            give_to_group(&path.join(name), group, read_only)?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes on disk and inodes of a tree, itself included, across no mount; a file with several names counts once. What goes
+/// away meanwhile, or lies deeper than a path can say, does not count.
+pub(super) fn usage(path: &Path) -> Result<(u64, u64), HostError> {
+    let base = rustix::fs::open(path, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty()).context("open", path)?;
+    let (mut bytes, mut inodes, mut linked) = (0, 0, BTreeSet::new());
+    let mut waiting = vec![PathBuf::from(".")];
+    while let Some(relative) = waiting.pop() {
+        let Ok(directory) = open_below(base.as_fd(), relative.as_path()) else { continue };
+        let own = rustix::fs::fstat(&directory).context("fstat", path)?;
+        bytes += blocks(own.st_blocks);
+        inodes += 1;
+        for name in names(directory.as_fd()).context("readdir", path)? {
+            let Ok(entry) = rustix::fs::statat(&directory, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            if FileType::from_raw_mode(entry.st_mode) == FileType::Directory {
+                waiting.push(relative.join(OsStr::from_bytes(name.to_bytes())));
+            } else if entry.st_nlink < 2 || linked.insert(entry.st_ino) {
+                bytes += blocks(entry.st_blocks);
+                inodes += 1;
+            }
+        }
+    }
+    Ok((bytes, inodes))
+}
+
+fn blocks(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or(0) * 512
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+
+    use super::super::testing::{Scratch, may_mount};
+    use super::*;
+
+    #[test]
+    fn removing_a_tree_does_not_follow_its_links() {
+        let scratch = Scratch::new();
+        scratch.put("precious/file", "x");
+        scratch.put("tree/a/b", "y");
+        symlink(scratch.path().join("precious"), scratch.path().join("tree/a/link")).unwrap();
+        remove(&scratch.path().join("tree")).unwrap();
+        remove(&scratch.path().join("tree")).unwrap();
+        remove(&scratch.path().join("no/such/tree")).unwrap();
+        assert_eq!(files::names(scratch.path()).unwrap(), ["precious"]);
+        assert_eq!(scratch.get("precious/file"), "x");
+    }
+
+    #[test]
+    fn tree_deeper_than_descriptors_and_paths_is_removed() {
+        let scratch = Scratch::new();
+        let mut inside = rustix::fs::open(scratch.path(), DIRECTORY, Mode::empty()).unwrap();
+        for _ in 0..2500 {
+            rustix::fs::mkdirat(&inside, "dd", Mode::RWXU).unwrap();
+            inside = rustix::fs::openat(&inside, "dd", DIRECTORY, Mode::empty()).unwrap();
+        }
+        remove(&scratch.path().join("dd")).unwrap();
+        assert!(files::names(scratch.path()).unwrap().is_empty());
+    }
+
+    // VOL-031
+    #[test]
+    fn bind_mount_in_a_tree_is_not_removed_through() {
+        if !may_mount() {
+            return;
+        }
+        let scratch = Scratch::new();
+        scratch.put("precious/file", "x");
+        let inside = scratch.path().join("tree/mounted");
+        fs::create_dir_all(&inside).unwrap();
+        rustix::mount::mount_bind(scratch.path().join("precious"), &inside).unwrap();
+        let outcome = remove(&scratch.path().join("tree"));
+        rustix::mount::unmount(&inside, rustix::mount::UnmountFlags::empty()).unwrap();
+        assert!(outcome.is_err());
+        assert_eq!(scratch.get("precious/file"), "x");
+    }
+
+    // VOL-031
+    #[test]
+    fn file_in_a_tree_of_directories_stops_its_removal() {
+        let scratch = Scratch::new();
+        scratch.put("volumes/kubernetes.io~empty-dir/data/file", "x");
+        assert!(remove_dirs(&scratch.path().join("volumes")).is_err());
+        assert_eq!(scratch.get("volumes/kubernetes.io~empty-dir/data/file"), "x");
+        fs::remove_file(scratch.path().join("volumes/kubernetes.io~empty-dir/data/file")).unwrap();
+        remove_dirs(&scratch.path().join("volumes")).unwrap();
+        assert!(files::names(scratch.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn group_gets_its_rights_and_directories_pass_them_on() {
+        let scratch = Scratch::new();
+        scratch.put("tree/file", "x");
+        let (tree, file) = (scratch.path().join("tree"), scratch.path().join("tree/file"));
+        files::chmod(&tree, 0o755).unwrap();
+        files::chmod(&file, 0o600).unwrap();
+        // Its own group, so that no right is needed.
+        let group = fs::metadata(&tree).unwrap().gid();
+        give_to_group(&tree, group, true).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o640);
+        assert_eq!(fs::metadata(&tree).unwrap().mode() & 0o7777, 0o2755);
+        give_to_group(&tree, group, false).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o660);
+        assert_eq!(fs::metadata(&tree).unwrap().mode() & 0o7777, 0o2775);
+    }
+
+    #[test]
+    fn file_with_two_names_counts_once() {
+        let scratch = Scratch::new();
+        scratch.put("tree/a", "x");
+        let before = usage(&scratch.path().join("tree")).unwrap();
+        assert_eq!(before.1, 2);
+        fs::hard_link(scratch.path().join("tree/a"), scratch.path().join("tree/b")).unwrap();
+        assert_eq!(usage(&scratch.path().join("tree")).unwrap().1, 2);
+        scratch.put("tree/sub/c", "y");
+        assert_eq!(usage(&scratch.path().join("tree")).unwrap().1, 4);
+    }
+}
