@@ -5,6 +5,7 @@
 pub mod api;
 pub mod config;
 pub mod cri;
+pub mod daemon;
 pub mod env;
 pub mod event_loop;
 pub mod executor;
