@@ -15,6 +15,8 @@ mod reply;
 mod routes;
 pub mod stats;
 mod streaming;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

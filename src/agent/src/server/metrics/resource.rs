@@ -171,3 +171,107 @@ fn of_pods(summary: &Summary) -> Vec<Family<'_>> {
         ),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::server::stats::summary::{ContainerStats, NodeStats, PodReference, PodStats, Time};
+
+    fn at(milliseconds: i64) -> Time {
+        Time(Timestamp::from_millisecond(milliseconds).unwrap())
+    }
+
+    fn cpu(time: Time, used: u64) -> Option<CpuStats> {
+        Some(CpuStats { time, usage_nano_cores: None, usage_core_nano_seconds: Some(used) })
+    }
+
+    fn memory(time: Time, working_set: u64) -> Option<MemoryStats> {
+        Some(MemoryStats {
+            time,
+            available_bytes: None,
+            usage_bytes: None,
+            working_set_bytes: Some(working_set),
+            rss_bytes: None,
+            page_faults: None,
+            major_page_faults: None,
+        })
+    }
+
+    fn swap(time: Time, available: Option<u64>) -> Option<SwapStats> {
+        Some(SwapStats { time, swap_available_bytes: available, swap_usage_bytes: Some(0) })
+    }
+
+    fn container(name: &str) -> ContainerStats {
+        let time = at(1_795_422_706_080);
+        ContainerStats {
+            name: name.to_owned(),
+            start_time: Time(Timestamp::from_nanosecond(1_795_422_623_580_525_100).unwrap()),
+            cpu: cpu(time, 316_992_308),
+            memory: memory(time, 675_840),
+            rootfs: None,
+            logs: None,
+            swap: swap(at(1_795_422_706_082), Some(0)),
+        }
+    }
+
+    fn summary() -> Summary {
+        let (node, pod) = (at(1_795_422_705_387), at(1_795_422_696_747));
+        Summary {
+            node: NodeStats {
+                node_name: "n1".to_owned(),
+                system_containers: Vec::new(),
+                start_time: node,
+                cpu: cpu(node, 4_469_493_962_597),
+                memory: memory(node, 1_285_509_120),
+                network: None,
+                fs: None,
+                runtime: None,
+                rlimit: None,
+                swap: swap(node, None),
+            },
+            pods: vec![PodStats {
+                pod_ref: PodReference { name: "gold-running".to_owned(), namespace: "default".to_owned(), uid: String::new() },
+                start_time: pod,
+                containers: vec![container("main")],
+                cpu: cpu(pod, 308_776_626),
+                memory: memory(pod, 3_076_096),
+                network: None,
+                volume: Vec::new(),
+                ephemeral_storage: None,
+                process_stats: None,
+                swap: swap(pod, None),
+            }],
+        }
+    }
+
+    #[test]
+    fn the_text_is_what_a_kubelet_sent_to_the_last_byte() {
+        // API-141
+        assert_eq!(encode(Some(&summary())), include_str!("../../../testdata/server/metrics-resource.txt"));
+    }
+
+    #[test]
+    fn a_failed_collection_tells_only_that() {
+        // API-141
+        let text = "# HELP resource_scrape_error [STABLE] 1 if there was an error while getting container metrics, 0 otherwise\n\
+                    # TYPE resource_scrape_error gauge\nresource_scrape_error 1\n";
+        assert_eq!(encode(None), text);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_left_out() {
+        // API-142, INV-10
+        let mut summary = summary();
+        let mut unmeasured = container("a");
+        (unmeasured.cpu, unmeasured.memory, unmeasured.swap) = (None, None, None);
+        unmeasured.start_time = Time(Timestamp::UNIX_EPOCH);
+        summary.pods[0].containers.insert(0, unmeasured);
+        summary.pods[0].containers.push(container("b"));
+        let text = encode(Some(&summary));
+        assert!(!text.contains("container=\"a\""));
+        let first = text.lines().find(|line| line.starts_with("container_cpu")).unwrap();
+        assert!(first.contains("container=\"b\""), "series come in the order of their labels");
+    }
+}

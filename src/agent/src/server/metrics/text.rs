@@ -81,7 +81,7 @@ fn number(value: f64) -> String {
     let Some((mantissa, exponent)) = scientific.split_once('e') else { return scientific };
     let exponent: i32 = exponent.parse().unwrap_or_default();
     // The shortest form counts as one of six digits, however many it has.
-    if exponent < -4 || exponent >= 6 {
+    if !(-4..6).contains(&exponent) {
         let sign = if exponent < 0 { '-' } else { '+' };
         return format!("{mantissa}e{sign}{:02}", exponent.abs());
     }
@@ -101,7 +101,7 @@ mod tests {
             (675_840.0, "675840"),
             (1_285_509_120.0, "1.28550912e+09"),
             (1_795_422_623.580_525_2, "1.7954226235805252e+09"),
-            (4469.493_962_597, "4469.493962597"),
+            (4_469.493_962_597, "4469.493962597"),
             (1e21, "1e+21"),
             (0.0001, "0.0001"),
             (0.000_01, "1e-05"),

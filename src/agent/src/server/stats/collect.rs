@@ -31,8 +31,8 @@ use crate::server::NodeView;
 const SAMPLE: Duration = Duration::from_secs(10);
 /// How long one source may take before the whole answer fails.
 const SOURCE: Duration = Duration::from_secs(30);
-/// How long the disk may be searched for one container's logs.
-const LOGS: Duration = Duration::from_secs(10);
+/// How long the disk may be searched for one container's logs, or one pod's hosts file.
+const TREE: Duration = Duration::from_secs(10);
 
 /// What the collector is set to.
 #[derive(Clone, Debug)]
@@ -147,7 +147,8 @@ impl Collector {
                 let measured = self.volumes.of(&uid);
                 pod.volume = measured.iter().map(|one| one.stats.clone()).collect();
                 let ephemeral = measured.iter().filter(|one| one.ephemeral).map(|one| &one.stats.fs);
-                pod.ephemeral_storage = Some(ephemeral_storage(&filesystems.root, pod, ephemeral, self.now()));
+                let hosts = self.tree(format!("{}/pods/{uid}/etc-hosts", self.settings.root_dir), &filesystems.root).await;
+                pod.ephemeral_storage = Some(ephemeral_storage(&filesystems.root, pod, ephemeral.chain(&hosts), self.now()));
             }
         }
         Ok(Summary { node, pods })
@@ -285,7 +286,7 @@ impl Collector {
             if let Some(filesystems) = filesystems {
                 one.rootfs = usage.writable_layer.as_ref().map(|layer| of_writable_layer(layer, &filesystems.images));
                 let logs = format!("{}/{}_{}_{uid}/{name}", self.settings.pod_logs_dir, pod_ref.namespace, pod_ref.name);
-                one.logs = self.logs(logs, &filesystems.root).await;
+                one.logs = self.tree(logs, &filesystems.root).await;
             }
             stats.push(one);
         }
@@ -337,8 +338,9 @@ impl Collector {
         ContainerStats { name: name.to_owned(), start_time, cpu, memory, rootfs: None, logs: None, swap }
     }
 
-    async fn logs(&self, directory: String, root: &FsStats) -> Option<FsStats> {
-        let (bytes, inodes) = tokio::time::timeout(LOGS, self.env.host.tree_usage(directory)).await.ok()?.ok()?;
+    /// What lies below a path of the root filesystem; `None` if there is nothing, or if it takes too long.
+    async fn tree(&self, path: String, root: &FsStats) -> Option<FsStats> {
+        let (bytes, inodes) = tokio::time::timeout(TREE, self.env.host.tree_usage(path)).await.ok()?.ok()?;
         Some(FsStats { time: self.now(), used_bytes: Some(bytes), inodes_used: Some(inodes), ..root.clone() })
     }
 

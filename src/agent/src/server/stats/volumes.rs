@@ -89,6 +89,6 @@ fn claim(pod: &Pod, volume: &Volume) -> Option<PvcReference> {
 
 /// Whether a volume lies on the node's disk and goes with the pod.
 fn is_ephemeral(volume: &Volume) -> bool {
-    let on_disk = volume.empty_dir.as_ref().is_some_and(|empty| !empty.medium.as_deref().is_some_and(|medium| medium != ""));
+    let on_disk = volume.empty_dir.as_ref().is_some_and(|empty| empty.medium.as_deref().is_none_or(str::is_empty));
     on_disk || volume.config_map.is_some() || volume.git_repo.is_some()
 }

@@ -1,0 +1,343 @@
+//! Who gets in.
+
+use kubelet::failure::FailureKind;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
+};
+use rustls::crypto::ring;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+
+use super::*;
+
+/// Requests to a path with each of the ways to have no credentials that count.
+async fn without_credentials(world: &World, method: &str, path: &str) -> Vec<Answer> {
+    let plain = || Request::builder().method(method).uri(path).header("Host", "n1");
+    let mut answers = Vec::new();
+    for request in [plain(), plain().header("Authorization", "Bearer nobodys"), plain().header("Authorization", "Basic YTpi")] {
+        answers.push(world.request(MAIN, request.body(Body::empty()).unwrap()).await);
+    }
+    answers
+}
+
+fn filled(path: &str) -> String {
+    ["namespace", "pod", "uid", "container", "*rest"]
+        .iter()
+        .fold(path.to_owned(), |path, name| path.replace(&format!("{{{name}}}"), "x"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_route_answers_anything_but_401_without_credentials() {
+    // INV-01, API-027: every route there is, taken from the router's own table.
+    for debugging in [true, false] {
+        let mut settings = settings();
+        settings.listeners.debugging_handlers = debugging;
+        let world = World::with(settings).start().await;
+        let paths = Gate::paths(&world.shared, Listener::Main);
+        assert!(paths.len() > 15);
+        for path in paths {
+            for method in ["GET", "POST", "HEAD", "PUT", "BREW"] {
+                for answer in without_credentials(&world, method, &filled(&path)).await {
+                    assert_eq!(answer.status, 401, "{method} {path}");
+                    assert!(method == "HEAD" || answer.body == "Unauthorized");
+                    assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
+                    assert!(!answer.headers.contains_key("www-authenticate"));
+                }
+            }
+        }
+        assert!(world.api.access_reviews.lock().unwrap().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_without_rights_gets_403_on_every_route() {
+    // API-045, INV-01
+    let world = World::new().start().await;
+    world.api.tokens.lock().unwrap().insert("t".to_owned(), UserInfo { name: "eve".to_owned(), ..UserInfo::default() });
+    for path in Gate::paths(&world.shared, Listener::Main) {
+        let answer = world.ask("GET", &filled(&path), "t").await;
+        assert_eq!(answer.status, 403, "{path}");
+        assert!(answer.body.starts_with("Forbidden (user=eve, verb=get, resource=nodes, subresource(s)=["), "{}", answer.body);
+    }
+    assert_eq!(
+        world.ask("GET", "/pods", "t").await.body,
+        "Forbidden (user=eve, verb=get, resource=nodes, subresource(s)=[pods proxy])\n"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_path_and_method_has_its_verb_and_subresources() {
+    // API-041, API-042, API-043
+    let world = World::new().start().await;
+    world.api.tokens.lock().unwrap().insert("t".to_owned(), UserInfo { name: "u".to_owned(), ..UserInfo::default() });
+    let cases = [
+        ("GET", "/pods", "u get pods,u get proxy"),
+        ("POST", "/pods/", "u create pods,u create proxy"),
+        ("GET", "/runningpods/", "u get pods,u get proxy"),
+        ("PUT", "/healthz/ping", "u update healthz,u update proxy"),
+        ("GET", "/configz", "u get configz,u get proxy"),
+        ("GET", "/stats/summary", "u get stats"),
+        ("DELETE", "/metrics/resource", "u delete metrics"),
+        ("PATCH", "/metrics", "u patch metrics"),
+        ("GET", "/logs/syslog", "u get log"),
+        ("GET", "/exec/a/b/c", "u get proxy"),
+        ("POST", "/attach/a/b/c", "u create proxy"),
+        ("HEAD", "/containerLogs/a/b/c", "u  proxy"),
+        ("OPTIONS", "/portForward/a/b", "u  proxy"),
+        ("POST", "/run/a/b/c", "u create proxy"),
+    ];
+    for (method, path, expected) in cases {
+        tokio::time::advance(Duration::from_secs(31)).await;
+        world.api.access_reviews.lock().unwrap().clear();
+        assert_eq!(world.ask(method, path, "t").await.status, 403, "{method} {path}");
+        assert_eq!(world.api.access_reviews.lock().unwrap().join(","), expected, "{method} {path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_fine_grained_right_is_enough_and_so_is_proxy() {
+    // API-043
+    let world = World::new().start().await;
+    for (token, right) in [("fine", "pods"), ("coarse", "proxy"), ("other", "stats")] {
+        world.api.tokens.lock().unwrap().insert(token.to_owned(), UserInfo { name: token.to_owned(), ..UserInfo::default() });
+        world.api.allowed.lock().unwrap().insert(format!("{token} get {right}"));
+    }
+    assert_eq!(world.ask("GET", "/pods", "fine").await.status, 200);
+    assert_eq!(world.ask("GET", "/pods", "coarse").await.status, 200);
+    assert_eq!(world.ask("GET", "/pods", "other").await.status, 403);
+    // Reading pods is no right to run things in them.
+    assert_eq!(world.ask("POST", "/run/a/b/c", "fine").await.status, 403);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_of_the_api_server_are_kept_for_as_long_as_set() {
+    // API-024, API-046, INV-04
+    let world = World::new().start().await;
+    for _ in 0..3 {
+        assert_eq!(world.get("/pods").await.status, 200);
+    }
+    assert_eq!(*world.api.token_reviews.lock().unwrap(), 1);
+    assert_eq!(world.api.access_reviews.lock().unwrap().len(), 1);
+    world.api.allowed.lock().unwrap().clear();
+    tokio::time::advance(Duration::from_secs(299)).await;
+    assert_eq!(world.get("/pods").await.status, 200);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(world.get("/pods").await.status, 403);
+    world.api.allowed.lock().unwrap().insert("admin get pods".to_owned());
+    assert_eq!(world.get("/pods").await.status, 403);
+    tokio::time::advance(Duration::from_secs(30)).await;
+    assert_eq!(world.get("/pods").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_becomes_known_works_within_ten_seconds() {
+    // API-024
+    let world = World::new().start().await;
+    assert_eq!(world.ask("GET", "/pods", "new").await.status, 401);
+    world.api.tokens.lock().unwrap().insert("new".to_owned(), UserInfo { name: "admin".to_owned(), ..UserInfo::default() });
+    assert_eq!(world.ask("GET", "/pods", "new").await.status, 401);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    assert_eq!(world.ask("GET", "/pods", "new").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_is_down_lets_nobody_in() {
+    // INV-04, API-023, API-044
+    let world = World::new().start().await;
+    *world.api.down.lock().unwrap() = Some(FailureKind::Unavailable);
+    assert_eq!(world.get("/pods").await.status, 401);
+    assert_eq!(*world.api.token_reviews.lock().unwrap(), 5);
+    *world.api.down.lock().unwrap() = None;
+    assert_eq!(world.get("/metrics").await.status, 200);
+    // Who it is, is known by now; whether they may, is not.
+    *world.api.down.lock().unwrap() = Some(FailureKind::Forbidden);
+    let answer = world.get("/pods").await;
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (500, "Authorization error (user=admin, verb=get, resource=nodes, subresource=pods)")
+    );
+    *world.api.down.lock().unwrap() = None;
+    assert_eq!(world.get("/pods").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn anonymous_is_a_user_only_if_allowed_and_only_without_a_bad_credential() {
+    // API-022, API-026, INV-05
+    let mut settings = settings();
+    settings.auth.anonymous = true;
+    let world = World::with(settings).start().await;
+    let [none, bad, _]: [Answer; 3] = without_credentials(&world, "GET", "/pods").await.try_into().unwrap();
+    assert_eq!(none.body, "Forbidden (user=system:anonymous, verb=get, resource=nodes, subresource(s)=[pods proxy])\n");
+    assert_eq!(bad.status, 401);
+    world.api.allowed.lock().unwrap().insert("system:anonymous get healthz".to_owned());
+    let answers = without_credentials(&world, "GET", "/healthz").await;
+    assert_eq!((answers[0].status, answers[0].body.as_str()), (200, "ok"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn always_allow_still_wants_to_know_who_it_is() {
+    // API-040
+    let mut settings = settings();
+    settings.auth.authorization = Authorization::AlwaysAllow;
+    let world = World::with(settings).start().await;
+    world.api.allowed.lock().unwrap().clear();
+    assert_eq!(world.get("/pods").await.status, 200);
+    assert_eq!(world.ask("GET", "/pods", "nobodys").await.status, 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_websocket_client_may_send_its_token_as_a_subprotocol() {
+    // API-025
+    let world = World::new().start().await;
+    let ask = async |protocols: &str| {
+        let request = Request::builder().uri("/pods").header("Host", "n1").header("Sec-WebSocket-Protocol", protocols);
+        world.request(MAIN, request.body(Body::empty()).unwrap()).await.status
+    };
+    // base64url of admin-token
+    let token = "base64url.bearer.authorization.k8s.io.YWRtaW4tdG9rZW4";
+    assert_eq!(ask(&format!("{token}, v4.channel.k8s.io")).await, 200);
+    assert_eq!(ask(token).await, 401);
+    assert_eq!(ask(&format!("{token}, {token}, v4.channel.k8s.io")).await, 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_streaming_get_needs_create_if_set_so() {
+    // INV-02
+    for (strict, expected) in [(false, 404), (true, 403)] {
+        let mut settings = settings();
+        settings.strict_streaming = strict;
+        let world = World::with(settings).start().await;
+        world.api.tokens.lock().unwrap().insert("t".to_owned(), UserInfo { name: "reader".to_owned(), ..UserInfo::default() });
+        world.api.allowed.lock().unwrap().insert("reader get proxy".to_owned());
+        let request = Request::builder().uri("/exec/a/b/c?output=1").header("Host", "n1").header("Authorization", "Bearer t");
+        let request = request.header("Connection", "Upgrade").header("Upgrade", "websocket").body(Body::empty()).unwrap();
+        assert_eq!(world.request(MAIN, request).await.status, expected);
+    }
+}
+
+type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+fn authority(name: &str) -> Issuer {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(2036, 1, 1));
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+struct Leaf {
+    usage: ExtendedKeyUsagePurpose,
+    last_year: i32,
+}
+
+const CLIENT: Leaf = Leaf { usage: ExtendedKeyUsagePurpose::ClientAuth, last_year: 2030 };
+
+fn leaf(issuer: &Issuer, leaf: &Leaf, name: &str) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    let mut params = CertificateParams::new(vec!["n1".to_owned()]).unwrap();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.extended_key_usages = vec![leaf.usage.clone()];
+    (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(leaf.last_year, 12, 31));
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, issuer).unwrap();
+    (certificate.der().clone(), PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+}
+
+/// A world whose main listener speaks TLS and trusts clients of `ca`.
+async fn with_tls(settings: Settings, ca: &Issuer) -> World {
+    let world = World::with(settings);
+    let provider = Arc::new(ring::default_provider());
+    let client_ca = ClientCa::new(ca.pem().as_bytes(), provider.clone()).unwrap();
+    let serving = Leaf { usage: ExtendedKeyUsagePurpose::ServerAuth, last_year: 2030 };
+    let (certificate, key) = leaf(ca, &serving, "n1");
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(client_ca.clone())
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let gate = Gate::main(world.shared.clone(), world.guard(Some(client_ca)));
+    world.serve(MAIN, gate, Some(Arc::new(config))).await;
+    world
+}
+
+async fn get_with(
+    world: &World,
+    ca: &Issuer,
+    client: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+    token: &str,
+) -> Answer {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.der().clone()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = match client {
+        Some((certificate, key)) => config.with_client_auth_cert(vec![certificate], key).unwrap(),
+        None => config.with_no_client_auth(),
+    };
+    let stream = world.connect(MAIN).await;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(ServerName::try_from("n1").unwrap(), stream).await.unwrap();
+    let mut request = Request::builder().uri("/pods").header("Host", "n1");
+    if !token.is_empty() {
+        request = request.header("Authorization", format!("Bearer {token}"));
+    }
+    Answer::of(send(Box::pin(stream), request.body(Body::empty()).unwrap()).await).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_certificate_names_its_user_and_groups() {
+    // API-021
+    let ca = authority("ca");
+    let world = with_tls(settings(), &ca).await;
+    assert_eq!(get_with(&world, &ca, Some(leaf(&ca, &CLIENT, "admin")), "").await.status, 200);
+    let answer = get_with(&world, &ca, Some(leaf(&ca, &CLIENT, "mallory")), "").await;
+    assert_eq!(answer.body, "Forbidden (user=mallory, verb=get, resource=nodes, subresource(s)=[pods proxy])\n");
+    // No certificate at all is no hindrance for a token, and no credential either.
+    assert_eq!(get_with(&world, &ca, None, ADMIN).await.status, 200);
+    assert_eq!(get_with(&world, &ca, None, "").await.status, 401);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_does_not_hold_is_no_credential_but_a_token_still_is() {
+    // API-021, API-022
+    let (ca, other) = (authority("ca"), authority("other"));
+    let mut settings = settings();
+    settings.auth.anonymous = true;
+    let world = with_tls(settings, &ca).await;
+    world.api.allowed.lock().unwrap().insert("system:anonymous get pods".to_owned());
+    let serving = Leaf { usage: ExtendedKeyUsagePurpose::ServerAuth, last_year: 2030 };
+    // It is November 2026 on the node's clock; the world outside may be elsewhere.
+    let expired = Leaf { usage: ExtendedKeyUsagePurpose::ClientAuth, last_year: 2025 };
+    let bad = || [leaf(&other, &CLIENT, "admin"), leaf(&ca, &serving, "admin"), leaf(&ca, &expired, "admin")];
+    for client in bad() {
+        assert_eq!(get_with(&world, &ca, Some(client), "").await.status, 401);
+    }
+    for client in bad() {
+        assert_eq!(get_with(&world, &ca, Some(client), ADMIN).await.status, 200);
+    }
+    // Without a name it is no credential, but no error either.
+    assert_eq!(get_with(&world, &ca, Some(leaf(&ca, &CLIENT, "")), "").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn authorities_can_be_replaced_and_bad_ones_are_not_taken() {
+    // API-028
+    let (old, new) = (authority("old"), authority("new"));
+    let now = FakeClock::START.parse().unwrap();
+    let ca = ClientCa::new(old.pem().as_bytes(), Arc::new(ring::default_provider())).unwrap();
+    let (certificate, _) = leaf(&new, &CLIENT, "admin");
+    assert!(ca.authenticate(std::slice::from_ref(&certificate), now).is_err());
+    assert!(ca.replace(b"").is_err());
+    assert!(ca.replace(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").is_err());
+    ca.replace(new.pem().as_bytes()).unwrap();
+    let user = ca.authenticate(&[certificate], now).unwrap().unwrap();
+    assert_eq!((user.name.as_str(), user.groups), ("admin", vec!["system:nodes".to_owned()]));
+    let (key, ids) = &user.extra[0];
+    assert_eq!(key, "authentication.kubernetes.io/credential-id");
+    assert!(ids[0].starts_with("X509SHA256=") && ids[0].len() == "X509SHA256=".len() + 64);
+}

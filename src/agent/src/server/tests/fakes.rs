@@ -1,0 +1,350 @@
+//! A world for the server: an API server that knows a few tokens, a runtime and a host with canned answers, duplex streams.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kubelet::action::{ApiCall, CriCall, HostCall};
+use kubelet::event::{ApiReply, CriReply, HostReply, WatchKey};
+use kubelet::failure::{Failure, FailureKind};
+use kubelet::ids::PodUid;
+use kubelet::observation::Observed;
+use proto::cri;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::env::{
+    AccessReview, ApiServer, BoxedStream, CgroupUsage, Clock, ContainerRuntime, Endpoint, EventSink, Host, Listener, LogFile, Net,
+    StreamRequest, UserInfo,
+};
+use crate::server::NodeView;
+
+fn unheard_of<T>() -> BoxFuture<'static, Result<T, Failure>> {
+    async { Err(Failure::new(FailureKind::Unimplemented, "not in this test")) }.boxed()
+}
+
+/// Knows tokens and who may do what: `user verb subresource`.
+#[derive(Default)]
+pub(super) struct FakeApi {
+    pub(super) tokens: Mutex<BTreeMap<String, UserInfo>>,
+    pub(super) allowed: Mutex<BTreeSet<String>>,
+    pub(super) down: Mutex<Option<FailureKind>>,
+    pub(super) token_reviews: Mutex<u32>,
+    pub(super) access_reviews: Mutex<Vec<String>>,
+}
+
+impl FakeApi {
+    fn failure(&self) -> Option<Failure> {
+        self.down.lock().unwrap().map(|kind| Failure::new(kind, "down"))
+    }
+}
+
+impl ApiServer for FakeApi {
+    fn call(&self, _: ApiCall) -> BoxFuture<'_, Result<ApiReply, Failure>> {
+        unheard_of()
+    }
+
+    fn watch(&self, _: WatchKey, _: EventSink) -> BoxFuture<'static, ()> {
+        async {}.boxed()
+    }
+
+    fn review_token(&self, token: String) -> BoxFuture<'_, Result<Option<UserInfo>, Failure>> {
+        *self.token_reviews.lock().unwrap() += 1;
+        let answer = self.failure().map_or_else(|| Ok(self.tokens.lock().unwrap().get(&token).cloned()), Err);
+        async move { answer }.boxed()
+    }
+
+    fn review_access(&self, review: AccessReview) -> BoxFuture<'_, Result<bool, Failure>> {
+        let question = format!("{} {} {}", review.user.name, review.verb, review.subresource);
+        let answer = self.failure().map_or_else(|| Ok(self.allowed.lock().unwrap().contains(&question)), Err);
+        self.access_reviews.lock().unwrap().push(question);
+        async move { answer }.boxed()
+    }
+}
+
+/// Answers what it was told to.
+#[derive(Default)]
+pub(super) struct FakeRuntime {
+    pub(super) observations: Mutex<BTreeMap<PodUid, Observed>>,
+    pub(super) answers: Mutex<Answers>,
+    pub(super) sessions: Mutex<Vec<StreamRequest>>,
+    pub(super) hung: Mutex<bool>,
+}
+
+#[derive(Default)]
+pub(super) struct Answers {
+    pub(super) listing: Option<CriReply>,
+    pub(super) image_fs: Option<CriReply>,
+    pub(super) exec: Option<CriReply>,
+    pub(super) stream_url: Option<Result<String, Failure>>,
+    pub(super) stats: Vec<cri::ContainerStats>,
+}
+
+impl FakeRuntime {
+    fn wait(&self) -> BoxFuture<'static, ()> {
+        if *self.hung.lock().unwrap() { futures::future::pending().boxed() } else { futures::future::ready(()).boxed() }
+    }
+}
+
+impl ContainerRuntime for FakeRuntime {
+    fn call(&self, call: CriCall) -> BoxFuture<'_, Result<CriReply, Failure>> {
+        let missing = || Failure::new(FailureKind::Unavailable, "the runtime is down");
+        let answers = self.answers.lock().unwrap();
+        let answer = match call {
+            CriCall::Observe { pod } => self.observations.lock().unwrap().get(&pod).cloned().map(CriReply::Observation),
+            CriCall::List => answers.listing.clone(),
+            CriCall::ImageFsInfo => answers.image_fs.clone(),
+            CriCall::ExecSync { .. } => answers.exec.clone(),
+            _ => None,
+        };
+        let wait = self.wait();
+        async move {
+            wait.await;
+            answer.ok_or_else(missing)
+        }
+        .boxed()
+    }
+
+    fn events(&self) -> BoxFuture<'_, Result<BoxStream<'static, Result<PodUid, Failure>>, Failure>> {
+        unheard_of()
+    }
+
+    fn stream_url(&self, request: StreamRequest) -> BoxFuture<'_, Result<String, Failure>> {
+        self.sessions.lock().unwrap().push(request);
+        let answer = self.answers.lock().unwrap().stream_url.clone().expect("no session was expected");
+        async move { answer }.boxed()
+    }
+
+    fn container_stats(&self) -> BoxFuture<'_, Result<Vec<cri::ContainerStats>, Failure>> {
+        let stats = self.answers.lock().unwrap().stats.clone();
+        let wait = self.wait();
+        async move {
+            wait.await;
+            Ok(stats)
+        }
+        .boxed()
+    }
+}
+
+/// One file's bytes: what is at a path may change while somebody reads what was there before.
+pub(super) type File = Arc<Mutex<Vec<u8>>>;
+
+/// Files, cgroups and a few facts.
+#[derive(Default)]
+pub(super) struct FakeHost {
+    pub(super) files: Arc<Mutex<BTreeMap<String, File>>>,
+    pub(super) replies: Mutex<BTreeMap<&'static str, HostReply>>,
+    pub(super) fs: Mutex<BTreeMap<String, HostReply>>,
+    pub(super) cgroups: Mutex<BTreeMap<String, CgroupUsage>>,
+    pub(super) trees: Mutex<BTreeMap<String, (u64, u64)>>,
+}
+
+impl FakeHost {
+    /// Puts a new file in place.
+    pub(super) fn write(&self, path: &str, text: &str) {
+        self.files.lock().unwrap().insert(path.to_owned(), Arc::new(Mutex::new(text.as_bytes().to_vec())));
+    }
+
+    /// Adds to the file that is in place.
+    pub(super) fn append(&self, path: &str, text: &str) {
+        let file = Arc::clone(&self.files.lock().unwrap()[path]);
+        file.lock().unwrap().extend_from_slice(text.as_bytes());
+    }
+
+    /// Moves it away; whoever reads it goes on reading it.
+    pub(super) fn rename(&self, from: &str, to: &str) {
+        let mut files = self.files.lock().unwrap();
+        let file = files.remove(from).expect("nothing to rename");
+        files.insert(to.to_owned(), file);
+    }
+}
+
+fn not_found(path: &str) -> Failure {
+    Failure::new(FailureKind::NotFound, format!("open {path}: no such file or directory"))
+}
+
+impl Host for FakeHost {
+    fn call(&self, call: HostCall) -> BoxFuture<'_, Result<HostReply, Failure>> {
+        let canned = |name| self.replies.lock().unwrap().get(name).cloned().ok_or_else(|| not_found(name));
+        let answer = match call {
+            HostCall::ReadFile { path } => match self.files.lock().unwrap().get(&path) {
+                Some(file) => Ok(HostReply::Contents(file.lock().unwrap().clone())),
+                None => Err(not_found(&path)),
+            },
+            HostCall::FsUsage { path } => self.fs.lock().unwrap().get(&path).cloned().ok_or_else(|| not_found(&path)),
+            HostCall::MachineInfo => canned("machine"),
+            HostCall::ListPodCgroups => canned("cgroups"),
+            HostCall::ListVolumes { .. } => canned("volumes"),
+            _ => Err(not_found("that")),
+        };
+        async move { answer }.boxed()
+    }
+
+    fn read_tail(&self, _: String, _: usize) -> BoxFuture<'_, Result<Option<Vec<u8>>, Failure>> {
+        unheard_of()
+    }
+
+    fn open_log(&self, path: String) -> BoxFuture<'_, Result<Box<dyn LogFile>, Failure>> {
+        let files = Arc::clone(&self.files);
+        let file = files.lock().unwrap().get(&path).cloned();
+        async move {
+            let file = file.ok_or_else(|| not_found(&path))?;
+            let log: Box<dyn LogFile> = Box::new(FakeLog { files, path, file, at: 0 });
+            Ok(log)
+        }
+        .boxed()
+    }
+
+    fn cgroup_usage(&self, cgroup: String) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
+        let usage = self.cgroups.lock().unwrap().get(&cgroup).cloned();
+        async move { Ok(usage) }.boxed()
+    }
+
+    fn tree_usage(&self, path: String) -> BoxFuture<'_, Result<(u64, u64), Failure>> {
+        let usage = self.trees.lock().unwrap().get(&path).copied();
+        async move { usage.ok_or_else(|| not_found(&path)) }.boxed()
+    }
+
+    fn notify_ready(&self) {}
+}
+
+struct FakeLog {
+    files: Arc<Mutex<BTreeMap<String, File>>>,
+    path: String,
+    file: File,
+    at: usize,
+}
+
+impl LogFile for FakeLog {
+    fn read(&mut self, limit: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {
+        let bytes = {
+            let file = self.file.lock().unwrap();
+            let rest = file.get(self.at..).unwrap_or_default();
+            // Never all at once: callers may not count on it.
+            rest[..rest.len().min(limit).min(1000)].to_vec()
+        };
+        self.at += bytes.len();
+        async move { Ok(bytes) }.boxed()
+    }
+
+    fn seek(&mut self, to: u64) -> BoxFuture<'_, io::Result<()>> {
+        self.at = usize::try_from(to).unwrap();
+        async { Ok(()) }.boxed()
+    }
+
+    fn len(&mut self) -> BoxFuture<'_, io::Result<u64>> {
+        let length = self.file.lock().unwrap().len() as u64;
+        async move { Ok(length) }.boxed()
+    }
+
+    fn replaced(&mut self) -> BoxFuture<'_, io::Result<bool>> {
+        let replaced = self.files.lock().unwrap().get(&self.path).is_some_and(|file| !Arc::ptr_eq(file, &self.file));
+        async move { Ok(replaced) }.boxed()
+    }
+}
+
+/// Streams within the process.
+#[derive(Clone, Default)]
+pub(super) struct FakeNet {
+    listeners: Arc<Mutex<BTreeMap<SocketAddr, mpsc::Sender<BoxedStream>>>>,
+}
+
+impl Net for FakeNet {
+    fn connect(&self, endpoint: Endpoint) -> BoxFuture<'_, io::Result<BoxedStream>> {
+        async move {
+            let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused");
+            let Endpoint::Tcp { host, port } = endpoint else { return Err(refused()) };
+            let address = SocketAddr::new(host.parse().map_err(|_| refused())?, port);
+            let listener = self.listeners.lock().unwrap().get(&address).cloned().ok_or_else(refused)?;
+            let (near, far) = tokio::io::duplex(16 << 10);
+            listener.send(Box::pin(far)).await.map_err(|_| refused())?;
+            let stream: BoxedStream = Box::pin(near);
+            Ok(stream)
+        }
+        .boxed()
+    }
+
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        let (sender, streams) = mpsc::channel(8);
+        self.listeners.lock().unwrap().insert(address, sender);
+        let listener: Box<dyn Listener> = Box::new(FakeListener { address, streams });
+        async move { Ok(listener) }.boxed()
+    }
+}
+
+struct FakeListener {
+    address: SocketAddr,
+    streams: mpsc::Receiver<BoxedStream>,
+}
+
+impl Listener for FakeListener {
+    fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxedStream, SocketAddr)>> {
+        async move {
+            let stream = self.streams.recv().await.ok_or_else(|| io::Error::other("closed"))?;
+            Ok((stream, "10.0.0.9:40000".parse().unwrap()))
+        }
+        .boxed()
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
+
+/// Wall time that follows tokio's.
+pub(super) struct FakeClock {
+    epoch: Instant,
+}
+
+impl FakeClock {
+    pub(super) const START: &'static str = "2026-11-23T08:31:45Z";
+
+    pub(super) fn new() -> Self {
+        Self { epoch: Instant::now() }
+    }
+}
+
+impl Clock for FakeClock {
+    fn now(&self) -> Timestamp {
+        let start: Timestamp = Self::START.parse().unwrap();
+        start + self.epoch.elapsed().max(Duration::ZERO)
+    }
+}
+
+/// Pods, and what was seen of them.
+#[derive(Default)]
+pub(super) struct FakeView {
+    pub(super) pods: Mutex<Vec<Arc<Pod>>>,
+    pub(super) observations: Mutex<BTreeMap<PodUid, Observed>>,
+    pub(super) stuck: Mutex<bool>,
+}
+
+impl NodeView for FakeView {
+    fn pods(&self) -> BoxFuture<'_, Vec<Arc<Pod>>> {
+        let pods = self.pods.lock().unwrap().clone();
+        async move { pods }.boxed()
+    }
+
+    fn pod(&self, namespace: String, name: String) -> BoxFuture<'_, Option<Arc<Pod>>> {
+        let is = |pod: &&Arc<Pod>| pod.metadata.namespace.as_ref() == Some(&namespace) && pod.metadata.name.as_ref() == Some(&name);
+        let pod = self.pods.lock().unwrap().iter().find(is).cloned();
+        async move { pod }.boxed()
+    }
+
+    fn observation(&self, pod: PodUid) -> BoxFuture<'_, Option<Observed>> {
+        let seen = self.observations.lock().unwrap().get(&pod).cloned();
+        async move { seen }.boxed()
+    }
+
+    fn sync_loop_healthy(&self) -> BoxFuture<'_, bool> {
+        let healthy = !*self.stuck.lock().unwrap();
+        async move { healthy }.boxed()
+    }
+}

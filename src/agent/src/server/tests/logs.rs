@@ -1,0 +1,219 @@
+//! Logs of containers, whole and followed.
+
+use tokio::time::Instant;
+
+use super::*;
+
+const TWO: &str = "2026-11-23T08:00:00Z stdout F one\n2026-11-23T08:31:40Z stderr F two\n";
+
+fn line(text: &str) -> String {
+    format!("2026-11-23T08:31:45Z stdout F {text}\n")
+}
+
+async fn world(log: &str) -> (World, PodUid) {
+    let world = World::new().start().await;
+    let uid = world.run_pod("p");
+    world.host.write(LOG, log);
+    (world, uid)
+}
+
+fn exit(world: &World, uid: &PodUid) {
+    world.observe(uid, observation(uid, "p", ContainerState::Exited));
+}
+
+/// Reads on until that much was said.
+async fn read_until(body: &mut hyper::body::Incoming, said: &mut String, end: &str) {
+    while !said.ends_with(end) {
+        let frame = body.frame().await.expect("the log ended").unwrap();
+        said.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
+}
+
+async fn follow(world: &World, query: &str) -> hyper::body::Incoming {
+    let path = format!("/containerLogs/default/p/c?follow=true{query}");
+    let request = Request::builder().uri(path).header("Host", "n1").header("Authorization", format!("Bearer {ADMIN}"));
+    let response = send(world.connect(MAIN).await, request.body(Body::empty()).unwrap()).await;
+    assert_eq!(response.status(), 200);
+    response.into_body()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_is_read_to_its_end() {
+    // API-080, API-086, API-087
+    let (world, _) = world(TWO).await;
+    let answer = world.get("/containerLogs/default/p/c").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "one\ntwo\n"));
+    assert!(!answer.headers.contains_key("content-type"));
+    assert_eq!(answer.header("transfer-encoding"), "chunked");
+    let cases = [
+        ("tailLines=1", "two\n"),
+        ("tailLines=5", "one\ntwo\n"),
+        ("tailLines=0", ""),
+        ("sinceSeconds=60", "two\n"),
+        ("sinceTime=2026-11-23T08:00:01Z", "two\n"),
+        ("limitBytes=5", "one\nt"),
+        ("tailLines=1&timestamps=true", "2026-11-23T08:31:40.000000000Z two\n"),
+    ];
+    for (query, expected) in cases {
+        assert_eq!(world.get(&format!("/containerLogs/default/p/c?{query}")).await.body, expected, "{query}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_lines_of_a_long_log_are_found_from_its_end() {
+    // API-089
+    let log: String = (0..20_000).map(|number| line(&number.to_string())).collect();
+    let (world, _) = world(&log).await;
+    let answer = world.get("/containerLogs/default/p/c?tailLines=3").await;
+    assert_eq!(answer.body, "19997\n19998\n19999\n");
+    let answer = world.get("/containerLogs/default/p/c?tailLines=5000").await;
+    assert_eq!(answer.body.lines().count(), 5000);
+    assert!(answer.body.starts_with("15000\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_are_said_as_upstream_says_them() {
+    // API-080 to API-083, API-085
+    let (world, _) = world(TWO).await;
+    let cases = [
+        ("p/c?tailLines=x", 400, r#"{"message": "Unable to decode query."}"#),
+        ("p/c?tailLines=-1", 422, r#"{"message": "Invalid request."}"#),
+        ("nosuch/c", 404, "pod \"nosuch\" does not exist"),
+        ("p/nosuch", 404, "container \"nosuch\" not found in pod \"p\""),
+        ("p/c?previous=true", 400, "previous terminated container \"c\" in pod \"p\" not found"),
+        (
+            "p/c?stream=Stdout",
+            400,
+            "unable to return the given log stream: \"Stdout\". Please enable PodLogsQuerySplitStreams feature gate in kubelet",
+        ),
+    ];
+    for (path, status, body) in cases {
+        let answer = world.get(&format!("/containerLogs/default/{path}")).await;
+        assert_eq!((answer.status, answer.body.as_str()), (status, body), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_wrong_after_the_headers_is_said_in_the_body() {
+    // API-086, API-087
+    let (world, uid) = world("garbage\n").await;
+    let answer = world.get("/containerLogs/default/p/c").await;
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (200, "failed to get parse function: unsupported log format: \"garbage\\n\"")
+    );
+    world.host.files.lock().unwrap().clear();
+    let answer = world.get("/containerLogs/default/p/c").await;
+    assert!(answer.body.starts_with(&format!("failed to try resolving symlinks in path {LOG:?}: ")), "{}", answer.body);
+    world.observe(&uid, PodObservation::empty(uid.clone(), Mono::from_start(Duration::ZERO)));
+    let answer = world.get("/containerLogs/default/p/c").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "unable to retrieve container logs for r://c1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_followed_log_goes_on_until_the_container_has_ended() {
+    // API-090
+    let (world, uid) = world(&line("one")).await;
+    let mut body = follow(&world, "").await;
+    let mut said = String::new();
+    read_until(&mut body, &mut said, "one\n").await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    // A line that comes in two halves is said once, when it is whole.
+    world.host.append(LOG, "2026-11-23T08:31:46Z stdo");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    world.host.append(LOG, "ut F two\n");
+    read_until(&mut body, &mut said, "two\n").await;
+    exit(&world, &uid);
+    let ended = Instant::now();
+    // Its last words come after the news of its end.
+    world.host.append(LOG, &line("three"));
+    read_until(&mut body, &mut said, "three\n").await;
+    assert!(body.frame().await.is_none());
+    assert!(ended.elapsed() <= Duration::from_secs(3));
+    assert_eq!(said, "one\ntwo\nthree\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn following_goes_over_to_the_next_file_when_a_log_is_rotated() {
+    // API-090
+    let (world, uid) = world(&line("one")).await;
+    let mut body = follow(&world, "&tailLines=1").await;
+    let mut said = String::new();
+    read_until(&mut body, &mut said, "one\n").await;
+    for round in 0..3 {
+        let rotated = format!("{LOG}.{round}");
+        world.host.rename(LOG, &rotated);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // The runtime writes to the old file until it has reopened its log, and for a moment longer.
+        world.host.append(&rotated, &line("old"));
+        world.host.write(LOG, &line(&format!("new {round}")));
+        world.host.append(&rotated, &line("late"));
+        read_until(&mut body, &mut said, &format!("new {round}\n")).await;
+    }
+    exit(&world, &uid);
+    assert!(body.frame().await.is_none());
+    assert_eq!(said, "one\nold\nlate\nnew 0\nold\nlate\nnew 1\nold\nlate\nnew 2\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_rotated_as_its_container_ends_is_read_to_the_end() {
+    // API-090
+    let (world, uid) = world(&line("one")).await;
+    let mut body = follow(&world, "").await;
+    let mut said = String::new();
+    read_until(&mut body, &mut said, "one\n").await;
+    exit(&world, &uid);
+    world.host.rename(LOG, "/rotated");
+    world.host.write(LOG, &line("two"));
+    read_until(&mut body, &mut said, "two\n").await;
+    assert!(body.frame().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_was_cut_is_read_from_its_beginning() {
+    let (world, uid) = world(&(line("one") + &line("two"))).await;
+    let mut body = follow(&world, "").await;
+    let mut said = String::new();
+    read_until(&mut body, &mut said, "two\n").await;
+    let file = world.host.files.lock().unwrap()[LOG].clone();
+    *file.lock().unwrap() = line("three").into_bytes();
+    read_until(&mut body, &mut said, "three\n").await;
+    exit(&world, &uid);
+    assert!(body.frame().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_does_not_answer_does_not_end_a_followed_log() {
+    // API-090
+    let (world, uid) = world(&line("one")).await;
+    let mut body = follow(&world, "").await;
+    let mut said = String::new();
+    read_until(&mut body, &mut said, "one\n").await;
+    world.view.observations.lock().unwrap().clear();
+    *world.runtime.hung.lock().unwrap() = true;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    world.host.append(LOG, &line("two"));
+    read_until(&mut body, &mut said, "two\n").await;
+    *world.runtime.hung.lock().unwrap() = false;
+    exit(&world, &uid);
+    assert!(body.frame().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_holds_little_memory_and_one_that_leaves_holds_none() {
+    // API-090: nothing is read from the file before somebody takes it.
+    let log: String = (0..100_000).map(|number| line(&format!("{number:060}"))).collect();
+    let (world, _) = world(&log).await;
+    let body = follow(&world, "").await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let file = world.host.files.lock().unwrap()[LOG].clone();
+    let readers = Arc::strong_count(&file);
+    drop(body);
+    for _ in 0..1000 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if Arc::strong_count(&file) < readers {
+            return;
+        }
+    }
+    panic!("the file is still open");
+}
