@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::defaults::{default_field, items, items_mut};
 use super::error::ApiError;
 use super::resource::{Resource, named};
+use super::selector::Selector;
 use super::store::Store;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -139,6 +140,12 @@ pub fn validate_new(resource: &Resource, object: &Value) -> Result<(), ApiError>
             let spec = &object["spec"];
             if !spec["selector"].is_object() {
                 return Err(ApiError::invalid(resource, name, "spec.selector: Required value"));
+            }
+            // Otherwise the controller would let go of every pod that it makes, and make another.
+            let selects = Selector::of_spec(&spec["selector"]).is_some_and(|selector| selector.matches(&spec["template"]));
+            if !selects {
+                let why = "spec.template.metadata.labels: Invalid value: `selector` does not match template `labels`";
+                return Err(ApiError::invalid(resource, name, why));
             }
             containers(resource, name, &spec["template"]["spec"], "spec.template.spec")
         }

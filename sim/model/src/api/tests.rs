@@ -364,3 +364,17 @@ fn what_is_plainly_wrong_is_invalid() {
     assert_eq!((error.code, error.message.as_str()), (404, "namespaces \"nowhere\" not found"));
     assert_eq!(error.status()["details"], json!({"name": "nowhere", "kind": "namespaces"}));
 }
+
+#[test]
+fn a_workload_whose_selector_misses_its_own_pods_is_invalid() {
+    let mut model = model();
+    let mut sent = json!({"metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": {"app": "web"}},
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": pod("p", "")["spec"]}}});
+    let stored = model.create(at(1), named("deployments"), "default", sent.clone()).unwrap();
+    let mut changed = (*stored).clone();
+    changed["spec"]["template"]["metadata"]["labels"] = json!({"app": "other"});
+    assert_eq!(model.update(at(2), named("deployments"), "default", "web", "", changed).unwrap_err().code, 422);
+    sent["metadata"]["name"] = "db".into();
+    sent["spec"]["selector"]["matchLabels"]["app"] = "db".into();
+    assert_eq!(model.create(at(3), named("deployments"), "default", sent).unwrap_err().code, 422);
+}

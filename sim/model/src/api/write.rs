@@ -395,7 +395,10 @@ fn next_version(resource: &Resource, subresource: &str, old: &Value, sent: Value
                 defaults::pod_spec(&mut new["spec"]);
                 admission::validate_pod_update(old, &new)?;
             }
-            plural => defaults::object(plural, &mut new),
+            plural => {
+                defaults::object(plural, &mut new);
+                admission::validate_new(resource, &new)?;
+            }
         }
     }
     if resource.plural == "namespaces" && subresource == "finalize" {

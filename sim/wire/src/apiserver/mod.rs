@@ -46,7 +46,7 @@ pub enum ApiFault {
     Reset,
     /// It takes effect, and its connection breaks before the answer.
     Lost,
-    /// It takes effect and is answered this much later.
+    /// It takes this much longer: its effect comes that much later, and so does its answer.
     Slow(Duration),
     /// Of a watch: it opens and never tells anything.
     Silence,
