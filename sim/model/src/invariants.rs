@@ -10,9 +10,9 @@ use kubelet::action::{Call, CriCall};
 use kubelet::observation::{ContainerState, SandboxState};
 use serde_json::Value;
 
+use crate::api::ApiModel;
 use crate::api::store::ChangeKind;
-use crate::runtime::RuntimeFact;
-use crate::world::World;
+use crate::runtime::{RuntimeFact, RuntimeModel};
 
 /// S11: how many calls of the API server a minute may see, besides those that users' doings explain.
 const MOST_API_CALLS_A_MINUTE: usize = 1200;
@@ -20,6 +20,19 @@ const MOST_API_CALLS_A_MINUTE: usize = 1200;
 const MOST_IN_FLIGHT: usize = 2000;
 /// How much a grace may be short, for the time that the stop itself takes.
 const GRACE_SLACK: Duration = Duration::from_millis(1500);
+
+/// What can be seen of a run at one moment, in whichever stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Scene<'a> {
+    /// The API server.
+    pub api: &'a ApiModel,
+    /// The runtime.
+    pub runtime: &'a RuntimeModel,
+    /// How long the run has lasted.
+    pub elapsed: Duration,
+    /// How many actions of the agent are under way.
+    pub in_flight: usize,
+}
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,34 +114,34 @@ impl Witness {
     }
 
     /// The runtime is about to do what the agent asked for.
-    pub fn runtime_called(&mut self, world: &World, call: &CriCall) {
-        self.now = world.elapsed();
+    pub fn runtime_called(&mut self, scene: Scene<'_>, call: &CriCall) {
+        self.now = scene.elapsed;
         match call {
-            CriCall::StopContainer { id, grace } => self.invariant_nothing_is_killed_before_its_grace(world, id.as_str(), *grace),
-            CriCall::StopPodSandbox { id } => self.invariant_no_pod_is_stopped_that_nobody_wants_stopped(world, id.as_str()),
+            CriCall::StopContainer { id, grace } => self.invariant_nothing_is_killed_before_its_grace(scene, id.as_str(), *grace),
+            CriCall::StopPodSandbox { id } => self.invariant_no_pod_is_stopped_that_nobody_wants_stopped(scene, id.as_str()),
             _ => {}
         }
     }
 
     /// Looks at what an event has led to.
-    pub fn look(&mut self, world: &World, facts: &[(Timestamp, RuntimeFact)]) {
-        self.now = world.elapsed();
+    pub fn look(&mut self, scene: Scene<'_>, facts: &[(Timestamp, RuntimeFact)]) {
+        self.now = scene.elapsed;
         for (_, fact) in facts {
-            self.fact(world, fact);
+            self.fact(scene, fact);
         }
-        self.changes(world);
-        self.invariant_load_stays_bounded(world);
+        self.changes(scene);
+        self.invariant_load_stays_bounded(scene);
     }
 
-    fn fact(&mut self, world: &World, fact: &RuntimeFact) {
+    fn fact(&mut self, scene: Scene<'_>, fact: &RuntimeFact) {
         let now = self.now;
         match fact {
             RuntimeFact::Started { pod, container, id, .. } => {
                 let record = self.pods.entry(pod.to_string()).or_default();
                 record.containers.insert(id.clone());
                 *record.started.entry(container.clone()).or_default() += 1;
-                self.invariant_one_live_instance_of_a_container(world, pod.as_str(), container);
-                self.invariant_restart_policy_is_kept(world, pod.as_str(), container);
+                self.invariant_one_live_instance_of_a_container(scene, pod.as_str(), container);
+                self.invariant_restart_policy_is_kept(scene, pod.as_str(), container);
             }
             RuntimeFact::Exited { pod, container, code, .. } => {
                 let record = self.pods.entry(pod.to_string()).or_default();
@@ -145,8 +158,8 @@ impl Witness {
     }
 
     /// S1
-    fn invariant_one_live_instance_of_a_container(&mut self, world: &World, pod: &str, container: &str) {
-        let live = world.runtime.running().filter(|c| c.pod.as_str() == pod && c.name() == container).count();
+    fn invariant_one_live_instance_of_a_container(&mut self, scene: Scene<'_>, pod: &str, container: &str) {
+        let live = scene.runtime.running().filter(|c| c.pod.as_str() == pod && c.name() == container).count();
         if live > 1 {
             let how = format!("{live} instances of {container} of pod {pod} run at once");
             self.broken("invariant_one_live_instance_of_a_container", how);
@@ -154,8 +167,8 @@ impl Witness {
     }
 
     /// S4
-    fn invariant_restart_policy_is_kept(&mut self, world: &World, pod: &str, container: &str) {
-        let Some(object) = pod_by_uid(world, pod) else { return };
+    fn invariant_restart_policy_is_kept(&mut self, scene: Scene<'_>, pod: &str, container: &str) {
+        let Some(object) = pod_by_uid(scene, pod) else { return };
         let is_init = object["spec"]["initContainers"].as_array().into_iter().flatten().any(|c| c["name"] == container);
         let Some(record) = self.pods.get(pod) else { return };
         let started = record.started.get(container).copied().unwrap_or(0);
@@ -170,26 +183,26 @@ impl Witness {
         }
     }
 
-    fn changes(&mut self, world: &World) {
-        let Ok(changes) = world.api.store.since(self.revision) else {
-            self.revision = world.api.store.revision();
+    fn changes(&mut self, scene: Scene<'_>) {
+        let Ok(changes) = scene.api.store.since(self.revision) else {
+            self.revision = scene.api.store.revision();
             return;
         };
         for change in changes {
             match (change.plural, change.kind) {
-                ("pods", ChangeKind::Deleted) => self.pod_gone(world, &change.object),
-                ("pods", _) => self.pod_changed(world, &change.object),
+                ("pods", ChangeKind::Deleted) => self.pod_gone(scene, &change.object),
+                ("pods", _) => self.pod_changed(scene, &change.object),
                 ("leases", ChangeKind::Modified) => self.lease_renewed(&change.object),
                 _ => {}
             }
         }
-        self.revision = world.api.store.revision();
+        self.revision = scene.api.store.revision();
     }
 
     /// S2
-    fn pod_gone(&mut self, world: &World, object: &Value) {
+    fn pod_gone(&mut self, scene: Scene<'_>, object: &Value) {
         let uid = text(&object["metadata"]["uid"]);
-        let runs = world.runtime.running().find(|c| c.pod.as_str() == uid);
+        let runs = scene.runtime.running().find(|c| c.pod.as_str() == uid);
         if let Some(container) = runs
             && !self.forced.contains(uid)
         {
@@ -198,7 +211,7 @@ impl Witness {
         }
     }
 
-    fn pod_changed(&mut self, world: &World, object: &Value) {
+    fn pod_changed(&mut self, scene: Scene<'_>, object: &Value) {
         let uid = text(&object["metadata"]["uid"]).to_owned();
         let now = self.now;
         let mut broken = Vec::new();
@@ -213,13 +226,13 @@ impl Witness {
         }
         phase.clone_into(&mut record.phase);
         let ready = condition(object, "Ready") == Some("True");
-        if record.ready && !ready && !may_lose_readiness(world, record, object, &uid, now) {
+        if record.ready && !ready && !may_lose_readiness(scene, record, object, &uid, now) {
             broken.push(("invariant_no_readiness_is_lost_without_a_cause", format!("pod {uid} is not ready any more, yet all of it runs")));
         }
         record.ready = ready;
         for status in object["status"]["containerStatuses"].as_array().into_iter().flatten() {
             let id = text(&status["containerID"]).rsplit('/').next().unwrap_or_default();
-            if !id.is_empty() && !record.containers.contains(id) && !world.runtime.containers.contains_key(id) {
+            if !id.is_empty() && !record.containers.contains(id) && !scene.runtime.containers.contains_key(id) {
                 let how = format!("the status of pod {uid} names container {id}, which never was one of its");
                 broken.push(("invariant_status_is_of_the_pods_own_containers", how));
             }
@@ -243,10 +256,10 @@ impl Witness {
     }
 
     /// S5
-    fn invariant_nothing_is_killed_before_its_grace(&mut self, world: &World, id: &str, grace: Duration) {
-        let Some(container) = world.runtime.containers.get(id).filter(|c| c.state == ContainerState::Running) else { return };
+    fn invariant_nothing_is_killed_before_its_grace(&mut self, scene: Scene<'_>, id: &str, grace: Duration) {
+        let Some(container) = scene.runtime.containers.get(id).filter(|c| c.state == ContainerState::Running) else { return };
         let uid = container.pod.to_string();
-        let Some(object) = pod_by_uid(world, &uid) else { return };
+        let Some(object) = pod_by_uid(scene, &uid) else { return };
         let Some(record) = self.pods.get(&uid) else { return };
         let Some(deleted_at) = record.deleted_at else { return };
         if has_hook(object, container.name()) {
@@ -260,14 +273,14 @@ impl Witness {
     }
 
     /// S6
-    fn invariant_no_pod_is_stopped_that_nobody_wants_stopped(&mut self, world: &World, id: &str) {
-        let Some(sandbox) = world.runtime.sandboxes.get(id).filter(|s| s.state == SandboxState::Ready) else { return };
+    fn invariant_no_pod_is_stopped_that_nobody_wants_stopped(&mut self, scene: Scene<'_>, id: &str) {
+        let Some(sandbox) = scene.runtime.sandboxes.get(id).filter(|s| s.state == SandboxState::Ready) else { return };
         let uid = sandbox.config.metadata.as_ref().map(|m| m.uid.clone()).unwrap_or_default();
-        let Some(object) = pod_by_uid(world, &uid) else { return };
-        let twins = world.runtime.sandboxes.values().filter(|s| {
+        let Some(object) = pod_by_uid(scene, &uid) else { return };
+        let twins = scene.runtime.sandboxes.values().filter(|s| {
             s.state == SandboxState::Ready && s.config.metadata.as_ref().is_some_and(|m| m.uid == uid)
         });
-        let runs = world.runtime.running().any(|c| c.sandbox == id);
+        let runs = scene.runtime.running().any(|c| c.sandbox == id);
         let ended = matches!(text(&object["status"]["phase"]), "Succeeded" | "Failed");
         let wanted = object["metadata"]["deletionTimestamp"].is_null()
             && !ended
@@ -279,7 +292,7 @@ impl Witness {
     }
 
     /// S11
-    fn invariant_load_stays_bounded(&mut self, world: &World) {
+    fn invariant_load_stays_bounded(&mut self, scene: Scene<'_>) {
         let minute_ago = self.now.saturating_sub(Duration::from_secs(60));
         let old = self.api_calls.partition_point(|at| *at < minute_ago);
         if old > 256 {
@@ -290,17 +303,17 @@ impl Witness {
         if recent > MOST_API_CALLS_A_MINUTE + 60 * pods {
             self.broken("invariant_load_stays_bounded", format!("{recent} calls of the API server within a minute"));
         }
-        if world.in_flight() > MOST_IN_FLIGHT {
-            self.broken("invariant_load_stays_bounded", format!("{} actions under way", world.in_flight()));
+        if scene.in_flight > MOST_IN_FLIGHT {
+            self.broken("invariant_load_stays_bounded", format!("{} actions under way", scene.in_flight));
         }
     }
 }
 
 /// S7, S8: what explains that a pod is not ready any more.
-fn may_lose_readiness(world: &World, record: &PodRecord, object: &Value, uid: &str, now: Duration) -> bool {
+fn may_lose_readiness(scene: Scene<'_>, record: &PodRecord, object: &Value, uid: &str, now: Duration) -> bool {
     let recently = |at: Option<Duration>| at.is_some_and(|at| now.saturating_sub(at) < Duration::from_secs(120));
     let probed = object["spec"]["containers"].as_array().into_iter().flatten().any(|c| !c["readinessProbe"].is_null());
-    let node_unready = pod_by_uid(world, uid).is_none();
+    let node_unready = pod_by_uid(scene, uid).is_none();
     record.deleted_at.is_some() || recently(record.last_exit) || recently(record.last_sandbox_down) || probed || node_unready
 }
 
@@ -314,8 +327,8 @@ fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
     conditions.find(|c| c["type"] == kind)?["status"].as_str()
 }
 
-fn pod_by_uid<'a>(world: &'a World, uid: &str) -> Option<&'a Value> {
-    world.api.store.list("pods", "").map(AsRef::as_ref).find(|pod| pod["metadata"]["uid"] == uid)
+fn pod_by_uid<'a>(scene: Scene<'a>, uid: &str) -> Option<&'a Value> {
+    scene.api.store.list("pods", "").map(AsRef::as_ref).find(|pod| pod["metadata"]["uid"] == uid)
 }
 
 fn text(value: &Value) -> &str {

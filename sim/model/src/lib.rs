@@ -1,6 +1,7 @@
 //! A pretend API server, container runtime and host, with faults, scenarios and invariants. Pure: time is an argument.
 
 pub mod api;
+pub mod cluster;
 pub mod host;
 pub mod runtime;
 pub mod faults;

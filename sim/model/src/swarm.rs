@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 
 use crate::api::write::DeleteOptions;
 use crate::api::resource::named;
+use crate::cluster::Cluster;
 use crate::faults::Odds;
 use crate::liveness::{leftovers, unsettled};
 use crate::runtime::behaviour::ANNOTATION_PREFIX;
-use crate::scenario::run::{Verdict, apply, heal, view, world_for};
+use crate::scenario::expect::View;
+use crate::scenario::run::{Verdict, apply, config_for, first_broken, heal, world_for};
 use crate::scenario::schema::NodeSpec;
 use crate::world::World;
 
@@ -37,70 +39,95 @@ pub struct Plan {
     pub events: bool,
 }
 
-/// One run.
+/// What is drawn before a run begins.
+#[derive(Debug)]
+pub struct Draw {
+    /// The node.
+    pub node: NodeSpec,
+    rng: Rng,
+}
+
+impl Draw {
+    /// Draws a node.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x5741_524d);
+        let events = rng.below(4) != 0;
+        let node = NodeSpec { runtime_events: events, hints_lost: if rng.below(3) == 0 { 4 } else { 0 }, ..NodeSpec::default() };
+        Self { node, rng }
+    }
+}
+
+/// One run in stage `model`.
 #[must_use]
 pub fn run(seed: u64, prepare: impl FnOnce(&mut World)) -> (Verdict, World, Plan) {
-    let mut rng = Rng::new(seed ^ 0x5741_524d);
-    let events = rng.below(4) != 0;
-    let node = NodeSpec { runtime_events: events, hints_lost: if rng.below(3) == 0 { 4 } else { 0 }, ..NodeSpec::default() };
-    let mut world = world_for(&node, seed);
+    let draw = Draw::of(seed);
+    let mut world = world_for(&draw.node, seed);
     prepare(&mut world);
+    let (verdict, plan) = stir(&mut world, draw);
+    (verdict, world, plan)
+}
+
+/// Does to a cluster what is drawn, heals it, and sees it settle.
+pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
+    let Draw { node, mut rng } = draw;
     // A status write that lands after a newer one shows an old status for a moment, whoever writes: not a fault to draw.
     let api = Odds { late: 0, ..draw_odds(&mut rng) };
     let odds = (draw_odds(&mut rng), api, if rng.below(4) == 0 { draw_odds(&mut rng) } else { Odds::default() });
-    (world.faults.runtime, world.faults.api, world.faults.host) = odds;
-    let mut plan = Plan { odds, deeds: Vec::new(), events };
+    cluster.with_faults(|faults| (faults.runtime, faults.api, faults.host) = odds);
+    let mut plan = Plan { odds, deeds: Vec::new(), events: node.runtime_events };
     let mut times: Vec<u64> = (0..3 + rng.below(MOST_DEEDS)).map(|_| rng.below(25_000)).collect();
     times.sort_unstable();
     let mut pods = 0;
     for millis in times {
         let at = Duration::from_millis(millis);
-        world.run_until(at);
-        let text = deed(&mut world, &mut rng, &mut pods);
-        world.note(&text);
+        cluster.run_until(at);
+        let text = deed(cluster, &mut rng, &mut pods);
+        cluster.note(&text);
         plan.deeds.push((at, text));
-        if let Some(broken) = world.witness.first_broken() {
-            return (Verdict::Broke(broken.clone()), world, plan);
+        if let Some(broken) = first_broken(cluster) {
+            return (Verdict::Broke(broken), plan);
         }
     }
-    world.run_until(CHAOS);
-    heal(&mut world);
-    world.note("healed");
-    if !world.is_alive() {
-        world.crash(Some(Duration::from_millis(500)));
+    cluster.run_until(CHAOS);
+    heal(cluster);
+    cluster.note("healed");
+    if !cluster.is_alive() {
+        cluster.crash(Some(Duration::from_millis(500)));
     }
-    let verdict = settle(&mut world);
-    (verdict, world, plan)
+    let verdict = settle(cluster, config_for(&node).pods.runtime_request_timeout);
+    (verdict, plan)
 }
 
 /// Waits until the healed cluster settles, and sees that it stays so.
-fn settle(world: &mut World) -> Verdict {
+fn settle(cluster: &mut impl Cluster, longest_call: Duration) -> Verdict {
     // What was hanging when the faults ended may hang for as long as its deadline.
-    let until = CHAOS + SETTLES_WITHIN + world.config().pods.runtime_request_timeout;
-    let wrong = |world: &World| {
-        let mut wrong = unsettled(view(world));
-        wrong.extend(leftovers(view(world)));
+    let until = CHAOS + SETTLES_WITHIN + longest_call;
+    let wrong = |view: View<'_>| {
+        let mut wrong = unsettled(view);
+        wrong.extend(leftovers(view));
         wrong
     };
     loop {
-        let met = world.run_while(until, |w| w.witness.first_broken().is_none() && !wrong(w).is_empty());
-        if let Some(broken) = world.witness.first_broken() {
-            return Verdict::Broke(broken.clone());
+        let met = cluster.run_while(until, |view| view.witness.first_broken().is_none() && !wrong(view).is_empty());
+        if let Some(broken) = first_broken(cluster) {
+            return Verdict::Broke(broken);
         }
         if !met {
-            return Verdict::Unmet(0, world.elapsed(), wrong(world));
+            return Verdict::Unmet(0, cluster.elapsed(), cluster.look(wrong));
         }
-        let calm = (world.elapsed() + STAYS_SETTLED).min(until + STAYS_SETTLED);
-        let before = world.runtime.facts_seen;
-        world.run_until(calm);
-        let quiet = world.runtime.facts_seen == before;
-        if let Some(broken) = world.witness.first_broken() {
-            return Verdict::Broke(broken.clone());
+        let calm = (cluster.elapsed() + STAYS_SETTLED).min(until + STAYS_SETTLED);
+        let before = cluster.look(|view| view.runtime.facts_seen);
+        cluster.run_until(calm);
+        let quiet = cluster.look(|view| view.runtime.facts_seen) == before;
+        if let Some(broken) = first_broken(cluster) {
+            return Verdict::Broke(broken);
         }
-        if quiet && !wrong(world).is_empty() {
-            return Verdict::Unmet(0, world.elapsed(), wrong(world));
+        let wrong = cluster.look(wrong);
+        if quiet && !wrong.is_empty() {
+            return Verdict::Unmet(0, cluster.elapsed(), wrong);
         }
-        if quiet || world.elapsed() >= until {
+        if quiet || cluster.elapsed() >= until {
             return Verdict::Held;
         }
     }
@@ -116,64 +143,60 @@ fn draw_odds(rng: &mut Rng) -> Odds {
     Odds { error: one(), lost: one(), reply_lost: one(), late: one(), slow: one() }
 }
 
-fn deed(world: &mut World, rng: &mut Rng, pods: &mut u64) -> String {
+fn deed(cluster: &mut impl Cluster, rng: &mut Rng, pods: &mut u64) -> String {
     match rng.below(17) {
         0..=5 => {
             *pods += 1;
             let pod = draw_pod(rng, *pods);
             let text = format!("apply pod {}", pod["metadata"]["name"]);
-            match apply(world, pod) {
+            match apply(cluster, pod) {
                 Ok(()) => text,
                 Err(why) => format!("{text}: {why}"),
             }
         }
-        6..=8 => delete(world, rng),
+        6..=8 => delete(cluster, rng),
         9 => {
             let back = Duration::from_millis(50 + rng.below(4000));
-            world.crash(Some(back));
+            cluster.crash(Some(back));
             format!("kill the agent for {back:?}")
         }
         10 => {
             let away = Duration::from_millis(200 + rng.below(8000));
-            world.restart_api(away);
+            cluster.restart_api(away);
             format!("API server away for {away:?}")
         }
         11 => {
             let silent = Duration::from_millis(200 + rng.below(8000));
-            world.silence_api(silent);
+            cluster.silence_api(silent);
             format!("API server silent for {silent:?}")
         }
         12 => {
-            world.api.store.compact();
-            world.watches_lose_their_place();
+            cluster.compact_api();
             "compaction".to_owned()
         }
         13 => {
             let (away, die) = (Duration::from_millis(200 + rng.below(5000)), rng.below(3) == 0);
-            world.restart_runtime(away, die);
+            cluster.restart_runtime(away, die);
             format!("runtime away for {away:?}, containers die: {die}")
         }
         14 => {
             let by = SignedDuration::from_secs(i64::try_from(rng.below(7200)).unwrap_or(0) - 3600);
-            world.jump_clock(by);
+            cluster.jump_clock(by);
             format!("clock jumps by {by:?}")
         }
-        15 => kill(world, rng),
+        15 => kill(cluster, rng),
         _ => {
-            let after = world.handled() + rng.below(60);
-            world.crash_after(after, Duration::from_millis(100));
+            cluster.crash_after(rng.below(60), Duration::from_millis(100));
             "kill the agent at some event".to_owned()
         }
     }
 }
 
-fn delete(world: &mut World, rng: &mut Rng) -> String {
-    let names: Vec<(String, String)> = world
-        .api
-        .store
-        .list("pods", "")
-        .map(|p| (text(&p["metadata"]["name"]), text(&p["metadata"]["uid"])))
-        .collect();
+fn delete(cluster: &mut impl Cluster, rng: &mut Rng) -> String {
+    let names: Vec<(String, String)> = cluster.look(|view| {
+        let pods = view.api.store.list("pods", "");
+        pods.map(|p| (text(&p["metadata"]["name"]), text(&p["metadata"]["uid"]))).collect()
+    });
     let Some((name, uid)) = usize::try_from(rng.below(names.len() as u64)).ok().and_then(|at| names.get(at)).cloned() else {
         return "nothing to delete".to_owned();
     };
@@ -183,21 +206,19 @@ fn delete(world: &mut World, rng: &mut Rng) -> String {
         _ => None,
     };
     if grace == Some(0) {
-        world.witness.forced(&uid);
+        cluster.with_witness(|witness| witness.forced(&uid));
     }
-    let now = world.now();
     let options = DeleteOptions { grace_seconds: grace, ..DeleteOptions::default() };
-    let _gone_already = world.api.delete(now, named("pods"), "default", &name, &options);
+    let _gone_already = cluster.with_api(|api, now| api.delete(now, named("pods"), "default", &name, &options));
     format!("delete pod {name} with grace {grace:?}")
 }
 
-fn kill(world: &mut World, rng: &mut Rng) -> String {
-    let running: Vec<_> = world.runtime.running().map(|c| (c.pod.clone(), c.name().to_owned())).collect();
+fn kill(cluster: &mut impl Cluster, rng: &mut Rng) -> String {
+    let running: Vec<_> = cluster.look(|view| view.runtime.running().map(|c| (c.pod.clone(), c.name().to_owned())).collect());
     let Some((pod, name)) = usize::try_from(rng.below(running.len() as u64)).ok().and_then(|at| running.get(at)).cloned() else {
         return "nothing to kill".to_owned();
     };
-    let now = world.now();
-    world.runtime.kill(now, &pod, &name, 137, "OOMKilled");
+    cluster.with_runtime(|runtime, now| runtime.kill(now, &pod, &name, 137, "OOMKilled"));
     format!("{name} of pod {pod} dies")
 }
 

@@ -1,4 +1,4 @@
-//! Runs a scenario in stage `model`.
+//! Runs a scenario: takes its steps, and sees whether what is expected comes true.
 //! Upstream: none.
 //! Differs: nothing on purpose.
 
@@ -16,9 +16,10 @@ use super::schema::{Away, Expect, FaultFate, NodeSpec, Scenario, Step};
 use crate::api::authorize::Identity;
 use crate::api::request::{Request, Verb};
 use crate::api::resource::of_kind;
-use crate::faults::{Fate, Planned};
+use crate::cluster::Cluster;
+use crate::faults::{Fate, FaultPlan, Planned};
 use crate::invariants::Broken;
-use crate::world::{Link, World};
+use crate::world::World;
 
 /// The name of the node in every run.
 pub const NODE: &str = "n1";
@@ -55,9 +56,9 @@ impl std::fmt::Display for Verdict {
     }
 }
 
-/// A world as the scenario's node wants it.
+/// The settings that the scenario's node wants.
 #[must_use]
-pub fn world_for(node: &NodeSpec, seed: u64) -> World {
+pub fn config_for(node: &NodeSpec) -> Config {
     let mut config = Config::new(NODE);
     config.pods.change_detection = match node.change_detection.as_deref() {
         Some("Cache") => ChangeDetection::Cache,
@@ -67,63 +68,92 @@ pub fn world_for(node: &NodeSpec, seed: u64) -> World {
     if let Some(most) = node.max_pods {
         config.pods.max = most;
     }
-    let mut world = World::new(config, seed);
-    world.runtime.has_events = node.runtime_events;
-    world.hints_lost = node.hints_lost;
-    for image in &node.registry {
-        world.runtime.registry.insert(image.clone(), format!("sha256:{image}"));
-    }
-    world.runtime.registry_closed = !node.registry.is_empty();
-    let image = Image { id: "sha256:busybox".to_owned(), repo_tags: vec!["busybox:1.36".to_owned()], size: 2 << 20, ..Image::default() };
-    world.runtime.images.insert("busybox:1.36".to_owned(), image);
+    config
+}
+
+/// Gives a cluster what the scenario's node wants it to have.
+pub fn furnish(cluster: &mut impl Cluster, node: &NodeSpec) {
+    cluster.lose_hints(node.hints_lost);
+    cluster.with_runtime(|runtime, _| {
+        runtime.has_events = node.runtime_events;
+        for image in &node.registry {
+            runtime.registry.insert(image.clone(), format!("sha256:{image}"));
+        }
+        runtime.registry_closed = !node.registry.is_empty();
+        let repo_tags = vec!["busybox:1.36".to_owned()];
+        let image = Image { id: "sha256:busybox".to_owned(), repo_tags, size: 2 << 20, ..Image::default() };
+        runtime.images.insert("busybox:1.36".to_owned(), image);
+    });
+}
+
+/// A world of stage `model` as the scenario's node wants it.
+#[must_use]
+pub fn world_for(node: &NodeSpec, seed: u64) -> World {
+    let mut world = World::new(config_for(node), seed);
+    furnish(&mut world, node);
     world
 }
 
-/// Runs a scenario. The world is handed back for its lines and digest.
+/// Runs a scenario in stage `model`. The world is handed back for its lines and digest.
 #[must_use]
 pub fn run(scenario: &Scenario, seed: u64, prepare: impl FnOnce(&mut World)) -> (Verdict, World) {
     let mut world = world_for(&scenario.node, seed);
     prepare(&mut world);
-    for (number, step) in (1..).zip(&scenario.steps) {
-        let verdict = take(&mut world, number, step);
-        if let Some(broken) = world.witness.first_broken() {
-            return (Verdict::Broke(broken.clone()), world);
-        }
-        if !verdict.held() {
-            return (verdict, world);
-        }
-    }
-    (Verdict::Held, world)
+    let verdict = follow(&mut world, scenario);
+    (verdict, world)
 }
 
-fn take(world: &mut World, number: usize, step: &Step) -> Verdict {
-    if let Some(at) = step.at {
-        world.run_until(at);
-    }
-    if let Some(wait) = step.wait {
-        world.run_until(world.elapsed() + wait);
-    }
-    if let Err(why) = act(world, step) {
-        return Verdict::Impossible(number, why);
-    }
-    if let Some(expect) = &step.expect {
-        let until = world.elapsed() + expect.within.unwrap_or_default();
-        let met = world.run_while(until, |w| w.witness.first_broken().is_none() && !unmet(expect, view(w)).is_empty());
-        if !met {
-            return Verdict::Unmet(number, world.elapsed(), unmet(expect, view(world)));
+/// Takes a scenario's steps, one after the other, until one does not go as it should.
+pub fn follow(cluster: &mut impl Cluster, scenario: &Scenario) -> Verdict {
+    for (number, step) in (1..).zip(&scenario.steps) {
+        let verdict = take(cluster, number, step);
+        if let Some(broken) = first_broken(cluster) {
+            return Verdict::Broke(broken);
         }
-    }
-    if let Some(expect) = &step.holds {
-        let until = world.elapsed() + expect.within.unwrap_or_default();
-        if world.run_while(until, |w| w.witness.first_broken().is_none() && holds(expect, w)) {
-            return Verdict::Unmet(number, world.elapsed(), unmet(expect, view(world)));
+        if !verdict.held() {
+            return verdict;
         }
     }
     Verdict::Held
 }
 
-fn holds(expect: &Expect, world: &World) -> bool {
-    unmet(expect, view(world)).is_empty()
+/// The first invariant that broke, if one did.
+pub fn first_broken(cluster: &impl Cluster) -> Option<Broken> {
+    cluster.look(|view| view.witness.first_broken().cloned())
+}
+
+fn take(cluster: &mut impl Cluster, number: usize, step: &Step) -> Verdict {
+    if let Some(at) = step.at {
+        cluster.run_until(at);
+    }
+    if let Some(wait) = step.wait {
+        cluster.run_until(cluster.elapsed() + wait);
+    }
+    if let Err(why) = act(cluster, step) {
+        return Verdict::Impossible(number, why);
+    }
+    if let Some(expect) = &step.expect {
+        let until = cluster.elapsed() + expect.within.unwrap_or_default();
+        let met = cluster.run_while(until, |view| view.witness.first_broken().is_none() && !holds(expect, view));
+        if !met {
+            return missing(cluster, number, expect);
+        }
+    }
+    if let Some(expect) = &step.holds {
+        let until = cluster.elapsed() + expect.within.unwrap_or_default();
+        if cluster.run_while(until, |view| view.witness.first_broken().is_none() && holds(expect, view)) {
+            return missing(cluster, number, expect);
+        }
+    }
+    Verdict::Held
+}
+
+fn holds(expect: &Expect, view: View<'_>) -> bool {
+    unmet(expect, view).is_empty()
+}
+
+fn missing(cluster: &impl Cluster, number: usize, expect: &Expect) -> Verdict {
+    Verdict::Unmet(number, cluster.elapsed(), cluster.look(|view| unmet(expect, view)))
 }
 
 /// What can be seen of a world.
@@ -139,99 +169,101 @@ pub fn view(world: &World) -> View<'_> {
     }
 }
 
-fn act(world: &mut World, step: &Step) -> Result<(), String> {
+fn act(cluster: &mut impl Cluster, step: &Step) -> Result<(), String> {
     for object in &step.apply {
-        apply(world, object.clone())?;
+        apply(cluster, object.clone())?;
     }
     if let Some(patch) = &step.patch {
         let (resource, part) = patch.resource.split_once('/').unwrap_or((&patch.resource, ""));
         let request = Request::new(Verb::Patch, resource, &patch.namespace, &patch.name).of(part).with(patch.with.clone());
-        let now = world.now();
-        world.api.request(now, &Identity::admin(), &request).map_err(|e| e.failure().message)?;
+        administrate(cluster, &request)?;
     }
     if let Some(delete) = &step.delete {
         let mut body = serde_json::json!({});
         if let Some(grace) = delete.grace {
             body["gracePeriodSeconds"] = grace.into();
         }
-        if delete.grace == Some(0)
-            && let Some(pod) = world.api.store.get("pods", &delete.namespace, &delete.name)
-        {
-            let uid = pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-            world.witness.forced(&uid);
+        if delete.grace == Some(0) {
+            let uid = cluster.look(|view| {
+                let pod = view.api.store.get("pods", &delete.namespace, &delete.name);
+                pod.map(|pod| pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned())
+            });
+            cluster.with_witness(|witness| uid.iter().for_each(|uid| witness.forced(uid)));
         }
         let namespace = if delete.resource == "nodes" { "" } else { &delete.namespace };
         let request = Request::new(Verb::Delete, &delete.resource, namespace, &delete.name).with(body);
-        let now = world.now();
-        world.api.request(now, &Identity::admin(), &request).map_err(|e| e.failure().message)?;
+        administrate(cluster, &request)?;
     }
-    disturb(world, step);
+    disturb(cluster, step);
     Ok(())
 }
 
-fn disturb(world: &mut World, step: &Step) {
+fn administrate(cluster: &mut impl Cluster, request: &Request) -> Result<(), String> {
+    let answer = cluster.with_api(|api, now| api.request(now, &Identity::admin(), request));
+    answer.map(|_| ()).map_err(|e| e.failure().message)
+}
+
+fn disturb(cluster: &mut impl Cluster, step: &Step) {
     if let Some(fault) = &step.fault {
         let fate = fate_of(&fault.fate);
-        world.faults.plan(Planned { call: fault.call.clone(), skip: fault.skip, times: fault.times, fate });
+        let planned = Planned { call: fault.call.clone(), skip: fault.skip, times: fault.times, fate };
+        cluster.with_faults(|faults| faults.plan(planned));
     }
     if let Some(crash) = &step.crash {
-        world.crash(Some(crash.back));
+        cluster.crash(Some(crash.back));
     }
     if let Some(api) = &step.api {
-        api_away(world, api);
+        api_away(cluster, api);
     }
     if let Some(runtime) = &step.runtime {
-        world.restart_runtime(runtime.away, runtime.containers_die);
+        cluster.restart_runtime(runtime.away, runtime.containers_die);
     }
     if let Some(kill) = &step.kill {
-        let pod = world.api.store.list("pods", "").find(|p| p["metadata"]["name"] == kill.pod.as_str());
-        let uid = pod.map(|p| PodUid::new(p["metadata"]["uid"].as_str().unwrap_or_default()));
-        let now = world.now();
+        let uid = cluster.look(|view| {
+            let pod = view.api.store.list("pods", "").find(|p| p["metadata"]["name"] == kill.pod.as_str());
+            pod.map(|p| PodUid::new(p["metadata"]["uid"].as_str().unwrap_or_default()))
+        });
         if let Some(uid) = uid {
-            world.runtime.kill(now, &uid, &kill.container, kill.code, &kill.reason);
+            cluster.with_runtime(|runtime, now| runtime.kill(now, &uid, &kill.container, kill.code, &kill.reason));
         }
     }
     if let Some(jump) = &step.clock {
         let signed = |by: Duration| SignedDuration::try_from(by).unwrap_or(SignedDuration::ZERO);
-        world.jump_clock(jump.forwards.map(signed).unwrap_or_default());
-        world.jump_clock(-jump.backwards.map(signed).unwrap_or_default());
+        cluster.jump_clock(jump.forwards.map(signed).unwrap_or_default());
+        cluster.jump_clock(-jump.backwards.map(signed).unwrap_or_default());
     }
     if step.heal {
-        heal(world);
+        heal(cluster);
     }
     if let Some(full) = step.disk_full {
-        world.host.disk_full = full;
+        cluster.with_host(|host| host.disk_full = full);
     }
     if let Some(ready) = step.network_ready {
-        world.runtime.network_ready = ready;
+        cluster.with_runtime(|runtime, _| runtime.network_ready = ready);
     }
 }
 
 /// No more faults from here.
-pub fn heal(world: &mut World) {
-    world.faults.heal();
-    world.hints_lost = 0;
-    world.host.disk_full = false;
-    world.runtime.network_ready = true;
-    if world.api_link == Link::Silent {
-        world.api_link = Link::Up;
-        world.watches_lose_their_place();
-    }
-    if world.runtime_link == Link::Silent {
-        world.runtime_link = Link::Up;
-    }
+pub fn heal(cluster: &mut impl Cluster) {
+    cluster.with_faults(FaultPlan::heal);
+    cluster.lose_hints(0);
+    cluster.with_host(|host| host.disk_full = false);
+    cluster.with_runtime(|runtime, _| runtime.network_ready = true);
+    cluster.heal_links();
 }
 
-fn api_away(world: &mut World, api: &Away) {
+fn api_away(cluster: &mut impl Cluster, api: &Away) {
     if let Some(away) = api.away {
-        world.restart_api(away);
+        cluster.restart_api(away);
     }
     if let Some(silent) = api.silent {
-        world.silence_api(silent);
+        cluster.silence_api(silent);
+    }
+    if let Some(forgotten) = api.forgotten {
+        cluster.forget_api(forgotten);
     }
     if api.compact {
-        world.api.store.compact();
-        world.watches_lose_their_place();
+        cluster.compact_api();
     }
 }
 
@@ -239,7 +271,7 @@ fn api_away(world: &mut World, api: &Away) {
 ///
 /// # Errors
 /// As the API server refuses.
-pub fn apply(world: &mut World, mut object: Value) -> Result<(), String> {
+pub fn apply(cluster: &mut impl Cluster, mut object: Value) -> Result<(), String> {
     let kind = object["kind"].as_str().unwrap_or("Pod").to_owned();
     let version = object["apiVersion"].as_str().unwrap_or("v1").to_owned();
     let resource = of_kind(&version, &kind).ok_or_else(|| format!("{version} {kind} is not known"))?;
@@ -254,17 +286,17 @@ pub fn apply(world: &mut World, mut object: Value) -> Result<(), String> {
         object["spec"]["nodeName"] = NODE.into();
     }
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let now = world.now();
-    let verb = match world.api.store.get(resource.plural, &namespace, &name) {
-        Some(known) => {
-            object["metadata"]["resourceVersion"] = known["metadata"]["resourceVersion"].clone();
-            Verb::Update
+    let revision = cluster.look(|view| {
+        view.api.store.get(resource.plural, &namespace, &name).map(|known| known["metadata"]["resourceVersion"].clone())
+    });
+    let request = match revision {
+        Some(revision) => {
+            object["metadata"]["resourceVersion"] = revision;
+            Request::new(Verb::Update, resource.plural, &namespace, &name)
         }
-        None => Verb::Create,
+        None => Request::new(Verb::Create, resource.plural, &namespace, ""),
     };
-    let name = if verb == Verb::Create { "" } else { &name };
-    let request = Request::new(verb, resource.plural, &namespace, name).with(object);
-    world.api.request(now, &Identity::admin(), &request).map(|_| ()).map_err(|e| e.failure().message)
+    administrate(cluster, &request.with(object))
 }
 
 fn fate_of(fate: &FaultFate) -> Fate {

@@ -203,6 +203,9 @@ pub struct Away {
     /// For how long nothing comes through.
     #[serde(default, deserialize_with = "some_duration")]
     pub silent: Option<Duration>,
+    /// For how long what is sent is lost, and connections with it, without either side being told.
+    #[serde(default, deserialize_with = "some_duration")]
+    pub forgotten: Option<Duration>,
     /// Whether the history is compacted: watches get 410 and list anew.
     #[serde(default)]
     pub compact: bool,

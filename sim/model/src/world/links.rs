@@ -65,7 +65,7 @@ impl World {
                     rest = self.runtime.latency(now, call);
                 }
                 let mut witness = std::mem::take(&mut self.witness);
-                witness.runtime_called(self, call);
+                witness.runtime_called(self.scene(), call);
                 self.witness = witness;
                 let outcome = self.runtime.call(now, call).map(|reply| stamped(reply, began));
                 Event::CriDone { id, outcome }

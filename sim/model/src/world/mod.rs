@@ -2,6 +2,7 @@
 //! Upstream: none.
 //! Differs: no wire and no task: a run is a function of its seed.
 
+mod cluster;
 mod links;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,11 +25,11 @@ use crate::api::authorize::Identity;
 use crate::api::watch::CoreWatch;
 use crate::faults::{Fate, FaultPlan};
 use crate::host::HostModel;
-use crate::invariants::Witness;
+use crate::invariants::{Scene, Witness};
 use crate::runtime::RuntimeModel;
 
 /// 2026-01-01T00:00:00Z: when every run begins.
-const EPOCH_SECONDS: i64 = 1_767_225_600;
+pub const EPOCH_SECONDS: i64 = 1_767_225_600;
 
 /// How many steps may be taken within one moment.
 const MOST_STEPS_AT_ONCE: u32 = 100_000;
@@ -187,6 +188,12 @@ impl World {
         self.life.as_ref().map_or(0, |life| life.in_flight.len())
     }
 
+    /// What can be seen of it now.
+    #[must_use]
+    pub fn scene(&self) -> Scene<'_> {
+        Scene { api: &self.api, runtime: &self.runtime, elapsed: self.elapsed, in_flight: self.in_flight() }
+    }
+
     /// The agent's core, while it lives.
     #[must_use]
     pub fn kubelet(&self) -> Option<&Kubelet> {
@@ -319,7 +326,7 @@ impl World {
         let facts = std::mem::take(&mut self.runtime.facts);
         self.runtime.facts_seen += facts.len() as u64;
         let mut witness = std::mem::take(&mut self.witness);
-        witness.look(self, &facts);
+        witness.look(self.scene(), &facts);
         self.witness = witness;
     }
 
