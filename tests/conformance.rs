@@ -62,9 +62,14 @@ impl Table {
             if let Some((last_end, first)) = &last
                 && text[*last_end..at].trim() == "to"
             {
-                known.extend(self.0.iter().map(|b| &b.id).filter(|b| first.len() == b.len() && *first <= **b && **b <= id).cloned());
+                known
+                    .extend(self.0.iter().map(|b| &b.id).filter(|b| first.len() == b.len() && *first <= **b && **b <= id).cloned());
             }
-            if self.knows(&id) { known.insert(id.clone()) } else { unknown.insert(id.clone()) };
+            if self.knows(&id) {
+                known.insert(id.clone())
+            } else {
+                unknown.insert(id.clone())
+            };
             last = Some((end, id));
         }
         (known, unknown)
@@ -109,9 +114,9 @@ fn tests_of(source: &Source) -> Vec<Test> {
             };
             let head = source.lines[..function.line - 1].iter().rev().take_while(belongs).count();
             let first = function.line - 1 - head;
-            let is_test = source.code[first..function.line].iter().any(|line| {
-                line.trim().strip_prefix("#[").is_some_and(|a| a.starts_with("test]") || a.starts_with("tokio::test"))
-            });
+            let is_test = source.code[first..function.line]
+                .iter()
+                .any(|line| line.trim().strip_prefix("#[").is_some_and(|a| a.starts_with("test]") || a.starts_with("tokio::test")));
             let text = source.lines[first..function.last_line].join("\n");
             is_test.then_some(Test { name: function.name, text })
         })
@@ -193,8 +198,7 @@ fn sections<'a>(table: &'a Table, area: &str) -> Vec<&'a str> {
 /// Areas by tiers: held of all.
 fn summary(page: &mut String, table: &Table, coverage: &Coverage) {
     let count = |area: Option<&str>, tier: &str| {
-        let all: Vec<&Behaviour> =
-            table.0.iter().filter(|b| area.is_none_or(|area| b.area == area) && b.tier == tier).collect();
+        let all: Vec<&Behaviour> = table.0.iter().filter(|b| area.is_none_or(|area| b.area == area) && b.tier == tier).collect();
         let held = all.iter().filter(|b| coverage.held.contains_key(&b.id)).count();
         format!("{held} of {}", all.len())
     };

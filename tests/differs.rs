@@ -59,7 +59,12 @@ mod tests {
 
     #[test]
     fn only_deviations_are_listed_in_full() {
-        let head = |differs: &str| Source::new("src/kubelet/src/a.rs", &format!("//! A.\n//! Upstream: pkg/a.go.\n//! Differs: {differs}\n\nfn a() {{}}\n"));
+        let head = |differs: &str| {
+            Source::new(
+                "src/kubelet/src/a.rs",
+                &format!("//! A.\n//! Upstream: pkg/a.go.\n//! Differs: {differs}\n\nfn a() {{}}\n"),
+            )
+        };
         assert_eq!(deviation(&head("nothing on purpose.")), None);
         assert_eq!(deviation(&head("one,\n//! and more.\n//!\n//! Text.")), Some("one, and more.".to_owned()));
         let page = written(&[head("a|b.")]);

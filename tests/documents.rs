@@ -17,7 +17,8 @@ fn links_lead_to_files_that_exist() {
     for path in files_below(".").into_iter().filter(|path| path.ends_with(".md")) {
         let page = text_of(&path).unwrap_or_default();
         let folder = root().join(&path).parent().expect("a file lies in a folder").to_path_buf();
-        let missing = local_links(&page).into_iter().filter(|link| !folder.join(link.split('#').next().unwrap_or_default()).exists());
+        let missing =
+            local_links(&page).into_iter().filter(|link| !folder.join(link.split('#').next().unwrap_or_default()).exists());
         broken.extend(missing.map(|link| format!("{path}: the link to {link} leads nowhere")));
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));

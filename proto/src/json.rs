@@ -26,9 +26,7 @@ pub(crate) mod text {
     }
 
     /// Reads either form that `serialize` writes.
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Vec<u8>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
         deserializer.deserialize_any(TextOrBytes)
     }
 

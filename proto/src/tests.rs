@@ -24,8 +24,7 @@ fn numbers<M: Message>(message: &M) -> Vec<u32> {
     while !rest.is_empty() {
         let (number, wire_type) = prost::encoding::decode_key(&mut rest).expect("a key");
         found.push(number);
-        prost::encoding::skip_field(wire_type, number, &mut rest, Default::default())
-            .expect("a field");
+        prost::encoding::skip_field(wire_type, number, &mut rest, Default::default()).expect("a field");
     }
     found
 }
@@ -58,20 +57,10 @@ fn json_names_that_are_not_snake_case_are_upstreams() {
 
 #[test]
 fn bytes_that_are_not_text_survive_json() {
-    let answer = ExecSyncResponse {
-        stdout: vec![0xff, 0, b'a'],
-        stderr: b"plain".to_vec(),
-        exit_code: 3,
-    };
+    let answer = ExecSyncResponse { stdout: vec![0xff, 0, b'a'], stderr: b"plain".to_vec(), exit_code: 3 };
     let json = serde_json::to_value(&answer).expect("JSON");
-    assert_eq!(
-        json,
-        json!({"stdout": [255, 0, 97], "stderr": "plain", "exit_code": 3})
-    );
-    assert_eq!(
-        serde_json::from_value::<ExecSyncResponse>(json).expect("a message"),
-        answer
-    );
+    assert_eq!(json, json!({"stdout": [255, 0, 97], "stderr": "plain", "exit_code": 3}));
+    assert_eq!(serde_json::from_value::<ExecSyncResponse>(json).expect("a message"), answer);
 }
 
 #[test]
@@ -85,11 +74,7 @@ fn field_numbers_out_of_sequence_are_upstreams() {
     };
     assert_eq!(numbers(&image), [1, 2, 18, 19, 20]);
     let one = Some(Int64Value { value: 1 });
-    let sandbox = LinuxSandboxSecurityContext {
-        run_as_user: one,
-        run_as_group: one,
-        ..Default::default()
-    };
+    let sandbox = LinuxSandboxSecurityContext { run_as_user: one, run_as_group: one, ..Default::default() };
     assert_eq!(numbers(&sandbox), [3, 8]);
     let container = LinuxContainerSecurityContext {
         run_as_user: one,
@@ -101,31 +86,17 @@ fn field_numbers_out_of_sequence_are_upstreams() {
         ..Default::default()
     };
     assert_eq!(numbers(&container), [5, 11, 12, 15, 16, 17]);
-    let config = ContainerConfig {
-        cdi_devices: vec![CdiDevice::default()],
-        stop_signal: Signal::Sigterm as i32,
-        ..Default::default()
-    };
+    let config =
+        ContainerConfig { cdi_devices: vec![CdiDevice::default()], stop_signal: Signal::Sigterm as i32, ..Default::default() };
     assert_eq!(numbers(&config), [17, 18]);
-    assert_eq!(
-        numbers(&Namespace {
-            options: Some(NamespaceOption::default())
-        }),
-        [2]
-    );
+    assert_eq!(numbers(&Namespace { options: Some(NamespaceOption::default()) }), [2]);
 }
 
 #[test]
 fn bytes_on_the_wire_are_upstreams() {
-    let stop = StopContainerRequest {
-        container_id: "ab".into(),
-        timeout: 30,
-    };
+    let stop = StopContainerRequest { container_id: "ab".into(), timeout: 30 };
     assert_eq!(stop.encode_to_vec(), [0x0a, 2, b'a', b'b', 0x10, 30]);
-    let spec = ImageSpec {
-        user_specified_image: "x".into(),
-        ..Default::default()
-    };
+    let spec = ImageSpec { user_specified_image: "x".into(), ..Default::default() };
     assert_eq!(spec.encode_to_vec(), [0x92, 0x01, 1, b'x']);
 }
 
@@ -133,15 +104,9 @@ fn bytes_on_the_wire_are_upstreams() {
 fn enum_numbers_and_names_are_upstreams() {
     assert_eq!(Signal::Sigterm as i32, 23);
     assert_eq!(Signal::Sigrtmax as i32, 65);
-    assert_eq!(
-        Signal::from_str_name("SIGRTMAXMINUS14"),
-        Some(Signal::Sigrtmaxminus14)
-    );
+    assert_eq!(Signal::from_str_name("SIGRTMAXMINUS14"), Some(Signal::Sigrtmaxminus14));
     assert_eq!(NamespaceMode::Target as i32, 3);
-    assert_eq!(
-        ContainerState::ContainerExited.as_str_name(),
-        "CONTAINER_EXITED"
-    );
+    assert_eq!(ContainerState::ContainerExited.as_str_name(), "CONTAINER_EXITED");
     assert_eq!(PodSandboxState::SandboxNotready as i32, 1);
     assert_eq!(CgroupDriver::Cgroupfs as i32, 1);
     assert_eq!(security_profile::ProfileType::Localhost as i32, 2);
@@ -157,14 +122,8 @@ fn debug_output_of_credentials_hides_every_secret() {
         identity_token: "hunter3".into(),
         registry_token: "hunter4".into(),
     };
-    let pull = PullImageRequest {
-        auth: Some(auth),
-        ..Default::default()
-    };
+    let pull = PullImageRequest { auth: Some(auth), ..Default::default() };
     let text = format!("{pull:?}");
     assert!(text.contains("me") && text.contains("there"), "{text}");
-    assert!(
-        !text.contains("hunter") && !text.contains("aHVudGVyMg"),
-        "{text}"
-    );
+    assert!(!text.contains("hunter") && !text.contains("aHVudGVyMg"), "{text}");
 }

@@ -50,9 +50,7 @@ fn generate(out: &Path) -> String {
             }
         }
     }
-    builder
-        .compile_fds(descriptors)
-        .expect("code for cri.proto");
+    builder.compile_fds(descriptors).expect("code for cri.proto");
     fs::read_to_string(out.join("runtime.v1.rs")).expect("generated code")
 }
 
@@ -64,8 +62,5 @@ fn generated_code_is_what_the_proto_says() {
         fs::write(&committed, &fresh).expect("src/gen is writable");
     }
     let stale = fs::read_to_string(&committed).unwrap_or_default() != fresh;
-    assert!(
-        !stale,
-        "src/gen/runtime.v1.rs is not what cri.proto generates; run `cargo proto`"
-    );
+    assert!(!stale, "src/gen/runtime.v1.rs is not what cri.proto generates; run `cargo proto`");
 }

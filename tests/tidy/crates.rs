@@ -81,7 +81,10 @@ fn check(krate: &str, path: &str, may: &[&str], text: &str) -> Vec<Finding> {
             found(format!("pure `{krate}` asks for gRPC of `{name}`"), "Use the messages only");
         }
         if !["wire", "tests"].contains(&krate) && ONLY_WIRE.contains(&name) {
-            found(format!("`{krate}` depends on `{name}`"), "Only sim/wire simulates a network; the daemon uses rustix for system calls");
+            found(
+                format!("`{krate}` depends on `{name}`"),
+                "Only sim/wire simulates a network; the daemon uses rustix for system calls",
+            );
         }
     }
     findings

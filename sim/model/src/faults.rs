@@ -124,7 +124,9 @@ fn draw(odds: Odds, side: Side, rng: &mut Rng) -> Fate {
     if hits(odds.error) {
         return Fate::Fails(match side {
             Side::Runtime => Failure::new(FailureKind::Other, "rpc error: code = Unknown desc = injected"),
-            Side::Api if hits(3) => Failure::new(FailureKind::Throttled { after: Some(Duration::from_secs(1)) }, "too many requests"),
+            Side::Api if hits(3) => {
+                Failure::new(FailureKind::Throttled { after: Some(Duration::from_secs(1)) }, "too many requests")
+            }
             Side::Api => Failure::new(FailureKind::Unavailable, "the server is currently unable to handle the request"),
             Side::Host => Failure::new(FailureKind::Other, "input/output error"),
         });

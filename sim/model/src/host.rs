@@ -156,8 +156,10 @@ impl HostModel {
     }
 
     fn volumes_of(&self, pod: &PodUid) -> Vec<VolumeDirectory> {
-        let directory =
-            |((_, volume), placed): (&(PodUid, String), &PlacedVolume)| VolumeDirectory { plugin: placed.plugin.clone(), volume: volume.clone() };
+        let directory = |((_, volume), placed): (&(PodUid, String), &PlacedVolume)| VolumeDirectory {
+            plugin: placed.plugin.clone(),
+            volume: volume.clone(),
+        };
         self.volumes.iter().filter(|((owner, _), _)| owner == pod).map(directory).collect()
     }
 

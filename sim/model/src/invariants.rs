@@ -227,7 +227,10 @@ impl Witness {
         phase.clone_into(&mut record.phase);
         let ready = condition(object, "Ready") == Some("True");
         if record.ready && !ready && !may_lose_readiness(scene, record, object, &uid, now) {
-            broken.push(("invariant_no_readiness_is_lost_without_a_cause", format!("pod {uid} is not ready any more, yet all of it runs")));
+            broken.push((
+                "invariant_no_readiness_is_lost_without_a_cause",
+                format!("pod {uid} is not ready any more, yet all of it runs"),
+            ));
         }
         record.ready = ready;
         for status in object["status"]["containerStatuses"].as_array().into_iter().flatten() {
@@ -277,14 +280,15 @@ impl Witness {
         let Some(sandbox) = scene.runtime.sandboxes.get(id).filter(|s| s.state == SandboxState::Ready) else { return };
         let uid = sandbox.config.metadata.as_ref().map(|m| m.uid.clone()).unwrap_or_default();
         let Some(object) = pod_by_uid(scene, &uid) else { return };
-        let twins = scene.runtime.sandboxes.values().filter(|s| {
-            s.state == SandboxState::Ready && s.config.metadata.as_ref().is_some_and(|m| m.uid == uid)
-        });
+        let twins = scene
+            .runtime
+            .sandboxes
+            .values()
+            .filter(|s| s.state == SandboxState::Ready && s.config.metadata.as_ref().is_some_and(|m| m.uid == uid));
         let runs = scene.runtime.running().any(|c| c.sandbox == id);
         let ended = matches!(text(&object["status"]["phase"]), "Succeeded" | "Failed");
-        let wanted = object["metadata"]["deletionTimestamp"].is_null()
-            && !ended
-            && object["spec"]["activeDeadlineSeconds"].is_null();
+        let wanted =
+            object["metadata"]["deletionTimestamp"].is_null() && !ended && object["spec"]["activeDeadlineSeconds"].is_null();
         if runs && wanted && twins.count() == 1 {
             let how = format!("the sandbox of pod {uid} is stopped while its containers run and nobody asked for it");
             self.broken("invariant_no_pod_is_stopped_that_nobody_wants_stopped", how);

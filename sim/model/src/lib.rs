@@ -2,11 +2,11 @@
 
 pub mod api;
 pub mod cluster;
-pub mod host;
-pub mod runtime;
 pub mod faults;
+pub mod host;
 pub mod invariants;
 pub mod liveness;
+pub mod runtime;
 pub mod scenario;
 pub mod swarm;
 pub mod world;

@@ -13,7 +13,8 @@ use crate::scenario::expect::{View, condition};
 pub fn unsettled(view: View<'_>) -> Vec<String> {
     let mut wrong = Vec::new();
     liveness_node_is_ready(view, &mut wrong);
-    let pods: Vec<&Value> = view.api.store.list("pods", "").map(AsRef::as_ref).filter(|p| p["spec"]["nodeName"] == view.node).collect();
+    let pods: Vec<&Value> =
+        view.api.store.list("pods", "").map(AsRef::as_ref).filter(|p| p["spec"]["nodeName"] == view.node).collect();
     for pod in &pods {
         liveness_pod_is_as_wanted(view, pod, &mut wrong);
     }
@@ -47,9 +48,11 @@ fn liveness_pod_is_as_wanted(view: View<'_>, pod: &Value, wrong: &mut Vec<String
         }
         return;
     }
-    let ready_sandboxes = view.runtime.sandboxes.values().filter(|s| {
-        s.state == SandboxState::Ready && s.config.metadata.as_ref().is_some_and(|m| m.uid == uid)
-    });
+    let ready_sandboxes = view
+        .runtime
+        .sandboxes
+        .values()
+        .filter(|s| s.state == SandboxState::Ready && s.config.metadata.as_ref().is_some_and(|m| m.uid == uid));
     let ready_sandboxes = ready_sandboxes.count();
     if ready_sandboxes != 1 {
         wrong.push(format!("pod {name} is {phase} and has {ready_sandboxes} sandboxes"));

@@ -8,8 +8,8 @@ use jiff::SignedDuration;
 use kubelet::rng::Rng;
 use serde_json::{Value, json};
 
-use crate::api::write::DeleteOptions;
 use crate::api::resource::named;
+use crate::api::write::DeleteOptions;
 use crate::cluster::Cluster;
 use crate::faults::Odds;
 use crate::liveness::{leftovers, unsettled};
@@ -284,13 +284,19 @@ mod tests {
             if !verdict.held() {
                 if let Some(file) = std::env::var_os("KEELSON_LINES") {
                     let (_, world, _) = run(seed, |w| w.lines = Some(Vec::new()));
-                    let text: String = world.lines.iter().flatten().map(|l| format!("{:>10.4} {}\n", l.at.as_secs_f64(), l.text)).collect();
+                    let text: String =
+                        world.lines.iter().flatten().map(|l| format!("{:>10.4} {}\n", l.at.as_secs_f64(), l.text)).collect();
                     std::fs::write(file, text).unwrap();
                 }
                 failed.push(format!("seed {seed}: {verdict}\n  {plan:?}"));
             }
         }
-        assert!(failed.is_empty(), "{} of {seeds} seeds failed\n{}", failed.len(), failed.iter().take(8).cloned().collect::<Vec<_>>().join("\n"));
+        assert!(
+            failed.is_empty(),
+            "{} of {seeds} seeds failed\n{}",
+            failed.len(),
+            failed.iter().take(8).cloned().collect::<Vec<_>>().join("\n")
+        );
     }
 
     #[test]

@@ -104,9 +104,7 @@ fn serving(resolved: &Resolved, now: Timestamp) -> anyhow::Result<Serving> {
 fn certificate(tls: &Tls, node: &str, ips: &[IpAddr], now: Timestamp) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
     let read = |path: &Path, field: &str| fs::read(path).with_context(|| format!("{field} {}", path.display()));
     match &tls.source {
-        CertificateSource::Files { certificate, key } => {
-            Ok((read(certificate, "tlsCertFile")?, read(key, "tlsPrivateKeyFile")?))
-        }
+        CertificateSource::Files { certificate, key } => Ok((read(certificate, "tlsCertFile")?, read(key, "tlsPrivateKeyFile")?)),
         CertificateSource::SelfSigned { certificate, key } => {
             if !(certificate.exists() && key.exists()) {
                 let made = self_signed(node, ips, now.as_second())?;
@@ -126,7 +124,13 @@ fn write_private(path: &Path, contents: &[u8], mode: u32) -> anyhow::Result<()> 
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory).with_context(|| format!("cert-dir {}", directory.display()))?;
     }
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path).with_context(|| path.display().to_string())?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(path)
+        .with_context(|| path.display().to_string())?;
     file.write_all(contents)?;
     Ok(())
 }

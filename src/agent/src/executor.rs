@@ -173,7 +173,9 @@ const DEFAULT_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn completed(event: &Event) -> Option<ActionId> {
     match event {
-        Event::CriDone { id, .. } | Event::ApiDone { id, .. } | Event::HostDone { id, .. } | Event::ProbeDone { id, .. } => Some(*id),
+        Event::CriDone { id, .. } | Event::ApiDone { id, .. } | Event::HostDone { id, .. } | Event::ProbeDone { id, .. } => {
+            Some(*id)
+        }
         _ => None,
     }
 }
@@ -188,9 +190,9 @@ impl Limits {
         let bounded = async {
             match self.timeout {
                 None => call.await,
-                Some(limit) => tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-                    Err(Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded"))
-                }),
+                Some(limit) => tokio::time::timeout(limit, call)
+                    .await
+                    .unwrap_or_else(|_| Err(Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded"))),
             }
         };
         tokio::select! {

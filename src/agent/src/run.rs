@@ -131,9 +131,9 @@ fn servers(
     let main = listeners.https.map(|address| {
         serve(Arc::clone(&env.net), address, Gate::main(Arc::clone(&shared), guard), Some(tls), shutdown.clone()).boxed()
     });
-    let read_only = listeners.read_only.map(|address| {
-        serve(Arc::clone(&env.net), address, Gate::read_only(Arc::clone(&shared)), None, shutdown.clone()).boxed()
-    });
+    let read_only = listeners
+        .read_only
+        .map(|address| serve(Arc::clone(&env.net), address, Gate::read_only(Arc::clone(&shared)), None, shutdown.clone()).boxed());
     let all: Vec<_> = main.into_iter().chain(read_only).collect();
     if all.is_empty() {
         return futures::future::pending().boxed();

@@ -156,7 +156,12 @@ fn json_line(place: &Place<'_>, message: &str, mut fields: Fields) -> String {
     let micros = place.now.as_microsecond();
     let text = |text: &str| Value::from(text).to_string();
     let caller = text(&format!("{}:{}", place.file, place.line));
-    let mut line = format!("{{\"ts\":{}.{:03},\"caller\":{caller},\"msg\":{}", micros.div_euclid(1000), micros.rem_euclid(1000), text(message));
+    let mut line = format!(
+        "{{\"ts\":{}.{:03},\"caller\":{caller},\"msg\":{}",
+        micros.div_euclid(1000),
+        micros.rem_euclid(1000),
+        text(message)
+    );
     let level = match place.level {
         Level::ERROR => None,
         Level::WARN | Level::INFO => Some(0),
@@ -273,7 +278,9 @@ mod tests {
         let pid = std::process::id();
         assert_eq!(
             lines[0],
-            format!(r#"I0102 15:04:05.000006 {pid:7} telemetry.rs:{line}] "Started \"it\"\nall" pod="default/a" port=10250 path="/a b""#)
+            format!(
+                r#"I0102 15:04:05.000006 {pid:7} telemetry.rs:{line}] "Started \"it\"\nall" pod="default/a" port=10250 path="/a b""#
+            )
         );
         assert!(lines[1].starts_with("E0102") && lines[1].ends_with(r#"] "Failed" err="no""#));
         assert!(lines[2].starts_with("W0102"));

@@ -63,11 +63,8 @@ fn resources(pod: &Pod, active: &[&Arc<Pod>], machine: &MachineInfo, config: &Co
             *used.entry(name).or_default() += amount;
         }
     }
-    let capacities = [
-        ("cpu", node.allocatable_cpu_milli),
-        ("memory", node.allocatable_memory),
-        ("ephemeral-storage", node.allocatable_storage),
-    ];
+    let capacities =
+        [("cpu", node.allocatable_cpu_milli), ("memory", node.allocatable_memory), ("ephemeral-storage", node.allocatable_storage)];
     for (name, capacity) in capacities {
         let asked = wanted.get(name).and_then(|a| u64::try_from(*a).ok()).unwrap_or(0);
         let taken = used.get(name).and_then(|a| u64::try_from(*a).ok()).unwrap_or(0);
@@ -132,9 +129,9 @@ type HostPort = (String, String, i32);
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
     let spec = pod.spec.as_ref();
-    let containers = spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten().filter(|c| {
-        c.restart_policy.as_deref() == Some("Always")
-    })));
+    let containers = spec.iter().flat_map(|s| {
+        s.containers.iter().chain(s.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always")))
+    });
     containers
         .flat_map(|c| c.ports.iter().flatten())
         .filter_map(|p| Some((p, p.host_port.filter(|port| *port > 0)?)))
@@ -153,9 +150,10 @@ fn ports(pod: &Pod, active: &[&Arc<Pod>]) -> Option<Admission> {
     let taken: Vec<HostPort> = active.iter().flat_map(|p| host_ports(p)).collect();
     let any = |ip: &str| ip == "0.0.0.0";
     let clash = |a: &HostPort, b: &HostPort| a.0 == b.0 && a.2 == b.2 && (a.1 == b.1 || any(&a.1) || any(&b.1));
-    wanted.iter().any(|w| taken.iter().any(|t| clash(w, t))).then(|| {
-        refused("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports")
-    })
+    wanted
+        .iter()
+        .any(|w| taken.iter().any(|t| clash(w, t)))
+        .then(|| refused("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"))
 }
 
 /// Only NoExecute taints count, and not for static pods.
@@ -176,7 +174,9 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let key = unset(&toleration.key) || toleration.key.as_deref() == Some(taint.key.as_str());
     let value = match toleration.operator.as_deref().unwrap_or("Equal") {
         "Exists" => true,
-        _ => !unset(&toleration.key) && toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
+        _ => {
+            !unset(&toleration.key) && toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
+        }
     };
     effect && key && value
 }
@@ -235,7 +235,9 @@ mod tests {
         let with_port = |port: i32| pod(json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": port}]}]}));
         let other = Arc::new(with_port(80));
         assert_eq!(verdict(&with_port(81), &[&other], &Node::default()), Admission::Admitted);
-        assert!(matches!(verdict(&with_port(80), &[&other], &Node::default()), Admission::Refused { reason, .. } if reason == "NodePorts"));
+        assert!(
+            matches!(verdict(&with_port(80), &[&other], &Node::default()), Admission::Refused { reason, .. } if reason == "NodePorts")
+        );
     }
 
     // POD-034: TaintToleration

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 pub use eviction::{Eviction, Signal, Threshold, ThresholdValue};
 pub use resources::{
-    CgroupDriver, Cgroups, CpuManagerPolicy, Enforcement, Managers, MemoryManagerPolicy, MemoryReservationPolicy, Reserved, ReservedMemory,
-    SwapBehavior, TopologyManagerPolicy, TopologyManagerScope,
+    CgroupDriver, Cgroups, CpuManagerPolicy, Enforcement, Managers, MemoryManagerPolicy, MemoryReservationPolicy, Reserved,
+    ReservedMemory, SwapBehavior, TopologyManagerPolicy, TopologyManagerScope,
 };
 
 use crate::feature_gates::FeatureGates;

@@ -358,10 +358,19 @@ mod tests {
     #[test]
     fn stable_gates_are_locked_on() {
         // API-271
-        for name in ["KubeletFineGrainedAuthz", "KubeletPSI", "NodeLogQuery", "NodeSwap", "DynamicResourceAllocation",
-            "InPlacePodVerticalScaling", "SidecarContainers", "KubeletTracing", "KubeletCgroupDriverFromCRI",
-            "SystemdWatchdog", "AuthorizeNodeWithSelectors"]
-        {
+        for name in [
+            "KubeletFineGrainedAuthz",
+            "KubeletPSI",
+            "NodeLogQuery",
+            "NodeSwap",
+            "DynamicResourceAllocation",
+            "InPlacePodVerticalScaling",
+            "SidecarContainers",
+            "KubeletTracing",
+            "KubeletCgroupDriverFromCRI",
+            "SystemdWatchdog",
+            "AuthorizeNodeWithSelectors",
+        ] {
             let gate = find(name).unwrap_or_else(|| panic!("{name} is missing"));
             assert!(gate.default && gate.locked, "{name}: {gate:?}");
         }
@@ -371,18 +380,38 @@ mod tests {
     fn beta_gates_are_on_and_alpha_gates_are_off_by_default() {
         // API-272, API-273
         let gates = FeatureGates::default();
-        for name in ["ExtendWebSocketsToKubelet", "NodeDeclaredFeatures", "RotateKubeletServerCertificate",
-            "ReloadKubeletServerCertificateFile", "ReloadKubeletClientCAFile", "ContainerCheckpoint", "GracefulNodeShutdown",
-            "KubeletCrashLoopBackOffMax", "KubeletEnsureSecretPulledImages", "KubeletSeparateDiskGC",
-            "PodReadyToStartContainersCondition", "PodLevelResources", "ContainerRestartRules", "ComponentStatusz",
-            "ComponentFlagz"]
-        {
+        for name in [
+            "ExtendWebSocketsToKubelet",
+            "NodeDeclaredFeatures",
+            "RotateKubeletServerCertificate",
+            "ReloadKubeletServerCertificateFile",
+            "ReloadKubeletClientCAFile",
+            "ContainerCheckpoint",
+            "GracefulNodeShutdown",
+            "KubeletCrashLoopBackOffMax",
+            "KubeletEnsureSecretPulledImages",
+            "KubeletSeparateDiskGC",
+            "PodReadyToStartContainersCondition",
+            "PodLevelResources",
+            "ContainerRestartRules",
+            "ComponentStatusz",
+            "ComponentFlagz",
+        ] {
             assert!(gates.enabled(name), "{name}");
         }
-        for name in ["ClusterTrustBundleProjection", "PodCertificateRequest", "SELinuxMount", "PodAndContainerStatsFromCRI",
-            "EventedPLEG", "MemoryQoS", "PodLogsQuerySplitStreams", "CRIListStreaming", "PodsAPI", "KubeletInUserNamespace",
-            "QOSReserved"]
-        {
+        for name in [
+            "ClusterTrustBundleProjection",
+            "PodCertificateRequest",
+            "SELinuxMount",
+            "PodAndContainerStatsFromCRI",
+            "EventedPLEG",
+            "MemoryQoS",
+            "PodLogsQuerySplitStreams",
+            "CRIListStreaming",
+            "PodsAPI",
+            "KubeletInUserNamespace",
+            "QOSReserved",
+        ] {
             assert!(find(name).is_some() && !gates.enabled(name), "{name}");
         }
     }

@@ -148,7 +148,12 @@ impl Parts {
     ///
     /// # Errors
     /// What `FailedCreatePodSandBox` tells.
-    pub fn sandbox_config(&self, pod: &Arc<Pod>, attempt: u32, out: &mut Out<'_>) -> Result<(Arc<PodSandboxConfig>, String), String> {
+    pub fn sandbox_config(
+        &self,
+        pod: &Arc<Pod>,
+        attempt: u32,
+        out: &mut Out<'_>,
+    ) -> Result<(Arc<PodSandboxConfig>, String), String> {
         let host = match self.node_files.resolv_conf() {
             _ if self.config.dns.resolv_conf.is_empty() => None,
             Some(Ok(text)) => Some(ResolvConf::parse(text)?),
@@ -244,15 +249,8 @@ impl Parts {
         };
         let security_context = security_context(pod, container, &security).map_err(config_error)?;
         let Some(machine) = self.startup.machine() else { return Err(None) };
-        let inputs = ContainerInputs {
-            config: &self.config,
-            machine,
-            image,
-            restart_count: attempt,
-            env: &env,
-            mounts,
-            security_context,
-        };
+        let inputs =
+            ContainerInputs { config: &self.config, machine, image, restart_count: attempt, env: &env, mounts, security_context };
         let config = container_config(pod, container, inputs);
         let name = name_of(pod);
         Ok(ContainerPlan {

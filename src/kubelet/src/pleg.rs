@@ -71,9 +71,8 @@ impl Pleg {
             return Some("PLEG is not healthy: pleg has yet to be successful".to_owned());
         };
         let age = now.since(began);
-        (age > UNHEALTHY_AFTER).then(|| {
-            format!("PLEG is not healthy: pleg was last seen active {}s ago; threshold is 3m0s", age.as_secs())
-        })
+        (age > UNHEALTHY_AFTER)
+            .then(|| format!("PLEG is not healthy: pleg was last seen active {}s ago; threshold is 3m0s", age.as_secs()))
     }
 
     /// The pods that the runtime held something of at the last listing.
@@ -134,13 +133,8 @@ impl Pleg {
         let Ok((began, listing)) = outcome else { return BTreeSet::new() };
         self.last_began = Some(began);
         let (briefs, pods) = summarize(listing);
-        let changed = self
-            .listed
-            .keys()
-            .chain(briefs.keys())
-            .filter(|uid| self.listed.get(*uid) != briefs.get(*uid))
-            .cloned()
-            .collect();
+        let changed =
+            self.listed.keys().chain(briefs.keys()).filter(|uid| self.listed.get(*uid) != briefs.get(*uid)).cloned().collect();
         self.listed = briefs;
         self.pods = pods;
         changed

@@ -270,10 +270,8 @@ impl Recorder {
 
     fn object_may(&mut self, now: Mono, object: &ObjectKey) -> bool {
         let uses = self.uses;
-        let allowance =
-            self.allowances.entry(object.clone()).or_insert(Allowance { tokens: OBJECT_BURST, at: now, used: uses });
-        allowance.tokens =
-            (allowance.tokens + now.since(allowance.at).as_secs_f64() * OBJECT_REFILL_PER_SECOND).min(OBJECT_BURST);
+        let allowance = self.allowances.entry(object.clone()).or_insert(Allowance { tokens: OBJECT_BURST, at: now, used: uses });
+        allowance.tokens = (allowance.tokens + now.since(allowance.at).as_secs_f64() * OBJECT_REFILL_PER_SECOND).min(OBJECT_BURST);
         allowance.at = now;
         allowance.used = uses;
         if allowance.tokens < 1.0 {
@@ -302,7 +300,11 @@ impl Recorder {
     fn count(&mut self, now: Now, key: &SeriesKey, reference: &ObjectReference) -> Series {
         let uses = self.uses;
         let series = self.series.entry(key.clone()).or_insert_with(|| Series {
-            event_name: format!("{}.{:x}", reference.name.as_deref().unwrap_or_default(), now.wall.as_nanosecond() + i128::from(uses)),
+            event_name: format!(
+                "{}.{:x}",
+                reference.name.as_deref().unwrap_or_default(),
+                now.wall.as_nanosecond() + i128::from(uses)
+            ),
             first: now.wall,
             count: 0,
             used: uses,

@@ -65,7 +65,11 @@ impl Startup {
     pub fn deadline(&self) -> Option<Mono> {
         let waits = matches!(self.prepare, Step::Waiting)
             || matches!(self.machine_asked, Step::Waiting)
-            || self.tiers.iter().find(|(.., step)| !matches!(step, Step::Done)).is_some_and(|(.., step)| matches!(step, Step::Waiting));
+            || self
+                .tiers
+                .iter()
+                .find(|(.., step)| !matches!(step, Step::Done))
+                .is_some_and(|(.., step)| matches!(step, Step::Waiting));
         waits.then_some(self.next)
     }
 

@@ -127,7 +127,11 @@ impl StatusManager {
     /// When something is to be told again.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        self.pods.values().filter(|t| t.in_flight.is_none() && t.not_before > Mono::ZERO && t.has_work()).map(|t| t.not_before).min()
+        self.pods
+            .values()
+            .filter(|t| t.in_flight.is_none() && t.not_before > Mono::ZERO && t.has_work())
+            .map(|t| t.not_before)
+            .min()
     }
 
     /// Tells what is to be told. Called after each event: a pod without news costs a comparison, and only if it was touched.

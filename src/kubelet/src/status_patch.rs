@@ -37,7 +37,9 @@ pub fn node_status_patch(old: &NodeStatus, new: &NodeStatus) -> Option<Value> {
 
 fn diff_of<T: serde::Serialize>(old: &T, new: &T) -> Option<Map<String, Value>> {
     // A status is a plain struct: it always serializes to a map.
-    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new)) else { return None };
+    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new)) else {
+        return None;
+    };
     let diff = diff_maps(&old, &new);
     (!diff.is_empty()).then_some(diff)
 }
@@ -140,7 +142,8 @@ mod tests {
     // POD-301: container statuses are sent whole, a first IP without an order.
     #[test]
     fn container_statuses_are_atomic() {
-        let container = |state: Value| json!({"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+        let container =
+            |state: Value| json!({"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
         let old = pod_status(json!({"containerStatuses": [container(json!({"waiting": {"reason": "ContainerCreating"}}))]}));
         let new = pod_status(json!({"podIP": "10.0.0.2", "podIPs": [{"ip": "10.0.0.2"}],
                                     "containerStatuses": [container(json!({"running": {}}))]}));

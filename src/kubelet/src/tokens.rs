@@ -353,7 +353,9 @@ mod tests {
         let mut bench = Bench::new();
         let (state, actions) = bench.get(at(0));
         assert_eq!(state, TokenState::Pending);
-        let Call::Api(ApiCall::CreateToken { namespace, service_account, request }) = &actions[0].call else { panic!("a token is asked for") };
+        let Call::Api(ApiCall::CreateToken { namespace, service_account, request }) = &actions[0].call else {
+            panic!("a token is asked for")
+        };
         assert_eq!((namespace.as_str(), service_account.as_str()), ("ns", "default"));
         assert_eq!(
             serde_json::to_value(&request.spec).unwrap(),
@@ -426,7 +428,10 @@ mod tests {
         for _ in 0..9 {
             let moment = Now { mono: Mono::from_start(now), wall: wall(0) };
             assert_eq!(bench.refused(moment), Some(PodUid::new("u")));
-            assert_eq!(bench.get(moment).0, TokenState::Failed("failed to fetch token: serviceaccounts \"default\" not found".to_owned()));
+            assert_eq!(
+                bench.get(moment).0,
+                TokenState::Failed("failed to fetch token: serviceaccounts \"default\" not found".to_owned())
+            );
             let next = bench.tokens.deadline().unwrap().since_start();
             waits.push((next - now).as_secs());
             now = next;

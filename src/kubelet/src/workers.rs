@@ -19,10 +19,10 @@ use crate::out::Out;
 use crate::pleg::RuntimePod;
 use crate::pod::batch::StepReply;
 use crate::pod::manager::Changes;
+use crate::pod::plan;
 use crate::pod::report::{rejected_status, step_ended};
 use crate::pod::stop::pod_grace;
 use crate::pod::worker::{Completed, Phase, PodWorker};
-use crate::pod::plan;
 use crate::recorder::{Recorded, Subject};
 use crate::time::Now;
 

@@ -34,7 +34,9 @@ pub struct Behaviour {
 
 /// A script that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("container script {script:?}: {word:?} is not understood; use exit=CODE@TIME[,..][*], term=ignore|TIME[@CODE], exec-fails=FROM..TO, exec-takes=TIME, create-error=WHY, start-error=WHY, says=WORD")]
+#[error(
+    "container script {script:?}: {word:?} is not understood; use exit=CODE@TIME[,..][*], term=ignore|TIME[@CODE], exec-fails=FROM..TO, exec-takes=TIME, create-error=WHY, start-error=WHY, says=WORD"
+)]
 pub struct ScriptError {
     script: String,
     word: String,

@@ -106,7 +106,12 @@ impl RuntimeModel {
         Ok(CriReply::Done)
     }
 
-    pub(super) fn create_container(&mut self, now: Timestamp, sandbox: &str, config: &ContainerConfig) -> Result<CriReply, Failure> {
+    pub(super) fn create_container(
+        &mut self,
+        now: Timestamp,
+        sandbox: &str,
+        config: &ContainerConfig,
+    ) -> Result<CriReply, Failure> {
         let Some(home) = self.sandboxes.get(sandbox) else { return Err(not_found("sandbox", sandbox)) };
         if home.state != SandboxState::Ready {
             return Err(Failure::new(FailureKind::Other, format!("sandbox container \"{sandbox}\" is not running")));
@@ -187,11 +192,8 @@ impl RuntimeModel {
     /// How long a container needs from SIGTERM to its end, given its grace.
     pub(super) fn stop_takes(&self, now: Timestamp, id: &str, grace: Duration) -> Duration {
         let Some(container) = self.containers.get(id).filter(|c| c.state == ContainerState::Running) else { return Duration::ZERO };
-        let own = if container.behaviour.ignores_term {
-            grace
-        } else {
-            container.behaviour.stops_after.max(DEFAULT_STOP).min(grace)
-        };
+        let own =
+            if container.behaviour.ignores_term { grace } else { container.behaviour.stops_after.max(DEFAULT_STOP).min(grace) };
         // It may end by itself before that.
         match container.ends {
             Some((at, _)) => own.min(Duration::try_from(at.duration_since(now)).unwrap_or_default()),
@@ -278,7 +280,11 @@ impl RuntimeModel {
                 attempt: meta.attempt,
                 state: sandbox.state,
                 created_at: nanos(sandbox.created),
-                ips: if sandbox.ip.is_empty() || sandbox.state == SandboxState::NotReady { vec![] } else { vec![sandbox.ip.clone()] },
+                ips: if sandbox.ip.is_empty() || sandbox.state == SandboxState::NotReady {
+                    vec![]
+                } else {
+                    vec![sandbox.ip.clone()]
+                },
                 host_network: host_network(&sandbox.config),
                 runtime_handler: sandbox.handler.clone(),
                 labels: sandbox.config.labels.clone(),

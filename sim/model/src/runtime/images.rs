@@ -20,12 +20,7 @@ impl RuntimeModel {
             digest = (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
         let id = format!("sha256:{digest:016x}{digest:016x}{digest:016x}{digest:016x}");
-        let image = Image {
-            id: id.clone(),
-            repo_tags: vec![reference.to_owned()],
-            size: IMAGE_SIZE,
-            ..Image::default()
-        };
+        let image = Image { id: id.clone(), repo_tags: vec![reference.to_owned()], size: IMAGE_SIZE, ..Image::default() };
         self.images.insert(reference.to_owned(), image);
         id
     }

@@ -269,8 +269,7 @@ impl RuntimeModel {
 
     /// Kills a container from outside, as the OOM killer or an operator does.
     pub fn kill(&mut self, now: Timestamp, pod: &PodUid, container: &str, code: i32, reason: &str) {
-        let ids: Vec<String> =
-            self.running().filter(|c| c.pod == *pod && c.name() == container).map(|c| c.id.clone()).collect();
+        let ids: Vec<String> = self.running().filter(|c| c.pod == *pod && c.name() == container).map(|c| c.id.clone()).collect();
         for id in ids {
             self.end(now, &id, code, true);
             if let Some(container) = self.containers.get_mut(&id) {

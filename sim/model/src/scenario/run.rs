@@ -159,14 +159,7 @@ fn missing(cluster: &impl Cluster, number: usize, expect: &Expect) -> Verdict {
 /// What can be seen of a world.
 #[must_use]
 pub fn view(world: &World) -> View<'_> {
-    View {
-        api: &world.api,
-        runtime: &world.runtime,
-        host: &world.host,
-        witness: &world.witness,
-        lives: world.lives(),
-        node: NODE,
-    }
+    View { api: &world.api, runtime: &world.runtime, host: &world.host, witness: &world.witness, lives: world.lives(), node: NODE }
 }
 
 fn act(cluster: &mut impl Cluster, step: &Step) -> Result<(), String> {

@@ -93,9 +93,11 @@ impl World {
         let (ProbeCall::Http { host, .. } | ProbeCall::Tcp { host, .. } | ProbeCall::Grpc { host, .. }) = call;
         let now = self.now();
         let sandbox = self.runtime.sandboxes.values().find(|s| s.ip == *host).map(|s| s.id.clone());
-        let mut containers = self.runtime.containers.values().filter(|c| {
-            c.state == ContainerState::Running && sandbox.as_ref().is_some_and(|sandbox| c.sandbox == *sandbox)
-        });
+        let mut containers = self
+            .runtime
+            .containers
+            .values()
+            .filter(|c| c.state == ContainerState::Running && sandbox.as_ref().is_some_and(|sandbox| c.sandbox == *sandbox));
         match containers.find(|c| !c.exec_fails_at(now)) {
             Some(_) => ProbeOutcome::Success,
             None => ProbeOutcome::Failure("connection refused".to_owned()),

@@ -48,12 +48,7 @@ pub(super) fn listed_sandbox(sandbox: &Sandbox) -> cri::PodSandbox {
 }
 
 pub(super) fn sandbox_status(sandbox: &Sandbox) -> cri::PodSandboxStatus {
-    let options = sandbox
-        .config
-        .linux
-        .as_ref()
-        .and_then(|l| l.security_context.as_ref())
-        .and_then(|s| s.namespace_options.clone());
+    let options = sandbox.config.linux.as_ref().and_then(|l| l.security_context.as_ref()).and_then(|s| s.namespace_options.clone());
     let ip = if sandbox.state == SandboxState::Ready { sandbox.ip.clone() } else { String::new() };
     cri::PodSandboxStatus {
         id: sandbox.id.clone(),
@@ -104,9 +99,7 @@ pub(super) fn container_status(container: &Container, log_directory: &str) -> cr
         annotations: config.annotations.clone(),
         mounts: config.mounts.clone(),
         log_path: format!("{log_directory}/{}", config.log_path),
-        user: Some(cri::ContainerUser {
-            linux: Some(cri::LinuxContainerUser { uid: 0, gid: 0, supplemental_groups: vec![0] }),
-        }),
+        user: Some(cri::ContainerUser { linux: Some(cri::LinuxContainerUser { uid: 0, gid: 0, supplemental_groups: vec![0] }) }),
         ..cri::ContainerStatus::default()
     }
 }

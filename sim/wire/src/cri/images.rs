@@ -25,7 +25,9 @@ impl ImageService for CriServer {
 
     async fn list_images(&self, _: Request<ListImagesRequest>) -> Result<Response<ListImagesResponse>, Status> {
         match self.call("ListImages", CriCall::ListImages).await? {
-            CriReply::Images(images) => Ok(Response::new(ListImagesResponse { images: images.iter().map(convert::image).collect() })),
+            CriReply::Images(images) => {
+                Ok(Response::new(ListImagesResponse { images: images.iter().map(convert::image).collect() }))
+            }
             other => Err(unexpected(&other)),
         }
     }

@@ -104,7 +104,9 @@ impl RuntimeService for CriServer {
         let id = request.into_inner().pod_sandbox_id;
         let status = self.with(|model, _| model.sandboxes.get(&id).map(convert::sandbox_status));
         match status {
-            Some(status) => Ok(Response::new(PodSandboxStatusResponse { status: Some(status), ..PodSandboxStatusResponse::default() })),
+            Some(status) => {
+                Ok(Response::new(PodSandboxStatusResponse { status: Some(status), ..PodSandboxStatusResponse::default() }))
+            }
             None => Err(Status::not_found(format!("an error occurred when try to find sandbox \"{id}\": not found"))),
         }
     }
@@ -173,11 +175,12 @@ impl RuntimeService for CriServer {
 
     async fn container_status(&self, request: Request<ContainerStatusRequest>) -> Reply<ContainerStatusResponse> {
         let id = request.into_inner().container_id;
-        let status = self.with(|model, _| {
-            model.containers.get(&id).map(|c| convert::container_status(c, &log_directory(model, &c.sandbox)))
-        });
+        let status = self
+            .with(|model, _| model.containers.get(&id).map(|c| convert::container_status(c, &log_directory(model, &c.sandbox))));
         match status {
-            Some(status) => Ok(Response::new(ContainerStatusResponse { status: Some(status), ..ContainerStatusResponse::default() })),
+            Some(status) => {
+                Ok(Response::new(ContainerStatusResponse { status: Some(status), ..ContainerStatusResponse::default() }))
+            }
             None => Err(Status::not_found(format!("an error occurred when try to find container \"{id}\": not found"))),
         }
     }
@@ -194,7 +197,8 @@ impl RuntimeService for CriServer {
         let reply = if limit.is_zero() {
             run.await?
         } else {
-            let timed_out = |_| Status::deadline_exceeded("failed to exec in container: timeout exceeded: context deadline exceeded");
+            let timed_out =
+                |_| Status::deadline_exceeded("failed to exec in container: timeout exceeded: context deadline exceeded");
             tokio::time::timeout(limit, run).await.map_err(timed_out)??
         };
         match reply {
@@ -285,10 +289,7 @@ impl RuntimeService for CriServer {
     async fn stream_container_stats(&self, _: Request<StreamContainerStatsRequest>) -> Reply<Self::StreamContainerStatsStream> {
         not_had("StreamContainerStats")
     }
-    async fn stream_pod_sandbox_stats(
-        &self,
-        _: Request<StreamPodSandboxStatsRequest>,
-    ) -> Reply<Self::StreamPodSandboxStatsStream> {
+    async fn stream_pod_sandbox_stats(&self, _: Request<StreamPodSandboxStatsRequest>) -> Reply<Self::StreamPodSandboxStatsStream> {
         not_had("StreamPodSandboxStats")
     }
     async fn stream_pod_sandbox_metrics(
@@ -302,7 +303,8 @@ impl RuntimeService for CriServer {
 impl CriServer {
     fn event_of(&self, pod: &PodUid) -> ContainerEventResponse {
         self.with(|model, now| {
-            let sandbox = model.sandboxes.values().rev().find(|s| s.config.metadata.as_ref().is_some_and(|m| m.uid == pod.as_str()));
+            let sandbox =
+                model.sandboxes.values().rev().find(|s| s.config.metadata.as_ref().is_some_and(|m| m.uid == pod.as_str()));
             let containers = model.containers.values().filter(|c| c.pod == *pod);
             ContainerEventResponse {
                 container_id: sandbox.map(|s| s.id.clone()).unwrap_or_default(),

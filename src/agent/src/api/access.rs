@@ -169,7 +169,10 @@ current-context: x";
     fn what_is_wrong_is_named() {
         let wrong = parse(&GOOD.replace("current-context: x", "current-context: y")).unwrap_err();
         assert_eq!(wrong, "contexts: there is none named \"y\"");
-        let wrong = parse(&GOOD.replace("{client-certificate", "{exec: {command: aws, apiVersion: client.authentication.k8s.io/v1}, client-certificate"));
+        let wrong = parse(&GOOD.replace(
+            "{client-certificate",
+            "{exec: {command: aws, apiVersion: client.authentication.k8s.io/v1}, client-certificate",
+        ));
         assert!(wrong.unwrap_err().starts_with("users[].user.exec: exec plugins are not supported"));
     }
 }

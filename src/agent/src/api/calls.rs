@@ -60,7 +60,8 @@ pub(super) async fn call(sender: &Sender, node: &str, call: ApiCall) -> Result<A
         ApiCall::CreateToken { namespace, service_account, request } => {
             let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{service_account}/token");
             let answer: TokenRequest = sender.object(post(path, &request)).await?;
-            let status = answer.status.ok_or_else(|| Failure::new(FailureKind::Other, "the API server answered without a token"))?;
+            let status =
+                answer.status.ok_or_else(|| Failure::new(FailureKind::Other, "the API server answered without a token"))?;
             Ok(ApiReply::Token(Sensitive::new(status)))
         }
         ApiCall::CreateEvent(new) => {

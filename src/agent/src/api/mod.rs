@@ -61,10 +61,8 @@ impl KubeApi {
 
 impl ApiServer for KubeApi {
     fn call(&self, call: ApiCall) -> BoxFuture<'_, Result<ApiReply, Failure>> {
-        let heartbeat = matches!(
-            call,
-            ApiCall::GetLease | ApiCall::CreateLease(_) | ApiCall::UpdateLease(_) | ApiCall::PatchNodeStatus(_)
-        );
+        let heartbeat =
+            matches!(call, ApiCall::GetLease | ApiCall::CreateLease(_) | ApiCall::UpdateLease(_) | ApiCall::PatchNodeStatus(_));
         let sender = if heartbeat { &self.heartbeats } else { &self.calls };
         calls::call(sender, &self.node, call).boxed()
     }

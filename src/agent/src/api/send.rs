@@ -139,11 +139,13 @@ impl Sender {
         let mut parts = self.base.clone().into_parts();
         parts.path_and_query = Some(format!("{prefix}{}", ask.path).parse().map_err(|e| invalid(format!("{}: {e}", ask.path)))?);
         let uri = Uri::from_parts(parts).map_err(|e| invalid(e.to_string()))?;
-        let mut request = Request::builder().method(ask.method).uri(uri).header(USER_AGENT, AGENT).header(ACCEPT, "application/json");
+        let mut request =
+            Request::builder().method(ask.method).uri(uri).header(USER_AGENT, AGENT).header(ACCEPT, "application/json");
         if let Some(token) = &self.token {
             let token = token.read().map_err(|e| Failure::new(FailureKind::Unauthorized, e.to_string()))?;
             let text = format!("Bearer {}", String::from_utf8_lossy(&token).trim());
-            let mut value = HeaderValue::from_str(&text).map_err(|_| invalid("the bearer token has control characters".to_owned()))?;
+            let mut value =
+                HeaderValue::from_str(&text).map_err(|_| invalid("the bearer token has control characters".to_owned()))?;
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }

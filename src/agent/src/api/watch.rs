@@ -94,9 +94,7 @@ fn subject(node: &str, key: &WatchKey) -> Subject {
     let named = |path: String, name: &str| Subject { path, selector: format!("fieldSelector=metadata.name%3D{name}") };
     let all = |path: &str| Subject { path: path.to_owned(), selector: String::new() };
     match key {
-        WatchKey::Pods => {
-            Subject { path: "/api/v1/pods".to_owned(), selector: format!("fieldSelector=spec.nodeName%3D{node}") }
-        }
+        WatchKey::Pods => Subject { path: "/api/v1/pods".to_owned(), selector: format!("fieldSelector=spec.nodeName%3D{node}") },
         WatchKey::Node => named("/api/v1/nodes".to_owned(), node),
         WatchKey::Services => all("/api/v1/services"),
         WatchKey::RuntimeClasses => all("/apis/node.k8s.io/v1/runtimeclasses"),
@@ -282,9 +280,7 @@ impl Watch {
                 let failure = in_watch(&status.object);
                 return Some(if failure.kind == FailureKind::Gone { Ended::Forgotten } else { Ended::Failed(failure) });
             }
-            "ADDED" | "MODIFIED" => {
-                self.object(line).map(|object| Event::WatchApplied { key: self.key.clone(), object })
-            }
+            "ADDED" | "MODIFIED" => self.object(line).map(|object| Event::WatchApplied { key: self.key.clone(), object }),
             "DELETED" => self.object(line).map(|object| Event::WatchDeleted { key: self.key.clone(), object }),
             _ => None,
         };

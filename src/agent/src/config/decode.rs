@@ -186,7 +186,12 @@ impl<'de> Deserializer<'de> for Node<'_> {
         self.visit(None, visitor)
     }
 
-    fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Wrong> {
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Wrong> {
         if !self.value.is_object() && !self.value.is_null() {
             return self.noting(Err(Wrong::custom(format_args!("expected fields, not {}", self.value))));
         }

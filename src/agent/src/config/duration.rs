@@ -144,7 +144,11 @@ fn part(number: &str, unit: &str) -> Option<i128> {
     }
     let fraction = &fraction[..fraction.len().min(18)];
     let whole: i128 = if whole.is_empty() { 0 } else { whole.parse::<u64>().ok()?.into() };
-    let part = if fraction.is_empty() { 0 } else { fraction.parse::<i128>().ok()? * unit / 10_i128.pow(u32::try_from(fraction.len()).ok()?) };
+    let part = if fraction.is_empty() {
+        0
+    } else {
+        fraction.parse::<i128>().ok()? * unit / 10_i128.pow(u32::try_from(fraction.len()).ok()?)
+    };
     Some(whole * unit + part)
 }
 

@@ -131,7 +131,14 @@ fn parse(file: &SourceFile, problems: &mut Vec<Problem>) -> Option<Value> {
     };
     let document = match parsed {
         Ok(document @ Value::Object(_)) => document,
-        Ok(_) => return fail("", String::new(), format!("kubelet config file {path:?} holds no fields"), "give apiVersion, kind and fields"),
+        Ok(_) => {
+            return fail(
+                "",
+                String::new(),
+                format!("kubelet config file {path:?} holds no fields"),
+                "give apiVersion, kind and fields",
+            );
+        }
         Err(error) => return fail("", String::new(), format!("failed to decode {path}: {error}"), "correct the syntax"),
     };
     for (field, wanted) in [("apiVersion", API_VERSION), ("kind", KIND)] {
@@ -163,12 +170,18 @@ fn fields(document: Value, path: &str, problems: &mut Vec<Problem>) -> KubeletCo
                 };
                 Problem::new(&field, value, format!("unknown field \"{field}\""), remedy)
             }
-            Misfit::Value(_) if value == "<masked>" => {
-                Problem::new(&field, value, format!("field \"{field}\" has a wrong value"), "give a list of strings for each header")
-            }
-            Misfit::Value(reason) => {
-                Problem::new(&field, &value, format!("field \"{field}\" has a wrong value: {reason}"), "give a value of the field's type")
-            }
+            Misfit::Value(_) if value == "<masked>" => Problem::new(
+                &field,
+                value,
+                format!("field \"{field}\" has a wrong value"),
+                "give a list of strings for each header",
+            ),
+            Misfit::Value(reason) => Problem::new(
+                &field,
+                &value,
+                format!("field \"{field}\" has a wrong value: {reason}"),
+                "give a value of the field's type",
+            ),
         };
         problems.push(problem.in_file(path));
     }

@@ -424,8 +424,11 @@ fn headers(headers: &mut Headers, value: &str, first: bool) -> Result<(), String
 fn reserved_memory(value: &str) -> Result<Vec<MemoryReservation>, String> {
     let mut reservations = Vec::new();
     for reservation in value.split(';').filter(|_| !value.is_empty()) {
-        let wrong =
-            || format!("the reserved memory has incorrect format, expected numaNodeID:type=quantity[,type=quantity...], got {reservation}");
+        let wrong = || {
+            format!(
+                "the reserved memory has incorrect format, expected numaNodeID:type=quantity[,type=quantity...], got {reservation}"
+            )
+        };
         let (node, limits) = reservation.split_once(':').filter(|(_, limits)| !limits.contains(':')).ok_or_else(wrong)?;
         let numa_node = node.parse().map_err(|_| format!("failed to convert the NUMA node ID, expected integer, got {node}"))?;
         let mut parsed = BTreeMap::new();
@@ -453,7 +456,8 @@ fn modules(value: &str) -> Result<Vec<VModule>, String> {
 #[must_use]
 pub(super) fn sloppy_ip(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(|| {
-        let octets = text.split('.').map(|octet| octet.trim_start_matches('0')).map(|octet| if octet.is_empty() { "0" } else { octet });
+        let octets =
+            text.split('.').map(|octet| octet.trim_start_matches('0')).map(|octet| if octet.is_empty() { "0" } else { octet });
         let trimmed: Vec<&str> = octets.collect();
         let digits = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && !text.split('.').any(str::is_empty);
         digits.then(|| trimmed.join(".").parse().ok()).flatten()
@@ -463,7 +467,8 @@ pub(super) fn sloppy_ip(text: &str) -> Option<IpAddr> {
 /// The help text: every flag with its value and what it is for.
 #[must_use]
 pub(super) fn help() -> String {
-    let mut text = String::from("The node agent: runs the pods that are bound to this node.\n\nUsage:\n  keelson [flags]\n\nFlags:\n");
+    let mut text =
+        String::from("The node agent: runs the pods that are bound to this node.\n\nUsage:\n  keelson [flags]\n\nFlags:\n");
     for flag in FLAGS {
         let lead = if flag.name == "v" { "  -v, --v" } else { "      --" };
         let name = if flag.name == "v" { "" } else { flag.name };

@@ -90,7 +90,9 @@ mod tests {
     fn a_gate_whose_base_is_off_is_reported() {
         assert_eq!(
             problems(&[("GracefulNodeShutdown", false), ("WindowsGracefulNodeShutdown", false)]),
-            ["GracefulNodeShutdownBasedOnPodPriority is enabled, but depends on features that are disabled: [GracefulNodeShutdown]"]
+            [
+                "GracefulNodeShutdownBasedOnPodPriority is enabled, but depends on features that are disabled: [GracefulNodeShutdown]"
+            ]
         );
     }
 }

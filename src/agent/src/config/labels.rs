@@ -138,7 +138,12 @@ pub(super) fn parse_taints(text: &str) -> Result<Vec<Taint>, String> {
         if taints.iter().any(|taint| taint.key == key && taint.effect == effect) {
             return Err(format!("duplicated taints with the same key and effect: {spec}"));
         }
-        taints.push(Taint { key: key.to_owned(), value: Some(value.to_owned()).filter(|value| !value.is_empty()), effect: effect.to_owned(), time_added: None });
+        taints.push(Taint {
+            key: key.to_owned(),
+            value: Some(value.to_owned()).filter(|value| !value.is_empty()),
+            effect: effect.to_owned(),
+            time_added: None,
+        });
     }
     Ok(taints)
 }
@@ -151,7 +156,9 @@ mod tests {
     fn labels_of_kubernetes_are_refused_unless_kubelets_may_set_them() {
         // API-246, NODE-047
         let labels = |key: &str| BTreeMap::from([(key.to_owned(), "a".to_owned())]);
-        for key in ["example.com/a", "a", "node.kubernetes.io/a", "x.node.kubernetes.io/a", "kubernetes.io/arch", "notkubernetes.io/a"] {
+        for key in
+            ["example.com/a", "a", "node.kubernetes.io/a", "x.node.kubernetes.io/a", "kubernetes.io/arch", "notkubernetes.io/a"]
+        {
             assert_eq!(check_node_labels(&labels(key)), [], "{key}");
         }
         for key in ["kubernetes.io/a", "node-role.kubernetes.io/worker", "k8s.io/a", "x.k8s.io/a"] {
@@ -166,7 +173,10 @@ mod tests {
     fn taints_read_as_upstream_reads_them() {
         let taints = parse_taints("a=b:NoSchedule,example.com/c:NoExecute").expect("valid");
         assert_eq!((taints[0].key.as_str(), taints[0].value.as_deref(), taints[0].effect.as_str()), ("a", Some("b"), "NoSchedule"));
-        assert_eq!((taints[1].key.as_str(), taints[1].value.as_deref(), taints[1].effect.as_str()), ("example.com/c", None, "NoExecute"));
+        assert_eq!(
+            (taints[1].key.as_str(), taints[1].value.as_deref(), taints[1].effect.as_str()),
+            ("example.com/c", None, "NoExecute")
+        );
         for text in ["a", "a=b", "a=b=c:NoSchedule", "a:b:NoSchedule", "a=b:Never", "a:NoSchedule,a:NoSchedule", "-a:NoSchedule"] {
             assert!(parse_taints(text).is_err(), "{text}");
         }

@@ -29,7 +29,8 @@ pub use duration::GoDuration;
 pub use file::SourceFile;
 pub use problem::{ConfigError, EXIT_CODE, Problem};
 pub use resolve::{
-    Api, Auth, Authorization, CertificateSource, CredentialProvider, LogSettings, Process, Resolved, Runtime, Server, Tls, TracingSettings,
+    Api, Auth, Authorization, CertificateSource, CredentialProvider, LogSettings, Process, Resolved, Runtime, Server, Tls,
+    TracingSettings,
 };
 pub use schema::KubeletConfiguration;
 

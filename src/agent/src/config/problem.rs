@@ -24,7 +24,12 @@ pub struct Problem {
 
 impl Problem {
     /// A problem of a field or flag.
-    pub(super) fn new(field: impl Into<String>, value: impl fmt::Display, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(super) fn new(
+        field: impl Into<String>,
+        value: impl fmt::Display,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self { field: field.into(), value: value.to_string(), message: message.into(), remedy: remedy.into(), file: None }
     }
 

@@ -274,7 +274,12 @@ impl Resolver<'_> {
     fn listener(&mut self, field: &str, address: &str, port: i32) -> Option<SocketAddr> {
         let ip = sloppy_ip(address);
         if ip.is_none() {
-            self.problem(field, address, format!("{field}: {address:?} is not a valid IP address"), "give an IP address such as 0.0.0.0");
+            self.problem(
+                field,
+                address,
+                format!("{field}: {address:?} is not a valid IP address"),
+                "give an IP address such as 0.0.0.0",
+            );
         }
         let port: u16 = in_range(port);
         ip.filter(|_| port != 0).map(|ip: IpAddr| SocketAddr::new(ip, port))
@@ -320,7 +325,8 @@ impl Resolver<'_> {
             "VersionTLS13" => true,
             "" | "VersionTLS12" => false,
             "VersionTLS10" | "VersionTLS11" => {
-                self.warnings.push(format!("tlsMinVersion {} is served as VersionTLS12, the oldest that there is", config.tls_min_version));
+                self.warnings
+                    .push(format!("tlsMinVersion {} is served as VersionTLS12, the oldest that there is", config.tls_min_version));
                 false
             }
             other => {
@@ -345,7 +351,12 @@ impl Resolver<'_> {
                 Ok(1..) => format!("curve preference {curve} is not supported"),
                 _ => format!("curve preference {curve} is out of range (must be 1-65535)"),
             };
-            self.problem("tlsCurvePreferences", &curve.to_string(), message, "use 29 (X25519), 23 (P-256), 24 (P-384) or 4588 (X25519MLKEM768)");
+            self.problem(
+                "tlsCurvePreferences",
+                &curve.to_string(),
+                message,
+                "use 29 (X25519), 23 (P-256), 24 (P-384) or 4588 (X25519MLKEM768)",
+            );
         }
         Tls { source, only_tls13, cipher_suites: config.tls_cipher_suites.clone(), curve_preferences }
     }
@@ -361,7 +372,12 @@ impl Resolver<'_> {
                 unauthorized_ttl: webhook.cache_unauthorized_ttl.non_negative(),
             },
             _ => {
-                self.problem("authorization.mode", mode, format!("unknown authorization mode {mode}"), "give Webhook or AlwaysAllow");
+                self.problem(
+                    "authorization.mode",
+                    mode,
+                    format!("unknown authorization mode {mode}"),
+                    "give Webhook or AlwaysAllow",
+                );
                 Authorization::AlwaysAllow
             }
         };
@@ -407,11 +423,17 @@ impl Resolver<'_> {
     fn runtime(&mut self) -> Runtime {
         let config = self.config;
         let endpoint = config.container_runtime_endpoint.clone();
-        let image_endpoint = if config.image_service_endpoint.is_empty() { endpoint.clone() } else { config.image_service_endpoint.clone() };
+        let image_endpoint =
+            if config.image_service_endpoint.is_empty() { endpoint.clone() } else { config.image_service_endpoint.clone() };
         for (field, endpoint) in [("containerRuntimeEndpoint", &endpoint), ("imageServiceEndpoint", &image_endpoint)] {
             let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
             if !path.starts_with('/') && !endpoint.starts_with("tcp://") {
-                self.problem(field, endpoint, format!("{field} {endpoint:?} is no socket's address"), "give unix:///path/of/the.sock");
+                self.problem(
+                    field,
+                    endpoint,
+                    format!("{field} {endpoint:?} is no socket's address"),
+                    "give unix:///path/of/the.sock",
+                );
             }
         }
         Runtime { endpoint, image_endpoint }
@@ -421,8 +443,10 @@ impl Resolver<'_> {
         let (config, bin_dir) = (&self.flags.image_credential_provider_config, &self.flags.image_credential_provider_bin_dir);
         // As upstream, one without the other is no provider; it is too easy to miss, so it is said.
         if config.is_empty() != bin_dir.is_empty() {
-            self.warnings
-                .push("--image-credential-provider-config and --image-credential-provider-bin-dir do nothing without each other".to_owned());
+            self.warnings.push(
+                "--image-credential-provider-config and --image-credential-provider-bin-dir do nothing without each other"
+                    .to_owned(),
+            );
         }
         (!config.is_empty() && !bin_dir.is_empty())
             .then(|| CredentialProvider { config: self.path(config), bin_dir: self.path(bin_dir) })

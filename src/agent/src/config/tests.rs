@@ -91,7 +91,10 @@ fn flags_beat_drop_ins_and_drop_ins_beat_the_file() {
     assert_eq!(resolved.kubelet.node.port, 10250, "null takes a value away");
     assert_eq!(resolved.kubelet.dns.cluster_dns, ["10.0.0.3".parse::<IpAddr>().expect("an address")], "lists are replaced");
     // NODE-025: gates add up, the flag wins.
-    assert_eq!(resolved.effective().feature_gates, BTreeMap::from([("EventedPLEG".to_owned(), true), ("MemoryQoS".to_owned(), true)]));
+    assert_eq!(
+        resolved.effective().feature_gates,
+        BTreeMap::from([("EventedPLEG".to_owned(), true), ("MemoryQoS".to_owned(), true)])
+    );
 }
 
 #[test]
@@ -299,7 +302,9 @@ fn flags_page() -> String {
     for flag in FLAGS {
         let note = match flag.standing {
             flags::Standing::Current => String::new(),
-            flags::Standing::Deprecated(why) if why.starts_with("This parameter") => " Deprecated: set it in the configuration file.".to_owned(),
+            flags::Standing::Deprecated(why) if why.starts_with("This parameter") => {
+                " Deprecated: set it in the configuration file.".to_owned()
+            }
             flags::Standing::Deprecated(why) => format!(" Deprecated: {why}"),
             flags::Standing::Ignored(why) => format!(" Ignored: {why}"),
         };
@@ -327,39 +332,111 @@ fn settings_that_contradict_are_all_reported_in_upstreams_words() {
     // API-247 to API-250, NODE-027
     for (fields, message) in [
         ("nodeLeaseDurationSeconds: -1", "invalid configuration: nodeLeaseDurationSeconds must be greater than 0"),
-        ("systemCgroups: /system", "invalid configuration: systemCgroups (--system-cgroups) was specified and cgroupRoot (--cgroup-root) was not specified"),
+        (
+            "systemCgroups: /system",
+            "invalid configuration: systemCgroups (--system-cgroups) was specified and cgroupRoot (--cgroup-root) was not specified",
+        ),
         ("healthzPort: 70000", "invalid configuration: healthzPort (--healthz-port) 70000 must be between 1 and 65535, inclusive"),
         ("port: 70000", "invalid configuration: port (--port) 70000 must be between 1 and 65535, inclusive"),
-        ("cpuCFSQuotaPeriod: 2s", "invalid configuration: cpuCFSQuotaPeriod (--cpu-cfs-quota-period) {2s} must be between 1ms and 1sec, inclusive"),
-        ("imageGCHighThresholdPercent: 101", "invalid configuration: imageGCHighThresholdPercent (--image-gc-high-threshold) 101 must be between 0 and 100, inclusive"),
+        (
+            "cpuCFSQuotaPeriod: 2s",
+            "invalid configuration: cpuCFSQuotaPeriod (--cpu-cfs-quota-period) {2s} must be between 1ms and 1sec, inclusive",
+        ),
+        (
+            "imageGCHighThresholdPercent: 101",
+            "invalid configuration: imageGCHighThresholdPercent (--image-gc-high-threshold) 101 must be between 0 and 100, inclusive",
+        ),
         ("imageMaximumGCAge: 1m", "invalid configuration: imageMaximumGCAge 1m0s must be greater than imageMinimumGCAge 2m0s"),
-        ("nodeStatusMaxImages: -2", "invalid configuration: nodeStatusMaxImages (--node-status-max-images) -2 must be -1 or greater"),
-        ("oomScoreAdj: 1001", "invalid configuration: oomScoreAdj (--oom-score-adj) 1001 must be between -1000 and 1000, inclusive"),
+        (
+            "nodeStatusMaxImages: -2",
+            "invalid configuration: nodeStatusMaxImages (--node-status-max-images) -2 must be -1 or greater",
+        ),
+        (
+            "oomScoreAdj: 1001",
+            "invalid configuration: oomScoreAdj (--oom-score-adj) 1001 must be between -1000 and 1000, inclusive",
+        ),
         ("maxParallelImagePulls: 0", "invalid configuration: maxParallelImagePulls 0 must be a positive number"),
-        ("maxParallelImagePulls: 2\nserializeImagePulls: true", "invalid configuration: maxParallelImagePulls cannot be larger than 1 unless SerializeImagePulls (--serialize-image-pulls) is set to false"),
-        ("runOnce: true", "invalid configuration: runOnce (--runOnce) true, Runonce mode has been deprecated and should not be set"),
+        (
+            "maxParallelImagePulls: 2\nserializeImagePulls: true",
+            "invalid configuration: maxParallelImagePulls cannot be larger than 1 unless SerializeImagePulls (--serialize-image-pulls) is set to false",
+        ),
+        (
+            "runOnce: true",
+            "invalid configuration: runOnce (--runOnce) true, Runonce mode has been deprecated and should not be set",
+        ),
         ("registerWithTaints: [{key: a, effect: Never}]", "invalid taint: {a  Never <nil>}"),
-        ("topologyManagerPolicy: best", "invalid configuration: topologyManagerPolicy (--topology-manager-policy) \"best\" must be one of: [\"none\" \"best-effort\" \"restricted\" \"single-numa-node\"]"),
-        ("shutdownGracePeriod: 500ms", "invalid configuration: shutdownGracePeriod {500ms} must be either zero or otherwise >= 1 sec"),
-        ("shutdownGracePeriodCriticalPods: 1s", "invalid configuration: shutdownGracePeriodCriticalPods {1s} must be <= shutdownGracePeriod {0s}"),
-        ("memorySwap: {swapBehavior: Much}", "invalid configuration: memorySwap.swapBehavior \"Much\" must be one of: \"\", \"LimitedSwap\" or \"NoSwap\""),
-        ("crashLoopBackOff: {maxContainerRestartPeriod: 301s}", "invalid configuration: CrashLoopBackOff.MaxContainerRestartPeriod (got: 301 seconds) must be set between 1s and 300s"),
-        ("enforceNodeAllocatable: [pods, pods]", "invalid configuration: duplicated enforcements \"pods\" in enforceNodeAllocatable (--enforce-node-allocatable)"),
-        ("enforceNodeAllocatable: [none, pods]", "invalid configuration: enforceNodeAllocatable (--enforce-node-allocatable) may not contain additional enforcements when \"none\" is specified"),
-        ("enforceNodeAllocatable: [kube-reserved]", "invalid configuration: kubeReservedCgroup (--kube-reserved-cgroup) must be specified when \"kube-reserved\" or \"kube-reserved-compressible\" included in enforceNodeAllocatable (--enforce-node-allocatable)"),
-        ("cgroupsPerQOS: false", "invalid configuration: cgroupsPerQOS (--cgroups-per-qos) must be set to true when \"pods\" contained in enforceNodeAllocatable (--enforce-node-allocatable)"),
-        ("hairpinMode: x", "invalid configuration: option \"x\" specified for hairpinMode (--hairpin-mode). Valid options are \"none\", \"hairpin-veth\" or \"promiscuous-bridge\""),
-        ("reservedSystemCPUs: 0-1\nkubeReservedCgroup: /a", "invalid configuration: can't use reservedSystemCPUs (--reserved-cpus) with systemReservedCgroup (--system-reserved-cgroup) or kubeReservedCgroup (--kube-reserved-cgroup)"),
-        ("reservedMemory: [{numaNode: 0, limits: {memory: 0}}]", "invalid configuration: reserved memory may not be zero for NUMA node 0 and resource \"memory\""),
-        ("memoryThrottlingFactor: 1.5", "invalid configuration: memoryThrottlingFactor 1.5 must be greater than 0 and less than or equal to 1.0"),
-        ("memoryReservationPolicy: TieredReservation", "invalid configuration: memoryReservationPolicy \"TieredReservation\" requires MemoryQoS feature gate to be enabled"),
+        (
+            "topologyManagerPolicy: best",
+            "invalid configuration: topologyManagerPolicy (--topology-manager-policy) \"best\" must be one of: [\"none\" \"best-effort\" \"restricted\" \"single-numa-node\"]",
+        ),
+        (
+            "shutdownGracePeriod: 500ms",
+            "invalid configuration: shutdownGracePeriod {500ms} must be either zero or otherwise >= 1 sec",
+        ),
+        (
+            "shutdownGracePeriodCriticalPods: 1s",
+            "invalid configuration: shutdownGracePeriodCriticalPods {1s} must be <= shutdownGracePeriod {0s}",
+        ),
+        (
+            "memorySwap: {swapBehavior: Much}",
+            "invalid configuration: memorySwap.swapBehavior \"Much\" must be one of: \"\", \"LimitedSwap\" or \"NoSwap\"",
+        ),
+        (
+            "crashLoopBackOff: {maxContainerRestartPeriod: 301s}",
+            "invalid configuration: CrashLoopBackOff.MaxContainerRestartPeriod (got: 301 seconds) must be set between 1s and 300s",
+        ),
+        (
+            "enforceNodeAllocatable: [pods, pods]",
+            "invalid configuration: duplicated enforcements \"pods\" in enforceNodeAllocatable (--enforce-node-allocatable)",
+        ),
+        (
+            "enforceNodeAllocatable: [none, pods]",
+            "invalid configuration: enforceNodeAllocatable (--enforce-node-allocatable) may not contain additional enforcements when \"none\" is specified",
+        ),
+        (
+            "enforceNodeAllocatable: [kube-reserved]",
+            "invalid configuration: kubeReservedCgroup (--kube-reserved-cgroup) must be specified when \"kube-reserved\" or \"kube-reserved-compressible\" included in enforceNodeAllocatable (--enforce-node-allocatable)",
+        ),
+        (
+            "cgroupsPerQOS: false",
+            "invalid configuration: cgroupsPerQOS (--cgroups-per-qos) must be set to true when \"pods\" contained in enforceNodeAllocatable (--enforce-node-allocatable)",
+        ),
+        (
+            "hairpinMode: x",
+            "invalid configuration: option \"x\" specified for hairpinMode (--hairpin-mode). Valid options are \"none\", \"hairpin-veth\" or \"promiscuous-bridge\"",
+        ),
+        (
+            "reservedSystemCPUs: 0-1\nkubeReservedCgroup: /a",
+            "invalid configuration: can't use reservedSystemCPUs (--reserved-cpus) with systemReservedCgroup (--system-reserved-cgroup) or kubeReservedCgroup (--kube-reserved-cgroup)",
+        ),
+        (
+            "reservedMemory: [{numaNode: 0, limits: {memory: 0}}]",
+            "invalid configuration: reserved memory may not be zero for NUMA node 0 and resource \"memory\"",
+        ),
+        (
+            "memoryThrottlingFactor: 1.5",
+            "invalid configuration: memoryThrottlingFactor 1.5 must be greater than 0 and less than or equal to 1.0",
+        ),
+        (
+            "memoryReservationPolicy: TieredReservation",
+            "invalid configuration: memoryReservationPolicy \"TieredReservation\" requires MemoryQoS feature gate to be enabled",
+        ),
         ("containerLogMaxFiles: 1", "invalid configuration: containerLogMaxFiles must be greater than 1"),
-        ("containerLogMonitorInterval: 2s", "invalid configuration: containerLogMonitorInterval must be a positive time duration greater than or equal to 3s"),
+        (
+            "containerLogMonitorInterval: 2s",
+            "invalid configuration: containerLogMonitorInterval must be a positive time duration greater than or equal to 3s",
+        ),
         ("podLogsDir: /var/log/pods/", "invalid configuration: pod logs path \"/var/log/pods/\" must be normalized"),
         ("userNamespaces: {idsPerPod: 65537}", "invalid configuration: userNamespaces.idsPerPod must be a multiple of 65536"),
-        ("enableSystemLogQuery: true\nenableSystemLogHandler: false", "invalid configuration: enableSystemLogHandler is required for enableSystemLogQuery"),
+        (
+            "enableSystemLogQuery: true\nenableSystemLogHandler: false",
+            "invalid configuration: enableSystemLogHandler is required for enableSystemLogQuery",
+        ),
         ("logging: {format: xml}", "logging.format: Invalid value: \"xml\": Unsupported log format"),
-        ("evictionSoft: {memory.available: 1Gi}", "grace period must be specified for the soft eviction threshold memory.available"),
+        (
+            "evictionSoft: {memory.available: 1Gi}",
+            "grace period must be specified for the soft eviction threshold memory.available",
+        ),
         ("evictionHard: {memory.free: 1Gi}", "unsupported eviction signal memory.free"),
         ("kubeReserved: {gpu: '1'}", "--kube-reserved value failed to parse: cannot reserve \"gpu\" resource"),
         ("featureGates: {Nope: true}", "unrecognized feature gate: Nope"),
@@ -381,14 +458,20 @@ fn settings_that_contradict_are_all_reported_in_upstreams_words() {
 #[test]
 fn flags_that_contradict_are_reported() {
     for (line, message) in [
-        ("--node-ip=10.0.0.1,10.0.0.2", "bad --node-ip \"10.0.0.1,10.0.0.2\": must contain either a single IP or a dual-stack pair of IPs"),
+        (
+            "--node-ip=10.0.0.1,10.0.0.2",
+            "bad --node-ip \"10.0.0.1,10.0.0.2\": must contain either a single IP or a dual-stack pair of IPs",
+        ),
         ("--node-ip=10.0.0.1,::", "bad --node-ip \"10.0.0.1,::\": dual-stack node IP cannot include '0.0.0.0' or '::'"),
         ("--cloud-provider=aws", "unsupported cloud provider: \"aws\""),
         ("--exit-on-lock-contention", "cannot exit on lock file contention: no lock file specified"),
         ("--max-pods", "flag needs an argument: --max-pods"),
         ("-config=/a", "unknown shorthand flag: 'c' in -config=/a"),
         ("--register-with-taints=a", "invalid argument \"a\" for \"--register-with-taints\" flag: invalid taint spec: a"),
-        ("--eviction-hard=memory.available=1Gi", "invalid argument \"memory.available=1Gi\" for \"--eviction-hard\" flag: malformed pair, expect string<string"),
+        (
+            "--eviction-hard=memory.available=1Gi",
+            "invalid argument \"memory.available=1Gi\" for \"--eviction-hard\" flag: malformed pair, expect string<string",
+        ),
     ] {
         let error = run(&format!("--kubeconfig=/k {line}"), Some(config_file("")), None).expect_err(line);
         assert_eq!(error.problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>(), [message], "{line}");
@@ -403,7 +486,8 @@ fn flags_that_contradict_are_reported() {
 fn a_host_with_cgroup_v1_is_refused_unless_allowed() {
     // NODE-028, API-250
     let v1 = Machine { cgroup_v2: false, ..machine() };
-    let start = |fields: &str| assemble(&args("--kubeconfig=/k"), Sources { config: Some(config_file(fields)), drop_ins: None }, &v1);
+    let start =
+        |fields: &str| assemble(&args("--kubeconfig=/k"), Sources { config: Some(config_file(fields)), drop_ins: None }, &v1);
     let error = start("").expect_err("v1");
     assert!(error.problems[0].message.starts_with("kubelet is configured to not run on a host using cgroup v1."));
     let Ok(Invocation::Run(allowed)) = start("failCgroupV1: false") else { panic!("v1 was allowed") };
@@ -413,7 +497,8 @@ fn a_host_with_cgroup_v1_is_refused_unless_allowed() {
 #[test]
 fn reserved_cpus_replace_the_cpu_of_both_reservations() {
     // NODE-144
-    let reserved = with("reservedSystemCPUs: 0-1,4\nkubeReserved: {cpu: 200m, memory: 1Gi}\nsystemReserved: {cpu: '1'}", "").kubelet.reserved;
+    let reserved =
+        with("reservedSystemCPUs: 0-1,4\nkubeReserved: {cpu: 200m, memory: 1Gi}\nsystemReserved: {cpu: '1'}", "").kubelet.reserved;
     assert_eq!(reserved.system["cpu"], 3000);
     assert_eq!(reserved.kube, BTreeMap::from([("memory".to_owned(), 1 << 30)]));
     assert_eq!(reserved.total("cpu"), 3000);
@@ -451,14 +536,19 @@ fn what_kubeadm_writes_is_understood() {
     assert_eq!(resolved.runtime.image_endpoint, resolved.runtime.endpoint);
     assert_eq!(resolved.api.bootstrap_kubeconfig.as_deref(), Some(Path::new("/etc/kubernetes/bootstrap-kubelet.conf")));
     assert!(resolved.api.rotate_certificates);
-    assert!(matches!(&resolved.tls.source, CertificateSource::SelfSigned { certificate, .. } if certificate == Path::new("/var/lib/kubelet/pki/kubelet.crt")));
+    assert!(
+        matches!(&resolved.tls.source, CertificateSource::SelfSigned { certificate, .. } if certificate == Path::new("/var/lib/kubelet/pki/kubelet.crt"))
+    );
     assert_eq!(resolved.server.healthz, Some("127.0.0.1:10248".parse().expect("an address")));
 }
 
 #[test]
 fn what_k3s_passes_is_understood() {
     // API-323
-    let drop_in = file("/var/lib/rancher/k3s/agent/etc/kubelet.conf.d/00-k3s-defaults.conf", include_str!("../../testdata/config/k3s-00-defaults.conf"));
+    let drop_in = file(
+        "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d/00-k3s-defaults.conf",
+        include_str!("../../testdata/config/k3s-00-defaults.conf"),
+    );
     let line = "--cloud-provider=external --config-dir=/var/lib/rancher/k3s/agent/etc/kubelet.conf.d \
                 --containerd=/run/k3s/containerd/containerd.sock --hostname-override=edge-1 --kubeconfig=/var/lib/rancher/k3s/agent/kubelet.kubeconfig \
                 --node-ip=10.0.0.5 --node-labels=plan.upgrade.cattle.io/k3s=yes --read-only-port=0 --root-dir=/var/lib/kubelet \

@@ -157,7 +157,9 @@ pub(super) fn reservation(
             ("cpu" | "memory" | "ephemeral-storage" | "pid", Some(_)) => {
                 format!("resource quantity for {name:?} cannot be negative: {text}")
             }
-            ("cpu" | "memory" | "ephemeral-storage" | "pid", None) => format!("failed to parse quantity {text:?} for {name:?} resource"),
+            ("cpu" | "memory" | "ephemeral-storage" | "pid", None) => {
+                format!("failed to parse quantity {text:?} for {name:?} resource")
+            }
             _ => format!("cannot reserve {name:?} resource"),
         };
         let message = format!("--{flag} value failed to parse: {message}");
@@ -177,9 +179,13 @@ pub(super) fn qos_reserved(texts: &BTreeMap<String, String>, problems: &mut Vec<
                     continue;
                 }
                 Ok(_) => format!("failed to parse percentage {text:?} for {name:?} resource: percentage must be between 0 and 100"),
-                Err(_) => format!("failed to parse percentage {text:?} for {name:?} resource: invalid number in percentage '{text}'"),
+                Err(_) => {
+                    format!("failed to parse percentage {text:?} for {name:?} resource: invalid number in percentage '{text}'")
+                }
             },
-            ("memory", None) => format!("failed to parse percentage {text:?} for {name:?} resource: percentage expected, got '{text}'"),
+            ("memory", None) => {
+                format!("failed to parse percentage {text:?} for {name:?} resource: percentage expected, got '{text}'")
+            }
             _ => format!("cannot reserve {name:?} resource"),
         };
         note(problems, "qosReserved", name, text, format!("--qos-reserved value failed to parse: {reason}"), "give memory: 50%");

@@ -74,7 +74,12 @@ impl Check<'_> {
         let config = self.config;
         if config.node_lease_duration_seconds <= 0 {
             let value = config.node_lease_duration_seconds;
-            self.fail("nodeLeaseDurationSeconds", value, "nodeLeaseDurationSeconds must be greater than 0", "give 1 or more; 40 is usual");
+            self.fail(
+                "nodeLeaseDurationSeconds",
+                value,
+                "nodeLeaseDurationSeconds must be greater than 0",
+                "give 1 or more; 40 is usual",
+            );
         }
         if !config.system_cgroups.is_empty() && config.cgroup_root.is_empty() {
             self.fail(
@@ -122,7 +127,8 @@ impl Check<'_> {
             let message = format!("{field} (--cpu-cfs-quota-period) {{{period}}} requires feature gate CustomCPUCFSQuotaPeriod");
             self.fail(field, period, message, "remove it or the gate");
         }
-        let (high, low) = (config.image_gc_high_threshold_percent.unwrap_or_default(), config.image_gc_low_threshold_percent.unwrap_or_default());
+        let (high, low) =
+            (config.image_gc_high_threshold_percent.unwrap_or_default(), config.image_gc_low_threshold_percent.unwrap_or_default());
         self.within("imageGCHighThresholdPercent", "image-gc-high-threshold", high, 0, 100);
         self.within("imageGCLowThresholdPercent", "image-gc-low-threshold", low, 0, 100);
         if low >= high {
@@ -171,14 +177,16 @@ impl Check<'_> {
                 // The misspelling is upstream's.
                 let message = "can't set `preloadedImagesVerificationAllowlist` if `imagePullCredentialsVertificationPolicy` is not \"NeverVerifyAllowlistedImages\"";
                 self.fail(list_field, allowlist.join(","), message, "set the policy to NeverVerifyAllowlistedImages");
-            } else if let Some((pattern, reason)) = allowlist.iter().find_map(|pattern| Some((pattern, allowlist_error(pattern)?))) {
+            } else if let Some((pattern, reason)) = allowlist.iter().find_map(|pattern| Some((pattern, allowlist_error(pattern)?)))
+            {
                 let message = format!("invalid image pattern in `{list_field}`: {reason}");
                 self.fail(list_field, pattern, message, "name an image without tag, or a prefix that ends with /*");
             }
         } else {
             for (field, set) in [(policy_field, !policy.is_empty()), (list_field, !allowlist.is_empty())] {
                 if set {
-                    let message = format!("`{field}` must not be set if KubeletEnsureSecretPulledImages feature gate is not enabled");
+                    let message =
+                        format!("`{field}` must not be set if KubeletEnsureSecretPulledImages feature gate is not enabled");
                     self.fail(field, "", message, "remove it, or turn the gate on");
                 }
             }
@@ -206,13 +214,17 @@ impl Check<'_> {
         let config = self.config;
         let policies = ["none", "best-effort", "restricted", "single-numa-node"];
         let policy = config.topology_manager_policy.as_str();
-        let message = format!("topologyManagerPolicy (--topology-manager-policy) {policy:?} must be one of: [{}]", quoted(&policies, " "));
+        let message =
+            format!("topologyManagerPolicy (--topology-manager-policy) {policy:?} must be one of: [{}]", quoted(&policies, " "));
         self.word("topologyManagerPolicy", policy, &policies, message);
         let scope = config.topology_manager_scope.as_str();
-        let message = format!("topologyManagerScope (--topology-manager-scope) {scope:?} must be one of: \"container\", or \"pod\"");
+        let message =
+            format!("topologyManagerScope (--topology-manager-scope) {scope:?} must be one of: \"container\", or \"pod\"");
         self.word("topologyManagerScope", scope, &["container", "pod"], message);
         let hairpin = config.hairpin_mode.as_str();
-        let message = format!("option {hairpin:?} specified for hairpinMode (--hairpin-mode). Valid options are \"none\", \"hairpin-veth\" or \"promiscuous-bridge\"");
+        let message = format!(
+            "option {hairpin:?} specified for hairpinMode (--hairpin-mode). Valid options are \"none\", \"hairpin-veth\" or \"promiscuous-bridge\""
+        );
         self.word("hairpinMode", hairpin, &["none", "hairpin-veth", "promiscuous-bridge"], message);
         // Upstream finds these three at start-up.
         let message = format!("unknown policy: {:?}", config.cpu_manager_policy);
@@ -247,7 +259,8 @@ impl Check<'_> {
                 }
             }
         } else if set {
-            let message = "specifying shutdownGracePeriod or shutdownGracePeriodCriticalPods requires feature gate GracefulNodeShutdown";
+            let message =
+                "specifying shutdownGracePeriod or shutdownGracePeriodCriticalPods requires feature gate GracefulNodeShutdown";
             self.fail("shutdownGracePeriod", total, message, "remove them, or turn the gate on");
         }
         let by_priority = &config.shutdown_grace_period_by_pod_priority;
@@ -279,7 +292,8 @@ impl Check<'_> {
             let message = format!("memoryReservationPolicy {policy:?} requires MemoryQoS feature gate to be enabled");
             self.fail("memoryReservationPolicy", policy, message, "turn the gate on, or set None");
         }
-        let message = format!("option {policy:?} specified for memoryReservationPolicy. Valid options are \"None\" or \"TieredReservation\"");
+        let message =
+            format!("option {policy:?} specified for memoryReservationPolicy. Valid options are \"None\" or \"TieredReservation\"");
         self.word("memoryReservationPolicy", policy, &["None", "TieredReservation"], message);
     }
 
@@ -300,7 +314,8 @@ impl Check<'_> {
                 self.fail(field, period, message, "give 1s to 300s");
             }
             None if on => {
-                let message = "FeatureGate KubeletCrashLoopBackOffMax is enabled, CrashLoopBackOff.MaxContainerRestartPeriod must be set";
+                let message =
+                    "FeatureGate KubeletCrashLoopBackOffMax is enabled, CrashLoopBackOff.MaxContainerRestartPeriod must be set";
                 self.fail(field, "", message, "give 300s");
             }
             _ => {}
@@ -324,7 +339,12 @@ impl Check<'_> {
             }
             if config.memory_swap.swap_behavior == "LimitedSwap" {
                 let message = "swap feature is enabled and LimitedSwap but it is only supported with cgroupv2";
-                self.problems.push(Problem::new("memorySwap.swapBehavior", "LimitedSwap", message, "set NoSwap, or boot with cgroup v2"));
+                self.problems.push(Problem::new(
+                    "memorySwap.swapBehavior",
+                    "LimitedSwap",
+                    message,
+                    "set NoSwap, or boot with cgroup v2",
+                ));
             }
         }
         let Some(ids) = config.user_namespaces.as_ref().and_then(|namespaces| namespaces.ids_per_pod) else { return };
@@ -376,14 +396,20 @@ impl Check<'_> {
             wrong.push("mut contains ASCII characters only");
         }
         for wrong in wrong {
-            self.fail("podLogsDir", dir, format_args!("pod logs path {dir:?} {wrong}"), "give an absolute path such as /var/log/pods");
+            self.fail(
+                "podLogsDir",
+                dir,
+                format_args!("pod logs path {dir:?} {wrong}"),
+                "give an absolute path such as /var/log/pods",
+            );
         }
     }
 
     fn logging(&mut self, logging: &Logging) {
         let mut fail = |field: &str, message: String, remedy: &str| self.problems.push(Problem::new(field, "", message, remedy));
         if logging.flush_frequency.duration <= GoDuration::ZERO {
-            let message = format!("logging.flushFrequency: Invalid value: {}: Must be greater than zero", logging.flush_frequency.duration);
+            let message =
+                format!("logging.flushFrequency: Invalid value: {}: Must be greater than zero", logging.flush_frequency.duration);
             fail("logging.flushFrequency", message, "give 5s");
         }
         let format = logging.format.as_str();
@@ -425,7 +451,12 @@ impl Check<'_> {
             };
             if let Some(wrong) = wrong {
                 let field = "tracing.samplingRatePerMillion";
-                self.problems.push(Problem::new(field, rate, format!("{field}: Invalid value: {rate}: {wrong}"), "give 0 to 1000000"));
+                self.problems.push(Problem::new(
+                    field,
+                    rate,
+                    format!("{field}: Invalid value: {rate}: {wrong}"),
+                    "give 0 to 1000000",
+                ));
             }
         }
         if let Some((scheme, _)) = tracing.endpoint.as_deref().and_then(|endpoint| endpoint.split_once("//"))

@@ -104,8 +104,7 @@ pub fn server_config<V: ClientCertVerifier + 'static>(
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
-    let mut config =
-        builder.with_single_cert(certificates("tlsCertFile", certificate)?, private_key("tlsPrivateKeyFile", key)?)?;
+    let mut config = builder.with_single_cert(certificates("tlsCertFile", certificate)?, private_key("tlsPrivateKeyFile", key)?)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -80,8 +80,7 @@ async fn judge(answer: Response<Incoming>) -> ProbeOutcome {
 async fn get(net: &dyn Net, target: &Target) -> Result<Response<Incoming>, String> {
     let request = target.request()?;
     let stream = open(net, target.https, &target.host, target.port).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
     let mut connection = std::pin::pin!(connection);
     let send = sender.send_request(request);
     tokio::select! {
@@ -158,7 +157,9 @@ pub(super) async fn probe_grpc(net: &dyn Net, host: &str, port: u16, service: &s
         Ok(Ok(SERVING)) => ProbeOutcome::Success,
         Ok(Ok(status)) => ProbeOutcome::Failure(format!("service unhealthy (responded with \"{}\")", status_name(status))),
         Ok(Err(error)) => ProbeOutcome::Failure(error),
-        Err(_) => ProbeOutcome::Failure(format!("timeout: failed to connect service \"{host}:{port}\" within {timeout:?}: context deadline exceeded")),
+        Err(_) => ProbeOutcome::Failure(format!(
+            "timeout: failed to connect service \"{host}:{port}\" within {timeout:?}: context deadline exceeded"
+        )),
     }
 }
 

@@ -142,8 +142,17 @@ mod tests {
             .collect();
         assert_eq!(
             names,
-            ["cm ns/debug", "cm ns/env-map", "cm ns/pm", "cm ns/vol", "secret ns/csi", "secret ns/init-env", "secret ns/ps",
-             "secret ns/pull", "secret ns/vol"]
+            [
+                "cm ns/debug",
+                "cm ns/env-map",
+                "cm ns/pm",
+                "cm ns/vol",
+                "secret ns/csi",
+                "secret ns/init-env",
+                "secret ns/ps",
+                "secret ns/pull",
+                "secret ns/vol"
+            ]
         );
     }
 }

@@ -201,7 +201,8 @@ fn aged_object_is_fetched_again_when_its_pod_is_synced() {
 #[test]
 fn node_annotation_says_how_long_objects_stay_fresh() {
     let mut bench = Bench::new(ChangeDetection::Cache);
-    let node = |ttl: &str| serde_json::from_value(json!({"metadata": {"annotations": {"node.alpha.kubernetes.io/ttl": ttl}}})).unwrap();
+    let node =
+        |ttl: &str| serde_json::from_value(json!({"metadata": {"annotations": {"node.alpha.kubernetes.io/ttl": ttl}}})).unwrap();
     bench.cache.node_seen(&node("300"));
     bench.cache.node_seen(&node("soon"));
     let first = bench.register(at(0.0), &pod("a", &["s"]));
@@ -223,7 +224,11 @@ fn failed_refresh_leaves_the_copy_unless_the_object_is_gone() {
     assert_eq!(calls(&third), ["get s"], "after an error the server's cache will not do");
     bench.fetched(at(61.0), &third[0], Err(Failure::new(FailureKind::NotFound, "secrets \"s\" not found")));
     assert_eq!(bench.look(), Lookup::NotFound);
-    assert_eq!(calls(&bench.register(at(61.1), &pod("a", &["s"]))), [""; 0], "a pod that is woken by the answer does not ask at once");
+    assert_eq!(
+        calls(&bench.register(at(61.1), &pod("a", &["s"]))),
+        [""; 0],
+        "a pod that is woken by the answer does not ask at once"
+    );
     assert_eq!(calls(&bench.register(at(61.6), &pod("a", &["s"]))), ["get s"]);
 }
 

@@ -96,11 +96,24 @@ struct Wanted {
 #[derive(Debug)]
 enum State {
     Checking(ActionId),
-    Pulling { action: ActionId, tried: usize, since: Mono },
+    Pulling {
+        action: ActionId,
+        tried: usize,
+        since: Mono,
+    },
     /// Pulled; its user is being read.
-    Resolving { action: ActionId, image_ref: String, took: Duration },
+    Resolving {
+        action: ActionId,
+        image_ref: String,
+        took: Duration,
+    },
     Ready(ResolvedImage),
-    Failed { reason: String, message: String, since: Mono, told: bool },
+    Failed {
+        reason: String,
+        message: String,
+        since: Mono,
+        told: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -202,11 +215,7 @@ impl ImageManager {
 
     fn wakes(&self, key: &(PodUid, String), entry: &Entry) -> Option<Mono> {
         let State::Failed { since, told, .. } = &entry.state else { return None };
-        if *told || !self.backoffs.contains_key(key) {
-            self.backoffs.get(key).map(|b| b.until)
-        } else {
-            Some(*since + ERROR_SHOWN)
-        }
+        if *told || !self.backoffs.contains_key(key) { self.backoffs.get(key).map(|b| b.until) } else { Some(*since + ERROR_SHOWN) }
     }
 
     fn begin(&mut self, now: Now, key: &(PodUid, String), image: String, need: &ImageNeed<'_>, out: &mut Out<'_>) {
@@ -466,7 +475,10 @@ mod tests {
         bench.done(0, actions[0].id, Ok(CriReply::Image(Some(image))));
         let (state, actions) = bench.ensure(0, "IfNotPresent");
         assert!(actions.is_empty());
-        assert_eq!(state, ImageState::Ready(ResolvedImage { image_ref: "sha256:1".to_owned(), uid: Some(7), username: String::new() }));
+        assert_eq!(
+            state,
+            ImageState::Ready(ResolvedImage { image_ref: "sha256:1".to_owned(), uid: Some(7), username: String::new() })
+        );
         assert_eq!(bench.reasons(), ["Pulled"]);
     }
 

@@ -164,7 +164,8 @@ mod tests {
     // NODE-102: what others wrote stays.
     #[test]
     fn foreign_conditions_are_kept() {
-        let foreign = NodeCondition { type_: "NetworkUnavailable".to_owned(), status: "False".to_owned(), ..NodeCondition::default() };
+        let foreign =
+            NodeCondition { type_: "NetworkUnavailable".to_owned(), status: "False".to_owned(), ..NodeCondition::default() };
         let (conditions, _) = generate_conditions(std::slice::from_ref(&foreign), Pressures::default(), &[], at(5));
         assert_eq!(conditions[0], foreign);
     }

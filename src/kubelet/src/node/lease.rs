@@ -142,11 +142,7 @@ impl NodeLease {
 
     fn lease(&self, held: Option<&Lease>, now: Now) -> Lease {
         let mut lease = held.cloned().unwrap_or_else(|| Lease {
-            metadata: ObjectMeta {
-                name: Some(self.node.clone()),
-                namespace: Some(NAMESPACE.to_owned()),
-                ..ObjectMeta::default()
-            },
+            metadata: ObjectMeta { name: Some(self.node.clone()), namespace: Some(NAMESPACE.to_owned()), ..ObjectMeta::default() },
             spec: Some(LeaseSpec { holder_identity: Some(self.node.clone()), ..LeaseSpec::default() }),
         });
         lease.metadata.managed_fields = None;

@@ -302,9 +302,9 @@ impl NodeManager {
         }
         self.next_status = now.mono + self.config.node.status_update_frequency;
         let (status, events) = self.status(now, &existing, facts);
-        let due = self.last_report.is_none_or(|at| {
-            now.mono.since(at) >= self.config.node.status_report_frequency.saturating_add(self.report_delay)
-        });
+        let due = self
+            .last_report
+            .is_none_or(|at| now.mono.since(at) >= self.config.node.status_report_frequency.saturating_add(self.report_delay));
         if !due && !status_changed(&existing, &status) {
             return;
         }
@@ -344,7 +344,11 @@ impl NodeManager {
         let uid = self.node.as_ref().and_then(|n| n.metadata.uid.clone()).unwrap_or_default();
         let next = match (&self.csi, outcome) {
             (Csi::Getting(action), Ok(ApiReply::CsiNode(found))) if *action == id => {
-                if is_foreign(found, &uid) { Csi::Foreign } else { Csi::There }
+                if is_foreign(found, &uid) {
+                    Csi::Foreign
+                } else {
+                    Csi::There
+                }
             }
             (Csi::Getting(action), Err(failure)) if *action == id && failure.is_not_found() => Csi::Missing,
             (Csi::Creating(action), Ok(_)) if *action == id => Csi::There,

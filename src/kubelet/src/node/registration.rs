@@ -50,10 +50,7 @@ pub fn initial_node(config: &Config, architecture: &str, status: NodeStatus) -> 
             ..Taint::default()
         });
     }
-    let annotations = config
-        .node
-        .enable_controller_attach_detach
-        .then(|| [(ATTACH_DETACH.to_owned(), "true".to_owned())].into());
+    let annotations = config.node.enable_controller_attach_detach.then(|| [(ATTACH_DETACH.to_owned(), "true".to_owned())].into());
     Node {
         metadata: ObjectMeta {
             name: Some(config.node.name.to_string()),
@@ -116,12 +113,7 @@ pub fn csi_node(node_name: &str, node_uid: &str) -> CSINode {
 /// Whether a CSINode belongs to another Node object of the same name.
 #[must_use]
 pub fn is_foreign(csi_node: &CSINode, node_uid: &str) -> bool {
-    csi_node
-        .metadata
-        .owner_references
-        .iter()
-        .flatten()
-        .any(|owner| owner.kind == "Node" && owner.uid != node_uid)
+    csi_node.metadata.owner_references.iter().flatten().any(|owner| owner.kind == "Node" && owner.uid != node_uid)
 }
 
 /// Waits that double.

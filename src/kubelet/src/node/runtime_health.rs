@@ -112,10 +112,9 @@ impl RuntimeHealth {
     pub fn network_error(&self) -> Option<String> {
         match &self.status {
             None => Some("network state unknown".to_owned()),
-            Some(status) if !status.network_ready.as_ref().is_some_and(|c| c.status) => Some(format!(
-                "container runtime network not ready: {}",
-                printed("NetworkReady", status.network_ready.as_ref())
-            )),
+            Some(status) if !status.network_ready.as_ref().is_some_and(|c| c.status) => {
+                Some(format!("container runtime network not ready: {}", printed("NetworkReady", status.network_ready.as_ref())))
+            }
             Some(_) => None,
         }
     }
@@ -213,7 +212,11 @@ mod tests {
 
     fn ready(network: bool) -> CriReply {
         let condition = |status| Some(RuntimeCondition { status, reason: "R".to_owned(), message: "M".to_owned() });
-        CriReply::Status(RuntimeStatus { runtime_ready: condition(true), network_ready: condition(network), ..RuntimeStatus::default() })
+        CriReply::Status(RuntimeStatus {
+            runtime_ready: condition(true),
+            network_ready: condition(network),
+            ..RuntimeStatus::default()
+        })
     }
 
     fn poll(health: &mut RuntimeHealth, now: Now, outcome: Result<CriReply, Failure>) -> HealthChange {

@@ -61,9 +61,8 @@ pub fn generate_node_status(existing: &NodeStatus, inputs: &StatusInputs<'_>) ->
     }
     set_resources(&mut status, inputs);
     errors.extend(missing_capacity(&status, inputs.config));
-    status.daemon_endpoints = Some(NodeDaemonEndpoints {
-        kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(inputs.config.node.port) }),
-    });
+    status.daemon_endpoints =
+        Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(inputs.config.node.port) }) });
     status.node_info = Some(node_info(inputs));
     status.images = Some(status_images(inputs.images, inputs.config.node.status_max_images));
     set_handlers(&mut status, inputs.runtime);
@@ -105,8 +104,7 @@ fn generate_addresses(config: &Config, machine: Option<&MachineInfo>) -> Result<
         }
     } else if !config.node.external_cloud_provider {
         let wants_v6 = config.node.ips.first().is_some_and(IpAddr::is_ipv6);
-        let candidates: Vec<IpAddr> =
-            machine.into_iter().flat_map(|m| &m.default_ips).filter_map(|ip| ip.parse().ok()).collect();
+        let candidates: Vec<IpAddr> = machine.into_iter().flat_map(|m| &m.default_ips).filter_map(|ip| ip.parse().ok()).collect();
         let best = candidates.iter().find(|ip| ip.is_ipv6() == wants_v6).or(candidates.first());
         let Some(ip) = best else {
             return Err(format!("can't get ip address of node {}. error: no default routes found", config.node.name));

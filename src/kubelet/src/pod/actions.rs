@@ -76,8 +76,7 @@ pub fn compute_pod_actions(pod: &Pod, seen: &PodObservation, verdicts: &Verdicts
     if let Some(attempt) = needs_sandbox(pod, seen) {
         return sandbox_actions(pod, seen, attempt);
     }
-    let mut actions =
-        PodActions { sandbox: seen.sandboxes.first().map(|s| s.id.clone()), ..PodActions::default() };
+    let mut actions = PodActions { sandbox: seen.sandboxes.first().map(|s| s.id.clone()), ..PodActions::default() };
     let ephemeral = spec.ephemeral_containers.iter().flatten().enumerate();
     actions.ephemeral = ephemeral.filter(|(_, c)| seen.newest(&c.name).is_none()).map(|(at, _)| at).collect();
     actions.stale_inits = stale_inits(inits, seen);
@@ -136,7 +135,9 @@ fn stale_inits(inits: &[Container], seen: &PodObservation) -> Vec<ContainerId> {
     let mut stale = Vec::new();
     for init in inits {
         let older = seen.containers.iter().filter(|c| c.name == init.name).skip(1);
-        stale.extend(older.filter(|c| c.state == ContainerState::Exited || c.state == ContainerState::Created).map(|c| c.id.clone()));
+        stale.extend(
+            older.filter(|c| c.state == ContainerState::Exited || c.state == ContainerState::Created).map(|c| c.id.clone()),
+        );
     }
     stale
 }
@@ -157,9 +158,7 @@ fn init_actions(
     // earlier sandbox left (a reboot) does not count.
     let sandbox = actions.sandbox.clone();
     let sandbox = sandbox.as_ref();
-    let initialised = regulars
-        .iter()
-        .any(|c| seen.newest(&c.name).is_some_and(|s| Some(&s.sandbox) == sandbox));
+    let initialised = regulars.iter().any(|c| seen.newest(&c.name).is_some_and(|s| Some(&s.sandbox) == sandbox));
     // Older plain ones may be gone from the runtime: the last one that is there tells how far it went.
     let in_sandbox = |c: &Container| seen.newest(&c.name).filter(|s| Some(&s.sandbox) == sandbox);
     let furthest = inits.iter().rposition(|c| in_sandbox(c).is_some());

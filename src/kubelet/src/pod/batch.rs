@@ -291,9 +291,7 @@ impl Chain {
             }),
             Step::RunSandbox(call) => Some((Lane::Pods, limits.runtime * 2, Call::Cri(call.clone()))),
             Step::Create(call) => Some((Lane::Pods, limits.runtime, Call::Cri(call.clone()))),
-            Step::Start => {
-                self.container.clone().map(|id| (Lane::Pods, limits.runtime, Call::Cri(CriCall::StartContainer { id })))
-            }
+            Step::Start => self.container.clone().map(|id| (Lane::Pods, limits.runtime, Call::Cri(CriCall::StartContainer { id }))),
             Step::PostStart(hook) => self.hook(hook, now, None, limits, &mut wakes),
             Step::PreStop { hook, until } => self.hook(hook, now, Some(*until), limits, &mut wakes),
             Step::Stop { id, until } => id.clone().or_else(|| self.container.clone()).map(|id| {

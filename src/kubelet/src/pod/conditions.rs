@@ -117,11 +117,11 @@ fn ready(inputs: &ConditionInputs<'_>, containers: &Owned) -> Owned {
     let mut messages = Vec::new();
     for gate in inputs.pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten()) {
         match inputs.existing.iter().find(|c| c.type_ == gate.condition_type) {
-            None => messages.push(format!("corresponding condition of pod readiness gate \"{}\" does not exist.", gate.condition_type)),
-            Some(c) if c.status != "True" => messages.push(format!(
-                "the status of pod readiness gate \"{}\" is not \"True\", but {}",
-                gate.condition_type, c.status
-            )),
+            None => {
+                messages.push(format!("corresponding condition of pod readiness gate \"{}\" does not exist.", gate.condition_type))
+            }
+            Some(c) if c.status != "True" => messages
+                .push(format!("the status of pod readiness gate \"{}\" is not \"True\", but {}", gate.condition_type, c.status)),
             Some(_) => {}
         }
     }
@@ -147,9 +147,11 @@ fn initialized(inputs: &ConditionInputs<'_>) -> Owned {
     }
     let mut incomplete = Vec::new();
     for init in inits {
-        let done = inputs.inits.iter().find(|c| c.name == init.name).is_some_and(|status| {
-            if is_sidecar(init) { status.started == Some(true) } else { status.ready }
-        });
+        let done = inputs
+            .inits
+            .iter()
+            .find(|c| c.name == init.name)
+            .is_some_and(|status| if is_sidecar(init) { status.started == Some(true) } else { status.ready });
         if !done {
             incomplete.push(init.name.as_str());
         }

@@ -127,11 +127,8 @@ mod tests {
         let golden: ContainerConfig = serde_json::from_value(golden["config"].clone()).unwrap();
         let container = &pod.spec.as_ref().unwrap().containers[0];
         let config = Config::new("n1");
-        let machine = MachineInfo {
-            memory: 24_684_092 << 10,
-            hugepages: [(2 << 20, 0), (1 << 30, 0)].into(),
-            ..MachineInfo::default()
-        };
+        let machine =
+            MachineInfo { memory: 24_684_092 << 10, hugepages: [(2 << 20, 0), (1 << 30, 0)].into(), ..MachineInfo::default() };
         let image = ResolvedImage { image_ref: golden.image.as_ref().unwrap().image.clone(), ..ResolvedImage::default() };
         let env = golden_environment(&pod, container);
         let security = SecurityInputs { image: &image, seccomp_default: false, root: "/var/lib/kubelet", volume_groups: &[] };

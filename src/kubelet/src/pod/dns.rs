@@ -121,7 +121,8 @@ fn cluster_dns(pod: &Pod, dns: &Dns, host: &ResolvConf) -> DnsConfig {
 fn append(config: &mut DnsConfig, own: &PodDNSConfig) {
     config.servers = once_each(config.servers.iter().chain(own.nameservers.iter().flatten()).cloned().collect());
     config.searches = once_each(config.searches.iter().chain(own.searches.iter().flatten()).cloned().collect());
-    let split = |option: &str| option.split_once(':').map_or((option.to_owned(), None), |(n, v)| (n.to_owned(), Some(v.to_owned())));
+    let split =
+        |option: &str| option.split_once(':').map_or((option.to_owned(), None), |(n, v)| (n.to_owned(), Some(v.to_owned())));
     let mut options: BTreeMap<String, Option<String>> = config.options.iter().map(|o| split(o)).collect();
     for option in own.options.iter().flatten() {
         options.insert(option.name.clone().unwrap_or_default(), option.value.clone().filter(|v| !v.is_empty()));
@@ -208,7 +209,8 @@ mod tests {
     // DNS-003, DNS-005
     #[test]
     fn dns_config_adds_and_overrides() {
-        let own = json!({"dnsConfig": {"nameservers": ["9.9.9.9"], "searches": ["x"], "options": [{"name": "ndots", "value": "2"}]}});
+        let own =
+            json!({"dnsConfig": {"nameservers": ["9.9.9.9"], "searches": ["x"], "options": [{"name": "ndots", "value": "2"}]}});
         let config = pod_dns(&pod(own), &cluster(), None, "p").config;
         assert_eq!(config.servers, ["10.96.0.10", "9.9.9.9"]);
         assert_eq!(config.options, ["ndots:2"]);

@@ -164,13 +164,17 @@ fn from_source(inputs: &EnvInputs<'_>, source: &EnvVarSource) -> Result<Option<V
         let optional = reference.optional.unwrap_or(false);
         let Some(map) = config_map(inputs, &reference.name, optional)? else { return Ok(None) };
         let value = map.data.as_ref().and_then(|d| d.get(&reference.key)).map(|v| v.clone().into_bytes());
-        return key_found(value, optional, || format!("couldn't find key {} in ConfigMap {namespace}/{}", reference.key, reference.name));
+        return key_found(value, optional, || {
+            format!("couldn't find key {} in ConfigMap {namespace}/{}", reference.key, reference.name)
+        });
     }
     if let Some(reference) = &source.secret_key_ref {
         let optional = reference.optional.unwrap_or(false);
         let Some(secret) = secret(inputs, &reference.name, optional)? else { return Ok(None) };
         let value = secret.reveal().data.as_ref().and_then(|d| d.get(&reference.key)).map(|v| v.0.clone());
-        return key_found(value, optional, || format!("couldn't find key {} in Secret {namespace}/{}", reference.key, reference.name));
+        return key_found(value, optional, || {
+            format!("couldn't find key {} in Secret {namespace}/{}", reference.key, reference.name)
+        });
     }
     Err(EnvError::Bad("environment variable source is not supported".to_owned()))
 }

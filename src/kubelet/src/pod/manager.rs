@@ -58,10 +58,7 @@ pub fn uid_of(pod: &Pod) -> Option<PodUid> {
 /// The full name of a pod object.
 #[must_use]
 pub fn name_of(pod: &Pod) -> PodName {
-    PodName::new(
-        pod.metadata.namespace.as_deref().unwrap_or_default(),
-        pod.metadata.name.as_deref().unwrap_or_default(),
-    )
+    PodName::new(pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default())
 }
 
 fn is_mirror(pod: &Pod) -> bool {
@@ -152,10 +149,11 @@ impl PodManager {
             return;
         }
         let Some(uid) = uid_of(&pod) else { return };
-        let seen = self.pods.get(&uid).and_then(|known| annotation(&known.pod, SEEN_ANNOTATION)).map_or_else(
-            || format!("{wall:.9}"),
-            str::to_owned,
-        );
+        let seen = self
+            .pods
+            .get(&uid)
+            .and_then(|known| annotation(&known.pod, SEEN_ANNOTATION))
+            .map_or_else(|| format!("{wall:.9}"), str::to_owned);
         let pod = annotated(pod, source, seen);
         match self.pods.get_mut(&uid) {
             None => {
@@ -226,7 +224,11 @@ mod tests {
     #[test]
     fn complete_set_is_compared_by_uid() {
         let mut manager = PodManager::new([PodSource::Api]);
-        let first = manager.listed(WALL, PodSource::Api, vec![pod("a", "x:1", "Pending"), pod("b", "x:1", "Pending"), pod("c", "x:1", "Pending")]);
+        let first = manager.listed(
+            WALL,
+            PodSource::Api,
+            vec![pod("a", "x:1", "Pending"), pod("b", "x:1", "Pending"), pod("c", "x:1", "Pending")],
+        );
         assert_eq!(first.added.len(), 3);
         let second = manager.listed(WALL, PodSource::Api, vec![pod("a", "x:2", "Pending"), pod("b", "x:1", "Running")]);
         assert_eq!(second.updated, vec![PodUid::new("a")]);

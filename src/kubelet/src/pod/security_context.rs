@@ -5,7 +5,8 @@
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext};
 use proto::cri::security_profile::ProfileType;
 use proto::cri::{
-    Capability, Int64Value, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, SeLinuxOption, SecurityProfile, UserNamespace,
+    Capability, Int64Value, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, SeLinuxOption, SecurityProfile,
+    UserNamespace,
 };
 
 use crate::images::ResolvedImage;
@@ -86,10 +87,9 @@ fn seccomp(pod: &PodSecurityContext, container: &SecurityContext, default_on: bo
         None => plain(ProfileType::Unconfined),
         Some(SeccompProfile { type_, localhost_profile }) => match (type_.as_str(), localhost_profile) {
             ("RuntimeDefault", _) => plain(ProfileType::RuntimeDefault),
-            ("Localhost", Some(name)) if !name.is_empty() => Ok(SecurityProfile {
-                profile_type: ProfileType::Localhost as i32,
-                localhost_ref: format!("{root}/seccomp/{name}"),
-            }),
+            ("Localhost", Some(name)) if !name.is_empty() => {
+                Ok(SecurityProfile { profile_type: ProfileType::Localhost as i32, localhost_ref: format!("{root}/seccomp/{name}") })
+            }
             ("Localhost", _) => Err("localhostProfile must be set if seccompProfile type is Localhost.".to_owned()),
             _ => plain(ProfileType::Unconfined),
         },
@@ -123,7 +123,11 @@ pub struct SecurityInputs<'a> {
 ///
 /// # Errors
 /// What cannot be: a root user where none may be, a profile without a name; the message of `CreateContainerConfigError`.
-pub fn security_context(pod: &Pod, container: &Container, inputs: &SecurityInputs<'_>) -> Result<LinuxContainerSecurityContext, String> {
+pub fn security_context(
+    pod: &Pod,
+    container: &Container,
+    inputs: &SecurityInputs<'_>,
+) -> Result<LinuxContainerSecurityContext, String> {
     let (of_pod, own) = (pod_context(pod), context(container));
     let user = own.run_as_user.or(of_pod.run_as_user);
     verify_non_root(pod, container, &of_pod, &own, user, inputs.image)?;
@@ -200,7 +204,11 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn made(pod_context: serde_json::Value, own: serde_json::Value, image: &ResolvedImage) -> Result<LinuxContainerSecurityContext, String> {
+    fn made(
+        pod_context: serde_json::Value,
+        own: serde_json::Value,
+        image: &ResolvedImage,
+    ) -> Result<LinuxContainerSecurityContext, String> {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {
             "securityContext": pod_context, "containers": [{"name": "c", "securityContext": own}]}}))
         .unwrap();

@@ -15,9 +15,9 @@ use super::worker::PodWorker;
 use crate::action::CriCall;
 use crate::backoff::restart_wait;
 use crate::images::{ImageNeed, ImageState, ResolvedImage};
-use crate::parts::Parts;
 use crate::observation::{ContainerState, PodObservation};
 use crate::out::Out;
+use crate::parts::Parts;
 use crate::recorder::{Recorded, Subject};
 use crate::time::{Now, earliest};
 
@@ -58,11 +58,8 @@ pub fn start_batch(
     for at in &actions.containers {
         wanted.extend(spec.containers.get(*at).cloned());
     }
-    let mut chains: Vec<Chain> = actions
-        .stale_inits
-        .iter()
-        .map(|id| Chain::new(Purpose::Remove, [Step::Remove(id.clone())]))
-        .collect();
+    let mut chains: Vec<Chain> =
+        actions.stale_inits.iter().map(|id| Chain::new(Purpose::Remove, [Step::Remove(id.clone())])).collect();
     let stale = chains.len();
     let mut held = false;
     for container in &wanted {

@@ -147,7 +147,11 @@ fn phase_of(
 }
 
 /// All regular containers have ended: what does that make of the pod?
-fn ended_phase<'s>(inputs: &StatusInputs<'_>, containers: &[Container], status: &impl Fn(&str) -> Option<&'s ApiStatus>) -> &'static str {
+fn ended_phase<'s>(
+    inputs: &StatusInputs<'_>,
+    containers: &[Container],
+    status: &impl Fn(&str) -> Option<&'s ApiStatus>,
+) -> &'static str {
     let codes = || containers.iter().filter_map(|c| Some((c, ended_state(status(&c.name)?)?.exit_code)));
     if !inputs.terminating && codes().any(|(c, code)| restarts_after(inputs.pod, c, code)) {
         return "Running";
@@ -214,9 +218,11 @@ fn ended_state(status: &ApiStatus) -> Option<&k8s_openapi::api::core::v1::Contai
 
 /// POD-269: at the end nothing waits or runs any more.
 fn settle_at_the_end(inputs: &StatusInputs<'_>, statuses: &mut [ApiStatus]) {
-    let initialised = inputs.seen.containers.iter().any(|c| {
-        inputs.pod.spec.as_ref().is_some_and(|s| s.containers.iter().any(|r| r.name == c.name))
-    });
+    let initialised = inputs
+        .seen
+        .containers
+        .iter()
+        .any(|c| inputs.pod.spec.as_ref().is_some_and(|s| s.containers.iter().any(|r| r.name == c.name)));
     for status in statuses {
         let ended = status.state.as_ref().is_some_and(|s| s.terminated.is_some());
         if ended {

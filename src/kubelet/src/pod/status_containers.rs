@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::restart::{effective_policy, is_sidecar, restarts_after, RestartPolicy};
+use super::restart::{RestartPolicy, effective_policy, is_sidecar, restarts_after};
 use super::status::StatusInputs;
 use crate::observation::{ContainerState, ContainerStatus};
 
@@ -74,10 +74,9 @@ fn seen_status(
         last_state = last;
     }
     let state = match newest.state {
-        ContainerState::Running => ApiState {
-            running: Some(ContainerStateRunning { started_at: time(newest.started_at) }),
-            ..ApiState::default()
-        },
+        ContainerState::Running => {
+            ApiState { running: Some(ContainerStateRunning { started_at: time(newest.started_at) }), ..ApiState::default() }
+        }
         ContainerState::Exited => terminated(inputs, newest),
         ContainerState::Created => waiting(default_reason(has_inits), None),
         ContainerState::Unknown => lost(inputs, Some(newest), "The container could not be located when the pod was terminated"),
@@ -140,7 +139,11 @@ fn unseen_status(inputs: &StatusInputs<'_>, container: &Container, init: bool, b
             return ApiStatus { volume_mounts: None, ..before.clone() };
         }
     } else if was.running.is_some() && inputs.observed {
-        status.last_state = Some(lost(inputs, None, "The container could not be located when the pod was deleted.  The container used to be Running"));
+        status.last_state = Some(lost(
+            inputs,
+            None,
+            "The container could not be located when the pod was deleted.  The container used to be Running",
+        ));
         if !inputs.terminating {
             status.restart_count += 1;
         }
@@ -158,7 +161,10 @@ fn finished_init() -> ApiState {
     let ended = ContainerStateTerminated {
         exit_code: 0,
         reason: Some("Completed".to_owned()),
-        message: Some("Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally".to_owned()),
+        message: Some(
+            "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally"
+                .to_owned(),
+        ),
         ..ContainerStateTerminated::default()
     };
     ApiState { terminated: Some(ended), ..ApiState::default() }

@@ -207,12 +207,7 @@ impl PodWorker {
     }
 
     /// Finds whose a completion is, and takes it.
-    pub fn completed(
-        &mut self,
-        now: Now,
-        id: ActionId,
-        outcome: Result<super::batch::StepReply, Failure>,
-    ) -> Completed {
+    pub fn completed(&mut self, now: Now, id: ActionId, outcome: Result<super::batch::StepReply, Failure>) -> Completed {
         use super::batch::StepReply;
         use crate::event::CriReply;
         if self.observing == Some(id) {
@@ -328,9 +323,7 @@ impl PodWorker {
     /// What is seen of the pod: the last observation, or nothing at all.
     #[must_use]
     pub fn seen(&self) -> Observed {
-        self.observation
-            .clone()
-            .unwrap_or_else(|| Arc::new(PodObservation::empty(self.uid.clone(), Mono::ZERO)))
+        self.observation.clone().unwrap_or_else(|| Arc::new(PodObservation::empty(self.uid.clone(), Mono::ZERO)))
     }
 }
 

@@ -166,7 +166,12 @@ impl Prober {
     /// When the next probe is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        self.workers.iter().filter(|(key, worker)| self.may_probe(key, worker)).filter_map(|(_, w)| w.instance.as_ref()).map(|i| i.next).min()
+        self.workers
+            .iter()
+            .filter(|(key, worker)| self.may_probe(key, worker))
+            .filter_map(|(_, w)| w.instance.as_ref())
+            .map(|i| i.next)
+            .min()
     }
 
     /// Probes what is due.
@@ -211,7 +216,9 @@ impl Prober {
             return instance.verdict.is_none();
         }
         let startup = Key { kind: ProbeKind::Startup, ..key.clone() };
-        self.workers.get(&startup).is_none_or(|w| w.instance.as_ref().is_some_and(|i| i.id == instance.id && i.verdict == Some(true)))
+        self.workers
+            .get(&startup)
+            .is_none_or(|w| w.instance.as_ref().is_some_and(|i| i.id == instance.id && i.verdict == Some(true)))
     }
 }
 
@@ -340,10 +347,9 @@ pub fn exec_outcome(reply: Result<CriReply, Failure>, timeout: Duration) -> Resu
         Ok(CriReply::Exec { exit_code: 0, .. }) => Ok(ProbeOutcome::Success),
         Ok(CriReply::Exec { output, .. }) => Ok(ProbeOutcome::Failure(output)),
         Ok(_) => Err(Failure::new(FailureKind::Other, "the runtime answered something else")),
-        Err(failure) if failure.kind == FailureKind::UnknownOutcome => Ok(ProbeOutcome::Failure(format!(
-            "command timed out after {}s",
-            timeout.as_secs()
-        ))),
+        Err(failure) if failure.kind == FailureKind::UnknownOutcome => {
+            Ok(ProbeOutcome::Failure(format!("command timed out after {}s", timeout.as_secs())))
+        }
         Err(failure) => Err(failure),
     }
 }

@@ -22,27 +22,16 @@ struct Bench {
 impl Bench {
     fn new(container: serde_json::Value) -> Self {
         let uid = PodUid::new("u");
-        let pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": [container]}})).unwrap();
+        let pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": [container]}})).unwrap();
         let mut observation = PodObservation::empty(uid.clone(), Mono::ZERO);
         observation.containers.push(running("id-1", 1000));
-        Self {
-            prober: Prober::new(1),
-            pod: Arc::new(pod),
-            observation,
-            uid,
-            ledger: Ledger::default(),
-            recorded: Vec::new(),
-        }
+        Self { prober: Prober::new(1), pod: Arc::new(pod), observation, uid, ledger: Ledger::default(), recorded: Vec::new() }
     }
 
     fn sync(&mut self, seconds: u64, terminating: bool) {
-        let probed = ProbedPod {
-            uid: &self.uid,
-            pod: &self.pod,
-            observation: &self.observation,
-            pod_ip: Some("10.0.0.2"),
-            terminating,
-        };
+        let probed =
+            ProbedPod { uid: &self.uid, pod: &self.pod, observation: &self.observation, pod_ip: Some("10.0.0.2"), terminating };
         self.prober.sync_pod(at(seconds), probed);
     }
 

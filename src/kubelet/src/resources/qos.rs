@@ -55,7 +55,8 @@ fn computed_class(pod: &Pod) -> QosClass {
     let positive = |list: &Option<BTreeMap<String, Quantity>>, name: &str| {
         list.as_ref().and_then(|l| l.get(name)).and_then(Amount::parse).filter(|a| a.is_positive())
     };
-    let asks = |r: &&ResourceRequirements| ["cpu", "memory"].iter().any(|n| positive(&r.requests, n).or(positive(&r.limits, n)).is_some());
+    let asks =
+        |r: &&ResourceRequirements| ["cpu", "memory"].iter().any(|n| positive(&r.requests, n).or(positive(&r.limits, n)).is_some());
     if !parts.iter().any(asks) {
         return QosClass::BestEffort;
     }

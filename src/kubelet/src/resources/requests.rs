@@ -193,9 +193,6 @@ mod tests {
         ]}}))
         .unwrap();
         let reported = serde_json::to_value(reported_pod_resources(&pod)).unwrap();
-        assert_eq!(
-            reported,
-            json!({"requests": {"cpu": "100m", "memory": "16Mi"}, "limits": {"cpu": "200m", "memory": "32Mi"}})
-        );
+        assert_eq!(reported, json!({"requests": {"cpu": "100m", "memory": "16Mi"}, "limits": {"cpu": "200m", "memory": "32Mi"}}));
     }
 }

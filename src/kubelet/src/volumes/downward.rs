@@ -123,7 +123,8 @@ pub(crate) fn resource_value(
         }
         _ => return Err(unsupported()),
     };
-    let divisor = selector.divisor.as_ref().and_then(Amount::parse).filter(|divisor| divisor.is_positive()).unwrap_or(Amount::of(1));
+    let divisor =
+        selector.divisor.as_ref().and_then(Amount::parse).filter(|divisor| divisor.is_positive()).unwrap_or(Amount::of(1));
     let (amount, divisor) = match resource {
         "cpu" => (amount.unwrap_or_default().milli_value(), divisor.milli_value()),
         _ => (amount.unwrap_or_default().value(), divisor.value()),

@@ -31,7 +31,9 @@ mod tests {
     #[test]
     fn host_path_is_checked_only_if_it_has_a_type() {
         assert!(setup(&volume("/var/log", "")).unwrap().is_none());
-        let Ok(Some(VolumeSetup::HostPath { path, kind })) = setup(&volume("/data", "DirectoryOrCreate")) else { panic!("it is checked") };
+        let Ok(Some(VolumeSetup::HostPath { path, kind })) = setup(&volume("/data", "DirectoryOrCreate")) else {
+            panic!("it is checked")
+        };
         assert_eq!((path.as_str(), kind.as_str()), ("/data", "DirectoryOrCreate"));
     }
 

@@ -194,7 +194,14 @@ impl PodVolumes {
         Ok(())
     }
 
-    fn set_up_ended(&mut self, now: Now, volume: &str, id: ActionId, outcome: Result<HostReply, Failure>, out: &mut Out<'_>) -> bool {
+    fn set_up_ended(
+        &mut self,
+        now: Now,
+        volume: &str,
+        id: ActionId,
+        outcome: Result<HostReply, Failure>,
+        out: &mut Out<'_>,
+    ) -> bool {
         let Some(record) = self.volumes.get_mut(volume) else { return false };
         let Some(operation) = record.operation.take_if(|operation| operation.action == id) else { return false };
         match outcome {

@@ -52,7 +52,8 @@ impl Bench {
     }
 
     fn with<T>(&mut self, act: impl FnOnce(&mut Self, &mut Out<'_>) -> T) -> T {
-        let (mut ledger, mut recorded, mut actions) = (std::mem::take(&mut self.ledger), std::mem::take(&mut self.recorded), Vec::new());
+        let (mut ledger, mut recorded, mut actions) =
+            (std::mem::take(&mut self.ledger), std::mem::take(&mut self.recorded), Vec::new());
         let value = act(self, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
         (self.ledger, self.recorded) = (ledger, recorded);
         for Action { id, call, .. } in actions {
@@ -97,8 +98,12 @@ impl Bench {
 
     fn tell(&mut self, object: Object) -> bool {
         let key = match &object {
-            Object::ConfigMap(object) => WatchKey::ConfigMap { namespace: "ns".into(), name: object.metadata.name.clone().unwrap() },
-            Object::Secret(object) => WatchKey::Secret { namespace: "ns".into(), name: object.reveal().metadata.name.clone().unwrap() },
+            Object::ConfigMap(object) => {
+                WatchKey::ConfigMap { namespace: "ns".into(), name: object.metadata.name.clone().unwrap() }
+            }
+            Object::Secret(object) => {
+                WatchKey::Secret { namespace: "ns".into(), name: object.reveal().metadata.name.clone().unwrap() }
+            }
             other => panic!("{other:?}"),
         };
         self.with(|bench, out| !bench.objects.applied(&key, object, out).is_empty())
@@ -184,8 +189,12 @@ impl Bench {
 }
 
 fn pod(volumes: Value) -> Value {
-    let mounts: Vec<Value> =
-        volumes.as_array().unwrap().iter().map(|v| json!({"name": v["name"], "mountPath": format!("/{}", v["name"].as_str().unwrap())})).collect();
+    let mounts: Vec<Value> = volumes
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| json!({"name": v["name"], "mountPath": format!("/{}", v["name"].as_str().unwrap())}))
+        .collect();
     json!({
         "metadata": {"name": "p", "namespace": "ns", "uid": "u", "labels": {"app": "web"}},
         "spec": {"serviceAccountName": "default", "containers": [{"name": "c", "volumeMounts": mounts}], "volumes": volumes},
@@ -193,14 +202,17 @@ fn pod(volumes: Value) -> Value {
 }
 
 fn config_map(name: &str, version: u32, data: Value) -> Object {
-    let object: ConfigMap =
-        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "ns", "resourceVersion": version.to_string()}, "data": data})).unwrap();
+    let object: ConfigMap = serde_json::from_value(
+        json!({"metadata": {"name": name, "namespace": "ns", "resourceVersion": version.to_string()}, "data": data}),
+    )
+    .unwrap();
     Object::ConfigMap(Arc::new(object))
 }
 
 fn secret(name: &str, version: u32, data: &[(&str, &str)]) -> Object {
     let mut object: Secret =
-        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "ns", "resourceVersion": version.to_string()}})).unwrap();
+        serde_json::from_value(json!({"metadata": {"name": name, "namespace": "ns", "resourceVersion": version.to_string()}}))
+            .unwrap();
     object.data = Some(data.iter().map(|(key, value)| ((*key).to_owned(), ByteString(value.as_bytes().to_vec()))).collect());
     Object::Secret(Sensitive::new(Arc::new(object)))
 }
@@ -401,7 +413,10 @@ fn failed_refresh_is_repeated_even_if_the_object_went_back() {
 #[test]
 fn only_used_volumes_are_set_up_and_some_need_nothing() {
     let mut object = pod(json!([{"name": "h", "hostPath": {"path": "/var/log"}}, {"name": "i", "image": {"reference": "r"}}]));
-    object["spec"]["volumes"].as_array_mut().unwrap().push(json!({"name": "unused", "secret": {"secretName": "none", "defaultMode": 420}}));
+    object["spec"]["volumes"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "unused", "secret": {"secretName": "none", "defaultMode": 420}}));
     let mut bench = Bench::new(object);
     assert_eq!(bench.sync(), VolumesState::Ready);
     assert!(bench.in_flight.is_empty());
@@ -468,7 +483,8 @@ fn unsupported_volume_is_named_and_does_not_hold_the_others() {
 // VOL-026: waits for what is being set up, then removes what lies on the disk.
 #[test]
 fn teardown_waits_for_setups_in_flight_and_removes_what_is_there() {
-    let mut bench = Bench::new(pod(json!([{"name": "e", "emptyDir": {}}, {"name": "h", "hostPath": {"path": "/d", "type": "Directory"}}])));
+    let mut bench =
+        Bench::new(pod(json!([{"name": "e", "emptyDir": {}}, {"name": "h", "hostPath": {"path": "/d", "type": "Directory"}}])));
     bench.sync();
     let setups: Vec<ActionId> = bench.in_flight.keys().copied().collect();
     assert!(!bench.tear_down());

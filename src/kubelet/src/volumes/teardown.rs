@@ -98,7 +98,8 @@ impl Teardown {
                 true
             }
             Stage::Removing(directories) => {
-                let Some((directory, operation)) = directories.iter_mut().find(|(_, operation)| operation.action == Some(id)) else {
+                let Some((directory, operation)) = directories.iter_mut().find(|(_, operation)| operation.action == Some(id))
+                else {
                     return false;
                 };
                 match outcome {

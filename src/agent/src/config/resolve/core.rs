@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubelet::config::{
-    CgroupDriver, Cgroups, ChangeDetection, Config, ContainerGc, ContainerLogs, CpuManagerPolicy, CredentialsVerification, Dns, Enforcement,
-    EventLimits, Eviction, Images, Managers, MemoryManagerPolicy, MemoryReservationPolicy, Node, Paths, Pods, Reserved, ReservedMemory,
-    Shutdown, StaticPods, SwapBehavior, TopologyManagerPolicy, TopologyManagerScope,
+    CgroupDriver, Cgroups, ChangeDetection, Config, ContainerGc, ContainerLogs, CpuManagerPolicy, CredentialsVerification, Dns,
+    Enforcement, EventLimits, Eviction, Images, Managers, MemoryManagerPolicy, MemoryReservationPolicy, Node, Paths, Pods,
+    Reserved, ReservedMemory, Shutdown, StaticPods, SwapBehavior, TopologyManagerPolicy, TopologyManagerScope,
 };
 use kubelet::feature_gates::FeatureGates;
 
@@ -72,7 +72,8 @@ impl Resolver<'_> {
     fn node(&mut self) -> Node {
         let (config, flags) = (self.config, self.flags);
         // NODE-003
-        let name = if flags.hostname_override.is_empty() { self.machine.hostname.as_str() } else { flags.hostname_override.as_str() };
+        let name =
+            if flags.hostname_override.is_empty() { self.machine.hostname.as_str() } else { flags.hostname_override.as_str() };
         let name = name.trim().to_lowercase();
         if name.is_empty() {
             self.problem("--hostname-override", "", "empty hostname is invalid", "give --hostname-override");
@@ -173,7 +174,11 @@ impl Resolver<'_> {
             seccomp_default: config.seccomp_default.unwrap_or(false) || self.flags.seccomp_default,
             allowed_unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
             local_storage_capacity_isolation: config.local_storage_capacity_isolation.unwrap_or(true),
-            swap_behavior: if config.memory_swap.swap_behavior == "LimitedSwap" { SwapBehavior::LimitedSwap } else { SwapBehavior::NoSwap },
+            swap_behavior: if config.memory_swap.swap_behavior == "LimitedSwap" {
+                SwapBehavior::LimitedSwap
+            } else {
+                SwapBehavior::NoSwap
+            },
             memory_throttling_factor: config.memory_throttling_factor.unwrap_or(0.9),
             memory_reservation_policy: match config.memory_reservation_policy.as_str() {
                 "TieredReservation" => MemoryReservationPolicy::TieredReservation,
@@ -258,12 +263,17 @@ impl Resolver<'_> {
             // NODE-144
             kube.remove("cpu");
             system.insert("cpu".to_owned(), in_range::<u64, _>(system_cpus.len()).saturating_mul(1000));
-            let message = "Option --reserved-cpus is specified, it will overwrite the cpu setting in KubeReserved and SystemReserved";
+            let message =
+                "Option --reserved-cpus is specified, it will overwrite the cpu setting in KubeReserved and SystemReserved";
             self.warnings.push(message.to_owned());
         }
         let memory = config.reserved_memory.iter().map(|reservation| ReservedMemory {
             numa_node: in_range(reservation.numa_node),
-            limits: reservation.limits.iter().map(|(name, amount)| (name.clone(), quantity::units(&amount.0).unwrap_or(0))).collect(),
+            limits: reservation
+                .limits
+                .iter()
+                .map(|(name, amount)| (name.clone(), quantity::units(&amount.0).unwrap_or(0)))
+                .collect(),
         });
         Reserved { system, kube, system_cpus, memory: memory.collect() }
     }
@@ -285,7 +295,11 @@ impl Resolver<'_> {
                 "single-numa-node" => TopologyManagerPolicy::SingleNumaNode,
                 _ => TopologyManagerPolicy::None,
             },
-            topology_scope: if config.topology_manager_scope == "pod" { TopologyManagerScope::Pod } else { TopologyManagerScope::Container },
+            topology_scope: if config.topology_manager_scope == "pod" {
+                TopologyManagerScope::Pod
+            } else {
+                TopologyManagerScope::Container
+            },
             topology_options,
         }
     }

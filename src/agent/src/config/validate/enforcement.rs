@@ -41,7 +41,9 @@ fn one(check: &mut Check<'_>, name: &str, count: usize) {
         "system-reserved" | "system-reserved-compressible" => {
             (config.system_reserved_cgroup.as_str(), "systemReservedCgroup", "system-reserved")
         }
-        "kube-reserved" | "kube-reserved-compressible" => (config.kube_reserved_cgroup.as_str(), "kubeReservedCgroup", "kube-reserved"),
+        "kube-reserved" | "kube-reserved-compressible" => {
+            (config.kube_reserved_cgroup.as_str(), "kubeReservedCgroup", "kube-reserved")
+        }
         "none" => {
             if count > 1 {
                 let message = format!("{BOTH} may not contain additional enforcements when \"none\" is specified");
@@ -98,7 +100,12 @@ fn reserved_memory(check: &mut Check<'_>) {
                 check.fail(&field, &amount.0, message, "remove it");
             }
             match quantity::milli(&amount.0) {
-                None => check.fail(&field, &amount.0, "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'", "give a quantity such as 1Gi"),
+                None => check.fail(
+                    &field,
+                    &amount.0,
+                    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+                    "give a quantity such as 1Gi",
+                ),
                 Some(0) => {
                     let message = format!("reserved memory may not be zero for NUMA node {node} and resource {name:?}");
                     check.fail(&field, &amount.0, message, "give a quantity, or remove it");
