@@ -2,3 +2,5 @@
 
 pub mod apiserver;
 pub mod cri;
+pub mod interposer;
+pub mod stage;

@@ -79,10 +79,7 @@ impl RuntimeService for CriServer {
         let request = request.into_inner();
         let config = Arc::new(request.config.unwrap_or_default());
         let call = CriCall::RunPodSandbox { config, runtime_handler: request.runtime_handler };
-        // The effect comes whether or not the caller still waits: as with the real thing, its handler goes on.
-        let server = self.clone();
-        let task = tokio::spawn(async move { server.call("RunPodSandbox", call).await });
-        match task.await.map_err(|e| Status::internal(e.to_string()))?? {
+        match self.call("RunPodSandbox", call).await? {
             CriReply::Sandbox(id) => Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id: id.to_string() })),
             other => Err(unexpected(&other)),
         }

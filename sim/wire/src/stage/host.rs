@@ -1,0 +1,63 @@
+//! The agent's machine: the pretend one, with its latencies and faults.
+//! Upstream: none.
+//! Differs: logs and usage are not pretended; there are none.
+
+use std::sync::Arc;
+
+use agent::env::{CgroupUsage, Clock, Host, LogFile};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use kubelet::action::HostCall;
+use kubelet::event::HostReply;
+use kubelet::failure::{Failure, FailureKind};
+use model::faults::Side;
+
+use super::faults::met;
+use super::shared::{Shared, lock};
+
+/// The pretend machine.
+pub(super) struct SimHost(pub(super) Arc<Shared>);
+
+impl Host for SimHost {
+    fn call(&self, call: HostCall) -> BoxFuture<'_, Result<HostReply, Failure>> {
+        let shared = Arc::clone(&self.0);
+        async move {
+            let fate = shared.fate(Side::Host, call.name());
+            let takes = lock(&shared.host).latency(&call);
+            met(fate, takes, move || lock(&shared.host).call(&call)).await
+        }
+        .boxed()
+    }
+
+    fn read_tail(&self, path: String, limit: usize) -> BoxFuture<'_, Result<Option<Vec<u8>>, Failure>> {
+        async move {
+            let host = lock(&self.0.host);
+            Ok(host.files.get(&path).map(|contents| contents[contents.len().saturating_sub(limit)..].to_vec()))
+        }
+        .boxed()
+    }
+
+    fn open_log(&self, path: String) -> BoxFuture<'_, Result<Box<dyn LogFile>, Failure>> {
+        async move { Err(Failure::new(FailureKind::NotFound, format!("open {path}: no such file or directory"))) }.boxed()
+    }
+
+    fn cgroup_usage(&self, _: String) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
+        async { Ok(None) }.boxed()
+    }
+
+    fn tree_usage(&self, _: String) -> BoxFuture<'_, Result<(u64, u64), Failure>> {
+        async { Ok((0, 0)) }.boxed()
+    }
+
+    fn notify_ready(&self) {}
+}
+
+/// The node's wall clock.
+pub(super) struct SimClock(pub(super) Arc<Shared>);
+
+impl Clock for SimClock {
+    fn now(&self) -> Timestamp {
+        self.0.node_time()
+    }
+}
