@@ -1,1 +1,7 @@
-fn main() {}
+//! The simulator `keelson-sim`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    wire::cli::main()
+}

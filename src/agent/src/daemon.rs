@@ -42,7 +42,30 @@ impl Clock for SystemClock {
 /// # Errors
 /// What keeps it from starting, or the end of a listener.
 pub async fn run(resolved: Resolved) -> anyhow::Result<()> {
-    let clock = Arc::new(SystemClock);
+    let shutdown = CancellationToken::new();
+    tokio::spawn(signals(shutdown.clone()));
+    let env = env(&resolved)?;
+    run_in(env, &resolved, shutdown).await
+}
+
+/// Runs the daemon in that environment until the token is cancelled.
+///
+/// # Errors
+/// What keeps it from starting, or the end of a listener.
+pub async fn run_in(env: Env, resolved: &Resolved, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let serving = serving(resolved, env.clock.now())?;
+    let agent = Agent::new(Arc::new(resolved.kubelet.clone()), env, None);
+    tracing::info!(node = %resolved.kubelet.node.name, version = env!("CARGO_PKG_VERSION"), "Keelson runs");
+    agent.run(Some(serving), shutdown).await?;
+    tracing::info!("Keelson stops; containers go on running");
+    Ok(())
+}
+
+/// The real system as an environment: sockets, files, clock.
+///
+/// # Errors
+/// If the kubeconfig or an endpoint cannot be used.
+pub fn env(resolved: &Resolved) -> anyhow::Result<Env> {
     let net: Arc<dyn Net> = Arc::new(SystemNet);
     let seed = seed()?;
     let node = resolved.kubelet.node.name.to_string();
@@ -54,16 +77,7 @@ pub async fn run(resolved: Resolved) -> anyhow::Result<()> {
     let images = parse_endpoint(&resolved.runtime.image_endpoint)?;
     let runtime = CriRuntime::new(&net, &runtime, &images, tokio::time::Instant::now());
     let host = LinuxHost::new(&resolved.kubelet);
-    let serving = serving(&resolved, clock.now())?;
-    let config = Arc::new(resolved.kubelet.clone());
-    let env = Env { api, runtime: Arc::new(runtime), host: Arc::new(host), net, clock, seed };
-    let shutdown = CancellationToken::new();
-    let agent = Agent::new(config, env, None);
-    tokio::spawn(signals(shutdown.clone()));
-    tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "Keelson runs");
-    agent.run(Some(serving), shutdown).await?;
-    tracing::info!("Keelson stops; containers go on running");
-    Ok(())
+    Ok(Env { api, runtime: Arc::new(runtime), host: Arc::new(host), net, clock: Arc::new(SystemClock), seed })
 }
 
 fn seed() -> io::Result<u64> {

@@ -153,6 +153,7 @@ pub trait Host: Send + Sync {
 }
 
 /// An open log.
+#[expect(clippy::len_without_is_empty, reason = "a length in bytes that grows, not a collection")]
 pub trait LogFile: Send {
     /// Reads on from where the last read ended; empty at the end.
     fn read(&mut self, limit: usize) -> BoxFuture<'_, io::Result<Vec<u8>>>;

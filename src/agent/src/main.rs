@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     match load(&args, &machine()) {
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::from(u8::try_from(EXIT_CODE).unwrap_or(64))
+            ExitCode::from(EXIT_CODE)
         }
         Ok(Invocation::Print(text)) => {
             print!("{text}");

@@ -174,7 +174,7 @@ impl Kubelet {
         }
     }
 
-    fn started(&mut self, out: &mut Out<'_>) {
+    fn started(&self, out: &mut Out<'_>) {
         out.record(Recorded::normal(Subject::Node, "Starting", "Starting kubelet."));
         if !self.parts.config.node.standalone {
             // NODE-011: pods are watched once the own Node is known.
@@ -278,13 +278,10 @@ impl Kubelet {
     }
 
     fn runtime_changed(&mut self, now: Now, pod: PodUid) {
-        match self.workers.get_mut(&pod) {
-            Some(worker) => {
-                worker.runtime_changed(now);
-                self.dirty.insert(pod);
-            }
-            // Of a pod without a worker the next listing tells more; there is no hurry.
-            None => {}
+        // Of a pod without a worker the next listing tells more; there is no hurry.
+        if let Some(worker) = self.workers.get_mut(&pod) {
+            worker.runtime_changed(now);
+            self.dirty.insert(pod);
         }
     }
 

@@ -65,13 +65,14 @@ impl Kubelet {
             return;
         }
         let deleting = desired.pod.metadata.deletion_timestamp.is_some();
-        if !phase_is_terminal(&desired.pod) && !deleting {
-            if let Admission::Refused { reason, message } = self.admit(&desired.pod) {
-                out.record(Recorded::warning(Subject::Pod(Arc::clone(&desired.pod)), reason.clone(), message.clone()));
-                let status = rejected_status(&desired.pod, &reason, &message, now);
-                self.parts.statuses.reject(now, &desired.pod, status, out);
-                return;
-            }
+        if !phase_is_terminal(&desired.pod)
+            && !deleting
+            && let Admission::Refused { reason, message } = self.admit(&desired.pod)
+        {
+            out.record(Recorded::warning(Subject::Pod(Arc::clone(&desired.pod)), reason.clone(), message.clone()));
+            let status = rejected_status(&desired.pod, &reason, &message, now);
+            self.parts.statuses.reject(now, &desired.pod, status, out);
+            return;
         }
         let worker = PodWorker::new(now, uid.clone(), desired.pod, Some(desired.source));
         self.workers.insert(uid.clone(), worker);

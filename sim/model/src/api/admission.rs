@@ -126,7 +126,8 @@ pub fn validate_new(resource: &Resource, object: &Value) -> Result<(), ApiError>
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
     let path_name = matches!(resource.plural, "events");
-    if !path_name && !(name.chars().all(fits) && edge(name.chars().next()) && edge(name.chars().last()) && name.len() <= 253) {
+    let subdomain = name.chars().all(fits) && edge(name.chars().next()) && edge(name.chars().last()) && name.len() <= 253;
+    if !path_name && !subdomain {
         let why = format!(
             "metadata.name: Invalid value: {name:?}: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, \
              '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is \

@@ -61,96 +61,26 @@ pub fn table(resource: &Resource, objects: &[Arc<Value>], include: Include, meta
     json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": columns, "rows": rows})
 }
 
-type Columns = &'static [(&'static str, bool)];
-
-fn columns(plural: &str) -> Columns {
-    match plural {
-        "pods" => &[
-            ("Name", false),
-            ("Ready", false),
-            ("Status", false),
-            ("Restarts", false),
-            ("Age", false),
-            ("IP", true),
-            ("Node", true),
-            ("Nominated Node", true),
-            ("Readiness Gates", true),
-        ],
-        "nodes" => &[
-            ("Name", false),
-            ("Status", false),
-            ("Roles", false),
-            ("Age", false),
-            ("Version", false),
-            ("Internal-IP", true),
-            ("External-IP", true),
-            ("OS-Image", true),
-            ("Kernel-Version", true),
-            ("Container-Runtime", true),
-        ],
-        "deployments" => &[
-            ("Name", false),
-            ("Ready", false),
-            ("Up-to-date", false),
-            ("Available", false),
-            ("Age", false),
-            ("Containers", true),
-            ("Images", true),
-            ("Selector", true),
-        ],
-        "replicasets" => &[
-            ("Name", false),
-            ("Desired", false),
-            ("Current", false),
-            ("Ready", false),
-            ("Age", false),
-            ("Containers", true),
-            ("Images", true),
-            ("Selector", true),
-        ],
-        "daemonsets" => &[
-            ("Name", false),
-            ("Desired", false),
-            ("Current", false),
-            ("Ready", false),
-            ("Up-to-date", false),
-            ("Available", false),
-            ("Node Selector", false),
-            ("Age", false),
-            ("Containers", true),
-            ("Images", true),
-            ("Selector", true),
-        ],
-        "services" => &[
-            ("Name", false),
-            ("Type", false),
-            ("Cluster-IP", false),
-            ("External-IP", false),
-            ("Port(s)", false),
-            ("Age", false),
-            ("Selector", true),
-        ],
-        "namespaces" => &[("Name", false), ("Status", false), ("Age", false)],
-        "configmaps" => &[("Name", false), ("Data", false), ("Age", false)],
-        "secrets" => &[("Name", false), ("Type", false), ("Data", false), ("Age", false)],
-        "serviceaccounts" => &[("Name", false), ("Secrets", false), ("Age", false)],
-        "leases" => &[("Name", false), ("Holder", false), ("Age", false)],
-        "runtimeclasses" => &[("Name", false), ("Handler", false), ("Age", false)],
-        "csinodes" => &[("Name", false), ("Drivers", false), ("Age", false)],
-        "events" => &[
-            ("Last Seen", false),
-            ("Type", false),
-            ("Reason", false),
-            ("Object", false),
-            ("Subobject", true),
-            ("Source", true),
-            ("Message", false),
-            ("First Seen", true),
-            ("Count", true),
-            ("Name", true),
-        ],
-        _ => &[("Name", false), ("Age", false)],
-    }
+/// The columns of a resource's table, with a plus before those that only the wide table shows.
+fn columns(plural: &str) -> impl Iterator<Item = (&'static str, bool)> {
+    let names = match plural {
+        "pods" => "Name;Ready;Status;Restarts;Age;+IP;+Node;+Nominated Node;+Readiness Gates",
+        "nodes" => "Name;Status;Roles;Age;Version;+Internal-IP;+External-IP;+OS-Image;+Kernel-Version;+Container-Runtime",
+        "deployments" => "Name;Ready;Up-to-date;Available;Age;+Containers;+Images;+Selector",
+        "replicasets" => "Name;Desired;Current;Ready;Age;+Containers;+Images;+Selector",
+        "daemonsets" => "Name;Desired;Current;Ready;Up-to-date;Available;Node Selector;Age;+Containers;+Images;+Selector",
+        "services" => "Name;Type;Cluster-IP;External-IP;Port(s);Age;+Selector",
+        "namespaces" => "Name;Status;Age",
+        "configmaps" => "Name;Data;Age",
+        "secrets" => "Name;Type;Data;Age",
+        "serviceaccounts" => "Name;Secrets;Age",
+        "leases" => "Name;Holder;Age",
+        "runtimeclasses" => "Name;Handler;Age",
+        "csinodes" => "Name;Drivers;Age",
+        "events" => "Last Seen;Type;Reason;Object;+Subobject;+Source;Message;+First Seen;+Count;+Name",
+        _ => "Name;Age",
+    };
+    names.split(';').map(|name| name.strip_prefix('+').map_or((name, false), |wide| (wide, true)))
 }
 
 fn text(value: &Value) -> String {
@@ -176,48 +106,7 @@ fn cells(plural: &str, object: &Value, now: Timestamp) -> Value {
     match plural {
         "pods" => table_pods::cells(object, now),
         "nodes" => node(object, &age),
-        "deployments" => {
-            let (containers, images) = templates(spec);
-            json!([
-                name,
-                format!("{}/{}", number(&status["readyReplicas"]), number(&spec["replicas"])),
-                number(&status["updatedReplicas"]),
-                number(&status["availableReplicas"]),
-                age,
-                containers,
-                images,
-                selector(&spec["selector"]["matchLabels"])
-            ])
-        }
-        "replicasets" => {
-            let (containers, images) = templates(spec);
-            json!([
-                name,
-                number(&spec["replicas"]),
-                number(&status["replicas"]),
-                number(&status["readyReplicas"]).to_string(),
-                age,
-                containers,
-                images,
-                selector(&spec["selector"]["matchLabels"])
-            ])
-        }
-        "daemonsets" => {
-            let (containers, images) = templates(spec);
-            json!([
-                name,
-                number(&status["desiredNumberScheduled"]),
-                number(&status["currentNumberScheduled"]),
-                number(&status["numberReady"]).to_string(),
-                number(&status["updatedNumberScheduled"]),
-                number(&status["numberAvailable"]),
-                selector(&spec["template"]["spec"]["nodeSelector"]),
-                age,
-                containers,
-                images,
-                selector(&spec["selector"]["matchLabels"])
-            ])
-        }
+        "deployments" | "replicasets" | "daemonsets" => workload(plural, object, &age),
         "services" => {
             let port = |p: &Value| match p["nodePort"].as_i64() {
                 Some(node_port) => format!("{}:{node_port}/{}", text(&p["port"]), text(&p["protocol"])),
@@ -246,6 +135,47 @@ fn cells(plural: &str, object: &Value, now: Timestamp) -> Value {
         "csinodes" => json!([name, items(spec, "drivers").count().to_string(), age]),
         "events" => event(object, now),
         _ => json!([name, age]),
+    }
+}
+
+fn workload(plural: &str, object: &Value, age: &str) -> Value {
+    let (name, spec, status) = (&object["metadata"]["name"], &object["spec"], &object["status"]);
+    let (containers, images) = templates(spec);
+    let selected = selector(&spec["selector"]["matchLabels"]);
+    match plural {
+        "deployments" => json!([
+            name,
+            format!("{}/{}", number(&status["readyReplicas"]), number(&spec["replicas"])),
+            number(&status["updatedReplicas"]),
+            number(&status["availableReplicas"]),
+            age,
+            containers,
+            images,
+            selected
+        ]),
+        "replicasets" => json!([
+            name,
+            number(&spec["replicas"]),
+            number(&status["replicas"]),
+            number(&status["readyReplicas"]).to_string(),
+            age,
+            containers,
+            images,
+            selected
+        ]),
+        _ => json!([
+            name,
+            number(&status["desiredNumberScheduled"]),
+            number(&status["currentNumberScheduled"]),
+            number(&status["numberReady"]).to_string(),
+            number(&status["updatedNumberScheduled"]),
+            number(&status["numberAvailable"]),
+            selector(&spec["template"]["spec"]["nodeSelector"]),
+            age,
+            containers,
+            images,
+            selected
+        ]),
     }
 }
 

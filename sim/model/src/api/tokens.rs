@@ -103,7 +103,7 @@ impl ApiModel {
         Some(Identity::new(claims["sub"].as_str()?, &["system:serviceaccounts", &group, "system:authenticated"]))
     }
 
-    pub(super) fn review(&mut self, now: Timestamp, who: &Identity, request: &Request) -> Result<Reply, ApiError> {
+    pub(super) fn review(&self, now: Timestamp, who: &Identity, request: &Request) -> Result<Reply, ApiError> {
         let spec = &request.body["spec"];
         let status = match request.resource.plural {
             "tokenreviews" => match self.authenticate(now, spec["token"].as_str().unwrap_or_default()) {

@@ -234,7 +234,7 @@ impl RuntimeModel {
         Ok(CriReply::Done)
     }
 
-    pub(super) fn exec(&mut self, now: Timestamp, id: &str) -> Result<CriReply, Failure> {
+    pub(super) fn exec(&self, now: Timestamp, id: &str) -> Result<CriReply, Failure> {
         let Some(container) = self.containers.get(id) else { return Err(not_found("container", id)) };
         if container.state != ContainerState::Running {
             return Err(Failure::new(FailureKind::Other, format!("container is in {:?} state", container.state)));

@@ -89,7 +89,7 @@ impl World {
     }
 
     /// A network probe finds what an exec in the pod's containers would.
-    fn probe(&mut self, call: &ProbeCall) -> ProbeOutcome {
+    fn probe(&self, call: &ProbeCall) -> ProbeOutcome {
         let (ProbeCall::Http { host, .. } | ProbeCall::Tcp { host, .. } | ProbeCall::Grpc { host, .. }) = call;
         let now = self.now();
         let sandbox = self.runtime.sandboxes.values().find(|s| s.ip == *host).map(|s| s.id.clone());

@@ -59,7 +59,7 @@ fn fault_error(code: u16, after: Option<Duration>) -> ApiError {
     ApiError { retry_after: after, ..ApiError::new(code, reason, message) }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: header::HeaderName) -> &'a str {
+fn text(headers: &HeaderMap, name: header::HeaderName) -> &str {
     headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
 }
 

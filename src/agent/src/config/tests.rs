@@ -328,6 +328,7 @@ fn the_page_about_flags_is_fresh() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn settings_that_contradict_are_all_reported_in_upstreams_words() {
     // API-247 to API-250, NODE-027
     for (fields, message) in [

@@ -102,10 +102,8 @@ impl ImageGc {
             self.collect_at = Some(now.mono + PERIOD);
             self.asking_where = Some(ask(Call::Cri(CriCall::ImageFsInfo), Owner::ImageGc));
         }
-        if let Some(fill) = self.fill.take() {
-            if fill.capacity > 0 {
-                self.collect(now, config, &fill, &in_use(), limit, out);
-            }
+        if let Some(fill) = self.fill.take().filter(|fill| fill.capacity > 0) {
+            self.collect(now, config, &fill, &in_use(), limit, out);
         }
     }
 

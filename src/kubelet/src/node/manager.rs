@@ -230,7 +230,7 @@ impl NodeManager {
         }
     }
 
-    fn status(&mut self, now: Now, existing: &NodeStatus, facts: &NodeFacts<'_>) -> (NodeStatus, Vec<&'static str>) {
+    fn status(&self, now: Now, existing: &NodeStatus, facts: &NodeFacts<'_>) -> (NodeStatus, Vec<&'static str>) {
         let mut errors = Vec::new();
         // NODE-106
         if self.csi != Csi::There {

@@ -165,7 +165,7 @@ mod tests {
         let map = serde_json::json!({"metadata": {"name": "gold-cm", "namespace": "default"}, "data": {"k": "v"}});
         let key = WatchKey::ConfigMap { namespace: "default".to_owned(), name: "gold-cm".to_owned() };
         let map = Object::ConfigMap(Arc::new(serde_json::from_value(map).unwrap()));
-        objects.listed(&key, vec![map], &mut out);
+        let _woken = objects.listed(&key, vec![map], &mut out);
         let service = serde_json::json!({"metadata": {"name": "kubernetes", "namespace": "default"},
             "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443, "protocol": "TCP"}]}});
         let services = [Arc::new(serde_json::from_value(service).unwrap())];

@@ -122,7 +122,7 @@ fn readiness(
 /// POD-225: how long a container that has ended still waits; it then shows why.
 fn back_off(
     worker: &mut PodWorker,
-    parts: &mut Parts,
+    parts: &Parts,
     now: Now,
     seen: &PodObservation,
     container: &Container,

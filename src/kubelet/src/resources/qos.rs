@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn class_follows_from_requests_and_limits() {
         let full = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
-        assert_eq!(qos_class(&pod(&[full.clone()])), QosClass::Guaranteed);
+        assert_eq!(qos_class(&pod(std::slice::from_ref(&full))), QosClass::Guaranteed);
         assert_eq!(qos_class(&pod(&[full.clone(), json!({})])), QosClass::Burstable);
         assert_eq!(qos_class(&pod(&[json!({})])), QosClass::BestEffort);
         assert_eq!(qos_class(&pod(&[json!({"requests": {"cpu": "0"}})])), QosClass::BestEffort);

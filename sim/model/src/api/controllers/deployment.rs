@@ -111,11 +111,11 @@ fn create_set(model: &mut ApiModel, now: Timestamp, deployment: &Value, old: &[A
         },
         "spec": {"replicas": if first { replicas(deployment) } else { 0 }, "selector": selector, "template": template},
     });
-    if let Ok(set) = model.create(now, named("replicasets"), text(deployment, "namespace"), set) {
-        if replicas(&set) > 0 {
-            let message = format!("Scaled up replica set {} from 0 to {}", text(&set, "name"), replicas(&set));
-            event(model, now, deployment, SOURCE, "Normal", "ScalingReplicaSet", &message);
-        }
+    if let Ok(set) = model.create(now, named("replicasets"), text(deployment, "namespace"), set)
+        && replicas(&set) > 0
+    {
+        let message = format!("Scaled up replica set {} from 0 to {}", text(&set, "name"), replicas(&set));
+        event(model, now, deployment, SOURCE, "Normal", "ScalingReplicaSet", &message);
     }
 }
 
