@@ -4,5 +4,6 @@
 mod conformance;
 mod differs;
 mod documents;
+mod scenarios;
 mod source;
 mod tidy;

@@ -33,8 +33,8 @@ pub struct HostModel {
 pub struct PlacedVolume {
     /// The plugin's escaped name.
     pub plugin: String,
-    /// A digest of the contents.
-    pub digest: u64,
+    /// What its files say, by path.
+    pub files: BTreeMap<String, Vec<u8>>,
 }
 
 impl HostModel {
@@ -110,7 +110,7 @@ impl HostModel {
             HostCall::HighestLog { .. } => Ok(HostReply::HighestLog(None)),
             HostCall::SetUpVolume { pod, volume, setup } => self.space().map(|()| {
                 if let Some(plugin) = plugin(setup) {
-                    let placed = PlacedVolume { plugin: plugin.to_owned(), digest: digest(setup) };
+                    let placed = PlacedVolume { plugin: plugin.to_owned(), files: files(setup) };
                     self.volumes.insert((pod.clone(), volume.clone()), placed);
                 }
                 HostReply::Done
@@ -183,18 +183,9 @@ fn plugin(setup: &VolumeSetup) -> Option<&str> {
     }
 }
 
-fn digest(setup: &VolumeSetup) -> u64 {
-    let mut digest = 0xcbf2_9ce4_8422_2325_u64;
-    let mut eat = |bytes: &[u8]| {
-        for byte in bytes {
-            digest = (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    };
-    if let VolumeSetup::Files { files, .. } = setup {
-        for (path, file) in files.iter() {
-            eat(path.as_bytes());
-            eat(file.data.reveal());
-        }
+fn files(setup: &VolumeSetup) -> BTreeMap<String, Vec<u8>> {
+    match setup {
+        VolumeSetup::Files { files, .. } => files.iter().map(|(path, file)| (path.clone(), file.data.reveal().clone())).collect(),
+        _ => BTreeMap::new(),
     }
-    digest
 }

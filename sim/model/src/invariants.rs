@@ -318,7 +318,13 @@ fn may_lose_readiness(scene: Scene<'_>, record: &PodRecord, object: &Value, uid:
     let recently = |at: Option<Duration>| at.is_some_and(|at| now.saturating_sub(at) < Duration::from_secs(120));
     let probed = object["spec"]["containers"].as_array().into_iter().flatten().any(|c| !c["readinessProbe"].is_null());
     let node_unready = pod_by_uid(scene, uid).is_none();
-    record.deleted_at.is_some() || recently(record.last_exit) || recently(record.last_sandbox_down) || probed || node_unready
+    let has_deadline = !object["spec"]["activeDeadlineSeconds"].is_null();
+    record.deleted_at.is_some()
+        || has_deadline
+        || recently(record.last_exit)
+        || recently(record.last_sandbox_down)
+        || probed
+        || node_unready
 }
 
 fn has_hook(object: &Value, container: &str) -> bool {

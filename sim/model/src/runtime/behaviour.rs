@@ -124,7 +124,7 @@ impl Behaviour {
     }
 }
 
-/// Reads `250ms`, `3s`, `2m`.
+/// Reads `250ms`, `3s`, `2m`, `1h`.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     if let Some(millis) = text.strip_suffix("ms") {
@@ -133,8 +133,11 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     if let Some(seconds) = text.strip_suffix('s') {
         return seconds.parse::<f64>().ok().filter(|s| s.is_finite() && *s >= 0.0).map(Duration::from_secs_f64);
     }
-    let minutes = text.strip_suffix('m')?;
-    minutes.parse::<u64>().ok().map(|m| Duration::from_secs(m * 60))
+    let (number, unit) = match text.strip_suffix('m') {
+        Some(minutes) => (minutes, 60),
+        None => (text.strip_suffix('h')?, 3600),
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_secs)
 }
 
 #[cfg(test)]
@@ -150,6 +153,15 @@ mod tests {
         assert!(!behaviour.exec_fails_at(Duration::from_secs(9)));
         assert!(behaviour.exec_fails_at(Duration::from_secs(10)));
         assert!(!behaviour.exec_fails_at(Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(parse_duration("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_duration("1.5s"), Some(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("2m"), Some(Duration::from_secs(120)));
+        assert_eq!(parse_duration("1h"), Some(Duration::from_secs(3600)));
+        assert_eq!(parse_duration("3"), None);
     }
 
     #[test]

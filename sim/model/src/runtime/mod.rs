@@ -278,6 +278,15 @@ impl RuntimeModel {
         }
     }
 
+    /// The sandboxes of a pod die, and with them all that runs in them.
+    pub fn kill_sandboxes(&mut self, now: Timestamp, pod: &PodUid) {
+        let of_pod = |s: &&Sandbox| s.config.metadata.as_ref().is_some_and(|m| m.uid == pod.as_str());
+        let ids: Vec<String> = self.sandboxes.values().filter(of_pod).map(|s| s.id.clone()).collect();
+        for id in ids {
+            self.stop_sandbox(now, &id);
+        }
+    }
+
     /// The containers that run.
     pub fn running(&self) -> impl Iterator<Item = &Container> {
         self.containers.values().filter(|c| c.state == ContainerState::Running)

@@ -2,6 +2,7 @@
 //! Upstream: none.
 //! Differs: nothing on purpose.
 
+use kubelet::ids::PodUid;
 use serde_json::Value;
 
 use super::schema::{Expect, PodExpect};
@@ -54,6 +55,12 @@ pub fn unmet(expect: &Expect, view: View<'_>) -> Vec<String> {
             unmet.push(format!("{call} was called {made} times, expected at most {most}"));
         }
     }
+    for (call, least) in &expect.calls_at_least {
+        let made = view.witness.calls.get(call.as_str()).copied().unwrap_or(0);
+        if made < *least {
+            unmet.push(format!("{call} was called {made} times, expected at least {least}"));
+        }
+    }
     for reason in &expect.events {
         if !view.api.store.list("events", "").any(|event| event["reason"] == reason.as_str()) {
             unmet.push(format!("no event {reason}"));
@@ -85,7 +92,7 @@ fn pod_unmet(expect: &PodExpect, view: View<'_>, unmet: &mut Vec<String>) {
         }
     };
     let status = &pod["status"];
-    let container = &status["containerStatuses"][0];
+    let container = container_status(status, expect.container.as_deref());
     if let Some(phase) = &expect.phase {
         compare("phase", text(&status["phase"]), phase.clone());
     }
@@ -122,6 +129,21 @@ fn pod_unmet(expect: &PodExpect, view: View<'_>, unmet: &mut Vec<String>) {
     if let Some(starts) = expect.starts {
         compare("starts", view.witness.starts_of(&uid).to_string(), starts.to_string());
     }
+    for (file, contents) in &expect.files {
+        let (volume, path) = file.split_once('/').unwrap_or((file, ""));
+        let placed = view.host.volumes.get(&(PodUid::new(&uid), volume.to_owned()));
+        let is =
+            placed.and_then(|placed| placed.files.get(path)).map_or("not there".into(), |bytes| String::from_utf8_lossy(bytes));
+        compare(file, is.into_owned(), contents.clone());
+    }
+}
+
+/// The status of a container of any kind; of the first regular one if none is named.
+fn container_status<'a>(status: &'a Value, name: Option<&str>) -> &'a Value {
+    let Some(name) = name else { return &status["containerStatuses"][0] };
+    let kinds = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+    let mut all = kinds.iter().flat_map(|kind| status[*kind].as_array().into_iter().flatten());
+    all.find(|container| container["name"] == name).unwrap_or(&Value::Null)
 }
 
 fn text(value: &Value) -> String {

@@ -217,7 +217,10 @@ fn disturb(cluster: &mut impl Cluster, step: &Step) {
             pod.map(|p| PodUid::new(p["metadata"]["uid"].as_str().unwrap_or_default()))
         });
         if let Some(uid) = uid {
-            cluster.with_runtime(|runtime, now| runtime.kill(now, &uid, &kill.container, kill.code, &kill.reason));
+            cluster.with_runtime(|runtime, now| match &kill.container {
+                Some(container) => runtime.kill(now, &uid, container, kill.code, &kill.reason),
+                None => runtime.kill_sandboxes(now, &uid),
+            });
         }
     }
     if let Some(jump) = &step.clock {

@@ -223,14 +223,14 @@ pub struct RuntimeAway {
     pub containers_die: bool,
 }
 
-/// A container is killed from outside.
+/// A container, or a whole sandbox, is killed from outside.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kill {
     /// The pod's name.
     pub pod: String,
-    /// The container's name.
-    pub container: String,
+    /// The container's name; without it the pod's sandbox dies, and with it all that runs in it.
+    pub container: Option<String>,
     /// The exit code.
     #[serde(default = "sigkill")]
     pub code: i32,
@@ -276,6 +276,8 @@ pub struct Expect {
     pub settled: bool,
     /// At most how many calls were made, by name.
     pub calls_at_most: std::collections::BTreeMap<String, u64>,
+    /// At least how many calls were made, by name.
+    pub calls_at_least: std::collections::BTreeMap<String, u64>,
     /// Reasons of events that were stored.
     pub events: Vec<String>,
     /// Lives of the agent so far.
@@ -293,26 +295,30 @@ pub struct PodExpect {
     pub namespace: String,
     /// Whether it is gone.
     pub gone: bool,
+    /// The container that is meant below, of whichever kind; the first regular one unless it is named.
+    pub container: Option<String>,
     /// Its phase.
     pub phase: Option<String>,
     /// Its reason.
     pub reason: Option<String>,
     /// Whether it is Ready.
     pub ready: Option<bool>,
-    /// The restart count of its first container.
+    /// The restart count of its container.
     pub restarts: Option<u64>,
-    /// The reason for which its first container waits.
+    /// The reason for which its container waits.
     pub waiting: Option<String>,
-    /// A part of the message with which its first container waits.
+    /// A part of the message with which its container waits.
     pub waiting_message: Option<String>,
-    /// The exit code of its first container, in its state or its last state.
+    /// The exit code of its container, in its state or its last state.
     pub exit_code: Option<i64>,
-    /// The reason of its first container's end, in its state or its last state.
+    /// The reason of its container's end, in its state or its last state.
     pub terminated: Option<String>,
     /// How many containers of it run.
     pub running: Option<usize>,
     /// How often containers of it were ever started.
     pub starts: Option<usize>,
+    /// What files in its volumes say, by `VOLUME/PATH`.
+    pub files: std::collections::BTreeMap<String, String>,
 }
 
 fn duration<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {

@@ -329,9 +329,11 @@ impl ImageManager {
     fn fail(&mut self, now: Now, key: &(PodUid, String), reason: &str, message: String, out: &mut Out<'_>) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.wanted.warning("Failed", format!("Error: {reason}"), out);
-        entry.state = State::Failed { reason: reason.to_owned(), message, since: now.mono, told: false };
+        // POD-201: only pulls are backed off from. What was found out without one keeps its reason, and is looked at again.
+        let pulled = !matches!(reason, "ErrImageNeverPull" | "ImageInspectError");
+        entry.state = State::Failed { reason: reason.to_owned(), message, since: now.mono, told: !pulled };
         let wait = match self.backoffs.get(key) {
-            Some(last) if now.mono.since(last.until) <= BACKOFF_FORGOTTEN => (last.wait * 2).min(BACKOFF_MOST),
+            Some(last) if pulled && now.mono.since(last.until) <= BACKOFF_FORGOTTEN => (last.wait * 2).min(BACKOFF_MOST),
             _ => BACKOFF_FIRST,
         };
         self.backoffs.insert(key.clone(), Backoff { wait, until: now.mono + wait });
@@ -491,6 +493,14 @@ mod tests {
         let (ImageState::Failed { reason, message }, _) = bench.ensure(0, "Never") else { panic!("it fails") };
         assert_eq!(reason, "ErrImageNeverPull");
         assert_eq!(message, "Container image \"busybox:latest\" is not present with pull policy of Never");
+        // It is no back-off, and the next look is no later than the first.
+        for seconds in [10, 20, 30] {
+            assert_eq!(bench.images.deadline(), Some(at(seconds).mono));
+            assert_eq!(bench.due(seconds).len(), 1);
+            let (_, actions) = bench.ensure(seconds, "Never");
+            bench.done(seconds, actions[0].id, Ok(CriReply::Image(None)));
+            assert!(matches!(bench.ensure(seconds, "Never").0, ImageState::Failed { reason, .. } if reason == "ErrImageNeverPull"));
+        }
     }
 
     // POD-201, POD-202: its own reason first, then the wait; 10 s, then 20 s.

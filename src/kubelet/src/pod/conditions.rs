@@ -21,11 +21,24 @@ pub struct ConditionInputs<'a> {
     pub inits: &'a [ContainerStatus],
     /// Whether a sandbox is up that containers can start in.
     pub sandbox_ready: bool,
-    /// Conditions as they were, the agent's and others'.
-    pub existing: &'a [PodCondition],
+    /// The status as it was last computed, or found.
+    pub previous: &'a [PodCondition],
     /// Wall clock in whole seconds.
     pub now: Timestamp,
 }
+
+/// The conditions that the agent owns (POD-287).
+pub const OWNED: [&str; 9] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "DisruptionTarget",
+    "PodResizePending",
+    "PodResizeInProgress",
+    "AllContainersRestarting",
+];
 
 struct Owned {
     kind: &'static str,
@@ -46,14 +59,14 @@ pub fn generate_conditions(inputs: &ConditionInputs<'_>) -> Vec<PodCondition> {
         Owned { kind: "PodScheduled", status: true, reason: None, message: None },
     ];
     let mut conditions: Vec<PodCondition> = owned.iter().map(|o| condition(o, inputs)).collect();
-    let foreign = inputs.existing.iter().filter(|c| !owned.iter().any(|o| o.kind == c.type_));
-    conditions.extend(foreign.cloned());
+    let kept = inputs.previous.iter().filter(|c| OWNED.contains(&c.type_.as_str()) && !owned.iter().any(|o| o.kind == c.type_));
+    conditions.extend(kept.chain(foreign(inputs.pod)).cloned());
     conditions
 }
 
 fn condition(owned: &Owned, inputs: &ConditionInputs<'_>) -> PodCondition {
     let status = if owned.status { "True" } else { "False" };
-    let before = inputs.existing.iter().find(|c| c.type_ == owned.kind);
+    let before = inputs.previous.iter().find(|c| c.type_ == owned.kind);
     let since = before.filter(|c| c.status == status).and_then(|c| c.last_transition_time.clone());
     PodCondition {
         type_: owned.kind.to_owned(),
@@ -64,6 +77,12 @@ fn condition(owned: &Owned, inputs: &ConditionInputs<'_>) -> PodCondition {
         observed_generation: inputs.pod.metadata.generation,
         last_probe_time: None,
     }
+}
+
+/// POD-289: what others own is as the API server shows it now, not as it was when the status was last computed.
+fn foreign(pod: &Pod) -> impl Iterator<Item = &PodCondition> {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().filter(|c| !OWNED.contains(&c.type_.as_str()))
 }
 
 fn completed(phase: &str) -> Option<&'static str> {
@@ -116,7 +135,7 @@ fn ready(inputs: &ConditionInputs<'_>, containers: &Owned) -> Owned {
     }
     let mut messages = Vec::new();
     for gate in inputs.pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten()) {
-        match inputs.existing.iter().find(|c| c.type_ == gate.condition_type) {
+        match foreign(inputs.pod).chain(inputs.previous).find(|c| c.type_ == gate.condition_type) {
             None => {
                 messages.push(format!("corresponding condition of pod readiness gate \"{}\" does not exist.", gate.condition_type))
             }

@@ -79,6 +79,8 @@ fn cut_short_for_termination(worker: &mut PodWorker, now: Now, out: &mut Out<'_>
 }
 
 fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservation, out: &mut Out<'_>) -> bool {
+    // What time alone changes is found anew: the active deadline here, back-offs where containers are started.
+    worker.wake_at = None;
     if report::deadline_exceeded(worker, now, out) || report::computed_phase_is_terminal(worker, parts) {
         worker.terminate(now, pod_grace(&worker.pod), None);
         return true;

@@ -48,7 +48,6 @@ pub fn start_batch(
     actions: &PodActions,
     out: &mut Out<'_>,
 ) -> Started {
-    worker.wake_at = None;
     let Some(spec) = worker.pod.spec.clone() else { return Started::Waits };
     let mut wanted: Vec<Container> = Vec::new();
     let inits = spec.init_containers.unwrap_or_default();

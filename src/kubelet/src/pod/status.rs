@@ -87,7 +87,7 @@ pub fn generate_api_pod_status(inputs: &StatusInputs<'_>) -> PodStatus {
         containers: &containers,
         inits: &init_statuses,
         sandbox_ready: inputs.observed && needs_sandbox(inputs.pod, inputs.seen).is_none(),
-        existing: inputs.previous.and_then(|p| p.conditions.as_deref()).unwrap_or_default(),
+        previous: inputs.previous.and_then(|p| p.conditions.as_deref()).unwrap_or_default(),
         now: inputs.now,
     }));
     status.phase = Some(phase);
