@@ -2,6 +2,7 @@
 //! Upstream: k8s.io/client-go/tools/clientcmd.
 //! Differs: exec plugins and auth providers are refused by name; a node's kubeconfig has none.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -27,6 +28,24 @@ impl Material {
                 std::fs::read(path).map_err(|e| std::io::Error::new(e.kind(), format!("open {}: {e}", path.display())))
             }
         }
+    }
+}
+
+/// What tells that a file is another than before, without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    changed: (i64, i64),
+}
+
+impl Material {
+    /// `None` for what is in no file, or in one that is not there.
+    fn stamp(&self) -> Option<Stamp> {
+        let Self::File(path) = self else { return None };
+        let file = std::fs::metadata(path).ok()?;
+        Some(Stamp { device: file.dev(), inode: file.ino(), length: file.len(), changed: (file.mtime(), file.mtime_nsec()) })
     }
 }
 
@@ -66,6 +85,11 @@ impl Access {
         let fails = |why: String| AccessError { file: path.display().to_string(), why };
         let config = Kubeconfig::read_from(path).map_err(|e| fails(chain(&e)))?;
         Self::of(&config).map_err(fails)
+    }
+
+    /// What connections are made with, as it is now on the disk. Connections of other stamps show an old identity.
+    pub(super) fn stamps(&self) -> Vec<Option<Stamp>> {
+        [&self.authority, &self.certificate, &self.key].into_iter().flatten().map(Material::stamp).collect()
     }
 
     fn of(config: &Kubeconfig) -> Result<Self, String> {

@@ -1,6 +1,6 @@
 //! One connection to the API server: a stream of `Net`, and TLS above it where the URL says so.
 //! Upstream: k8s.io/client-go/transport.
-//! Differs: identity files are read for each new connection, so that a renewed certificate needs no restart.
+//! Differs: identity files are read for each new connection, and changed files make new connections: no restart for a renewed certificate.
 
 use std::io;
 use std::pin::Pin;

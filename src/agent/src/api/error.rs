@@ -44,6 +44,12 @@ pub(super) fn in_watch(status: &Status) -> Failure {
     Failure::new(kind_of(status.code, &status.reason, None), status.message.clone())
 }
 
+/// Whether a server whose cache is behind was asked for what it has not seen yet.
+pub(super) fn is_too_large_revision(failure: &Failure) -> bool {
+    // As client-go does for servers that give no cause; the message is the same in all.
+    failure.message.contains("Too large resource version")
+}
+
 fn kind_of(code: u16, reason: &str, after: Option<Duration>) -> FailureKind {
     match code {
         401 => FailureKind::Unauthorized,

@@ -10,6 +10,9 @@ mod reviews;
 mod send;
 mod watch;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -61,8 +64,15 @@ impl KubeApi {
 
 impl ApiServer for KubeApi {
     fn call(&self, call: ApiCall) -> BoxFuture<'_, Result<ApiReply, Failure>> {
-        let heartbeat =
-            matches!(call, ApiCall::GetLease | ApiCall::CreateLease(_) | ApiCall::UpdateLease(_) | ApiCall::PatchNodeStatus(_));
+        let heartbeat = matches!(
+            call,
+            ApiCall::GetLease
+                | ApiCall::CreateLease(_)
+                | ApiCall::UpdateLease(_)
+                | ApiCall::GetNode
+                | ApiCall::CreateNode(_)
+                | ApiCall::PatchNodeStatus(_)
+        );
         let sender = if heartbeat { &self.heartbeats } else { &self.calls };
         calls::call(sender, &self.node, call).boxed()
     }
