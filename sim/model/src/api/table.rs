@@ -37,12 +37,11 @@ pub fn wanted(accept: &str, include: &str) -> Option<Include> {
 #[must_use]
 pub fn table(resource: &Resource, objects: &[Arc<Value>], include: Include, metadata: Value, now: Timestamp) -> Value {
     let columns: Vec<Value> = columns(resource.plural)
-        .iter()
         .map(|(name, wide)| {
-            let format = if *name == "Name" { "name" } else { "" };
-            let number = matches!(*name, "Desired" | "Current" | "Data" | "Up-to-date" | "Available");
+            let format = if name == "Name" { "name" } else { "" };
+            let number = matches!(name, "Desired" | "Current" | "Data" | "Up-to-date" | "Available");
             let kind = if number { "integer" } else { "string" };
-            json!({"name": name, "type": kind, "format": format, "description": "", "priority": i32::from(*wide)})
+            json!({"name": name, "type": kind, "format": format, "description": "", "priority": i32::from(wide)})
         })
         .collect();
     let rows: Vec<Value> = objects

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use model::scenario::run::Verdict;
-use model::scenario::{Scenario, Stage};
+use model::scenario::Scenario;
 use model::world::World;
 
 use super::{BROKE, Crashpoints, Determinism, HELD, IMPOSSIBLE, Run, StageArg, Swarm};
