@@ -4,6 +4,7 @@
 mod conformance;
 mod differs;
 mod documents;
+mod live;
 mod scenarios;
 mod source;
 mod tidy;

@@ -102,6 +102,9 @@ impl ApiServer {
             Ok(Route::Connect(_)) => refusal(&ApiError::not_allowed()),
             Ok(Route::Resource(routed)) => self.resource(&who, *routed).await?,
         };
+        if let Some(audit) = &self.audit {
+            audit(&who, method.as_str(), &path, response.status().as_u16());
+        }
         if method == Method::HEAD {
             *response.body_mut() = Full::default().map_err(|never| match never {}).boxed_unsync();
         }

@@ -68,6 +68,9 @@ pub enum WatchFault {
 /// Decides what happens to each request; it sees who asks and what for.
 pub type ApiFaultPlan = Arc<dyn Fn(&Identity, &Request) -> ApiFault + Send + Sync>;
 
+/// Is told of every answer: to whom, the method and path, the HTTP status.
+pub type Audit = Arc<dyn Fn(&Identity, &str, &str, u16) + Send + Sync>;
+
 /// Which watches are meant.
 pub type WatchFilter = Arc<dyn Fn(&Identity, &Request) -> bool + Send + Sync>;
 
@@ -97,6 +100,7 @@ pub struct ApiServer {
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     faults: ApiFaultPlan,
     nodes: Option<NodeDialer>,
+    audit: Option<Audit>,
     changed: tokio::sync::watch::Sender<u64>,
     broken: tokio::sync::watch::Sender<Option<Break>>,
 }
@@ -110,6 +114,7 @@ impl ApiServer {
             clock,
             faults,
             nodes: None,
+            audit: None,
             changed: tokio::sync::watch::Sender::new(0),
             broken: tokio::sync::watch::Sender::new(None),
         }
@@ -126,6 +131,13 @@ impl ApiServer {
     #[must_use]
     pub fn with_nodes(mut self, nodes: NodeDialer) -> Self {
         self.nodes = Some(nodes);
+        self
+    }
+
+    /// The same with somebody who is told of every answer.
+    #[must_use]
+    pub fn with_audit(mut self, audit: Audit) -> Self {
+        self.audit = Some(audit);
         self
     }
 

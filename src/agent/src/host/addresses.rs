@@ -7,8 +7,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSo
 
 use super::layout::Layout;
 
-/// The node's name if it is an IP, then what it resolves to, then the default routes' addresses; IPv4 first (NODE-080).
+/// The node's name if it is an IP, then what it resolves to, then the default routes' addresses; IPv4 first (NODE-080). None if
+/// addresses are configured.
 pub(super) fn default_ips(layout: &Layout) -> Vec<String> {
+    if layout.addresses_given {
+        // A name server that does not answer would hold up the node for nothing.
+        return Vec::new();
+    }
     let named = match layout.node_name.parse() {
         Ok(ip) => vec![ip],
         Err(_) => {
@@ -105,6 +110,14 @@ mod tests {
         let scratch = Scratch::new();
         let layout = Layout { node_name: "192.0.2.7".into(), ..scratch.layout() };
         assert_eq!(default_ips(&layout), ["192.0.2.7"]);
+    }
+
+    // NODE-080
+    #[test]
+    fn nothing_is_looked_up_for_a_node_whose_addresses_are_configured() {
+        let scratch = Scratch::new();
+        let layout = Layout { node_name: "192.0.2.7".into(), addresses_given: true, ..scratch.layout() };
+        assert_eq!(default_ips(&layout), [""; 0]);
     }
 
     #[test]

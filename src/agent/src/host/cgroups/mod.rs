@@ -56,6 +56,15 @@ impl Cgroups {
         }
     }
 
+    /// The roots of all trees in which something of a pod may be.
+    fn trees(&self) -> Result<Vec<PathBuf>, HostError> {
+        let mut roots = self.roots()?;
+        if let Self::V1(root) = self {
+            roots.extend(v1::unified(root));
+        }
+        Ok(roots)
+    }
+
     /// Makes a cgroup with these settings; brings an existing one to them unless `only_new` (NODE-134, NODE-135).
     pub(super) fn apply(&self, name: &str, settings: &CgroupSettings, only_new: bool) -> Result<(), HostError> {
         let path = relative(name)?;
@@ -84,7 +93,7 @@ impl Cgroups {
     /// Kills what is left in a cgroup and removes it (NODE-136).
     pub(super) fn remove(&self, name: &str) -> Result<(), HostError> {
         let path = relative(name)?;
-        let directories: Vec<_> = self.roots()?.into_iter().map(|r| r.join(&path)).filter(|d| d.is_dir()).collect();
+        let directories: Vec<_> = self.trees()?.into_iter().map(|r| r.join(&path)).filter(|d| d.is_dir()).collect();
         if directories.is_empty() {
             return Ok(());
         }
@@ -110,7 +119,7 @@ impl Cgroups {
     /// The pods that have a cgroup below `kubepods`, whichever driver named it (NODE-131, NODE-136).
     pub(super) fn pods(&self, cgroup_root: &str) -> Result<BTreeMap<PodUid, String>, HostError> {
         let mut found = BTreeMap::new();
-        for root in self.roots()? {
+        for root in self.trees()? {
             for kubepods in kubepods(cgroup_root) {
                 let directory = root.join(&kubepods[1..]);
                 for name in files::names(&directory)? {

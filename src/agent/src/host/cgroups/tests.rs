@@ -141,6 +141,19 @@ fn v2_usage_is_less_inactive_files_and_the_root_has_the_machines_limit() {
     assert_eq!(usage(&cgroups, "/none", 1000).unwrap(), None);
 }
 
+// NODE-136: runc puts containers into it too, on hosts that have both versions.
+#[test]
+fn what_a_runtime_made_in_the_tree_without_controllers_goes_with_the_pod() {
+    let scratch = Scratch::new();
+    let cgroups = v1_machine(&scratch);
+    let left = scratch.path().join("sys/fs/cgroup/unified/kubepods/besteffort/podu1");
+    fs::create_dir_all(left.join("c1")).unwrap();
+    let pods = cgroups.pods("/").unwrap();
+    assert_eq!(pods.into_values().collect::<Vec<_>>(), ["/kubepods/besteffort/podu1"]);
+    cgroups.remove("/kubepods/besteffort/podu1").unwrap();
+    assert!(!left.exists());
+}
+
 // NODE-134, NODE-136: on whatever this machine has.
 #[test]
 fn real_cgroup_is_made_filled_killed_and_removed() {

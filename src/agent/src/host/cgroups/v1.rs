@@ -17,6 +17,11 @@ pub(super) fn hierarchies(root: &Path) -> Result<Vec<PathBuf>, HostError> {
     Ok(names.filter(|p| p.is_dir() && !p.is_symlink()).collect())
 }
 
+/// A tree of version 2 beside them. It has no controllers, but runtimes put containers into it all the same.
+pub(super) fn unified(root: &Path) -> Option<PathBuf> {
+    Some(root.join("unified")).filter(|unified| unified.is_dir())
+}
+
 /// Whether every hierarchy that counts has the group.
 pub(super) fn exists(root: &Path, path: &Path) -> Result<bool, HostError> {
     let mut needed = NEEDED.iter().map(|c| root.join(c)).filter(|h| h.is_dir()).peekable();

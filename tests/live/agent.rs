@@ -1,0 +1,137 @@
+//! The daemon under test, as a process with a kubeconfig and a configuration file.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, anyhow, ensure};
+use serde_json::json;
+
+use super::enclosure::{Enclosure, NODE_IP};
+
+/// Name of the node.
+pub(crate) const NODE: &str = "live";
+
+/// Variable that names a ready-made `keelson` to test instead of building one.
+const BINARY: &str = "KEELSON_BINARY";
+
+/// Builds the daemon into the folder that these tests were built into, with the same features; its path. Cargo does nothing if
+/// it is there and fresh.
+pub(crate) fn build() -> anyhow::Result<PathBuf> {
+    if let Some(ready) = std::env::var_os(BINARY) {
+        return Ok(ready.into());
+    }
+    // target/PROFILE/deps/all-HASH
+    let test = std::env::current_exe()?;
+    let folder = test.parent().and_then(Path::parent).ok_or_else(|| anyhow!("{} is not in a target folder", test.display()))?;
+    let target = folder.parent().ok_or_else(|| anyhow!("{} is not in a target folder", test.display()))?;
+    let profile = match folder.file_name().and_then(OsStr::to_str) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut command = Command::new("timeout");
+    // What cargo tells this test about its own package would make build scripts (ring's) run again, and half the tree with them.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|n| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| n.starts_with(prefix))) {
+            command.env_remove(name);
+        }
+    }
+    let output = command
+        .arg("900")
+        .arg(cargo)
+        .args(["build", "--quiet", "--locked", "--package", "agent", "--bin", "keelson", "--profile", profile, "--target-dir"])
+        .arg(target)
+        .current_dir(root)
+        .stdin(Stdio::null())
+        .output()
+        .context("cargo build")?;
+    ensure!(output.status.success(), "cargo build: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    Ok(folder.join("keelson"))
+}
+
+/// The agent's files and its process.
+pub(crate) struct Agent {
+    command: String,
+    /// Its log.
+    pub(crate) log: PathBuf,
+    /// Its root directory.
+    pub(crate) root: PathBuf,
+    pid: u32,
+}
+
+/// What the agent needs to know of its surroundings.
+pub(crate) struct Surroundings<'a> {
+    /// The program.
+    pub(crate) binary: &'a Path,
+    /// Where its files are to be.
+    pub(crate) directory: &'a Path,
+    /// The runtime's socket.
+    pub(crate) socket: &'a Path,
+    /// The kubeconfig's text.
+    pub(crate) kubeconfig: &'a str,
+    /// The certificate of the authority that signs clients.
+    pub(crate) client_ca: &'a str,
+    /// The cgroup that everything of it is in.
+    pub(crate) cgroup_root: &'a str,
+}
+
+impl Agent {
+    /// Writes its files and starts it.
+    pub(crate) fn start(enclosure: &Enclosure, surroundings: &Surroundings<'_>) -> anyhow::Result<Self> {
+        let Surroundings { binary, directory, socket, kubeconfig, client_ca, cgroup_root } = surroundings;
+        let root = directory.join("kubelet");
+        fs::create_dir_all(&root)?;
+        let file = |name: &str| directory.join(name);
+        fs::write(file("kubeconfig"), kubeconfig)?;
+        fs::write(file("ca.crt"), client_ca)?;
+        fs::write(file("resolv.conf"), "nameserver 10.87.0.53\n")?;
+        let config = json!({
+            "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+            "authentication": {
+                "anonymous": {"enabled": false}, "webhook": {"enabled": true}, "x509": {"clientCAFile": file("ca.crt")},
+            },
+            "authorization": {"mode": "Webhook"},
+            "cgroupDriver": "cgroupfs", "cgroupRoot": cgroup_root, "failCgroupV1": false, "failSwapOn": false,
+            "containerRuntimeEndpoint": format!("unix://{}", socket.display()),
+            "clusterDNS": ["10.96.0.10"], "clusterDomain": "cluster.local", "resolvConf": file("resolv.conf"),
+            // What else the machine is used for must not get pods evicted, nor the only image removed.
+            "evictionHard": {"memory.available": "1Mi"}, "imageGCHighThresholdPercent": 100,
+            "staticPodPath": file("static"), "volumePluginDir": file("plugins"),
+            // Back-off begins at once, so that tests see it.
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "3s"}, "featureGates": {"KubeletCrashLoopBackOffMax": true},
+        });
+        // JSON is YAML.
+        fs::write(file("config.yaml"), serde_json::to_string_pretty(&config)?)?;
+        fs::create_dir_all(file("static"))?;
+        let command = format!(
+            "{} --config={} --kubeconfig={} --hostname-override={NODE} --node-ip={NODE_IP} --root-dir={} --cert-dir={} --v=2",
+            binary.display(),
+            file("config.yaml").display(),
+            file("kubeconfig").display(),
+            root.display(),
+            file("certificates").display()
+        );
+        let log = file("keelson.log");
+        let pid = enclosure.start(&command, &log)?;
+        Ok(Self { command, log, root, pid })
+    }
+
+    /// Ends it by that signal (`TERM`, `KILL`); its exit code.
+    pub(crate) fn end(&self, enclosure: &Enclosure, signal: &str) -> anyhow::Result<i32> {
+        enclosure.end(self.pid, signal)
+    }
+
+    /// Starts it once more, with the same files.
+    pub(crate) fn start_again(&mut self, enclosure: &Enclosure) -> anyhow::Result<()> {
+        self.pid = enclosure.start(&self.command, &self.log)?;
+        Ok(())
+    }
+
+    /// Whether it runs.
+    pub(crate) fn runs(&self, enclosure: &Enclosure) -> bool {
+        enclosure.runs(self.pid)
+    }
+}
