@@ -154,10 +154,12 @@ mod tests {
 
     #[test]
     fn hash_keys_follow_from_the_seed() {
-        let hash = |seed| on_a_thread(move || {
-            let armed = arm(seed);
-            (RandomState::new().hash_one("key"), armed.leaks().random)
-        });
+        let hash = |seed| {
+            on_a_thread(move || {
+                let armed = arm(seed);
+                (RandomState::new().hash_one("key"), armed.leaks().random)
+            })
+        };
         assert_eq!(hash(1), hash(1));
         assert_ne!(hash(1).0, hash(2).0);
         assert_eq!(hash(1).1, 1);

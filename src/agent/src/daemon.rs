@@ -12,19 +12,20 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use rustls::crypto::ring;
+use rustls::server::danger::ClientCertVerifier;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Access, KubeApi};
+use crate::certificate::self_signed;
 use crate::config::{CertificateSource, Resolved, Tls};
 use crate::cri::{CriRuntime, parse_endpoint};
 use crate::env::{ApiServer, Clock, Env, Net};
 use crate::host::LinuxHost;
-use crate::net::certificate::self_signed;
-use crate::net::system::SystemNet;
-use crate::net::tls::server_config;
+use crate::net::SystemNet;
 use crate::run::{Agent, Serving, server_settings};
 use crate::server::ClientCa;
 use crate::standalone::Standalone;
+use crate::tls::server_config;
 
 /// The system's clock.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +109,8 @@ fn serving(resolved: &Resolved, now: Timestamp) -> anyhow::Result<Serving> {
         }
         None => None,
     };
-    let mut tls = server_config(&certificate, &key, client_ca.clone())?;
+    let clients = client_ca.clone().map(|ca| ca as Arc<dyn ClientCertVerifier>);
+    let mut tls = server_config(&certificate, &key, clients)?;
     // API-001: upgrades are of HTTP/1.1.
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Serving { settings: server_settings(resolved), tls: Arc::new(tls), client_ca })

@@ -3,6 +3,7 @@
 //! `run` wires an [`env::Env`] to the event loop; everything else is an adapter behind one of the five traits of `env`.
 
 pub mod api;
+pub mod certificate;
 pub mod config;
 pub mod cri;
 pub mod daemon;
@@ -18,4 +19,5 @@ pub mod server;
 pub mod standalone;
 pub mod telemetry;
 mod termination_message;
+pub mod tls;
 pub mod view;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use model::scenario::run::Verdict;
 use model::scenario::Scenario;
+use model::scenario::run::Verdict;
 use model::world::World;
 
 use super::{BROKE, Crashpoints, Determinism, HELD, IMPOSSIBLE, Run, StageArg, Swarm};
@@ -196,8 +196,9 @@ pub(super) fn swarm(options: &Swarm) -> u8 {
         }
         let more = ran.lines.last().cloned().unwrap_or_default();
         let replay = format!("keelson-sim swarm --stage {} --first {seed} --seeds 1 --lines", at.name());
-        (!ran.verdict.held())
-            .then(|| format!("BROKE  seed {seed} commit {}\n       {}\n       {more}\n       replay: {replay}", commit(), ran.verdict))
+        (!ran.verdict.held()).then(|| {
+            format!("BROKE  seed {seed} commit {}\n       {}\n       {more}\n       replay: {replay}", commit(), ran.verdict)
+        })
     });
     summary("swarm", at, options.seeds, began.elapsed(), &failed)
 }
@@ -248,7 +249,12 @@ fn summary(what: &str, at: StageArg, runs: u64, took: Duration, failed: &[String
         println!("{failure}");
     }
     let rate = runs as f64 / took.as_secs_f64() * 60.0;
-    println!("{what} in stage {}: {runs} runs, {} failed, {:.1} s, {rate:.0} runs a minute", at.name(), failed.len(), took.as_secs_f64());
+    println!(
+        "{what} in stage {}: {runs} runs, {} failed, {:.1} s, {rate:.0} runs a minute",
+        at.name(),
+        failed.len(),
+        took.as_secs_f64()
+    );
     if failed.is_empty() { HELD } else { BROKE }
 }
 

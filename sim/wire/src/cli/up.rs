@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::host::PretendHost;
 use super::{BROKE, HELD, IMPOSSIBLE, Up};
-use crate::apiserver::pki::{Pki, accept};
 use crate::apiserver::ApiServer;
+use crate::apiserver::pki::{Pki, accept};
 use crate::cri::{CallFault, CriServer};
 
 const NODE: &str = "n1";

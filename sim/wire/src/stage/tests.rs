@@ -38,7 +38,8 @@ fn ordinary_pod_runs_and_goes() {
 
 #[test]
 fn killed_agent_finds_its_containers_again() {
-    holds("
+    holds(
+        "
 about: A restart of the agent changes no container.
 stages: [sim]
 steps:
@@ -49,12 +50,14 @@ steps:
   expect: {within: 10s, lives: 2}
 - holds: {within: 20s, node-ready: true, pods: [{name: web, phase: Running, ready: true, running: 1, starts: 1, restarts: 0}]}
 - expect: {settled: true}
-");
+",
+    );
 }
 
 #[test]
 fn silent_api_server_is_survived() {
-    holds("
+    holds(
+        "
 about: What happens in an outage that TCP survives is acted on after it.
 stages: [sim]
 steps:
@@ -65,13 +68,15 @@ steps:
 - wait: 1s
   apply: [{metadata: {name: late}, spec: {containers: [{name: main, image: 'busybox:1.36', command: [sleep, '1000']}]}}]
   expect: {within: 20s, pods: [{name: late, ready: true}, {name: web, ready: true, starts: 1}]}
-");
+",
+    );
 }
 
 // kubernetes#125380
 #[test]
 fn watch_that_went_deaf_is_opened_again_while_the_lease_is_renewed() {
-    holds("
+    holds(
+        "
 about: A gateway forgets the connections; the watch never hears again, and nobody tells it.
 refs: [kubernetes#125380]
 stages: [sim]
@@ -83,12 +88,14 @@ steps:
 - wait: 10s
   apply: [{metadata: {name: web}, spec: {containers: [{name: main, image: 'busybox:1.36', command: [sleep, '1000']}]}}]
   expect: {within: 170s, node-ready: true, pods: [{name: web, ready: true}]}
-");
+",
+    );
 }
 
 #[test]
 fn restart_of_the_api_server_and_a_lost_history_are_survived() {
-    holds("
+    holds(
+        "
 about: Watches that end go on where they were; watches whose place is lost list anew.
 stages: [sim]
 steps:
@@ -104,12 +111,14 @@ steps:
 - api: {compact: true}
   apply: [{metadata: {name: last}, spec: {containers: [{name: main, image: 'busybox:1.36', command: [sleep, '1000']}]}}]
   expect: {within: 30s, settled: true, pods: [{name: last, ready: true}]}
-");
+",
+    );
 }
 
 #[test]
 fn restart_of_the_runtime_is_survived() {
-    holds("
+    holds(
+        "
 about: The runtime goes away and comes back, with its containers and without.
 stages: [sim]
 steps:
@@ -120,12 +129,14 @@ steps:
 - holds: {within: 20s, pods: [{name: web, running: 1, starts: 1}]}
 - runtime: {away: 2s, containers-die: true}
 - expect: {within: 60s, settled: true, pods: [{name: web, ready: true, running: 1, starts: 2}]}
-");
+",
+    );
 }
 
 #[test]
 fn planned_faults_reach_the_wire() {
-    holds("
+    holds(
+        "
 about: Calls fail, hang, and take effect without an answer.
 stages: [sim]
 steps:
@@ -137,7 +148,8 @@ steps:
 - fault: {call: SetUpVolume, fate: {fails: no luck}}
   apply: [{metadata: {name: web}, spec: {containers: [{name: main, image: 'busybox:1.36', command: [sleep, '1000']}]}}]
   expect: {within: 400s, settled: true, pods: [{name: web, ready: true, starts: 1}]}
-");
+",
+    );
 }
 
 #[test]

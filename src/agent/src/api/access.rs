@@ -179,7 +179,6 @@ users: [{name: u, user: {client-certificate: /var/lib/kubelet/pki/kubelet-client
 contexts: [{name: x, context: {cluster: c, user: u}}]
 current-context: x";
 
-    // API-200
     #[test]
     fn kubeconfig_names_server_authority_and_identity() {
         let access = parse(GOOD).unwrap();

@@ -20,7 +20,7 @@ use tower::Service;
 
 use super::access::Access;
 use crate::env::{BoxedStream, Endpoint, Net};
-use crate::net::tls::{ClientIdentity, client_config};
+use crate::tls::{ClientIdentity, client_config};
 
 /// How long a connection may take to be there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use kubelet::event::ProbeOutcome;
 
 use crate::env::{BoxedStream, Endpoint, Net};
-use crate::net::tls::connect_unverified;
+use crate::tls::connect_unverified;
 
 /// POD-247: what of an answer is kept.
 const BODY_LIMIT: usize = 10 * 1024;

@@ -195,6 +195,12 @@ impl Batch {
         self.failed
     }
 
+    /// Whether what was seen of the pod in the runtime may be old after it.
+    #[must_use]
+    pub fn touches_runtime(&self) -> bool {
+        self.stages.iter().flat_map(|stage| &stage.chains).any(|chain| chain.purpose != Purpose::Prepare)
+    }
+
     /// What the chains that have not ended are about.
     pub fn purposes(&self) -> impl Iterator<Item = &Purpose> {
         self.stages.iter().flat_map(|stage| &stage.chains).filter(|chain| !chain.over).map(|chain| &chain.purpose)

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+
 use super::actions::{PodActions, VerdictsByName, compute_pod_actions};
 use super::batch::{Batch, Chain, Purpose, Stage, Step};
 use super::report;
@@ -159,12 +161,21 @@ fn prepare(worker: &PodWorker, parts: &Parts) -> Batch {
     }
     let spec = worker.pod.spec.as_ref();
     let containers = spec.map(|s| s.init_containers.iter().flatten().chain(&s.containers).map(|c| c.name.clone()).collect());
-    steps.push(Step::Host(HostCall::MakePodDirs {
-        pod: worker.uid.clone(),
-        containers: containers.unwrap_or_default(),
-        log_directory: parts.pod_log_directory(&worker.pod),
-    }));
+    let containers: Vec<String> = containers.unwrap_or_default();
+    let log_directory = parts.pod_log_directory(&worker.pod);
+    // LOG-004: what ran before may be gone from the runtime, but not its logs: they must not be written over.
+    let ran = |name: &String| container_status(&worker.pod, name).is_some_and(|status| status.container_id.is_some());
+    let logs = containers.iter().filter(|name| ran(name)).map(|name| format!("{log_directory}/{name}"));
+    let highest: Vec<Step> = logs.map(|directory| Step::Host(HostCall::HighestLog { directory })).collect();
+    steps.push(Step::Host(HostCall::MakePodDirs { pod: worker.uid.clone(), containers, log_directory }));
+    steps.extend(highest);
     Batch::new([Stage { in_order: true, chains: vec![Chain::new(Purpose::Prepare, steps)] }])
+}
+
+fn container_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    all.into_iter().find(|status| status.name == name)
 }
 
 /// Stops what has to stop before anything is started: the whole pod, or some containers (POD-118).

@@ -95,8 +95,6 @@ pub struct PodWorker {
     pub start_errors: BTreeMap<String, StartError>,
     /// The next restart count of containers of which the runtime holds no instance, from their logs (LOG-004).
     pub log_floor: BTreeMap<String, u32>,
-    /// Whether the logs were asked.
-    pub log_floor_known: bool,
     /// Not planned before this, after an error.
     pub retry_at: Option<Mono>,
     /// Looked at again then, for things that only time changes (back-off, active deadline).
@@ -151,7 +149,6 @@ impl PodWorker {
             prepared: false,
             start_errors: BTreeMap::new(),
             log_floor: BTreeMap::new(),
-            log_floor_known: false,
             retry_at: None,
             wake_at: None,
             warned: BTreeSet::new(),
@@ -231,9 +228,11 @@ impl PodWorker {
 
     /// The batch ended: the pod is seen afresh before anything else is planned. Tells whether it failed.
     pub fn end_batch(&mut self, now: Now) -> bool {
-        let failed = self.batch.take().is_some_and(|batch| batch.failed());
-        self.stale_after = self.stale_after.max(now.mono);
-        failed
+        let Some(batch) = self.batch.take() else { return false };
+        if batch.touches_runtime() {
+            self.stale_after = self.stale_after.max(now.mono);
+        }
+        batch.failed()
     }
 
     /// Lets the batch go, with what is in flight: its calls are withdrawn and their ends belong to nobody.

@@ -228,7 +228,7 @@ async fn access_is_reviewed_for_the_own_node() {
     assert_eq!(body["spec"], json!({"user": "u", "groups": ["g"], "resourceAttributes": attributes}));
 }
 
-// API-200: a path in the server's URL comes before each request's.
+// A path in the server's URL comes before each request's.
 #[tokio::test(start_paused = true)]
 async fn the_servers_url_may_have_a_path() {
     let server = FakeServer::with([Answer::status(404, "NotFound", "no")]);

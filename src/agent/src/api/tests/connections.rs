@@ -108,7 +108,6 @@ async fn get(api: &impl crate::env::ApiServer) -> FailureKind {
     api.call(ApiCall::GetNode).await.unwrap_err().kind
 }
 
-// API-200
 #[tokio::test(start_paused = true)]
 async fn a_rotated_certificate_is_shown_from_the_next_request_on() {
     let pki = Pki::new("rotated");

@@ -94,10 +94,10 @@ pub fn client_config(authority: Option<&[u8]>, identity: Option<&ClientIdentity>
 ///
 /// # Errors
 /// If a PEM text is not as it should be.
-pub fn server_config<V: ClientCertVerifier + 'static>(
+pub fn server_config(
     certificate: &[u8],
     key: &[u8],
-    clients: Option<Arc<V>>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
 ) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let builder = match clients {
