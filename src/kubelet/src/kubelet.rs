@@ -74,7 +74,8 @@ impl Kubelet {
             runtime: RuntimeHealth::new(),
             images: ImageManager::default(),
             volumes: VolumeManager::default(),
-            objects: ObjectCache::new(config.pods.change_detection, config.node.standalone),
+            objects: ObjectCache::new(config.pods.change_detection, config.node.standalone)
+                .synced_every(config.pods.sync_frequency),
             services: ServiceCache::default(),
             tokens: TokenManager::new(rng.next_u64()),
             statuses: StatusManager::new(),

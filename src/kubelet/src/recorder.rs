@@ -177,7 +177,8 @@ impl Recorder {
         let allowed = if self.tokens >= 1.0 || self.per_second == 0.0 {
             Mono::ZERO
         } else {
-            self.refilled + Duration::from_secs_f64((1.0 - self.tokens) / self.per_second)
+            // Rounded up: a moment too early there would still be nothing to spend, for ever.
+            self.refilled + Duration::from_secs_f64((1.0 - self.tokens) / self.per_second) + Duration::from_nanos(1)
         };
         Some(front.not_before.max(allowed))
     }
@@ -446,6 +447,24 @@ mod tests {
         let ApiCall::PatchEvent { name, patch, .. } = &second[0].1 else { panic!("it is patched") };
         assert_eq!(Some(name), created.metadata.name.as_ref());
         assert_eq!(patch["count"], 2);
+    }
+
+    // API-223: whatever the rounding, the moment that was named is late enough to send one.
+    #[test]
+    fn each_deadline_sends_an_event() {
+        let mut recorder = Recorder::new("n1", 7, 1);
+        let of_pod = |n: u32| {
+            let meta = json!({"name": format!("p{n}"), "namespace": "default", "uid": format!("u{n}")});
+            Recorded::normal(Subject::Pod(Arc::new(serde_json::from_value(json!({"metadata": meta})).unwrap())), "Created", "c")
+        };
+        let mut sent = calls(&mut recorder, at(0), (0..300).map(of_pod).collect()).len();
+        while let Some(deadline) = recorder.deadline() {
+            let now = Now { mono: deadline, wall: at(0).wall };
+            let more = calls(&mut recorder, now, Vec::new()).len();
+            assert!(more > 0, "nothing was sent at {deadline:?}");
+            sent += more;
+        }
+        assert_eq!(sent, 300);
     }
 
     // API-223: ten different messages of one reason are folded.

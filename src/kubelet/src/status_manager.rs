@@ -123,9 +123,10 @@ impl StatusManager {
     }
 
     /// The pod was refused (POD-032): this is its last status, and nothing of it runs.
-    pub fn reject(&mut self, _now: Now, pod: &Arc<Pod>, status: PodStatus, _out: &mut Out<'_>) {
+    pub fn reject(&mut self, now: Now, pod: &Arc<Pod>, status: PodStatus, out: &mut Out<'_>) {
         if let Some(uid) = uid_of(pod) {
             self.set_status(&uid, status, Gate { may_run: false, finished: true });
+            self.tell(now, &uid, out);
         }
     }
 

@@ -47,7 +47,7 @@ impl Kubelet {
             self.pod_added(now, &uid, out);
         }
         for uid in changes.updated.into_iter().chain(changes.reconciled) {
-            self.pod_updated(now, &uid);
+            self.pod_updated(now, &uid, out);
         }
         self.adopt_orphans(now);
         self.housekeeping.pods_changed(now);
@@ -76,7 +76,7 @@ impl Kubelet {
         }
         let worker = PodWorker::new(now, uid.clone(), desired.pod, Some(desired.source));
         self.workers.insert(uid.clone(), worker);
-        self.pod_updated(now, uid);
+        self.pod_updated(now, uid, out);
     }
 
     fn admit(&self, pod: &Arc<Pod>) -> Admission {
@@ -85,10 +85,14 @@ impl Kubelet {
         admit(pod, &active, self.parts.node.node().map(AsRef::as_ref), self.parts.startup.machine(), &self.parts.config)
     }
 
-    fn pod_updated(&mut self, now: Now, uid: &PodUid) {
+    fn pod_updated(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
         let Some(desired) = self.pods.get(uid) else { return };
         self.parts.statuses.pod_seen(now, &desired.pod);
-        let Some(worker) = self.workers.get_mut(uid) else { return };
+        let Some(worker) = self.workers.get_mut(uid) else {
+            // A refused pod: nobody plans it, and yet its status is kept as it is, and it may be deleted.
+            self.parts.statuses.tell(now, uid, out);
+            return;
+        };
         worker.pod = Arc::clone(&desired.pod);
         let deleting = desired.pod.metadata.deletion_timestamp.is_some();
         if deleting || phase_is_terminal(&desired.pod) {

@@ -9,6 +9,7 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
 
@@ -90,6 +91,15 @@ impl ObjectCache {
             ChangeDetection::Get => Store::Fetch(ttl::FetchStore::asking()),
         };
         Self { pods: BTreeMap::new(), users: BTreeMap::new(), store }
+    }
+
+    /// With `Cache` and `Get`, objects are read again this often for pods that run: `syncFrequency` (CFG-023).
+    #[must_use]
+    pub fn synced_every(mut self, period: Duration) -> Self {
+        if let Store::Fetch(store) = &mut self.store {
+            store.set_resync(period);
+        }
+        self
     }
 
     /// Sees to it that everything the pod refers to is, or will be, here (CFG-002). Call it at each sync of the pod: that is
@@ -191,21 +201,25 @@ impl ObjectCache {
         }
     }
 
-    /// When something has been waited for long enough to say so (CFG-011).
+    /// When something has been waited for long enough to say so (CFG-011), or is to be read again (CFG-023).
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
         match &self.store {
             Store::Watch(store) => store.deadline(),
-            Store::Fetch(_) | Store::Standalone => None,
+            Store::Fetch(store) => store.deadline(),
+            Store::Standalone => None,
         }
     }
 
-    /// Lets what was waited for long enough fail (CFG-011). Answers the pods to wake.
+    /// Lets what was waited for long enough fail (CFG-011), and what has aged be read again. Answers the pods to wake.
     #[must_use]
     pub fn due(&mut self, now: Now) -> BTreeSet<PodUid> {
-        let Store::Watch(store) = &mut self.store else { return BTreeSet::new() };
-        let late = store.due(now);
-        late.iter().flat_map(|key| self.users_of(key)).collect()
+        let due = match &mut self.store {
+            Store::Watch(store) => store.due(now).into_iter().collect(),
+            Store::Fetch(store) => store.due(now),
+            Store::Standalone => BTreeSet::new(),
+        };
+        due.iter().flat_map(|key| self.users_of(key)).collect()
     }
 
     /// How many objects are kept or waited for: those that registered pods refer to.

@@ -232,6 +232,19 @@ fn failed_refresh_leaves_the_copy_unless_the_object_is_gone() {
     assert_eq!(calls(&bench.register(at(61.6), &pod("a", &["s"]))), ["get s"]);
 }
 
+// CFG-023: pods that run are synced for the sake of their objects, once in each period.
+#[test]
+fn aged_object_wakes_its_pods() {
+    let mut bench = Bench::new(ChangeDetection::Cache);
+    assert_eq!(bench.cache.deadline(), None);
+    let first = bench.register(at(0.0), &pod("a", &["s"]));
+    bench.fetched(at(1.0), &first[0], Ok(secret("5", false)));
+    assert_eq!(bench.cache.deadline(), Some(at(61.0).mono));
+    assert_eq!(bench.cache.due(at(60.0)), uids(&[]));
+    assert_eq!(bench.cache.due(at(61.0)), uids(&["a"]));
+    assert_eq!(bench.cache.deadline(), Some(at(121.0).mono), "a pod that does not read it is not woken again at once");
+}
+
 // CFG-022: nothing serves that was not just asked for.
 #[test]
 fn get_asks_each_time_and_serves_no_old_copy() {

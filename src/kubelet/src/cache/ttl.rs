@@ -2,7 +2,7 @@
 //! Upstream: pkg/kubelet/util/manager/cache_based_manager.go, pkg/kubelet/{secret,configmap} (NewSimpleSecretManager).
 //! Differs: reads never block: while an object is fetched it is pending; an answer serves for ten seconds at least (see `FRESH_FOR`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
@@ -19,6 +19,8 @@ use crate::time::{Mono, Now};
 const DEFAULT_TTL: Duration = Duration::from_secs(60);
 /// CFG-020: the node's annotation, in whole seconds.
 const TTL_ANNOTATION: &str = "node.alpha.kubernetes.io/ttl";
+/// CFG-023: `syncFrequency`, unless it is set.
+const DEFAULT_RESYNC: Duration = Duration::from_mins(1);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// An answer serves at least as long as another may take, so that a pod that waits for several has them all at one moment.
 const FRESH_FOR: Duration = TIMEOUT;
@@ -32,6 +34,8 @@ pub(super) struct FetchStore {
     ttl: Duration,
     /// Whether answers age (`Cache`) or are asked for each time (`Get`).
     aging: bool,
+    /// How often the pods that use an object are synced, and with that the object is read again.
+    resync: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +43,8 @@ struct Fetched {
     held: Option<Object>,
     in_flight: Option<ActionId>,
     last: Option<Answer>,
+    /// When its pods are synced for its sake.
+    resync_at: Option<Mono>,
 }
 
 #[derive(Debug)]
@@ -50,12 +56,34 @@ struct Answer {
 impl FetchStore {
     /// `Cache` (CFG-020, CFG-021).
     pub(super) fn aging() -> Self {
-        Self { objects: BTreeMap::new(), ttl: DEFAULT_TTL, aging: true }
+        Self { objects: BTreeMap::new(), ttl: DEFAULT_TTL, aging: true, resync: DEFAULT_RESYNC }
     }
 
     /// `Get` (CFG-022).
     pub(super) fn asking() -> Self {
-        Self { objects: BTreeMap::new(), ttl: Duration::ZERO, aging: false }
+        Self { objects: BTreeMap::new(), ttl: Duration::ZERO, aging: false, resync: DEFAULT_RESYNC }
+    }
+
+    /// How often objects are read again for pods that run (`syncFrequency`).
+    pub(super) fn set_resync(&mut self, every: Duration) {
+        self.resync = every;
+    }
+
+    /// When an object is to be read again.
+    pub(super) fn deadline(&self) -> Option<Mono> {
+        self.objects.values().filter_map(|known| known.resync_at).min()
+    }
+
+    /// The objects whose pods are to be synced, so that they are read again. Each is answered once for each period.
+    pub(super) fn due(&mut self, now: Now) -> BTreeSet<WatchKey> {
+        let mut due = BTreeSet::new();
+        for (key, known) in &mut self.objects {
+            if known.resync_at.is_some_and(|at| at <= now.mono) {
+                known.resync_at = Some(now.mono + self.resync);
+                due.insert(key.clone());
+            }
+        }
+        due
     }
 
     /// CFG-020: the annotation overrides; what does not parse is ignored.
@@ -115,6 +143,7 @@ impl FetchStore {
             }
         };
         known.last = Some(Answer { at: now.mono, result });
+        known.resync_at = Some(now.mono + self.resync);
         true
     }
 
