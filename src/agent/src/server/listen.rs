@@ -75,7 +75,7 @@ pub async fn serve(
                     tokio::select! {
                         biased;
                         () = shutdown.cancelled() => {}
-                        () = connection(gate, acceptor, stream, from) => {}
+                        () = connection(gate, acceptor, stream, from, shutdown.clone()) => {}
                     }
                 });
             }
@@ -105,14 +105,20 @@ pub async fn serve_healthz(net: Arc<dyn Net>, address: SocketAddr, gate: Arc<Gat
     }
 }
 
-async fn connection(gate: Arc<Gate>, acceptor: Option<TlsAcceptor>, stream: BoxedStream, address: SocketAddr) {
+async fn connection(
+    gate: Arc<Gate>,
+    acceptor: Option<TlsAcceptor>,
+    stream: BoxedStream,
+    address: SocketAddr,
+    shutdown: CancellationToken,
+) {
     let Some(acceptor) = acceptor else {
-        return requests(gate, stream, Peer { address, certificates: Vec::new() }).await;
+        return requests(gate, stream, Peer { address, certificates: Vec::new(), shutdown }).await;
     };
     match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let certificates = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
-            requests(gate, Box::pin(stream), Peer { address, certificates }).await;
+            requests(gate, Box::pin(stream), Peer { address, certificates, shutdown }).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, %address, "TLS handshake error"),
         Err(_) => tracing::debug!(%address, "TLS handshake timeout"),

@@ -1,6 +1,6 @@
 //! The HTTPS API of the node: who asks, whether they may, and what they get.
 //! Upstream: pkg/kubelet/server.
-//! Differs: HTTP/1.1 only; /metrics/cadvisor, /logs, pprof and WebSocket v5 are not served; `logs -f` is not cut after 4 h.
+//! Differs: HTTP/1.1 only; /logs, pprof, statusz, flagz, checkpoints and WebSocket v5 are not served; `logs -f` is not cut after 4 h.
 
 pub mod auth;
 mod configz;

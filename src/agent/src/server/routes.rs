@@ -15,6 +15,7 @@ use http::header::{ALLOW, LOCATION};
 use http::{HeaderValue, Method, StatusCode};
 use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::auth::Guard;
@@ -36,6 +37,8 @@ pub enum Listener {
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     pub(crate) certificates: Vec<CertificateDer<'static>>,
+    /// Ends the connection, and what it was handed over to.
+    pub(crate) shutdown: CancellationToken,
 }
 
 /// What answers below one root. A root with a slash at its end has all below it, one without has itself as well.
@@ -230,6 +233,7 @@ fn mounts(shared: &Shared, listener: Listener) -> Vec<Mount> {
         service("/stats/", vec![("summary", on(GET_OR_POST, stats::summary))]),
         handler("/metrics", any(metrics::all)),
         handler("/metrics/resource", any(metrics::resource)),
+        handler("/metrics/cadvisor", any(metrics::cadvisor)),
         handler("/metrics/probes", any(metrics::probes)),
         handler("/metrics/slis", any(metrics::slis)),
     ];

@@ -1,8 +1,10 @@
 //! /metrics and its kin: what the agent counts of itself, of probes, of its health, and what the node's containers use.
 //! Upstream: pkg/kubelet/server/server.go (metrics handlers), pkg/kubelet/metrics, k8s.io/component-base/metrics/slis.
-//! Differs: no OpenMetrics or protobuf form, no gzip; /metrics/cadvisor is not served.
+//! Differs: no OpenMetrics or protobuf form, no gzip; families of different sources come in groups, not all in one order.
 
+mod cadvisor;
 pub(crate) mod http;
+mod node;
 mod process;
 mod registry;
 mod resource;
@@ -16,7 +18,7 @@ use axum::extract::State;
 use axum::response::Response;
 
 use super::{Shared, reply};
-use text::{Encoder, Kind};
+use text::Encoder;
 
 pub use registry::{DEFAULT_BUCKETS, Measure, Metric, Registry};
 
@@ -52,8 +54,7 @@ impl Registry {
 pub(crate) async fn all(State(shared): State<Arc<Shared>>) -> Response {
     let mut encoder = Encoder::default();
     shared.metrics.encode(&mut encoder, |name| !name.starts_with(PROBES) && !name.starts_with(HEALTH));
-    encoder.family("kubelet_node_name", "[ALPHA] The node's name. The count is always 1.", Kind::Gauge);
-    encoder.sample("kubelet_node_name", &[("node", &shared.settings.node_name)], 1.0, None);
+    node::encode(&shared, &mut encoder).await;
     process::encode(&shared, &mut encoder).await;
     answer(&shared, encoder.finish())
 }
@@ -82,6 +83,15 @@ pub(crate) async fn resource(State(shared): State<Arc<Shared>>) -> Response {
         tracing::error!(%failure, "Error getting summary for resourceMetric prometheus endpoint");
     }
     answer(&shared, resource::encode(summary.ok().as_ref()))
+}
+
+/// /metrics/cadvisor (API-143)
+pub(crate) async fn cadvisor(State(shared): State<Arc<Shared>>) -> Response {
+    let measured = shared.stats.subjects(shared.view.as_ref()).await;
+    if let Err(failure) = &measured {
+        tracing::error!(%failure, "Error getting usage for the cadvisor prometheus endpoint");
+    }
+    answer(&shared, cadvisor::encode(measured.ok().as_ref()))
 }
 
 fn answer(shared: &Shared, body: String) -> Response {

@@ -13,15 +13,16 @@ use kubelet::action::{CriCall, HostCall};
 use kubelet::event::{CriReply, HostReply};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
-use kubelet::observation::{ContainerState, FsUsage, ListedContainer, Listing, SandboxState};
+use kubelet::observation::{ContainerState, FsUsage, ListedContainer, ListedSandbox, Listing, SandboxState};
 use proto::cri;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::network;
 use super::samples::Samples;
 use super::summary::{
     ContainerStats, CpuStats, FsStats, MemoryStats, NodeStats, PodReference, PodStats, ProcessStats, RlimitStats, RuntimeStats,
-    Summary, SwapStats, Time,
+    Summary, SwapStats, Time, VolumeStats,
 };
 use super::volumes::Volumes;
 use crate::env::{CgroupUsage, Env};
@@ -51,18 +52,39 @@ pub struct StatsSettings {
 
 /// Measures, and remembers what a measurement needs.
 pub struct Collector {
-    env: Env,
-    settings: StatsSettings,
+    pub(super) env: Env,
+    pub(super) settings: StatsSettings,
     started: Timestamp,
     samples: Samples,
     volumes: Volumes,
+    pub(super) scope_prefix: OnceCell<&'static str>,
 }
 
 /// What the runtime says, joined.
-struct FromRuntime {
-    listing: Listing,
-    usage: BTreeMap<String, cri::ContainerStats>,
-    cgroups: BTreeMap<PodUid, String>,
+pub(super) struct FromRuntime {
+    pub(super) listing: Listing,
+    pub(super) usage: BTreeMap<String, cri::ContainerStats>,
+    pub(super) cgroups: BTreeMap<PodUid, String>,
+}
+
+impl FromRuntime {
+    /// The sandbox that speaks for a pod: one that is up, or else the newest.
+    pub(super) fn sandbox(&self, pod: &PodUid) -> Option<&ListedSandbox> {
+        let sandboxes = self.listing.sandboxes.iter().filter(|one| one.pod == *pod);
+        sandboxes.max_by_key(|one| (one.state == SandboxState::Ready, one.attempt, one.created_at))
+    }
+
+    /// The newest running container of each name, by pod.
+    pub(super) fn running(&self) -> BTreeMap<&PodUid, BTreeMap<&str, &ListedContainer>> {
+        let mut running: BTreeMap<&PodUid, BTreeMap<&str, &ListedContainer>> = BTreeMap::new();
+        for container in self.listing.containers.iter().filter(|one| one.state == ContainerState::Running) {
+            let newest = running.entry(&container.pod).or_default().entry(&container.name).or_insert(container);
+            if (newest.attempt, newest.created_at) < (container.attempt, container.created_at) {
+                *newest = container;
+            }
+        }
+        running
+    }
 }
 
 /// The filesystems that usage is measured against.
@@ -76,7 +98,14 @@ impl Collector {
     #[must_use]
     pub fn new(env: Env, settings: StatsSettings) -> Arc<Self> {
         let started = env.clock.now();
-        Arc::new(Self { env, settings, started, samples: Samples::default(), volumes: Volumes::default() })
+        Arc::new(Self {
+            env,
+            settings,
+            started,
+            samples: Samples::default(),
+            volumes: Volumes::default(),
+            scope_prefix: OnceCell::new(),
+        })
     }
 
     /// Samples CPU every 10 s, and volumes as often as set, until the token is cancelled.
@@ -154,6 +183,11 @@ impl Collector {
         Ok(Summary { node, pods })
     }
 
+    /// Volumes of claims, as last measured (API-146).
+    pub(crate) fn claims(&self) -> Vec<VolumeStats> {
+        self.volumes.all().into_iter().filter(|volume| volume.pvc_ref.is_some()).collect()
+    }
+
     fn now(&self) -> Time {
         Time(self.env.clock.now())
     }
@@ -214,7 +248,7 @@ impl Collector {
         (Some(cpu), Some(memory), swap)
     }
 
-    async fn runtime(&self) -> Result<FromRuntime, Failure> {
+    pub(super) async fn runtime(&self) -> Result<FromRuntime, Failure> {
         let (listing, usage, cgroups) = tokio::join!(
             within(self.env.runtime.call(CriCall::List)),
             within(self.env.runtime.container_stats()),
@@ -258,14 +292,7 @@ impl Collector {
 
     /// API-124
     async fn pods(&self, runtime: &FromRuntime, filesystems: Option<&Filesystems>) -> Vec<PodStats> {
-        let mut running: BTreeMap<&PodUid, BTreeMap<&str, &ListedContainer>> = BTreeMap::new();
-        for container in runtime.listing.containers.iter().filter(|one| one.state == ContainerState::Running) {
-            let newest = running.entry(&container.pod).or_default().entry(&container.name).or_insert(container);
-            if (newest.attempt, newest.created_at) < (container.attempt, container.created_at) {
-                *newest = container;
-            }
-        }
-        let pods = running.into_iter().map(|(uid, containers)| self.pod(runtime, filesystems, uid, containers));
+        let pods = runtime.running().into_iter().map(|(uid, containers)| self.pod(runtime, filesystems, uid, containers));
         join_all(pods).await.into_iter().flatten().collect()
     }
 
@@ -276,8 +303,7 @@ impl Collector {
         uid: &PodUid,
         containers: BTreeMap<&str, &ListedContainer>,
     ) -> Option<PodStats> {
-        let sandboxes = runtime.listing.sandboxes.iter().filter(|one| one.pod == *uid);
-        let sandbox = sandboxes.max_by_key(|one| (one.state == SandboxState::Ready, one.attempt, one.created_at))?;
+        let sandbox = runtime.sandbox(uid)?;
         let pod_ref = PodReference { name: sandbox.name.clone(), namespace: sandbox.namespace.clone(), uid: uid.to_string() };
         let mut stats = Vec::new();
         for (name, container) in containers {
@@ -361,20 +387,20 @@ impl Collector {
     }
 }
 
-async fn within<T>(call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+pub(super) async fn within<T>(call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let late = || Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded");
     tokio::time::timeout(SOURCE, call).await.unwrap_or_else(|_| Err(late()))
 }
 
-fn unexpected(reply: &impl std::fmt::Debug) -> Failure {
+pub(super) fn unexpected(reply: &impl std::fmt::Debug) -> Failure {
     Failure::new(FailureKind::Other, format!("unexpected reply: {reply:?}"))
 }
 
-fn value(value: &Option<cri::UInt64Value>) -> Option<u64> {
+pub(super) fn value(value: &Option<cri::UInt64Value>) -> Option<u64> {
     value.as_ref().map(|value| value.value)
 }
 
-fn timestamp(nanoseconds: i64) -> Timestamp {
+pub(super) fn timestamp(nanoseconds: i64) -> Timestamp {
     Timestamp::from_nanosecond(nanoseconds.into()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 

@@ -5,6 +5,7 @@
 mod collect;
 mod network;
 mod samples;
+pub(crate) mod subjects;
 pub(crate) mod summary;
 mod volumes;
 

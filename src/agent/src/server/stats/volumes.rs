@@ -34,6 +34,12 @@ impl Volumes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(pod).cloned().unwrap_or_default()
     }
 
+    /// All that was last measured.
+    pub(super) fn all(&self) -> Vec<VolumeStats> {
+        let round = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        round.values().flatten().map(|measured| measured.stats.clone()).collect()
+    }
+
     /// Measures the volumes of all pods, one after another (API-128).
     pub(super) async fn measure(&self, host: &dyn Host, clock: &dyn Clock, root_dir: &str, pods: &[Arc<Pod>]) {
         let mut round = BTreeMap::new();
@@ -54,17 +60,22 @@ async fn measure_pod(host: &dyn Host, clock: &dyn Clock, root_dir: &str, uid: &P
     let mut measured = Vec::new();
     for volume in volumes {
         let Some(directory) = directories.iter().find(|directory| directory.volume == volume.name) else { continue };
-        let path = format!("{root_dir}/pods/{uid}/volumes/{}/{}", directory.plugin, directory.volume);
-        let Ok(Some(fs)) = tokio::time::timeout(ONE_VOLUME, usage(host, clock, &path)).await else { continue };
-        let stats = VolumeStats { fs, name: volume.name.clone(), pvc_ref: claim(pod, volume) };
+        let mut path = format!("{root_dir}/pods/{uid}/volumes/{}/{}", directory.plugin, directory.volume);
+        if directory.plugin == "kubernetes.io~csi" {
+            path.push_str("/mount");
+        }
+        let pvc_ref = claim(pod, volume);
+        let Ok(Some(fs)) = tokio::time::timeout(ONE_VOLUME, usage(host, clock, path, pvc_ref.is_some())).await else { continue };
+        let stats = VolumeStats { fs, name: volume.name.clone(), pvc_ref };
         measured.push(Measured { stats, ephemeral: is_ephemeral(volume) });
     }
     measured
 }
 
-async fn usage(host: &dyn Host, clock: &dyn Clock, path: &str) -> Option<FsStats> {
-    let Ok(HostReply::Fs(fs)) = host.call(HostCall::FsUsage { path: path.to_owned() }).await else { return None };
-    let (used, inodes_used) = host.tree_usage(path.to_owned()).await.ok()?;
+/// A filesystem of its own knows how full it is; what shares one must be counted.
+async fn usage(host: &dyn Host, clock: &dyn Clock, path: String, own_filesystem: bool) -> Option<FsStats> {
+    let Ok(HostReply::Fs(fs)) = host.call(HostCall::FsUsage { path: path.clone() }).await else { return None };
+    let (used, inodes_used) = if own_filesystem { (fs.used, fs.inodes_used) } else { host.tree_usage(path).await.ok()? };
     Some(FsStats {
         time: Time(clock.now()),
         available_bytes: Some(fs.available),

@@ -47,7 +47,7 @@ pub(crate) async fn proxy(shared: &Arc<Shared>, peer: &Peer, mut request: Reques
     forwarded_for(&mut headers, peer.address.ip());
     let forwarded = Forwarded { method: request.method().clone(), headers };
     match tokio::time::timeout(ANSWER, connect(shared, forwarded, url)).await {
-        Ok(Ok(answer)) => relay(shared, client, answer).await,
+        Ok(Ok(answer)) => relay(shared, peer, client, answer).await,
         Ok(Err(why)) => failed(&why),
         Err(_) => failed("i/o timeout"),
     }
@@ -90,7 +90,10 @@ async fn connect(shared: &Shared, forwarded: Forwarded, url: &str) -> Result<htt
     *request.method_mut() = forwarded.method;
     *request.uri_mut() = path.parse().map_err(|error| format!("parse {path:?}: {error}"))?;
     *request.headers_mut() = forwarded.headers;
-    request.headers_mut().remove(http::header::TRANSFER_ENCODING);
+    // The client's body, if it has one, is not sent on.
+    for name in [http::header::TRANSFER_ENCODING, http::header::CONTENT_LENGTH, http::header::EXPECT] {
+        request.headers_mut().remove(name);
+    }
     request.headers_mut().remove(http::header::AUTHORIZATION);
     if !request.headers().contains_key(HOST)
         && let Some(authority) = url.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
@@ -101,12 +104,24 @@ async fn connect(shared: &Shared, forwarded: Forwarded, url: &str) -> Result<htt
 }
 
 /// What the runtime answered, for the client: 101 joins the two connections, a refusal is passed on.
-async fn relay(shared: &Arc<Shared>, client: OnUpgrade, mut answer: http::Response<hyper::body::Incoming>) -> Response {
+async fn relay(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    client: OnUpgrade,
+    mut answer: http::Response<hyper::body::Incoming>,
+) -> Response {
     let status = answer.status();
     let mut headers = answer.headers().clone();
     if status == StatusCode::SWITCHING_PROTOCOLS {
         let runtime = hyper::upgrade::on(&mut answer);
-        tokio::spawn(joined(Arc::clone(shared), client, runtime));
+        let (shared, shutdown) = (Arc::clone(shared), peer.shutdown.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => {}
+                () = joined(&shared, client, runtime) => {}
+            }
+        });
         let mut response = reply::bare(status, Body::empty());
         *response.headers_mut() = headers;
         return response;
@@ -129,7 +144,7 @@ async fn relay(shared: &Arc<Shared>, client: OnUpgrade, mut answer: http::Respon
     response
 }
 
-async fn joined(shared: Arc<Shared>, client: OnUpgrade, runtime: OnUpgrade) {
+async fn joined(shared: &Shared, client: OnUpgrade, runtime: OnUpgrade) {
     // Both or neither: whichever is there is dropped, and so closed, if the other is not.
     let (client, runtime) = match tokio::time::timeout(ANSWER, async { tokio::try_join!(client, runtime) }).await {
         Ok(Ok(both)) => both,

@@ -450,3 +450,78 @@ async fn a_pod_whose_cgroup_tells_nothing_uses_what_its_containers_use() {
     let lines = world.get("/metrics/resource").await.body;
     assert!(lines.contains("pod_memory_working_set_bytes{namespace=\"default\",pod=\"gold-running\"} 675840 "), "{lines}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn usage_by_cgroup_has_the_names_that_dashboards_ask_for() {
+    // API-143
+    let world = World::new().start().await;
+    golden_machine(&world);
+    set_cgroups(&world, false);
+    let text = world.get("/metrics/cadvisor").await.body;
+    for line in [
+        "container_cpu_usage_seconds_total{container=\"\",cpu=\"total\",id=\"/\",image=\"\",name=\"\",namespace=\"\",pod=\"\"} 4469.493962597 1795422705000",
+        "container_memory_working_set_bytes{container=\"\",id=\"/kubepods/gold\",image=\"\",name=\"\",namespace=\"default\",pod=\"gold-running\"} 3.076096e+06 1795422705000",
+        "container_memory_failures_total{container=\"main\",failure_type=\"pgmajfault\",id=\"/kubepods/gold/live\",image=\"\",name=\"live\",namespace=\"default\",pod=\"gold-running\",scope=\"container\"} 3 1795422706000",
+        "container_scrape_error 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    assert!(!text.contains("dead"), "a container that has ended uses nothing");
+    // INV-09: no series twice.
+    let mut series: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once("} "))
+        .map(|(series, _)| series)
+        .collect();
+    let all = series.len();
+    series.sort_unstable();
+    series.dedup();
+    assert_eq!(series.len(), all);
+    *world.runtime.hung.lock().unwrap() = true;
+    let text = world.get("/metrics/cadvisor").await.body;
+    assert_eq!(text.lines().last(), Some("container_scrape_error 1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_is_measured_once_and_by_its_own_filesystem() {
+    // API-128, API-146
+    let world = World::new().start().await;
+    let spec = json!({ "containers": [], "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "claim" } }] });
+    for name in ["a", "b"] {
+        let mut sharing = pod(name, &json!({ "running": {} }), "r://c1");
+        sharing.spec = Some(serde_json::from_value(spec.clone()).unwrap());
+        world.view.pods.lock().unwrap().push(Arc::new(sharing));
+        let path = format!("/var/lib/kubelet/pods/uid-{name}/volumes/kubernetes.io~csi/data/mount");
+        world.host.fs.lock().unwrap().insert(path, HostReply::Fs(disk(77, 7)));
+    }
+    let directory = VolumeDirectory { plugin: "kubernetes.io~csi".to_owned(), volume: "data".to_owned() };
+    world.host.replies.lock().unwrap().insert("volumes", HostReply::Volumes(vec![directory]));
+    world.runtime.answers.lock().unwrap().listing = Some(listing());
+    assert!(!world.get("/metrics").await.body.contains("kubelet_volume_stats"));
+    let (collector, view, shutdown) = (world.shared.stats.clone(), world.view.clone(), world.shutdown.clone());
+    tokio::spawn(async move { collector.run(view.as_ref(), shutdown).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let text = world.get("/metrics").await.body;
+    let series: Vec<&str> = text.lines().filter(|line| line.starts_with("kubelet_volume_stats_used_bytes")).collect();
+    assert_eq!(series, ["kubelet_volume_stats_used_bytes{namespace=\"default\",persistentvolumeclaim=\"claim\"} 77"]);
+    for line in ["kubelet_running_pods 1", "kubelet_running_containers{container_state=\"exited\"} 2"] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_asks_nothing_is_closed() {
+    // API-005
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let world = World::new().start().await;
+    for said in ["", "GET /healthz HTTP/1.1\r\nHo"] {
+        let mut stream = world.connect(MAIN).await;
+        stream.write_all(said.as_bytes()).await.unwrap();
+        let started = tokio::time::Instant::now();
+        let mut rest = Vec::new();
+        // What it says before it closes is no matter.
+        let _ = stream.read_to_end(&mut rest).await;
+        assert_eq!(started.elapsed().as_secs(), 90, "{said}");
+    }
+}

@@ -212,3 +212,19 @@ async fn a_container_that_the_agent_has_not_seen_yet_is_asked_for() {
     let answer = world.ask("POST", "/run/default/p/c?cmd=id%20-u", ADMIN).await;
     assert_eq!((answer.status, answer.body.as_str()), (500, "command 'id -u' exited with 2: uid=0\n"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn streams_end_when_the_listener_does() {
+    // INV-08
+    let world = World::new().start().await;
+    world.run_pod("p");
+    let server = streaming_server(&world, SPDY_101).await;
+    let response = send(world.connect(MAIN).await, upgrade("POST", "/exec/default/p/c?output=1", "SPDY/3.1")).await;
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    stream.write_all(b"x").await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'X');
+    world.shutdown.cancel();
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    server.await.unwrap();
+    assert_eq!(world.shared.metrics.open_streams(), 0.0);
+}

@@ -1,0 +1,154 @@
+//! Usage by cgroup: the node, all pods, each pod, each container, with what they are called.
+//! Upstream: github.com/google/cadvisor/manager, pkg/kubelet/cadvisor.
+//! Differs: sandboxes have no entry of their own; a container's numbers are the runtime's.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use kubelet::action::{CriCall, HostCall};
+use kubelet::event::{CriReply, HostReply};
+use kubelet::failure::Failure;
+use kubelet::observation::{ActualResources, ListedContainer, MachineInfo};
+use proto::cri;
+
+use super::collect::{Collector, FromRuntime, timestamp, unexpected, value, within};
+use crate::env::CgroupUsage;
+use crate::server::NodeView;
+
+/// One cgroup. Names that it has not are empty.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Subject {
+    /// The cgroup's path.
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) image: String,
+    pub(crate) container: String,
+    pub(crate) pod: String,
+    pub(crate) namespace: String,
+    /// When it was measured.
+    pub(crate) at: Timestamp,
+    pub(crate) started: Option<Timestamp>,
+    pub(crate) cpu_nanos: Option<u64>,
+    pub(crate) memory: Option<u64>,
+    pub(crate) working_set: Option<u64>,
+    pub(crate) rss: Option<u64>,
+    pub(crate) swap: Option<u64>,
+    pub(crate) page_faults: Option<u64>,
+    pub(crate) major_page_faults: Option<u64>,
+    pub(crate) processes: Option<u64>,
+    pub(crate) fs_bytes: Option<u64>,
+    /// Bytes; 0 is none.
+    pub(crate) memory_limit: Option<u64>,
+    pub(crate) settings: Option<ActualResources>,
+}
+
+impl Collector {
+    /// The machine, and every cgroup that is measured.
+    pub(crate) async fn subjects(&self, view: &dyn NodeView) -> Result<(MachineInfo, Vec<Subject>), Failure> {
+        let machine = match within(self.env.host.call(HostCall::MachineInfo)).await? {
+            HostReply::Machine(machine) => *machine,
+            other => return Err(unexpected(&other)),
+        };
+        let runtime = self.runtime().await?;
+        let mut running = runtime.running();
+        let mut subjects = Vec::new();
+        for cgroup in ["/", &self.settings.pods_cgroup] {
+            subjects.extend(self.of_cgroup_alone(cgroup).await);
+        }
+        for (uid, cgroup) in &runtime.cgroups {
+            let Some(sandbox) = runtime.sandbox(uid) else { continue };
+            let named = Subject { pod: sandbox.name.clone(), namespace: sandbox.namespace.clone(), ..Subject::default() };
+            if let Some(subject) = self.of_cgroup_alone(cgroup).await {
+                let started = Some(timestamp(sandbox.created_at));
+                subjects.push(Subject { pod: named.pod.clone(), namespace: named.namespace.clone(), started, ..subject });
+            }
+            let containers = running.remove(uid).unwrap_or_default();
+            subjects.extend(self.containers(view, &runtime, containers, cgroup, &named).await);
+        }
+        Ok((machine, subjects))
+    }
+
+    async fn of_cgroup_alone(&self, cgroup: &str) -> Option<Subject> {
+        let CgroupUsage { cpu_nanos, memory, working_set, rss, page_faults, major_page_faults, memory_limit, swap, pids } =
+            within(self.env.host.cgroup_usage(cgroup.to_owned())).await.ok()??;
+        Some(Subject {
+            id: cgroup.to_owned(),
+            at: self.env.clock.now(),
+            cpu_nanos: Some(cpu_nanos),
+            memory: Some(memory),
+            working_set: Some(working_set.min(memory)),
+            rss: Some(rss),
+            swap,
+            page_faults: Some(page_faults),
+            major_page_faults: Some(major_page_faults),
+            processes: pids,
+            memory_limit: Some(memory_limit.unwrap_or_default()),
+            ..Subject::default()
+        })
+    }
+
+    async fn containers(
+        &self,
+        view: &dyn NodeView,
+        runtime: &FromRuntime,
+        containers: BTreeMap<&str, &ListedContainer>,
+        cgroup: &str,
+        named: &Subject,
+    ) -> Vec<Subject> {
+        let Some(uid) = containers.values().next().map(|one| one.pod.clone()) else { return Vec::new() };
+        let seen = view.observation(uid).await;
+        let mut subjects = Vec::new();
+        for (name, container) in containers {
+            let Some(usage) = runtime.usage.get(container.id.as_str()) else { continue };
+            let status = seen.as_ref().and_then(|seen| seen.containers.iter().find(|one| one.id == container.id));
+            let settings = status.and_then(|status| status.resources);
+            subjects.push(Subject {
+                id: container_cgroup(cgroup, container.id.as_str(), self.cgroup_prefix().await),
+                name: container.id.to_string(),
+                image: status.map(|status| status.image.clone()).unwrap_or_default(),
+                container: name.to_owned(),
+                started: Some(timestamp(container.created_at)),
+                memory_limit: settings.map(|settings| u64::try_from(settings.memory_limit).unwrap_or_default()),
+                settings,
+                ..of_runtime(usage, named)
+            });
+        }
+        subjects
+    }
+
+    /// What the runtime puts before a container's ID in the name of its systemd scope; it does not tell, but it is well known.
+    async fn cgroup_prefix(&self) -> &'static str {
+        *self
+            .scope_prefix
+            .get_or_init(|| async {
+                match within(self.env.runtime.call(CriCall::Version)).await {
+                    Ok(CriReply::Version(version)) if version.name == "cri-o" => "crio",
+                    _ => "cri-containerd",
+                }
+            })
+            .await
+    }
+}
+
+fn of_runtime(usage: &cri::ContainerStats, named: &Subject) -> Subject {
+    let memory = usage.memory.as_ref();
+    let of_memory = |pick: fn(&cri::MemoryUsage) -> &Option<cri::UInt64Value>| memory.and_then(|memory| value(pick(memory)));
+    Subject {
+        pod: named.pod.clone(),
+        namespace: named.namespace.clone(),
+        at: timestamp(usage.cpu.as_ref().map_or(0, |cpu| cpu.timestamp)),
+        cpu_nanos: usage.cpu.as_ref().and_then(|cpu| value(&cpu.usage_core_nano_seconds)),
+        memory: of_memory(|memory| &memory.usage_bytes),
+        working_set: of_memory(|memory| &memory.working_set_bytes),
+        rss: of_memory(|memory| &memory.rss_bytes),
+        page_faults: of_memory(|memory| &memory.page_faults),
+        major_page_faults: of_memory(|memory| &memory.major_page_faults),
+        swap: usage.swap.as_ref().and_then(|swap| value(&swap.swap_usage_bytes)),
+        fs_bytes: usage.writable_layer.as_ref().and_then(|layer| value(&layer.used_bytes)),
+        ..Subject::default()
+    }
+}
+
+fn container_cgroup(pod: &str, id: &str, prefix: &str) -> String {
+    if pod.ends_with(".slice") { format!("{pod}/{prefix}-{id}.scope") } else { format!("{pod}/{id}") }
+}
