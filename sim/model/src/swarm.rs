@@ -276,7 +276,7 @@ mod tests {
     // The full swarm is `keelson-sim swarm`; this much is run with every test.
     #[test]
     fn swarm_of_seeds_holds_every_invariant_and_settles() {
-        let seeds = std::env::var("KEELSON_SWARM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
+        let seeds = std::env::var("KEELSON_SWARM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
         let first = std::env::var("KEELSON_SWARM_FIRST").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
         let mut failed = Vec::new();
         for seed in first..first + seeds {

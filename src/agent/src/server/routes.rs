@@ -233,6 +233,8 @@ fn mounts(shared: &Shared, listener: Listener) -> Vec<Mount> {
         service("/stats/", vec![("summary", on(GET_OR_POST, stats::summary))]),
         handler("/metrics", any(metrics::all)),
         handler("/metrics/resource", any(metrics::resource)),
+        // Gone upstream since 1.20; old scrapers still ask for it.
+        handler("/metrics/resource/v1beta1", any(metrics::resource)),
         handler("/metrics/cadvisor", any(metrics::cadvisor)),
         handler("/metrics/probes", any(metrics::probes)),
         handler("/metrics/slis", any(metrics::slis)),
