@@ -124,10 +124,11 @@ fn settle(cluster: &mut impl Cluster, longest_call: Duration) -> Verdict {
             return Verdict::Broke(broken);
         }
         let wrong = cluster.look(wrong);
-        if quiet && !wrong.is_empty() {
+        // A call that has hung since before may unsettle what had settled, until it is given up.
+        if quiet && !wrong.is_empty() && cluster.elapsed() > CHAOS + longest_call {
             return Verdict::Unmet(0, cluster.elapsed(), wrong);
         }
-        if quiet || cluster.elapsed() >= until {
+        if (quiet && wrong.is_empty()) || cluster.elapsed() >= until {
             return Verdict::Held;
         }
     }

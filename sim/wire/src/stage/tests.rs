@@ -176,3 +176,22 @@ fn same_seed_decides_the_same() {
     digests.dedup();
     assert_eq!(digests.len(), 5);
 }
+
+// The full swarm is `keelson-sim swarm --stage sim`; this much is run with every test.
+#[test]
+fn swarm_of_seeds_holds_every_invariant_and_settles() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    let (first, seeds) = (number("KEELSON_SWARM_FIRST").unwrap_or(2), number("KEELSON_SWARM_SEEDS").unwrap_or(6));
+    let mut failed = Vec::new();
+    for seed in first..first + seeds {
+        let outcome = run_swarm(seed);
+        if !outcome.verdict.held() {
+            if let Some(file) = std::env::var_os("KEELSON_LINES") {
+                std::fs::write(file, outcome.lines.join("\n")).unwrap();
+            }
+            println!("seed {seed}: {}", outcome.verdict);
+            failed.push(format!("seed {seed}: {}", outcome.verdict));
+        }
+    }
+    assert!(failed.is_empty(), "{} of {seeds} seeds failed\n{}", failed.len(), failed.join("\n"));
+}
