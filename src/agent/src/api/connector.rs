@@ -65,7 +65,9 @@ async fn connect(access: &Access, net: &dyn Net, uri: &Uri) -> io::Result<ApiStr
     let secure = uri.scheme_str() != Some("http");
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    let stream = net.connect(Endpoint::Tcp { host: host.clone(), port }).await?;
+    let dialed = net.connect(Endpoint::Tcp { host: host.clone(), port }).await;
+    // Go's words, without the system's number: people search for them.
+    let stream = dialed.map_err(|e| io::Error::new(e.kind(), format!("dial tcp {host}:{port}: connect: {}", plain(&e))))?;
     if !secure {
         return Ok(ApiStream { io: TokioIo::new(stream), h2: false });
     }
@@ -80,6 +82,18 @@ async fn connect(access: &Access, net: &dyn Net, uri: &Uri) -> io::Result<ApiStr
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     Ok(ApiStream { io: TokioIo::new(Box::pin(stream)), h2 })
+}
+
+/// An error of the system as Go tells it.
+fn plain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        io::ErrorKind::ConnectionReset => "connection reset by peer".to_owned(),
+        io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "network is unreachable".to_owned(),
+        io::ErrorKind::TimedOut => "connection timed out".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// A connection, and whether HTTP/2 was agreed on.

@@ -75,6 +75,12 @@ pub(super) fn transport(error: &kube::Error, reads: bool) -> Failure {
     while let Some(cause) = next {
         if let Some(client) = cause.downcast_ref::<hyper_util::client::legacy::Error>() {
             unsent |= client.is_connect();
+            // What went wrong, not who passes it on.
+            if cause.source().is_some() {
+                text.clear();
+                next = cause.source();
+                continue;
+            }
         }
         let more = cause.to_string();
         if !text.contains(&more) {
