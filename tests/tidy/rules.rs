@@ -278,9 +278,9 @@ mod tests {
 
     #[test]
     fn an_adapter_that_imports_another_is_found() {
-        assert_eq!(lines(adapters_apart, "src/agent/src/api/client.rs", "use crate::tls;\n"), [1]);
+        assert_eq!(lines(adapters_apart, "src/agent/src/api/client.rs", "use crate::net::tls;\n"), [1]);
         assert_eq!(lines(adapters_apart, "src/agent/src/api/client.rs", "use crate::api::watch;\nuse crate::env::Net;\n"), [0; 0]);
-        assert_eq!(lines(adapters_apart, "src/agent/src/run.rs", "use crate::tls;\nuse crate::api::watch;\n"), [0; 0]);
+        assert_eq!(lines(adapters_apart, "src/agent/src/run.rs", "use crate::net::tls;\nuse crate::api::watch;\n"), [0; 0]);
     }
 
     #[test]

@@ -327,124 +327,111 @@ fn the_page_about_flags_is_fresh() {
     assert!(std::fs::read_to_string(&path).is_ok_and(|page| page == flags_page()), "run with KEELSON_REGENERATE=1");
 }
 
+/// Fields that contradict, and what upstream says of them.
+const CONTRADICTIONS: &[(&str, &str)] = &[
+    ("nodeLeaseDurationSeconds: -1", "invalid configuration: nodeLeaseDurationSeconds must be greater than 0"),
+    (
+        "systemCgroups: /system",
+        "invalid configuration: systemCgroups (--system-cgroups) was specified and cgroupRoot (--cgroup-root) was not specified",
+    ),
+    ("healthzPort: 70000", "invalid configuration: healthzPort (--healthz-port) 70000 must be between 1 and 65535, inclusive"),
+    ("port: 70000", "invalid configuration: port (--port) 70000 must be between 1 and 65535, inclusive"),
+    (
+        "cpuCFSQuotaPeriod: 2s",
+        "invalid configuration: cpuCFSQuotaPeriod (--cpu-cfs-quota-period) {2s} must be between 1ms and 1sec, inclusive",
+    ),
+    (
+        "imageGCHighThresholdPercent: 101",
+        "invalid configuration: imageGCHighThresholdPercent (--image-gc-high-threshold) 101 must be between 0 and 100, inclusive",
+    ),
+    ("imageMaximumGCAge: 1m", "invalid configuration: imageMaximumGCAge 1m0s must be greater than imageMinimumGCAge 2m0s"),
+    ("nodeStatusMaxImages: -2", "invalid configuration: nodeStatusMaxImages (--node-status-max-images) -2 must be -1 or greater"),
+    ("oomScoreAdj: 1001", "invalid configuration: oomScoreAdj (--oom-score-adj) 1001 must be between -1000 and 1000, inclusive"),
+    ("maxParallelImagePulls: 0", "invalid configuration: maxParallelImagePulls 0 must be a positive number"),
+    (
+        "maxParallelImagePulls: 2\nserializeImagePulls: true",
+        "invalid configuration: maxParallelImagePulls cannot be larger than 1 unless SerializeImagePulls (--serialize-image-pulls) is set to false",
+    ),
+    ("runOnce: true", "invalid configuration: runOnce (--runOnce) true, Runonce mode has been deprecated and should not be set"),
+    ("registerWithTaints: [{key: a, effect: Never}]", "invalid taint: {a  Never <nil>}"),
+    (
+        "topologyManagerPolicy: best",
+        "invalid configuration: topologyManagerPolicy (--topology-manager-policy) \"best\" must be one of: [\"none\" \"best-effort\" \"restricted\" \"single-numa-node\"]",
+    ),
+    ("shutdownGracePeriod: 500ms", "invalid configuration: shutdownGracePeriod {500ms} must be either zero or otherwise >= 1 sec"),
+    (
+        "shutdownGracePeriodCriticalPods: 1s",
+        "invalid configuration: shutdownGracePeriodCriticalPods {1s} must be <= shutdownGracePeriod {0s}",
+    ),
+    (
+        "memorySwap: {swapBehavior: Much}",
+        "invalid configuration: memorySwap.swapBehavior \"Much\" must be one of: \"\", \"LimitedSwap\" or \"NoSwap\"",
+    ),
+    (
+        "crashLoopBackOff: {maxContainerRestartPeriod: 301s}",
+        "invalid configuration: CrashLoopBackOff.MaxContainerRestartPeriod (got: 301 seconds) must be set between 1s and 300s",
+    ),
+    (
+        "enforceNodeAllocatable: [pods, pods]",
+        "invalid configuration: duplicated enforcements \"pods\" in enforceNodeAllocatable (--enforce-node-allocatable)",
+    ),
+    (
+        "enforceNodeAllocatable: [none, pods]",
+        "invalid configuration: enforceNodeAllocatable (--enforce-node-allocatable) may not contain additional enforcements when \"none\" is specified",
+    ),
+    (
+        "enforceNodeAllocatable: [kube-reserved]",
+        "invalid configuration: kubeReservedCgroup (--kube-reserved-cgroup) must be specified when \"kube-reserved\" or \"kube-reserved-compressible\" included in enforceNodeAllocatable (--enforce-node-allocatable)",
+    ),
+    (
+        "cgroupsPerQOS: false",
+        "invalid configuration: cgroupsPerQOS (--cgroups-per-qos) must be set to true when \"pods\" contained in enforceNodeAllocatable (--enforce-node-allocatable)",
+    ),
+    (
+        "hairpinMode: x",
+        "invalid configuration: option \"x\" specified for hairpinMode (--hairpin-mode). Valid options are \"none\", \"hairpin-veth\" or \"promiscuous-bridge\"",
+    ),
+    (
+        "reservedSystemCPUs: 0-1\nkubeReservedCgroup: /a",
+        "invalid configuration: can't use reservedSystemCPUs (--reserved-cpus) with systemReservedCgroup (--system-reserved-cgroup) or kubeReservedCgroup (--kube-reserved-cgroup)",
+    ),
+    (
+        "reservedMemory: [{numaNode: 0, limits: {memory: 0}}]",
+        "invalid configuration: reserved memory may not be zero for NUMA node 0 and resource \"memory\"",
+    ),
+    (
+        "memoryThrottlingFactor: 1.5",
+        "invalid configuration: memoryThrottlingFactor 1.5 must be greater than 0 and less than or equal to 1.0",
+    ),
+    (
+        "memoryReservationPolicy: TieredReservation",
+        "invalid configuration: memoryReservationPolicy \"TieredReservation\" requires MemoryQoS feature gate to be enabled",
+    ),
+    ("containerLogMaxFiles: 1", "invalid configuration: containerLogMaxFiles must be greater than 1"),
+    (
+        "containerLogMonitorInterval: 2s",
+        "invalid configuration: containerLogMonitorInterval must be a positive time duration greater than or equal to 3s",
+    ),
+    ("podLogsDir: /var/log/pods/", "invalid configuration: pod logs path \"/var/log/pods/\" must be normalized"),
+    ("userNamespaces: {idsPerPod: 65537}", "invalid configuration: userNamespaces.idsPerPod must be a multiple of 65536"),
+    (
+        "enableSystemLogQuery: true\nenableSystemLogHandler: false",
+        "invalid configuration: enableSystemLogHandler is required for enableSystemLogQuery",
+    ),
+    ("logging: {format: xml}", "logging.format: Invalid value: \"xml\": Unsupported log format"),
+    ("evictionSoft: {memory.available: 1Gi}", "grace period must be specified for the soft eviction threshold memory.available"),
+    ("evictionHard: {memory.free: 1Gi}", "unsupported eviction signal memory.free"),
+    ("kubeReserved: {gpu: '1'}", "--kube-reserved value failed to parse: cannot reserve \"gpu\" resource"),
+    ("featureGates: {Nope: true}", "unrecognized feature gate: Nope"),
+    ("authorization: {mode: RBAC}", "unknown authorization mode RBAC"),
+    ("tlsCertFile: /a", "tlsCertFile and tlsPrivateKeyFile must be set together"),
+    ("tlsCipherSuites: [TLS_RSA_WITH_RC4_128_SHA]", "Cipher suite TLS_RSA_WITH_RC4_128_SHA not supported or doesn't exist"),
+];
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "a table")]
 fn settings_that_contradict_are_all_reported_in_upstreams_words() {
     // API-247 to API-250, NODE-027
-    for (fields, message) in [
-        ("nodeLeaseDurationSeconds: -1", "invalid configuration: nodeLeaseDurationSeconds must be greater than 0"),
-        (
-            "systemCgroups: /system",
-            "invalid configuration: systemCgroups (--system-cgroups) was specified and cgroupRoot (--cgroup-root) was not specified",
-        ),
-        ("healthzPort: 70000", "invalid configuration: healthzPort (--healthz-port) 70000 must be between 1 and 65535, inclusive"),
-        ("port: 70000", "invalid configuration: port (--port) 70000 must be between 1 and 65535, inclusive"),
-        (
-            "cpuCFSQuotaPeriod: 2s",
-            "invalid configuration: cpuCFSQuotaPeriod (--cpu-cfs-quota-period) {2s} must be between 1ms and 1sec, inclusive",
-        ),
-        (
-            "imageGCHighThresholdPercent: 101",
-            "invalid configuration: imageGCHighThresholdPercent (--image-gc-high-threshold) 101 must be between 0 and 100, inclusive",
-        ),
-        ("imageMaximumGCAge: 1m", "invalid configuration: imageMaximumGCAge 1m0s must be greater than imageMinimumGCAge 2m0s"),
-        (
-            "nodeStatusMaxImages: -2",
-            "invalid configuration: nodeStatusMaxImages (--node-status-max-images) -2 must be -1 or greater",
-        ),
-        (
-            "oomScoreAdj: 1001",
-            "invalid configuration: oomScoreAdj (--oom-score-adj) 1001 must be between -1000 and 1000, inclusive",
-        ),
-        ("maxParallelImagePulls: 0", "invalid configuration: maxParallelImagePulls 0 must be a positive number"),
-        (
-            "maxParallelImagePulls: 2\nserializeImagePulls: true",
-            "invalid configuration: maxParallelImagePulls cannot be larger than 1 unless SerializeImagePulls (--serialize-image-pulls) is set to false",
-        ),
-        (
-            "runOnce: true",
-            "invalid configuration: runOnce (--runOnce) true, Runonce mode has been deprecated and should not be set",
-        ),
-        ("registerWithTaints: [{key: a, effect: Never}]", "invalid taint: {a  Never <nil>}"),
-        (
-            "topologyManagerPolicy: best",
-            "invalid configuration: topologyManagerPolicy (--topology-manager-policy) \"best\" must be one of: [\"none\" \"best-effort\" \"restricted\" \"single-numa-node\"]",
-        ),
-        (
-            "shutdownGracePeriod: 500ms",
-            "invalid configuration: shutdownGracePeriod {500ms} must be either zero or otherwise >= 1 sec",
-        ),
-        (
-            "shutdownGracePeriodCriticalPods: 1s",
-            "invalid configuration: shutdownGracePeriodCriticalPods {1s} must be <= shutdownGracePeriod {0s}",
-        ),
-        (
-            "memorySwap: {swapBehavior: Much}",
-            "invalid configuration: memorySwap.swapBehavior \"Much\" must be one of: \"\", \"LimitedSwap\" or \"NoSwap\"",
-        ),
-        (
-            "crashLoopBackOff: {maxContainerRestartPeriod: 301s}",
-            "invalid configuration: CrashLoopBackOff.MaxContainerRestartPeriod (got: 301 seconds) must be set between 1s and 300s",
-        ),
-        (
-            "enforceNodeAllocatable: [pods, pods]",
-            "invalid configuration: duplicated enforcements \"pods\" in enforceNodeAllocatable (--enforce-node-allocatable)",
-        ),
-        (
-            "enforceNodeAllocatable: [none, pods]",
-            "invalid configuration: enforceNodeAllocatable (--enforce-node-allocatable) may not contain additional enforcements when \"none\" is specified",
-        ),
-        (
-            "enforceNodeAllocatable: [kube-reserved]",
-            "invalid configuration: kubeReservedCgroup (--kube-reserved-cgroup) must be specified when \"kube-reserved\" or \"kube-reserved-compressible\" included in enforceNodeAllocatable (--enforce-node-allocatable)",
-        ),
-        (
-            "cgroupsPerQOS: false",
-            "invalid configuration: cgroupsPerQOS (--cgroups-per-qos) must be set to true when \"pods\" contained in enforceNodeAllocatable (--enforce-node-allocatable)",
-        ),
-        (
-            "hairpinMode: x",
-            "invalid configuration: option \"x\" specified for hairpinMode (--hairpin-mode). Valid options are \"none\", \"hairpin-veth\" or \"promiscuous-bridge\"",
-        ),
-        (
-            "reservedSystemCPUs: 0-1\nkubeReservedCgroup: /a",
-            "invalid configuration: can't use reservedSystemCPUs (--reserved-cpus) with systemReservedCgroup (--system-reserved-cgroup) or kubeReservedCgroup (--kube-reserved-cgroup)",
-        ),
-        (
-            "reservedMemory: [{numaNode: 0, limits: {memory: 0}}]",
-            "invalid configuration: reserved memory may not be zero for NUMA node 0 and resource \"memory\"",
-        ),
-        (
-            "memoryThrottlingFactor: 1.5",
-            "invalid configuration: memoryThrottlingFactor 1.5 must be greater than 0 and less than or equal to 1.0",
-        ),
-        (
-            "memoryReservationPolicy: TieredReservation",
-            "invalid configuration: memoryReservationPolicy \"TieredReservation\" requires MemoryQoS feature gate to be enabled",
-        ),
-        ("containerLogMaxFiles: 1", "invalid configuration: containerLogMaxFiles must be greater than 1"),
-        (
-            "containerLogMonitorInterval: 2s",
-            "invalid configuration: containerLogMonitorInterval must be a positive time duration greater than or equal to 3s",
-        ),
-        ("podLogsDir: /var/log/pods/", "invalid configuration: pod logs path \"/var/log/pods/\" must be normalized"),
-        ("userNamespaces: {idsPerPod: 65537}", "invalid configuration: userNamespaces.idsPerPod must be a multiple of 65536"),
-        (
-            "enableSystemLogQuery: true\nenableSystemLogHandler: false",
-            "invalid configuration: enableSystemLogHandler is required for enableSystemLogQuery",
-        ),
-        ("logging: {format: xml}", "logging.format: Invalid value: \"xml\": Unsupported log format"),
-        (
-            "evictionSoft: {memory.available: 1Gi}",
-            "grace period must be specified for the soft eviction threshold memory.available",
-        ),
-        ("evictionHard: {memory.free: 1Gi}", "unsupported eviction signal memory.free"),
-        ("kubeReserved: {gpu: '1'}", "--kube-reserved value failed to parse: cannot reserve \"gpu\" resource"),
-        ("featureGates: {Nope: true}", "unrecognized feature gate: Nope"),
-        ("authorization: {mode: RBAC}", "unknown authorization mode RBAC"),
-        ("tlsCertFile: /a", "tlsCertFile and tlsPrivateKeyFile must be set together"),
-        ("tlsCipherSuites: [TLS_RSA_WITH_RC4_128_SHA]", "Cipher suite TLS_RSA_WITH_RC4_128_SHA not supported or doesn't exist"),
-    ] {
+    for (fields, message) in CONTRADICTIONS.iter().copied() {
         match run("--kubeconfig=/k", Some(config_file(fields)), None) {
             Ok(_) => panic!("{fields} was accepted"),
             Err(error) => {

@@ -139,6 +139,7 @@ pub struct Stage {
 pub struct Batch {
     stages: VecDeque<Stage>,
     failed: bool,
+    touches_runtime: bool,
 }
 
 /// How a step ended.
@@ -180,7 +181,10 @@ impl Batch {
     /// A batch of those stages.
     #[must_use]
     pub fn new(stages: impl IntoIterator<Item = Stage>) -> Self {
-        Self { stages: stages.into_iter().collect(), failed: false }
+        let stages: VecDeque<Stage> = stages.into_iter().collect();
+        // Settled at once: stages that have ended are gone.
+        let touches_runtime = stages.iter().flat_map(|stage| &stage.chains).any(|chain| chain.purpose != Purpose::Prepare);
+        Self { stages, failed: false, touches_runtime }
     }
 
     /// Whether everything has ended.
@@ -198,7 +202,7 @@ impl Batch {
     /// Whether what was seen of the pod in the runtime may be old after it.
     #[must_use]
     pub fn touches_runtime(&self) -> bool {
-        self.stages.iter().flat_map(|stage| &stage.chains).any(|chain| chain.purpose != Purpose::Prepare)
+        self.touches_runtime
     }
 
     /// What the chains that have not ended are about.
