@@ -74,6 +74,8 @@ pub struct Witness {
     now: Duration,
     /// How many calls were made, by name.
     pub calls: BTreeMap<&'static str, u64>,
+    /// How many of them reached the other side, by name.
+    pub arrived: BTreeMap<&'static str, u64>,
 }
 
 impl Witness {
@@ -113,6 +115,11 @@ impl Witness {
         }
     }
 
+    /// A call of that name reached the other side.
+    pub fn arrived(&mut self, call: &'static str) {
+        *self.arrived.entry(call).or_default() += 1;
+    }
+
     /// The runtime is about to do what the agent asked for.
     pub fn runtime_called(&mut self, scene: Scene<'_>, call: &CriCall) {
         self.now = scene.elapsed;
@@ -136,9 +143,8 @@ impl Witness {
     fn fact(&mut self, scene: Scene<'_>, fact: &RuntimeFact) {
         let now = self.now;
         match fact {
-            RuntimeFact::Started { pod, container, id, .. } => {
+            RuntimeFact::Started { pod, container, .. } => {
                 let record = self.pods.entry(pod.to_string()).or_default();
-                record.containers.insert(id.clone());
                 *record.started.entry(container.clone()).or_default() += 1;
                 self.invariant_one_live_instance_of_a_container(scene, pod.as_str(), container);
                 self.invariant_restart_policy_is_kept(scene, pod.as_str(), container);
@@ -152,6 +158,9 @@ impl Witness {
             }
             RuntimeFact::SandboxDown { pod, .. } => {
                 self.pods.entry(pod.to_string()).or_default().last_sandbox_down = Some(now);
+            }
+            RuntimeFact::Created { pod, id } => {
+                self.pods.entry(pod.to_string()).or_default().containers.insert(id.clone());
             }
             RuntimeFact::SandboxUp { .. } => {}
         }

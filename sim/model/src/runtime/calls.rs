@@ -138,6 +138,7 @@ impl RuntimeModel {
         }
         let id = self.fresh_id();
         self.changed.insert(pod.clone());
+        self.facts.push((now, RuntimeFact::Created { pod: pod.clone(), id: id.clone() }));
         let container = Container {
             id: id.clone(),
             sandbox: sandbox.to_owned(),

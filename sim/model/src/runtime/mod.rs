@@ -103,6 +103,13 @@ pub enum RuntimeFact {
         /// The sandbox.
         id: String,
     },
+    /// A container was made.
+    Created {
+        /// The pod.
+        pod: PodUid,
+        /// Its ID.
+        id: String,
+    },
     /// A container started.
     Started {
         /// The pod.

@@ -56,9 +56,9 @@ pub fn unmet(expect: &Expect, view: View<'_>) -> Vec<String> {
         }
     }
     for (call, least) in &expect.calls_at_least {
-        let made = view.witness.calls.get(call.as_str()).copied().unwrap_or(0);
-        if made < *least {
-            unmet.push(format!("{call} was called {made} times, expected at least {least}"));
+        let arrived = view.witness.arrived.get(call.as_str()).copied().unwrap_or(0);
+        if arrived < *least {
+            unmet.push(format!("{call} was called {arrived} times, expected at least {least}"));
         }
     }
     for reason in &expect.events {

@@ -276,7 +276,7 @@ pub struct Expect {
     pub settled: bool,
     /// At most how many calls were made, by name.
     pub calls_at_most: std::collections::BTreeMap<String, u64>,
-    /// At least how many calls were made, by name.
+    /// At least how many calls reached the other side, by name.
     pub calls_at_least: std::collections::BTreeMap<String, u64>,
     /// Reasons of events that were stored.
     pub events: Vec<String>,

@@ -468,6 +468,7 @@ impl World {
             _ => {
                 life.in_flight.insert(action.id, fails(&action.call));
                 self.witness.sent(self.elapsed, &action.call);
+                self.witness.arrived(action.call.name());
                 self.dispatch(number, began, action);
             }
         }

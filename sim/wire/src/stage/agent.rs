@@ -72,7 +72,7 @@ impl ContainerRuntime for FaultyRuntime {
             if !matches!(call, CriCall::List | CriCall::Observe { .. }) {
                 return self.runtime.call(call).await;
             }
-            match self.shared.fate(Side::Runtime, call.name()) {
+            match self.shared.arrives(Side::Runtime, call.name()) {
                 Fate::Well => {}
                 Fate::Slow(more) => tokio::time::sleep(more).await,
                 Fate::Fails(failure) => return Err(failure),

@@ -23,7 +23,7 @@ impl Host for SimHost {
     fn call(&self, call: HostCall) -> BoxFuture<'_, Result<HostReply, Failure>> {
         let shared = Arc::clone(&self.0);
         async move {
-            let fate = shared.fate(Side::Host, call.name());
+            let fate = shared.arrives(Side::Host, call.name());
             let takes = lock(&shared.host).latency(&call);
             met(fate, takes, move || lock(&shared.host).call(&call)).await
         }

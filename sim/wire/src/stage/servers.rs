@@ -42,7 +42,7 @@ const ANYWHERE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 pub(super) fn api_server(shared: &Arc<Shared>) -> ApiServer {
     let (clock, faults) = (Arc::clone(shared), Arc::clone(shared));
     let plan = Arc::new(move |_: &Identity, request: &model::api::request::Request| match name_of(request) {
-        Some(name) => of_request(faults.fate(Side::Api, name)),
+        Some(name) => of_request(faults.arrives(Side::Api, name)),
         None => ApiFault::None,
     });
     ApiServer::new(Arc::clone(&shared.api), Arc::new(move || clock.now()), plan)
@@ -54,7 +54,7 @@ pub(super) fn cri_server(shared: &Arc<Shared>) -> CriServer {
     let plan = Arc::new(move |method: &'static str| match method {
         // As a whole they are `List` and `Observe`, which meet their fate where the agent makes them.
         "ListPodSandbox" | "ListContainers" => CallFault::None,
-        method => of_call(faults.fate(Side::Runtime, method)),
+        method => of_call(faults.arrives(Side::Runtime, method)),
     });
     CriServer::new(Arc::clone(&shared.runtime), Arc::new(move || clock.now()), plan)
         .watched_by(Arc::new(move |call| witness.runtime_called(call)))

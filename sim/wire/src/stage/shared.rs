@@ -107,8 +107,9 @@ impl Shared {
         *offset = offset.checked_add(by).unwrap_or(*offset);
     }
 
-    /// What becomes of the next call of that name.
-    pub(super) fn fate(&self, side: Side, call: &str) -> Fate {
+    /// A call of that name has reached the other side: what becomes of it.
+    pub(super) fn arrives(&self, side: Side, call: &'static str) -> Fate {
+        lock(&self.witness).arrived(call);
         lock(&self.faults).fate(side, call, &mut lock(&self.rng))
     }
 
@@ -172,7 +173,11 @@ impl Shared {
         for action in actions {
             if !matches!(action.call, Call::Cancel(_) | Call::Api(ApiCall::Watch(_) | ApiCall::Unwatch(_))) {
                 self.in_flight.fetch_add(1, Ordering::Relaxed);
-                lock(&self.witness).sent(at, &action.call);
+                let mut witness = lock(&self.witness);
+                witness.sent(at, &action.call);
+                if let Call::Probe(_) = &action.call {
+                    witness.arrived(action.call.name());
+                }
             }
         }
         let handled = self.handled.fetch_add(1, Ordering::Relaxed) + 1;

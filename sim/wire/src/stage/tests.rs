@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use model::scenario::Scenario;
+use model::scenario::{Scenario, Stage};
 
 use super::*;
 
@@ -194,4 +194,33 @@ fn swarm_of_seeds_holds_every_invariant_and_settles() {
         }
     }
     assert!(failed.is_empty(), "{} of {seeds} seeds failed\n{}", failed.len(), failed.join("\n"));
+}
+
+#[test]
+fn every_scenario_of_this_stage_holds() {
+    let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../scenarios"))];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "yaml") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    let mut failed = Vec::new();
+    for file in &files {
+        let name = file.display().to_string();
+        let scenario = Scenario::parse(&name, &std::fs::read_to_string(file).unwrap()).unwrap();
+        if scenario.stages.contains(&Stage::Sim) {
+            let outcome = run_scenario(&scenario, 1);
+            if !outcome.verdict.held() {
+                failed.push(format!("{name}: {}", outcome.verdict));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{} of {} failed\n{}", failed.len(), files.len(), failed.join("\n"));
 }

@@ -138,8 +138,8 @@ pub struct Stage {
 #[derive(Clone, Debug)]
 pub struct Batch {
     stages: VecDeque<Stage>,
-    failed: bool,
     touches_runtime: bool,
+    failed: bool,
 }
 
 /// How a step ended.
@@ -182,9 +182,8 @@ impl Batch {
     #[must_use]
     pub fn new(stages: impl IntoIterator<Item = Stage>) -> Self {
         let stages: VecDeque<Stage> = stages.into_iter().collect();
-        // Settled at once: stages that have ended are gone.
         let touches_runtime = stages.iter().flat_map(|stage| &stage.chains).any(|chain| chain.purpose != Purpose::Prepare);
-        Self { stages, failed: false, touches_runtime }
+        Self { stages, touches_runtime, failed: false }
     }
 
     /// Whether everything has ended.
@@ -406,4 +405,26 @@ pub fn link_path(prefix: &str, id: &ContainerId) -> String {
         keep -= 1;
     }
     format!("{directory}/{}{tail}", &name[..keep])
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::out::Ledger;
+
+    // Its stages go as they end, what it did does not.
+    #[test]
+    fn ended_batch_still_tells_that_it_touched_the_runtime() {
+        let now = Now { mono: Mono::ZERO, wall: Timestamp::UNIX_EPOCH };
+        let limits = CallLimits { runtime: Duration::from_secs(1), host: Duration::from_secs(1) };
+        for (purpose, touches) in [(Purpose::Prepare, false), (Purpose::Sandbox, true), (Purpose::Remove, true)] {
+            let mut batch = Batch::new([Stage { in_order: true, chains: vec![Chain::new(purpose, [])] }]);
+            let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+            batch.advance(now, &PodUid::new("u"), limits, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+            assert!(batch.is_over());
+            assert_eq!(batch.touches_runtime(), touches);
+        }
+    }
 }

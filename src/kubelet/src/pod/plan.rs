@@ -120,6 +120,11 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
     if let Some(attempt) = actions.create_sandbox {
         return create_sandbox(worker, parts, now, attempt, out);
     }
+    // A sandbox that an earlier life made tells nothing of them, and a container's configuration needs them too.
+    let starts = !actions.inits.is_empty() || !actions.containers.is_empty();
+    if starts && !read_node_files(worker, parts, now, out) {
+        return false;
+    }
     match start_batch(worker, parts, now, seen, &actions, out) {
         Started::Batch(batch) => {
             worker.begin(batch);
@@ -235,10 +240,15 @@ fn sandboxes_to_stop(worker: &PodWorker, seen: &PodObservation) -> Vec<SandboxId
         .collect()
 }
 
+/// Whether the node's files were read since the pod came; if not, the pod is woken when they are.
+fn read_node_files(worker: &PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) -> bool {
+    let Parts { node_files, config, .. } = parts;
+    node_files.ensure(now, worker.born, &config.dns.resolv_conf, out)
+}
+
 fn create_sandbox(worker: &mut PodWorker, parts: &mut Parts, now: Now, attempt: u32, out: &mut Out<'_>) -> bool {
     let attempt = attempt.max(worker.sandbox_floor);
-    let Parts { node_files, config, .. } = parts;
-    if !node_files.ensure(now, worker.born, &config.dns.resolv_conf, out) {
+    if !read_node_files(worker, parts, now, out) {
         return false;
     }
     match parts.sandbox_config(&worker.pod, attempt, out) {

@@ -1,6 +1,6 @@
 //! Decides how containers are started: which image, after which back-off, with which configuration, in which order.
 //! Upstream: pkg/kubelet/kuberuntime/{kuberuntime_manager,kuberuntime_container}.go (SyncPod, startContainer).
-//! Differs: images of all containers are fetched side by side; containers still start in their order.
+//! Differs: images are fetched side by side; a container that never started is removed before its next instance is made.
 
 use std::sync::Arc;
 
@@ -183,6 +183,10 @@ fn start_chain(
     };
     let ContainerPlan { config, sandbox, sandbox_config, files, log_target, link_prefix } = plan;
     let mut steps: Vec<Step> = files.into_iter().map(Step::Host).collect();
+    // A start that this agent, or the one before it, knows nothing of may still be under way: what may yet begin to run is
+    // removed before another instance is made.
+    let unborn = seen.newest(&container.name).filter(|newest| newest.state == ContainerState::Created);
+    steps.extend(unborn.map(|unborn| Step::Remove(unborn.id.clone())));
     steps.push(Step::Create(CriCall::CreateContainer { sandbox, config: Box::new(config), sandbox_config }));
     steps.push(Step::Start);
     steps.push(Step::LinkLog { target: log_target, prefix: link_prefix });
