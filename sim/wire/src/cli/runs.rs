@@ -175,7 +175,6 @@ fn all(at: StageArg, first: u64, seeds: u64, run: impl Fn(u64) -> Option<String>
     } else {
         std::thread::scope(|scope| {
             for _ in 0..threads {
-                #[expect(clippy::disallowed_methods, reason = "runs of stage model share nothing")]
                 scope.spawn(work);
             }
         });
