@@ -81,13 +81,23 @@ async fn get(net: &dyn Net, target: &Target) -> Result<Response<Incoming>, Strin
     let request = target.request()?;
     let stream = open(net, target.https, &target.host, target.port).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-    let mut connection = std::pin::pin!(connection);
-    let send = sender.send_request(request);
+    // Go's word for a server that hangs up.
+    let said = |e: hyper::Error| if e.is_incomplete_message() || e.is_canceled() { "EOF".to_owned() } else { e.to_string() };
+    over(connection, async { sender.send_request(request).await.map_err(said) }).await
+}
+
+/// What is exchanged over a connection, while that is kept going. The answer may have come with the connection's end.
+async fn over<T>(
+    connection: impl Future<Output = hyper::Result<()>>,
+    exchange: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    let (mut connection, mut exchange) = (std::pin::pin!(connection), std::pin::pin!(exchange));
     tokio::select! {
         biased;
-        answer = send => answer.map_err(|e| e.to_string()),
-        ended = &mut connection => Err(ended.err().map_or_else(|| "EOF".to_owned(), |e| e.to_string())),
+        answer = &mut exchange => return answer,
+        ended = &mut connection => tracing::trace!(?ended, "probe's connection ended"),
     }
+    exchange.await
 }
 
 async fn open(net: &dyn Net, https: bool, host: &str, port: u16) -> Result<BoxedStream, String> {
@@ -181,7 +191,6 @@ async fn check(net: &dyn Net, host: &str, port: u16, service: &str) -> Result<u8
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|e| failed(&e))?;
-    let mut connection = std::pin::pin!(connection);
     let exchange = async {
         let request = Request::post(format!("http://{host}:{port}/grpc.health.v1.Health/Check"))
             .header("content-type", "application/grpc")
@@ -200,11 +209,7 @@ async fn check(net: &dyn Net, host: &str, port: u16, service: &str) -> Result<u8
         // Frame: flag, four bytes of length, then `08 <status>`; an absent field is zero.
         Ok(if bytes.len() >= 7 && bytes[5] == 0x08 { bytes[6] } else { 0 })
     };
-    tokio::select! {
-        biased;
-        answer = exchange => answer,
-        ended = &mut connection => Err(failed(&ended.err().map_or_else(|| "EOF".to_owned(), |e| e.to_string()))),
-    }
+    over(connection, exchange).await
 }
 
 fn health_request(service: &str) -> Bytes {
@@ -228,6 +233,8 @@ fn health_request(service: &str) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     fn target() -> Target {
@@ -268,5 +275,45 @@ mod tests {
     fn health_request_is_a_grpc_frame() {
         assert_eq!(&health_request("")[..], [0, 0, 0, 0, 0]);
         assert_eq!(&health_request("a")[..], [0, 0, 0, 0, 3, 0x0a, 1, b'a']);
+    }
+
+    /// A server that answers any request with the same bytes and hangs up.
+    struct Says(&'static [u8]);
+
+    impl Net for Says {
+        fn connect(&self, _: Endpoint) -> futures::future::BoxFuture<'_, std::io::Result<BoxedStream>> {
+            let says = self.0;
+            Box::pin(async move {
+                let (ours, theirs) = tokio::io::duplex(4096);
+                tokio::spawn(async move {
+                    let mut theirs = tokio::io::BufReader::new(theirs);
+                    let mut line = String::new();
+                    while theirs.read_line(&mut line).await.unwrap() > 2 {
+                        line.clear();
+                    }
+                    theirs.write_all(says).await.unwrap();
+                });
+                Ok(Box::pin(ours) as BoxedStream)
+            })
+        }
+
+        fn listen(
+            &self,
+            _: std::net::SocketAddr,
+        ) -> futures::future::BoxFuture<'_, std::io::Result<Box<dyn crate::env::Listener>>> {
+            Box::pin(async { Err(std::io::ErrorKind::Unsupported.into()) })
+        }
+    }
+
+    // POD-247
+    #[tokio::test(start_paused = true)]
+    async fn answer_that_comes_with_the_end_of_its_connection_counts() {
+        let outcome = |says| async move { probe(&Says(says), &target(), Duration::from_secs(1)).await };
+        let well = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+        assert_eq!(outcome(well).await, ProbeOutcome::Success);
+        let ill = b"HTTP/1.1 500 Internal Server Error\r\nConnection: close\r\n\r\nno";
+        assert_eq!(outcome(ill).await, ProbeOutcome::Failure("HTTP probe failed with statuscode: 500".to_owned()));
+        let silent = ProbeOutcome::Failure("Get \"http://10.0.0.2:8080/healthz\": EOF".to_owned());
+        assert_eq!(outcome(b"").await, silent);
     }
 }
