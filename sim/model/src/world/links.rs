@@ -56,6 +56,10 @@ impl World {
     }
 
     pub(super) fn takes_effect(&mut self, life: u32, began: Mono, action: &Action, answers: bool, rest: Duration) {
+        if matches!(action.call, Call::Host(_)) && !self.is_life(life) {
+            // The agent does these itself: they end with it.
+            return;
+        }
         let now = self.now();
         let id = action.id;
         let mut rest = rest;

@@ -42,20 +42,24 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
     cut_short_for_termination(worker, now, out);
     report::probe(worker, parts, now);
     report::report(worker, parts, now, out);
-    if worker.batch.is_some() || worker.phase == Phase::Finished {
+    if worker.is_changing() || worker.phase == Phase::Finished {
         return false;
     }
     if !parts.startup.is_done() || worker.waits(now) {
         return false;
     }
-    if worker.phase == Phase::Terminated {
+    if worker.phase == Phase::Terminated && worker.batch.is_none() {
         // Nothing runs any more: what is left to do does not hang on the runtime.
         return clean_up(worker, parts, now, out);
     }
     let Some(seen) = worker.fresh().cloned() else {
+        // Also while the host prepares something: a disk that hangs does not hide that a container died.
         worker.observe(limits.runtime.min(LOOK_TIMEOUT), out);
         return false;
     };
+    if worker.batch.is_some() {
+        return false;
+    }
     match worker.phase {
         Phase::Syncing => sync(worker, parts, now, &seen, out),
         Phase::Terminating => terminate(worker, parts, now, &seen, out),

@@ -226,6 +226,12 @@ impl PodWorker {
         self.batch = Some(batch);
     }
 
+    /// Whether a batch is in flight that changes what a look at the runtime would show.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        self.batch.as_ref().is_some_and(Batch::touches_runtime)
+    }
+
     /// The batch ended: the pod is seen afresh before anything else is planned. Tells whether it failed.
     pub fn end_batch(&mut self, now: Now) -> bool {
         let Some(batch) = self.batch.take() else { return false };
@@ -296,8 +302,8 @@ impl PodWorker {
             return None;
         }
         let batch = self.batch.as_ref().and_then(Batch::deadline);
-        // While a batch is in flight nothing is planned, so nothing else needs time to pass.
-        let plan = if self.batch.is_some() || self.observing.is_some() { None } else { self.retry_at };
+        // While a batch changes things nothing is looked at or planned, so nothing else needs time to pass.
+        let plan = if self.is_changing() || self.observing.is_some() { None } else { self.retry_at };
         let wake = if self.batch.is_some() { None } else { self.wake_at };
         earliest([batch, plan, wake])
     }
