@@ -70,6 +70,8 @@ pub struct Witness {
     revision: u64,
     lease_renewed: Option<String>,
     clock_jumped_at: Option<Duration>,
+    /// A status arrived for which nobody waited any more: newer ones may have overtaken it.
+    stale_status: bool,
     api_calls: Vec<Duration>,
     now: Duration,
     /// How many calls were made, by name.
@@ -105,6 +107,11 @@ impl Witness {
     /// The node's clock jumped: times that it wrote need not grow from here.
     pub fn clock_jumped(&mut self) {
         self.clock_jumped_at = Some(self.now);
+    }
+
+    /// A status is about to be stored that was sent by an earlier life, or given up. The agent cannot help it; it mends it.
+    pub fn stale_status_arrives(&mut self) {
+        self.stale_status = true;
     }
 
     /// The agent sent a call.
@@ -206,6 +213,7 @@ impl Witness {
             }
         }
         self.revision = scene.api.store.revision();
+        self.stale_status = false;
     }
 
     /// S2
@@ -230,12 +238,12 @@ impl Witness {
             record.deletion_grace = Duration::from_secs(object["metadata"]["deletionGracePeriodSeconds"].as_u64().unwrap_or(0));
         }
         let phase = text(&object["status"]["phase"]);
-        if matches!(record.phase.as_str(), "Succeeded" | "Failed") && phase != record.phase {
+        if matches!(record.phase.as_str(), "Succeeded" | "Failed") && phase != record.phase && !self.stale_status {
             broken.push(("invariant_terminal_phase_is_final", format!("pod {uid} went from {} to {phase}", record.phase)));
         }
         phase.clone_into(&mut record.phase);
         let ready = condition(object, "Ready") == Some("True");
-        if record.ready && !ready && !may_lose_readiness(scene, record, object, &uid, now) {
+        if record.ready && !ready && !self.stale_status && !may_lose_readiness(scene, record, object, &uid, now) {
             broken.push((
                 "invariant_no_readiness_is_lost_without_a_cause",
                 format!("pod {uid} is not ready any more, yet all of it runs"),

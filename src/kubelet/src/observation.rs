@@ -182,7 +182,7 @@ pub struct PodObservation {
     pub began: Mono,
     /// Newest first, by (attempt, creation).
     pub sandboxes: Vec<SandboxStatus>,
-    /// Newest first, by creation.
+    /// Newest first, by (attempt, creation).
     pub containers: Vec<ContainerStatus>,
 }
 

@@ -293,7 +293,7 @@ impl RuntimeModel {
         }
         observation.sandboxes.sort_by_key(|s| std::cmp::Reverse((s.attempt, s.created_at)));
         observation.containers = self.containers.values().filter(|c| c.pod == *pod).map(status_of).collect();
-        observation.containers.sort_by_key(|c| std::cmp::Reverse((c.created_at, c.attempt)));
+        observation.containers.sort_by_key(|c| std::cmp::Reverse((c.attempt, c.created_at)));
         observation
     }
 }

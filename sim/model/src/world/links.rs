@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kubelet::action::{Action, Call, CriCall, ProbeCall};
+use kubelet::action::{Action, ApiCall, Call, CriCall, ProbeCall};
 use kubelet::event::{CriReply, Event, ProbeOutcome, WatchKey};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::observation::ContainerState;
@@ -75,6 +75,10 @@ impl World {
                 Event::CriDone { id, outcome }
             }
             Call::Api(call) => {
+                let awaited = self.life.as_ref().is_some_and(|one| one.number == life && one.in_flight.contains_key(&id));
+                if matches!(call, ApiCall::PatchPodStatus { .. }) && !awaited {
+                    self.witness.stale_status_arrives();
+                }
                 let outcome = self.api.call(now, &self.identity.clone(), call);
                 if let Err(failure) = &outcome
                     && failure.kind == FailureKind::Forbidden

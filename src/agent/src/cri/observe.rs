@@ -1,6 +1,6 @@
 //! Looks at the runtime: at everything briefly, or at one pod in detail.
 //! Upstream: pkg/kubelet/kuberuntime/kuberuntime_manager.go (GetPods, GetPodStatus), kuberuntime_{sandbox,container}.go.
-//! Differs: the statuses of one pod are asked for at once instead of one after the other.
+//! Differs: the statuses of one pod are asked for at once; the highest attempt is the newest, whatever the clock was set to.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -101,8 +101,9 @@ fn assemble(
     }
     observation.sandboxes = sandboxes.into_iter().map(|s| s.status).collect();
     observation.containers = containers.into_iter().map(|c| c.status).collect();
-    // Newest first; the ID last, so that the order never hangs on the runtime's.
+    // Newest first. Attempts only grow, but wall clocks are set back, and a runtime may finish an old creation late. The ID
+    // comes last, so that the order never hangs on the runtime's.
     observation.sandboxes.sort_by(|a, b| (b.attempt, b.created_at, &b.id).cmp(&(a.attempt, a.created_at, &a.id)));
-    observation.containers.sort_by(|a, b| (b.created_at, b.attempt, &b.id).cmp(&(a.created_at, a.attempt, &a.id)));
+    observation.containers.sort_by(|a, b| (b.attempt, b.created_at, &b.id).cmp(&(a.attempt, a.created_at, &a.id)));
     observation
 }

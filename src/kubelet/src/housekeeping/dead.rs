@@ -9,7 +9,7 @@ use super::clearing::DeadContainer;
 use crate::action::{Call, CriCall, Lane};
 use crate::failure::Failure;
 use crate::ids::{ActionId, ContainerId, PodUid, SandboxId};
-use crate::observation::{ContainerState, SandboxState};
+use crate::observation::{ContainerState, ContainerStatus, SandboxState};
 use crate::out::{Out, Owner};
 use crate::pod::worker::PodWorker;
 
@@ -47,10 +47,15 @@ impl DeadContainers {
         removed.containers.retain(|id| seen.containers.iter().any(|c| c.id == *id));
         removed.sandboxes.retain(|id| seen.sandboxes.iter().any(|s| s.id == *id));
         let mut kept: BTreeMap<&str, usize> = BTreeMap::new();
-        for container in seen.containers.iter().filter(|c| c.state == ContainerState::Exited) {
+        // One that was made and never started is not needed once there is a newer one.
+        let superseded = |c: &&ContainerStatus| {
+            c.state == ContainerState::Created && seen.newest(&c.name).is_some_and(|newest| newest.id != c.id)
+        };
+        for container in seen.containers.iter().filter(|c| c.state == ContainerState::Exited || superseded(c)) {
             let kept = kept.entry(&container.name).or_default();
-            *kept += 1;
-            if *kept <= KEPT_PER_NAME || !removed.containers.insert(container.id.clone()) {
+            *kept += usize::from(container.state == ContainerState::Exited);
+            let keep = container.state == ContainerState::Exited && *kept <= KEPT_PER_NAME;
+            if keep || !removed.containers.insert(container.id.clone()) {
                 continue;
             }
             let dead = DeadContainer::new(worker, container, links);
