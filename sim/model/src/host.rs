@@ -110,6 +110,7 @@ impl HostModel {
             HostCall::HighestLog { .. } => Ok(HostReply::HighestLog(None)),
             HostCall::SetUpVolume { pod, volume, setup } => self.space().map(|()| {
                 if let Some(plugin) = plugin(setup) {
+                    self.pod_dirs.insert(pod.clone());
                     let placed = PlacedVolume { plugin: plugin.to_owned(), files: files(setup) };
                     self.volumes.insert((pod.clone(), volume.clone()), placed);
                 }

@@ -55,6 +55,8 @@ struct PodRecord {
     deletion_grace: Duration,
     started: BTreeMap<String, u32>,
     succeeded: BTreeSet<String>,
+    /// Containers that the agent is stopping.
+    stopped: BTreeSet<String>,
     containers: BTreeSet<String>,
     last_exit: Option<Duration>,
     last_sandbox_down: Option<Duration>,
@@ -131,7 +133,13 @@ impl Witness {
     pub fn runtime_called(&mut self, scene: Scene<'_>, call: &CriCall) {
         self.now = scene.elapsed;
         match call {
-            CriCall::StopContainer { id, grace } => self.invariant_nothing_is_killed_before_its_grace(scene, id.as_str(), *grace),
+            CriCall::StopContainer { id, grace } => {
+                self.invariant_nothing_is_killed_before_its_grace(scene, id.as_str(), *grace);
+                if let Some(container) = scene.runtime.containers.get(id.as_str()) {
+                    let record = self.pods.entry(container.pod.to_string()).or_default();
+                    record.stopped.insert(container.name().to_owned());
+                }
+            }
             CriCall::StopPodSandbox { id } => self.invariant_no_pod_is_stopped_that_nobody_wants_stopped(scene, id.as_str()),
             _ => {}
         }
@@ -159,7 +167,8 @@ impl Witness {
             RuntimeFact::Exited { pod, container, code, .. } => {
                 let record = self.pods.entry(pod.to_string()).or_default();
                 record.last_exit = Some(now);
-                if *code == 0 {
+                // One that was stopped (for its liveness probe) has not succeeded, whatever it says.
+                if !record.stopped.remove(container) && *code == 0 {
                     record.succeeded.insert(container.clone());
                 }
             }

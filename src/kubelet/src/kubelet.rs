@@ -359,6 +359,9 @@ impl Kubelet {
     }
 
     fn host_done(&mut self, now: Now, id: ActionId, outcome: Result<HostReply, Failure>, out: &mut Out<'_>) {
+        if outcome.as_ref().is_err_and(Failure::outcome_unknown) {
+            self.housekeeping.gave_up(now);
+        }
         match out.owner_of(id) {
             Some(Owner::Startup) => {
                 self.parts.startup.done(now, id, outcome, out);

@@ -26,8 +26,10 @@ use crate::time::{Mono, Now, earliest};
 
 /// How often the pods' directories and cgroups are looked through.
 const SURVEY_PERIOD: Duration = Duration::from_secs(600);
-/// How soon it is done again if it was too early to tell.
+/// How soon it is done again if it failed, or was too early to tell.
 const SURVEY_AGAIN: Duration = Duration::from_secs(10);
+/// How long after an operation that was given up its late effects are looked for.
+const SURVEY_LATE: Duration = Duration::from_secs(30);
 /// How long after pods came or went the Burstable tier's shares follow (NODE-134).
 const TIER_DELAY: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -85,7 +87,17 @@ impl Housekeeping {
 
     /// A pod ended that only the runtime or the disk knew: its cgroup is found by a survey.
     pub fn orphan_ended(&mut self, now: Now) {
-        self.survey.next = Some(now.mono);
+        self.survey_at(now.mono);
+    }
+
+    /// An operation was given up that may still take effect: a volume may appear under a pod that has gone meanwhile.
+    pub fn gave_up(&mut self, now: Now) {
+        self.survey_at(now.mono + SURVEY_LATE);
+    }
+
+    fn survey_at(&mut self, at: Mono) {
+        // Unset, it is due anyway.
+        self.survey.next = self.survey.next.map(|next| next.min(at));
     }
 
     /// When there is something to do.
@@ -110,13 +122,15 @@ impl Housekeeping {
     pub fn host_done(&mut self, now: Now, id: ActionId, outcome: Result<HostReply, Failure>) {
         if self.survey.dirs == Some(id) {
             self.survey.dirs = None;
-            if let Ok(HostReply::PodDirs(found)) = outcome {
-                self.found_dirs = found;
+            match outcome {
+                Ok(HostReply::PodDirs(found)) => self.found_dirs = found,
+                _ => self.survey_at(now.mono + SURVEY_AGAIN),
             }
         } else if self.survey.cgroups == Some(id) {
             self.survey.cgroups = None;
-            if let Ok(HostReply::PodCgroups(found)) = outcome {
-                self.found_cgroups = found;
+            match outcome {
+                Ok(HostReply::PodCgroups(found)) => self.found_cgroups = found,
+                _ => self.survey_at(now.mono + SURVEY_AGAIN),
             }
         } else if let Some(outcome) = self.image_gc.host_done(id, outcome) {
             let outcome = outcome.map(|_| ());
@@ -189,7 +203,7 @@ impl Kubelet {
             }
             if self.pleg.runs(&uid) {
                 // Something of it ran when the runtime was last listed: it is about to get a worker, or the listing is old.
-                self.housekeeping.survey.next = Some(now.mono + SURVEY_AGAIN);
+                self.housekeeping.survey_at(now.mono + SURVEY_AGAIN);
                 continue;
             }
             out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(HostCall::RemoveCgroup { name }));
