@@ -39,7 +39,10 @@ fn held(scenario: &Scenario, seed: u64) -> World {
 fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("model");
     group.sample_size(20).throughput(Throughput::Elements(1));
-    let smoke = scenario(1, "  - holds: {within: 20s, node-ready: true}\n  - delete: {name: p0}\n    holds: {within: 4s, node-ready: true}\n");
+    let smoke = scenario(
+        1,
+        "  - holds: {within: 20s, node-ready: true}\n  - delete: {name: p0}\n    holds: {within: 4s, node-ready: true}\n",
+    );
     let mut seed = 0;
     group.bench_function("25_seconds_of_one_pod", |bencher| {
         bencher.iter(|| {

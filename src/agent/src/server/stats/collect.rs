@@ -19,7 +19,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::network;
-use super::samples::Samples;
+use super::samples::{Demand, Samples};
 use super::summary::{
     ContainerStats, CpuStats, FsStats, MemoryStats, NodeStats, PodReference, PodStats, ProcessStats, RlimitStats, RuntimeStats,
     Summary, SwapStats, Time, VolumeStats,
@@ -56,6 +56,7 @@ pub struct Collector {
     pub(super) settings: StatsSettings,
     started: Timestamp,
     samples: Samples,
+    demand: Demand,
     volumes: Volumes,
     pub(super) scope_prefix: OnceCell<&'static str>,
 }
@@ -103,15 +104,17 @@ impl Collector {
             settings,
             started,
             samples: Samples::default(),
+            demand: Demand::default(),
             volumes: Volumes::default(),
             scope_prefix: OnceCell::new(),
         })
     }
 
-    /// Samples CPU every 10 s, and volumes as often as set, until the token is cancelled.
+    /// Samples CPU every 10 s, and volumes as often as set, until the token is cancelled; while nobody asks, nothing.
     pub async fn run(&self, view: &dyn NodeView, shutdown: CancellationToken) {
         let sampling = async {
             loop {
+                self.demand.wanted().await;
                 self.sample().await;
                 tokio::time::sleep(SAMPLE).await;
             }
@@ -119,6 +122,7 @@ impl Collector {
         let measuring = async {
             let Some(period) = self.settings.volume_stats_period else { return futures::future::pending().await };
             loop {
+                self.demand.wanted().await;
                 let pods = view.pods().await;
                 self.volumes.measure(self.env.host.as_ref(), self.env.clock.as_ref(), &self.settings.root_dir, &pods).await;
                 tokio::time::sleep(period).await;
@@ -149,6 +153,11 @@ impl Collector {
             }
         }
         self.samples.take(round);
+    }
+
+    /// Somebody wants to know what only beats can measure: rates, and what volumes hold.
+    pub(crate) fn asked(&self) {
+        self.demand.asked();
     }
 
     /// CPU, memory and swap: what changes from one moment to the next (API-129).
@@ -185,6 +194,7 @@ impl Collector {
 
     /// Volumes of claims, as last measured (API-146).
     pub(crate) fn claims(&self) -> Vec<VolumeStats> {
+        self.asked();
         self.volumes.all().into_iter().filter(|volume| volume.pvc_ref.is_some()).collect()
     }
 

@@ -22,6 +22,7 @@ pub use collect::{Collector, StatsSettings};
 
 /// GET or POST /stats/summary (API-120)
 pub(crate) async fn summary(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
+    shared.stats.asked();
     let query = Pairs::of(&uri);
     let mut only: Vec<&str> = query.all("only_cpu_and_memory").collect();
     let summary = if only.len() == 1 && only.pop() == Some("true") {

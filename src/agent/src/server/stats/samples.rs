@@ -1,15 +1,45 @@
-//! How fast CPU is used: the difference of two samples that are taken on a beat, never by a request.
+//! How fast CPU is used: the difference of two samples that are taken on a beat while somebody is interested, never by a request.
 //! Upstream: pkg/kubelet/stats/cri_stats_provider.go (getAndUpdateContainerUsageNanoCores).
-//! Differs: cgroups are sampled the same way as containers.
+//! Differs: cgroups are sampled the same way as containers; nothing is sampled before the first request for it.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// How long a rate is told after it was measured (API-125).
 const KEPT: Duration = Duration::from_secs(600);
+/// How long it is measured on after somebody asked.
+const INTEREST: Duration = Duration::from_secs(600);
+
+/// Whether anybody wants to know: a node that nobody watches measures nothing.
+#[derive(Debug, Default)]
+pub(super) struct Demand {
+    asked: Mutex<Option<Instant>>,
+    changed: Notify,
+}
+
+impl Demand {
+    /// Somebody asked.
+    pub(super) fn asked(&self) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until somebody has asked in the last ten minutes.
+    pub(super) async fn wanted(&self) {
+        loop {
+            let changed = self.changed.notified();
+            let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            if asked.is_some_and(|at| at.elapsed() < INTEREST) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Sample {

@@ -393,6 +393,10 @@ async fn usage_is_told_as_a_kubelet_tells_it() {
     set_cgroups(&world, true);
     let (collector, view, shutdown) = (world.shared.stats.clone(), world.view.clone(), world.shutdown.clone());
     tokio::spawn(async move { collector.run(view.as_ref(), shutdown).await });
+    // Nobody has asked yet: nothing is measured.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let first = world.get("/stats/summary").await.json();
+    assert!(first["node"]["cpu"]["usageNanoCores"].is_null(), "{first}");
     tokio::time::sleep(Duration::from_secs(5)).await;
     set_cgroups(&world, false);
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -400,7 +404,7 @@ async fn usage_is_told_as_a_kubelet_tells_it() {
     assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"));
     let golden: Value = serde_json::from_str(include_str!("../../../testdata/server/summary.json")).unwrap();
     assert_eq!(comparable(answer.json()), comparable(golden));
-    assert!(answer.body.contains("\"time\": \"2026-11-23T08:32:00Z\""), "{}", answer.body);
+    assert!(answer.body.contains("\"time\": \"2026-11-23T08:33:00Z\""), "{}", answer.body);
 }
 
 #[tokio::test(start_paused = true)]
