@@ -47,6 +47,9 @@ pub trait Cluster {
         self.run_while(until, |_| true);
     }
 
+    /// How many events the agent has handled, in all its lives.
+    fn handled(&self) -> u64;
+
     /// Whether the agent lives.
     fn is_alive(&self) -> bool;
 

@@ -6,6 +6,8 @@ pub mod faults;
 pub mod host;
 pub mod invariants;
 pub mod liveness;
+#[cfg(test)]
+mod mutations;
 pub mod runtime;
 pub mod scenario;
 pub mod swarm;

@@ -2,86 +2,184 @@
 //! Upstream: none (L1 to L6 and S10 of the study on simulation).
 //! Differs: nothing on purpose.
 
+use std::time::Duration;
+
 use kubelet::observation::{ContainerState, SandboxState};
 use serde_json::Value;
 
 use crate::runtime::Container;
 use crate::scenario::expect::{View, condition};
 
+/// How old a lease may be: what the control plane waits before it takes the node for dead.
+const LEASE_IS_YOUNG: Duration = Duration::from_secs(40);
+
+/// Something that is not yet as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsettled {
+    /// Of which liveness, or S10.
+    pub rule: &'static str,
+    /// How.
+    pub how: String,
+}
+
+impl std::fmt::Display for Unsettled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.rule, self.how)
+    }
+}
+
 /// What is not yet as it should be; empty if the cluster has settled.
 #[must_use]
-pub fn unsettled(view: View<'_>) -> Vec<String> {
+pub fn unsettled(view: View<'_>) -> Vec<Unsettled> {
     let mut wrong = Vec::new();
-    liveness_node_is_ready(view, &mut wrong);
+    liveness_node_is_ready_and_its_lease_young(view, &mut wrong);
     let pods: Vec<&Value> =
         view.api.store.list("pods", "").map(AsRef::as_ref).filter(|p| p["spec"]["nodeName"] == view.node).collect();
     for pod in &pods {
-        liveness_pod_is_as_wanted(view, pod, &mut wrong);
+        pod_is_settled(view, pod, &mut wrong);
     }
     liveness_only_wanted_pods_run(view, &pods, &mut wrong);
     wrong
 }
 
+/// The same, and what is left of pods that are gone: all that a run must come to in the end, in words.
+#[must_use]
+pub fn not_at_rest(view: View<'_>) -> Vec<String> {
+    unsettled(view).iter().chain(&invariant_nothing_is_left(view)).map(ToString::to_string).collect()
+}
+
 /// L2
-fn liveness_node_is_ready(view: View<'_>, wrong: &mut Vec<String>) {
+fn liveness_node_is_ready_and_its_lease_young(view: View<'_>, wrong: &mut Vec<Unsettled>) {
+    let mut say = |how| wrong.push(Unsettled { rule: "liveness_node_is_ready_and_its_lease_young", how });
     let ready = view.api.store.get("nodes", "", view.node).and_then(|node| condition(node, "Ready"));
     if ready != Some("True") {
-        wrong.push(format!("the node's Ready condition is {ready:?}"));
+        say(format!("the node's Ready condition is {ready:?}"));
     }
     if view.api.store.get("leases", "kube-node-lease", view.node).is_none() {
-        wrong.push("the node has no lease".to_owned());
+        say("the node has no lease".to_owned());
+    }
+    if let Some(age) = view.witness.lease_age().filter(|age| *age > LEASE_IS_YOUNG) {
+        say(format!("the node's lease was last renewed {age:?} ago"));
     }
 }
 
-/// L1, L4, L6
-fn liveness_pod_is_as_wanted(view: View<'_>, pod: &Value, wrong: &mut Vec<String>) {
-    let (name, uid) = (text(&pod["metadata"]["name"]), text(&pod["metadata"]["uid"]));
-    if !pod["metadata"]["deletionTimestamp"].is_null() {
-        wrong.push(format!("pod {name} is still being deleted"));
-        return;
+/// What one pod lacks: the first of these, since one explains those after it.
+fn pod_is_settled(view: View<'_>, pod: &Value, wrong: &mut Vec<Unsettled>) {
+    let before = wrong.len();
+    for rule in [
+        liveness_terminating_pods_finish,
+        liveness_new_pods_are_acted_on,
+        liveness_no_name_stays_reserved,
+        liveness_what_is_wanted_runs,
+        liveness_status_is_what_the_runtime_says,
+    ] {
+        if wrong.len() == before {
+            rule(view, pod, wrong);
+        }
     }
-    let phase = text(&pod["status"]["phase"]);
-    let live = view.runtime.running().filter(|c| c.pod.as_str() == uid).count();
-    if matches!(phase, "Succeeded" | "Failed") {
+}
+
+/// L4
+fn liveness_terminating_pods_finish(_: View<'_>, pod: &Value, wrong: &mut Vec<Unsettled>) {
+    if !pod["metadata"]["deletionTimestamp"].is_null() {
+        let how = format!("pod {} is still being deleted", name(pod));
+        wrong.push(Unsettled { rule: "liveness_terminating_pods_finish", how });
+    }
+}
+
+/// L3: of the changes of a pod its coming is the one that every pod has.
+fn liveness_new_pods_are_acted_on(_: View<'_>, pod: &Value, wrong: &mut Vec<Unsettled>) {
+    if pod["status"]["startTime"].is_null() {
+        let how = format!("the agent says nothing of pod {}", name(pod));
+        wrong.push(Unsettled { rule: "liveness_new_pods_are_acted_on", how });
+    }
+}
+
+/// L5
+fn liveness_no_name_stays_reserved(view: View<'_>, pod: &Value, wrong: &mut Vec<Unsettled>) {
+    for reserved in view.runtime.reserved_names(uid(pod)).filter(|_| !has_ended(pod)) {
+        let how = format!("pod {} gets no further than the name {reserved}, which is taken", name(pod));
+        wrong.push(Unsettled { rule: "liveness_no_name_stays_reserved", how });
+    }
+}
+
+/// L1: one sandbox with all that was started in it; nothing of a pod that has ended.
+fn liveness_what_is_wanted_runs(view: View<'_>, pod: &Value, wrong: &mut Vec<Unsettled>) {
+    let mut say = |how| wrong.push(Unsettled { rule: "liveness_what_is_wanted_runs", how });
+    let (name, uid, phase) = (name(pod), uid(pod), text(&pod["status"]["phase"]));
+    if has_ended(pod) {
+        let live = view.runtime.running().filter(|c| c.pod.as_str() == uid).count();
         if live > 0 {
-            wrong.push(format!("pod {name} is {phase}, yet {live} of its containers run"));
+            say(format!("pod {name} is {phase}, yet {live} of its containers run"));
         }
         return;
     }
-    let ready_sandboxes = view
-        .runtime
-        .sandboxes
-        .values()
-        .filter(|s| s.state == SandboxState::Ready && s.config.metadata.as_ref().is_some_and(|m| m.uid == uid));
-    let ready_sandboxes = ready_sandboxes.count();
-    if ready_sandboxes != 1 {
-        wrong.push(format!("pod {name} is {phase} and has {ready_sandboxes} sandboxes"));
+    let is_its = |meta: &proto::cri::PodSandboxMetadata| meta.uid == uid;
+    let sandboxes = view.runtime.sandboxes.values().filter(|s| s.config.metadata.as_ref().is_some_and(is_its));
+    let up = sandboxes.filter(|s| s.state == SandboxState::Ready).count();
+    if up != 1 {
+        say(format!("pod {name} is {phase} and has {up} sandboxes"));
     }
-    let statuses = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
-    for status in statuses {
-        container_is_told(view, name, uid, status, wrong);
+    let containers = pod["spec"]["containers"].as_array().into_iter().flatten().map(|c| text(&c["name"]));
+    for container in containers {
+        if newest(view, uid, container).is_some_and(|c| c.state == ContainerState::Created) {
+            say(format!("container {container} of pod {name} was made and does not start"));
+        }
+        let waits = status_of(pod, container).map(|status| text(&status["state"]["waiting"]["reason"]));
+        if waits == Some("ContainerCreating") {
+            say(format!("container {container} of pod {name} is still being created"));
+        }
     }
 }
 
-/// The API server's word about a container is the runtime's.
-fn container_is_told(view: View<'_>, pod: &str, uid: &str, status: &Value, wrong: &mut Vec<String>) {
-    let container = text(&status["name"]);
-    let newest = newest(view, uid, container);
-    let told = told_state(&status["state"]);
-    let is = newest.map(|c| c.state);
-    let id = text(&status["containerID"]).rsplit('/').next().unwrap_or_default();
-    let agrees = match is {
-        Some(ContainerState::Running) => told == "running" && newest.is_some_and(|c| c.id == id),
-        // Ended, or about to be started again; a back-off shows as waiting.
-        Some(ContainerState::Exited) => told != "running",
-        Some(ContainerState::Created | ContainerState::Unknown) | None => told == "waiting",
-    };
-    if !agrees {
-        wrong.push(format!("container {container} of pod {pod} is told as {told}, and is {is:?}"));
+/// L6: the API server's word about each container is the runtime's, and its word about the pod follows from that.
+fn liveness_status_is_what_the_runtime_says(view: View<'_>, pod: &Value, wrong: &mut Vec<Unsettled>) {
+    if has_ended(pod) {
+        return;
     }
-    if told == "waiting" && status["state"]["waiting"]["reason"] == "ContainerCreating" {
-        wrong.push(format!("container {container} of pod {pod} is still being created"));
+    let mut say = |how| wrong.push(Unsettled { rule: "liveness_status_is_what_the_runtime_says", how });
+    let (pod_name, uid) = (name(pod), uid(pod));
+    let mut all_ready = true;
+    for status in pod["status"]["containerStatuses"].as_array().into_iter().flatten() {
+        all_ready &= status["ready"] == true;
+        let container = text(&status["name"]);
+        let newest = newest(view, uid, container);
+        let told = told_state(&status["state"]);
+        let is = newest.map(|c| c.state);
+        let id = text(&status["containerID"]).rsplit('/').next().unwrap_or_default();
+        let agrees = match is {
+            Some(ContainerState::Running) => told == "running" && newest.is_some_and(|c| c.id == id),
+            // Ended, or about to be started again; a back-off shows as waiting.
+            Some(ContainerState::Exited) => told != "running",
+            Some(ContainerState::Created | ContainerState::Unknown) | None => told == "waiting",
+        };
+        if !agrees {
+            say(format!("container {container} of pod {pod_name} is told as {told}, and is {is:?}"));
+        }
     }
+    let gated = pod["spec"]["readinessGates"].as_array().is_some_and(|gates| !gates.is_empty());
+    for kind in ["ContainersReady", "Ready"] {
+        let told = condition(pod, kind) == Some("True");
+        if told != all_ready && !(gated && kind == "Ready") {
+            say(format!("pod {pod_name} is told with {kind} {told}, and its containers say {all_ready}"));
+        }
+    }
+}
+
+fn status_of<'a>(pod: &'a Value, container: &str) -> Option<&'a Value> {
+    pod["status"]["containerStatuses"].as_array()?.iter().find(|status| status["name"] == container)
+}
+
+fn has_ended(pod: &Value) -> bool {
+    matches!(text(&pod["status"]["phase"]), "Succeeded" | "Failed")
+}
+
+fn name(pod: &Value) -> &str {
+    text(&pod["metadata"]["name"])
+}
+
+fn uid(pod: &Value) -> &str {
+    text(&pod["metadata"]["uid"])
 }
 
 fn told_state(state: &Value) -> &'static str {
@@ -89,20 +187,25 @@ fn told_state(state: &Value) -> &'static str {
 }
 
 fn newest<'a>(view: View<'a>, uid: &str, name: &str) -> Option<&'a Container> {
-    view.runtime.containers.values().filter(|c| c.pod.as_str() == uid && c.name() == name).max_by_key(|c| (c.attempt(), c.created))
+    view.runtime
+        .containers
+        .values()
+        .filter(|c| c.pod.as_str() == uid && c.name() == name)
+        .max_by_key(|c| (c.state == ContainerState::Running, c.attempt(), c.created))
 }
 
 /// L1
-fn liveness_only_wanted_pods_run(view: View<'_>, pods: &[&Value], wrong: &mut Vec<String>) {
+fn liveness_only_wanted_pods_run(view: View<'_>, pods: &[&Value], wrong: &mut Vec<Unsettled>) {
     let known = |uid: &str| pods.iter().any(|pod| pod["metadata"]["uid"] == uid);
     for container in view.runtime.running().filter(|c| !known(c.pod.as_str())) {
-        wrong.push(format!("container {} of pod {}, which nobody knows, runs", container.name(), container.pod));
+        let how = format!("container {} of pod {}, which nobody knows, runs", container.name(), container.pod);
+        wrong.push(Unsettled { rule: "liveness_only_wanted_pods_run", how });
     }
 }
 
 /// S10: what is left of pods that the API server does not know.
 #[must_use]
-pub fn leftovers(view: View<'_>) -> Vec<String> {
+pub fn invariant_nothing_is_left(view: View<'_>) -> Vec<Unsettled> {
     let mut left = Vec::new();
     let known = |uid: &str| view.api.store.list("pods", "").any(|pod| pod["metadata"]["uid"] == uid);
     for sandbox in view.runtime.sandboxes.values() {
@@ -127,7 +230,7 @@ pub fn leftovers(view: View<'_>) -> Vec<String> {
             left.push(format!("cgroup {cgroup} is left"));
         }
     }
-    left
+    left.into_iter().map(|how| Unsettled { rule: "invariant_nothing_is_left", how }).collect()
 }
 
 fn text(value: &Value) -> &str {

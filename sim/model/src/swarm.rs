@@ -12,9 +12,8 @@ use crate::api::resource::named;
 use crate::api::write::DeleteOptions;
 use crate::cluster::Cluster;
 use crate::faults::Odds;
-use crate::liveness::{leftovers, unsettled};
+use crate::liveness::not_at_rest;
 use crate::runtime::behaviour::ANNOTATION_PREFIX;
-use crate::scenario::expect::View;
 use crate::scenario::run::{Verdict, apply, config_for, first_broken, heal, world_for};
 use crate::scenario::schema::NodeSpec;
 use crate::world::World;
@@ -103,18 +102,13 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
 fn settle(cluster: &mut impl Cluster, longest_call: Duration) -> Verdict {
     // What was hanging when the faults ended may hang for as long as its deadline.
     let until = CHAOS + SETTLES_WITHIN + longest_call;
-    let wrong = |view: View<'_>| {
-        let mut wrong = unsettled(view);
-        wrong.extend(leftovers(view));
-        wrong
-    };
     loop {
-        let met = cluster.run_while(until, |view| view.witness.first_broken().is_none() && !wrong(view).is_empty());
+        let met = cluster.run_while(until, |view| view.witness.first_broken().is_none() && !not_at_rest(view).is_empty());
         if let Some(broken) = first_broken(cluster) {
             return Verdict::Broke(broken);
         }
         if !met {
-            return Verdict::Unmet(0, cluster.elapsed(), cluster.look(wrong));
+            return Verdict::Unmet(0, cluster.elapsed(), cluster.look(not_at_rest));
         }
         let calm = (cluster.elapsed() + STAYS_SETTLED).min(until + STAYS_SETTLED);
         let before = cluster.look(|view| view.runtime.facts_seen);
@@ -123,7 +117,7 @@ fn settle(cluster: &mut impl Cluster, longest_call: Duration) -> Verdict {
         if let Some(broken) = first_broken(cluster) {
             return Verdict::Broke(broken);
         }
-        let wrong = cluster.look(wrong);
+        let wrong = cluster.look(not_at_rest);
         // A call that has hung since before may unsettle what had settled, until it is given up.
         if quiet && !wrong.is_empty() && cluster.elapsed() > CHAOS + longest_call {
             return Verdict::Unmet(0, cluster.elapsed(), wrong);

@@ -193,10 +193,19 @@ impl PodObservation {
         Self { pod, namespace: String::new(), name: String::new(), began, sandboxes: Vec::new(), containers: Vec::new() }
     }
 
-    /// The authoritative (newest) instance of a container name (POD-129).
+    /// The authoritative instance of a container name: the newest one (POD-129), unless an older one runs. What the runtime makes
+    /// long after it was asked for must not hide, and so double, what runs.
     #[must_use]
     pub fn newest(&self, name: &str) -> Option<&ContainerStatus> {
-        self.containers.iter().find(|c| c.name == name)
+        self.instances(name).next()
+    }
+
+    /// All instances of a container name, the authoritative one first.
+    pub fn instances(&self, name: &str) -> impl Iterator<Item = &ContainerStatus> {
+        let instances = move |running: bool| {
+            self.containers.iter().filter(move |c| c.name == name && (c.state == ContainerState::Running) == running)
+        };
+        instances(true).chain(instances(false))
     }
 
     /// Containers that run, or of which the runtime does not know that they do not.
@@ -335,3 +344,33 @@ pub struct MachineInfo {
 
 /// Shared handle to an observation.
 pub type Observed = Arc<PodObservation>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn observation(instances: &[(&str, &str)]) -> PodObservation {
+        let mut observation = PodObservation::empty(PodUid::new("u1"), Mono::ZERO);
+        let status = |(id, state): &(&str, &str)| {
+            let status = json!({
+                "id": id, "sandbox": "s1", "name": "main", "attempt": 0, "state": state, "created_at": 0, "started_at": 0,
+                "finished_at": 0, "exit_code": 0, "reason": "", "message": "", "image": "", "image_ref": "", "log_path": "",
+                "labels": {}, "annotations": {}, "user": null, "resources": null, "termination_log": "", "stop_signal": "",
+            });
+            serde_json::from_value(status).unwrap()
+        };
+        observation.containers = instances.iter().map(status).collect();
+        observation
+    }
+
+    // POD-129, S1: the newest first, as the adapters sort them.
+    #[test]
+    fn instance_made_too_late_does_not_hide_the_one_that_runs() {
+        let newest = |instances: &[(&str, &str)]| observation(instances).newest("main").map(|c| c.id.as_str().to_owned());
+        assert_eq!(newest(&[("late", "Created"), ("runs", "Running"), ("old", "Exited")]).as_deref(), Some("runs"));
+        assert_eq!(newest(&[("ended", "Exited"), ("old", "Exited")]).as_deref(), Some("ended"));
+        assert_eq!(newest(&[("made", "Created"), ("old", "Exited")]).as_deref(), Some("made"));
+        assert_eq!(newest(&[]), None);
+    }
+}

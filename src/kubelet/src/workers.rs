@@ -1,6 +1,6 @@
 //! Decides which pods have a worker, and what makes one stop: deletion, a terminal phase, removal from every source.
 //! Upstream: pkg/kubelet/pod_workers.go (UpdatePod), pkg/kubelet/kubelet_pods.go (HandlePodCleanups).
-//! Differs: clean-up follows each change instead of a pass every two seconds.
+//! Differs: clean-up follows each change, without a pass every two seconds; a running pod that is refused stops before it is Failed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::pod::manager::Changes;
 use crate::pod::plan;
 use crate::pod::report::{rejected_status, step_ended};
 use crate::pod::stop::pod_grace;
-use crate::pod::worker::{Completed, Phase, PodWorker};
+use crate::pod::worker::{Completed, Phase, PodWorker, Verdict};
 use crate::recorder::{Recorded, Subject};
 use crate::time::Now;
 
@@ -70,6 +70,11 @@ impl Kubelet {
             && let Admission::Refused { reason, message } = self.admit(&desired.pod)
         {
             out.record(Recorded::warning(Subject::Pod(Arc::clone(&desired.pod)), reason.clone(), message.clone()));
+            if self.may_run(&desired.pod, uid) {
+                let verdict = Verdict { reason, message: format!("Pod was rejected: {message}"), disruption: false };
+                self.stop_refused(now, uid, verdict);
+                return;
+            }
             let status = rejected_status(&desired.pod, &reason, &message, now);
             self.parts.statuses.reject(now, &desired.pod, status, out);
             return;
@@ -79,9 +84,40 @@ impl Kubelet {
         self.pod_updated(now, uid, out);
     }
 
+    /// Whether something of a pod may run that this life of the agent has not looked at yet.
+    fn may_run(&self, pod: &Pod, uid: &PodUid) -> bool {
+        let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses).flatten());
+        self.pleg.runs(uid) || (!self.pleg.has_listed() && statuses.into_iter().any(|status| status.container_id.is_some()))
+    }
+
+    /// A pod that ran in an earlier life is refused: it is stopped, and has failed once nothing of it runs any more.
+    fn stop_refused(&mut self, now: Now, uid: &PodUid, verdict: Verdict) {
+        let Some(desired) = self.pods.get(uid) else { return };
+        let mut worker = PodWorker::new(now, uid.clone(), Arc::clone(&desired.pod), Some(desired.source));
+        worker.terminate(now, pod_grace(&desired.pod), Some(verdict));
+        self.workers.insert(uid.clone(), worker);
+        self.dirty.insert(uid.clone());
+    }
+
+    /// Refused pods of which the runtime turns out to run something: a listing may come after the pods did.
+    fn stop_refused_that_run(&mut self, now: Now) {
+        let refused = |pod: &&RuntimePod| pod.live && !self.workers.contains_key(&pod.uid) && self.pods.get(&pod.uid).is_some();
+        let running: Vec<PodUid> = self.pleg.runtime_pods().filter(refused).map(|pod| pod.uid.clone()).collect();
+        for uid in running {
+            let status = self.parts.statuses.status(&uid).cloned().unwrap_or_default();
+            let (reason, message) = (status.reason.unwrap_or_default(), status.message.unwrap_or_default());
+            self.stop_refused(now, &uid, Verdict { reason, message, disruption: false });
+        }
+    }
+
+    /// POD-033: whether the pod counts against what the node has. One that has ended counts only while something of it runs.
+    fn is_active(&self, worker: &PodWorker) -> bool {
+        let ended = phase_is_terminal(&worker.pod) && !self.pleg.runs(&worker.uid);
+        worker.phase <= Phase::Terminating && worker.source.is_some() && !ended
+    }
+
     fn admit(&self, pod: &Arc<Pod>) -> Admission {
-        let active: Vec<&Arc<Pod>> =
-            self.workers.values().filter(|w| w.phase <= Phase::Terminating && w.source.is_some()).map(|w| &w.pod).collect();
+        let active: Vec<&Arc<Pod>> = self.workers.values().filter(|w| self.is_active(w)).map(|w| &w.pod).collect();
         admit(pod, &active, self.parts.node.node().map(AsRef::as_ref), self.parts.startup.machine(), &self.parts.config)
     }
 
@@ -104,6 +140,8 @@ impl Kubelet {
     /// POD-272: the object is gone. Whatever still runs is stopped at once, and nobody is told.
     fn pod_removed(&mut self, now: Now, uid: &PodUid) {
         self.parts.statuses.pod_gone(uid);
+        // The API server gives no more tokens for it.
+        self.parts.tokens.forget(uid);
         let Some(worker) = self.workers.get_mut(uid) else {
             // A refused pod: at most a directory of an earlier life is left.
             self.housekeeping.pod_forgotten(uid, Remains::default());
@@ -119,6 +157,7 @@ impl Kubelet {
         if !self.pods.sources_ready() {
             return;
         }
+        self.stop_refused_that_run(now);
         let unknown = |pod: &&RuntimePod| {
             !self.workers.contains_key(&pod.uid) && self.pods.get(&pod.uid).is_none() && !self.housekeeping.is_clearing(&pod.uid)
         };
@@ -209,3 +248,6 @@ fn orphaned_pod(uid: &PodUid, namespace: String, name: String) -> Pod {
 pub fn reports(source: Option<PodSource>) -> bool {
     source == Some(PodSource::Api)
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,9 +10,9 @@ pub const ANNOTATION_PREFIX: &str = "sim.keelson.dev/";
 /// What a pretend container does in its life.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Behaviour {
-    /// By attempt: after how long it exits with which code. The last one repeats if `repeats`; without one it runs on.
+    /// By start, the first one first: after how long it exits with which code. The last one repeats if `repeats`; without one it runs on.
     pub exits: Vec<(Duration, i32)>,
-    /// Whether the last exit repeats for all later attempts.
+    /// Whether the last exit repeats for all later starts.
     pub repeats: bool,
     /// Whether it runs on after SIGTERM until it is killed.
     pub ignores_term: bool,
@@ -110,17 +110,24 @@ impl Behaviour {
         behaviour
     }
 
-    /// When and how attempt number `attempt` exits by itself, if it does.
+    /// When and how it exits by itself after it was started that many times before, if it does.
     #[must_use]
-    pub fn exit_of(&self, attempt: u32) -> Option<(Duration, i32)> {
-        let attempt = attempt as usize;
-        self.exits.get(attempt).or_else(|| if self.repeats { self.exits.last() } else { None }).copied()
+    pub fn exit_of(&self, starts: u32) -> Option<(Duration, i32)> {
+        let starts = starts as usize;
+        self.exits.get(starts).or_else(|| if self.repeats { self.exits.last() } else { None }).copied()
     }
 
     /// Whether an exec at that age of the container fails.
     #[must_use]
     pub fn exec_fails_at(&self, age: Duration) -> bool {
         self.exec_fails.iter().any(|(from, to)| *from <= age && age < *to)
+    }
+
+    /// Whether an exec could have passed at some time up to that age.
+    #[must_use]
+    pub fn exec_passes_by(&self, age: Duration) -> bool {
+        let ends = self.exec_fails.iter().map(|(_, to)| *to).filter(|to| *to <= age);
+        ends.chain([Duration::ZERO]).any(|at| !self.exec_fails_at(at))
     }
 }
 
@@ -151,6 +158,9 @@ mod tests {
         assert_eq!(behaviour.exit_of(7), Some((Duration::from_millis(500), 0)));
         assert!(behaviour.ignores_term);
         assert!(!behaviour.exec_fails_at(Duration::from_secs(9)));
+        assert!(behaviour.exec_passes_by(Duration::ZERO));
+        let late = Behaviour::parse("exec-fails=0s..5s").unwrap();
+        assert!(!late.exec_passes_by(Duration::from_secs(4)) && late.exec_passes_by(Duration::from_secs(5)));
         assert!(behaviour.exec_fails_at(Duration::from_secs(10)));
         assert!(!behaviour.exec_fails_at(Duration::from_secs(20)));
     }

@@ -45,6 +45,7 @@ impl RuntimeModel {
         if let Some(other) = same {
             // RTD-010: containerd refuses the name for as long as the first one stands.
             let name = format!("{}_{}_{}_{}", meta.name, meta.namespace, meta.uid, meta.attempt);
+            self.reserved.insert((pod_of(config), String::new()), name.clone());
             return Err(Failure::new(
                 FailureKind::Other,
                 format!("failed to reserve sandbox name \"{name}\": name \"{name}\" is reserved for \"{}\"", other.id),
@@ -121,6 +122,7 @@ impl RuntimeModel {
         let taken = self.containers.values().any(|c| c.sandbox == sandbox && c.config.metadata.as_ref() == Some(&meta));
         if taken {
             let name = format!("{}_{}", meta.name, meta.attempt);
+            self.reserved.insert((pod, meta.name), name.clone());
             return Err(Failure::new(FailureKind::Other, format!("failed to reserve container name \"{name}\": name is reserved")));
         }
         let image = config.image.as_ref().map(|i| i.image.clone()).unwrap_or_default();
@@ -176,7 +178,9 @@ impl RuntimeModel {
         }
         container.state = ContainerState::Running;
         container.started = Some(now);
-        let exit = container.behaviour.exit_of(container.attempt());
+        let starts = self.starts.entry((container.pod.clone(), container.name().to_owned())).or_default();
+        let exit = container.behaviour.exit_of(*starts);
+        *starts += 1;
         container.ends = exit.and_then(|(after, code)| Some((now.checked_add(after).ok()?, code)));
         let fact = RuntimeFact::Started {
             pod: container.pod.clone(),

@@ -158,6 +158,10 @@ pub struct RuntimeModel {
     /// How many facts were taken.
     pub facts_seen: u64,
     changed: BTreeSet<PodUid>,
+    /// How often each container was started, by pod and name: what its script goes by.
+    starts: BTreeMap<(PodUid, String), u32>,
+    /// Names that were refused to a pod, the last for its sandbox (an empty name) and for each container.
+    reserved: BTreeMap<(PodUid, String), String>,
     next_id: u64,
     next_ip: u32,
 }
@@ -175,6 +179,8 @@ impl Default for RuntimeModel {
             facts: Vec::new(),
             facts_seen: 0,
             changed: BTreeSet::new(),
+            starts: BTreeMap::new(),
+            reserved: BTreeMap::new(),
             next_id: 1,
             next_ip: 2,
         }
@@ -292,6 +298,15 @@ impl RuntimeModel {
         for id in ids {
             self.stop_sandbox(now, &id);
         }
+    }
+
+    /// Names that were refused to that pod for something that it still lacks: a sandbox that is up, a container that was started.
+    pub fn reserved_names(&self, pod: &str) -> impl Iterator<Item = &String> {
+        let of_pod = move |s: &&Sandbox| s.config.metadata.as_ref().is_some_and(|m| m.uid == pod);
+        let is_up = self.sandboxes.values().filter(of_pod).any(|s| s.state == SandboxState::Ready);
+        let was_started = move |name: &str| self.starts.contains_key(&(PodUid::new(pod), name.to_owned()));
+        let lacks = move |name: &str| if name.is_empty() { !is_up } else { !was_started(name) };
+        self.reserved.iter().filter(move |((uid, what), _)| uid.as_str() == pod && lacks(what)).map(|(_, name)| name)
     }
 
     /// The containers that run.

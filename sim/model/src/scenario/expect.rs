@@ -9,7 +9,7 @@ use super::schema::{Expect, PodExpect};
 use crate::api::ApiModel;
 use crate::host::HostModel;
 use crate::invariants::Witness;
-use crate::liveness::{leftovers, unsettled};
+use crate::liveness::{invariant_nothing_is_left, unsettled};
 use crate::runtime::RuntimeModel;
 
 /// What can be seen of a cluster, in whichever stage.
@@ -44,10 +44,10 @@ pub fn unmet(expect: &Expect, view: View<'_>) -> Vec<String> {
         }
     }
     if expect.nothing_left {
-        unmet.extend(leftovers(view));
+        unmet.extend(invariant_nothing_is_left(view).iter().map(ToString::to_string));
     }
     if expect.settled {
-        unmet.extend(unsettled(view));
+        unmet.extend(unsettled(view).iter().map(ToString::to_string));
     }
     for (call, most) in &expect.calls_at_most {
         let made = view.witness.calls.get(call.as_str()).copied().unwrap_or(0);

@@ -2,6 +2,7 @@
 //! Upstream: none.
 //! Differs: nothing on purpose.
 
+pub mod crash_points;
 pub mod expect;
 pub mod run;
 pub mod schema;

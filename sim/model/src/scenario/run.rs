@@ -162,7 +162,11 @@ pub fn view(world: &World) -> View<'_> {
     View { api: &world.api, runtime: &world.runtime, host: &world.host, witness: &world.witness, lives: world.lives(), node: NODE }
 }
 
-fn act(cluster: &mut impl Cluster, step: &Step) -> Result<(), String> {
+/// Does what a step says.
+///
+/// # Errors
+/// As the API server refuses.
+pub(super) fn act(cluster: &mut impl Cluster, step: &Step) -> Result<(), String> {
     for object in &step.apply {
         apply(cluster, object.clone())?;
     }

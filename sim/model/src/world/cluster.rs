@@ -55,6 +55,10 @@ impl Cluster for World {
         Self::run_while(self, until, |world| goes_on(view(world)))
     }
 
+    fn handled(&self) -> u64 {
+        self.handled
+    }
+
     fn is_alive(&self) -> bool {
         self.life.is_some()
     }

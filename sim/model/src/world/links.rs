@@ -11,7 +11,7 @@ use kubelet::failure::{Failure, FailureKind};
 use kubelet::observation::ContainerState;
 use kubelet::time::Mono;
 
-use super::{Coming, World};
+use super::{API_TAKES, Coming, World};
 use crate::faults::{Fate, Side};
 
 /// How one of the agent's counterparts is reached.
@@ -48,7 +48,7 @@ impl World {
     pub(super) fn latency(&self, call: &Call) -> Duration {
         match call {
             Call::Cri(call) => self.runtime.latency(self.now(), call),
-            Call::Api(_) => Duration::from_millis(6),
+            Call::Api(_) => API_TAKES,
             Call::Host(call) => self.host.latency(call),
             Call::Probe(_) => Duration::from_millis(4),
             Call::Cancel(_) => Duration::ZERO,
@@ -83,7 +83,9 @@ impl World {
                 if let Err(failure) = &outcome
                     && failure.kind == FailureKind::Forbidden
                 {
-                    self.witness.broken("invariant_nothing_is_asked_that_is_forbidden", format!("{}: {failure}", call.name()));
+                    let mut witness = std::mem::take(&mut self.witness);
+                    witness.invariant_nothing_is_asked_that_is_forbidden(self.scene(), format!("{}: {failure}", call.name()));
+                    self.witness = witness;
                 }
                 Event::ApiDone { id, outcome }
             }

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod links;
+pub mod planted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,10 +21,11 @@ use kubelet::rng::Rng;
 use kubelet::time::{Mono, Now};
 
 pub use self::links::Link;
+use self::planted::Planted;
 use crate::api::ApiModel;
 use crate::api::authorize::Identity;
 use crate::api::watch::CoreWatch;
-use crate::faults::{Fate, FaultPlan};
+use crate::faults::{Fate, FaultPlan, Side};
 use crate::host::HostModel;
 use crate::invariants::{Scene, Witness};
 use crate::runtime::RuntimeModel;
@@ -33,6 +35,9 @@ pub const EPOCH_SECONDS: i64 = 1_767_225_600;
 
 /// How many steps may be taken within one moment.
 const MOST_STEPS_AT_ONCE: u32 = 100_000;
+
+/// How long a call of the API server takes.
+const API_TAKES: Duration = Duration::from_millis(6);
 
 /// One thing that is going to happen.
 #[derive(Debug)]
@@ -95,6 +100,8 @@ pub struct World {
     pub hints_lost: u64,
     /// The line of what happened, if it is kept.
     pub lines: Option<Vec<Line>>,
+    /// A fault of the core, to see that it is found.
+    pub planted: Option<Planted>,
     config: Arc<Config>,
     identity: Identity,
     elapsed: Duration,
@@ -127,6 +134,7 @@ impl World {
             runtime_link: Link::Up,
             hints_lost: 0,
             lines: None,
+            planted: None,
             config: Arc::new(config),
             identity,
             elapsed: Duration::ZERO,
@@ -220,9 +228,29 @@ impl World {
     pub fn crash(&mut self, back_after: Option<Duration>) {
         if self.life.take().is_some() {
             self.note("agent killed");
+            self.forget_what_died_with_the_agent();
         }
         if let Some(after) = back_after {
             self.schedule(after, Coming::Starts);
+        }
+    }
+
+    /// What the agent did to its own machine ends with it. What the API server has not got yet, it gets now or never: a status that
+    /// lands after one of the next life shows an old status for a moment, whoever writes.
+    fn forget_what_died_with_the_agent(&mut self) {
+        let keys: Vec<(Duration, u64)> = self.coming.keys().copied().collect();
+        for key in keys {
+            let Some(Coming::Effect { action, .. }) = self.coming.get(&key) else { continue };
+            let side = match action.call {
+                Call::Host(_) => Side::Host,
+                Call::Api(_) => Side::Api,
+                _ => continue,
+            };
+            if let Some(effect) = self.coming.remove(&key)
+                && side == Side::Api
+            {
+                self.coming.insert((key.0.min(self.elapsed + API_TAKES), key.1), effect);
+            }
         }
     }
 
@@ -394,6 +422,7 @@ impl World {
     }
 
     fn handle(&mut self, event: Event) {
+        let Some(event) = self.seen(event) else { return };
         let wall = self.now().saturating_add(self.wall_offset).unwrap_or_default();
         let Some(life) = &mut self.life else { return };
         let now = Now { mono: Mono::from_start(self.elapsed - life.began), wall };
@@ -405,7 +434,7 @@ impl World {
             self.keep(&text, &actions);
         }
         for action in actions {
-            self.send(action);
+            self.ask(action);
         }
         if let Some((events, back_after)) = self.crash_after
             && self.handled >= events

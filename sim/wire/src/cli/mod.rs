@@ -119,9 +119,18 @@ struct Determinism {
 struct Crashpoints {
     /// The scenario.
     file: PathBuf,
+    /// Where; every stage that the file names if not given.
+    #[arg(long)]
+    stage: Option<StageArg>,
     /// The seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// After this event only.
+    #[arg(long)]
+    event: Option<u64>,
+    /// Print what happened, line by line; for one event.
+    #[arg(long, requires = "event")]
+    lines: bool,
 }
 
 #[derive(Args, Debug)]

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use model::scenario::Scenario;
+use model::scenario::crash_points;
 use model::scenario::run::Verdict;
 use model::world::World;
 
@@ -228,19 +229,54 @@ pub(super) fn crashpoints(options: &Crashpoints) -> u8 {
             return IMPOSSIBLE;
         }
     };
-    let began = clock();
-    let (verdict, world) = model::scenario::run::run(&scenario, options.seed, |_| {});
-    if !verdict.held() {
-        eprintln!("the scenario does not hold without a crash: {verdict}");
-        return BROKE;
+    let mut code = HELD;
+    for at in [StageArg::Model, StageArg::Sim] {
+        if options.stage.is_none_or(|only| only == at) && scenario.stages.contains(&at.stage()) {
+            code = code.max(crashpoints_in(&scenario, at, options));
+        }
     }
-    let events = world.handled();
-    let failed = all(StageArg::Model, 1, events, |after| {
-        let crash = |world: &mut World| world.crash_after(after, Duration::from_secs(1));
-        let (verdict, _) = model::scenario::run::run(&scenario, options.seed, crash);
-        (!verdict.held()).then(|| format!("killed after event {after}: {verdict}"))
+    code
+}
+
+fn crashpoints_in(scenario: &Scenario, at: StageArg, options: &Crashpoints) -> u8 {
+    let began = clock();
+    let seed = options.seed;
+    let measured = match at {
+        StageArg::Model => crash_points::reference(scenario, seed),
+        StageArg::Sim => stage::reference(scenario, seed),
+    };
+    let reference = match measured {
+        Ok(reference) => reference,
+        Err(verdict) => {
+            eprintln!("the scenario does not hold without a crash: {verdict}");
+            return BROKE;
+        }
+    };
+    let (first, last) = match options.event {
+        Some(event) => (event, event),
+        None => (1, reference.events),
+    };
+    let failed = all(at, first, last + 1 - first, |event| {
+        let ran = match at {
+            StageArg::Model => {
+                let (verdict, world) = crash_points::killed_after(scenario, seed, &reference, event, watched(options.lines));
+                Ran { verdict, digest: 0, lines: lines_of(&world) }
+            }
+            StageArg::Sim => of(stage::killed_after(scenario, seed, &reference, event)),
+        };
+        if options.lines {
+            ran.lines.iter().for_each(|line| println!("{line}"));
+        }
+        let replay = format!(
+            "keelson-sim crashpoints {} --stage {} --seed {seed} --event {event} --lines",
+            options.file.display(),
+            at.name()
+        );
+        (!ran.verdict.held()).then(|| {
+            format!("BROKE  killed after event {event} commit {}\n       {}\n       replay: {replay}", commit(), ran.verdict)
+        })
     });
-    summary("crash points", StageArg::Model, events, began.elapsed(), &failed)
+    summary("crash points", at, last + 1 - first, began.elapsed(), &failed)
 }
 
 fn summary(what: &str, at: StageArg, runs: u64, took: Duration, failed: &[String]) -> u8 {

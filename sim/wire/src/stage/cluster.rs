@@ -232,6 +232,10 @@ impl Cluster for SimCluster {
         }
     }
 
+    fn handled(&self) -> u64 {
+        self.shared.handled.load(Ordering::Relaxed)
+    }
+
     fn is_alive(&self) -> bool {
         self.alive
     }

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex};
 
 use model::invariants::Broken;
 use model::scenario::Scenario;
+use model::scenario::crash_points::{Reference, compare, measure};
 use model::scenario::run::{Verdict, follow};
 use model::scenario::schema::NodeSpec;
 use model::swarm::{Draw, stir};
@@ -51,6 +52,28 @@ pub fn run_swarm(seed: u64) -> Outcome {
     let draw = Draw::of(seed);
     let node = draw.node.clone();
     alone(&node, seed, |cluster| stir(cluster, draw).0)
+}
+
+/// Runs a scenario without a crash of its own making, to measure others by.
+///
+/// # Errors
+/// If it does not hold, or does not settle after it.
+pub fn reference(scenario: &Scenario, seed: u64) -> Result<Reference, Verdict> {
+    let mut measured = Reference::default();
+    let outcome = alone(&scenario.node, seed, |cluster| match measure(cluster, scenario) {
+        Ok(reference) => {
+            measured = reference;
+            Verdict::Held
+        }
+        Err(verdict) => verdict,
+    });
+    if outcome.verdict.held() { Ok(measured) } else { Err(outcome.verdict) }
+}
+
+/// Runs a scenario, kills the agent after that event and starts it again.
+#[must_use]
+pub fn killed_after(scenario: &Scenario, seed: u64, reference: &Reference, event: u64) -> Outcome {
+    alone(&scenario.node, seed, |cluster| compare(cluster, scenario, reference, event))
 }
 
 /// How much stack a run has: builds without optimization nest deep.

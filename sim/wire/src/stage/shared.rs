@@ -164,7 +164,7 @@ impl Shared {
         let at = self.elapsed();
         lock(&self.record).decided(at, event, actions);
         if let Some(failure) = forbidden(event) {
-            lock(&self.witness).broken("invariant_nothing_is_asked_that_is_forbidden", failure.message.clone());
+            self.witnessed(|witness, scene| witness.invariant_nothing_is_asked_that_is_forbidden(scene, failure.message.clone()));
         }
         if ends_action(event) {
             // One that was under way when its life ended is not among this life's.

@@ -173,10 +173,13 @@ impl PodManager {
         }
     }
 
+    /// POD-030: the older first. Of pods of one second those that an earlier life started come first: they have their place.
     fn sort_added(&self, changes: &mut Changes) {
         changes.added.sort_by_key(|uid| {
-            let created = self.pods.get(uid).and_then(|p| p.pod.metadata.creation_timestamp.as_ref().map(|t| t.0));
-            (created, uid.clone())
+            let pod = self.pods.get(uid).map(|known| &known.pod);
+            let created = pod.and_then(|pod| pod.metadata.creation_timestamp.as_ref().map(|t| t.0));
+            let never_started = pod.and_then(|pod| pod.status.as_ref()?.start_time.as_ref()).is_none();
+            (created, never_started, uid.clone())
         });
     }
 }

@@ -27,7 +27,7 @@ pub fn container_statuses(inputs: &StatusInputs<'_>, containers: &[Container], i
 }
 
 fn container_status(inputs: &StatusInputs<'_>, container: &Container, init: bool) -> ApiStatus {
-    let instances: Vec<&ContainerStatus> = inputs.seen.containers.iter().filter(|c| c.name == container.name).collect();
+    let instances: Vec<&ContainerStatus> = inputs.seen.instances(&container.name).collect();
     let before = previous(inputs.previous, &container.name, init);
     let mut status = match instances.first() {
         Some(newest) => seen_status(inputs, container, newest, instances.get(1).copied(), before),

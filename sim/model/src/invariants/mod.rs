@@ -2,14 +2,17 @@
 //! Upstream: none; each is justified by bugs of the field (S1 to S12 of the study on simulation).
 //! Differs: nothing on purpose.
 
+mod causes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use kubelet::action::{Call, CriCall};
-use kubelet::observation::{ContainerState, SandboxState};
+use kubelet::observation::ContainerState;
 use serde_json::Value;
 
+use self::causes::{has_hook, is_ready, may_be_stopped, may_lose_readiness, passed_its_probe, pod_by_uid, text};
 use crate::api::ApiModel;
 use crate::api::store::ChangeKind;
 use crate::runtime::{RuntimeFact, RuntimeModel};
@@ -34,6 +37,11 @@ pub struct Scene<'a> {
     pub in_flight: usize,
 }
 
+/// How long the agent may not know yet that a pod is gone: the API server may be silent meanwhile.
+const TOLD_WITHIN: Duration = Duration::from_secs(15);
+/// How long the agent may say what was: a look and a status that get lost are given up after half a minute each.
+const SAYS_WITHIN: Duration = Duration::from_secs(75);
+
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken {
@@ -50,6 +58,8 @@ pub struct Broken {
 struct PodRecord {
     phase: String,
     ready: bool,
+    /// IDs of containers that were said to be ready when last told.
+    ready_containers: BTreeSet<String>,
     /// When the users asked for its end.
     deleted_at: Option<Duration>,
     deletion_grace: Duration,
@@ -71,9 +81,11 @@ pub struct Witness {
     forced: BTreeSet<String>,
     revision: u64,
     lease_renewed: Option<String>,
+    lease_written_at: Option<Duration>,
     clock_jumped_at: Option<Duration>,
     /// A status arrived for which nobody waited any more: newer ones may have overtaken it.
     stale_status: bool,
+    pod_gone_at: Option<Duration>,
     api_calls: Vec<Duration>,
     now: Duration,
     /// How many calls were made, by name.
@@ -93,6 +105,12 @@ impl Witness {
     #[must_use]
     pub fn starts_of(&self, uid: &str) -> usize {
         self.pods.get(uid).map_or(0, |record| record.started.values().map(|n| *n as usize).sum())
+    }
+
+    /// How long ago the lease was made or renewed, if it ever was; by the time that no clock jump touches.
+    #[must_use]
+    pub fn lease_age(&self) -> Option<Duration> {
+        self.lease_written_at.map(|at| self.now.saturating_sub(at))
     }
 
     /// Something that must not be was seen.
@@ -139,9 +157,21 @@ impl Witness {
                     let record = self.pods.entry(container.pod.to_string()).or_default();
                     record.stopped.insert(container.name().to_owned());
                 }
+                self.invariant_nothing_is_stopped_that_nobody_wants_stopped(scene, None, Some(id.as_str()));
             }
-            CriCall::StopPodSandbox { id } => self.invariant_no_pod_is_stopped_that_nobody_wants_stopped(scene, id.as_str()),
+            CriCall::StopPodSandbox { id } => {
+                self.invariant_nothing_is_stopped_that_nobody_wants_stopped(scene, Some(id.as_str()), None);
+            }
             _ => {}
+        }
+    }
+
+    /// The API server refused the agent something. What it asked for a pod that others removed a moment ago, it could not know.
+    pub fn invariant_nothing_is_asked_that_is_forbidden(&mut self, scene: Scene<'_>, how: String) {
+        self.now = scene.elapsed;
+        self.changes(scene);
+        if self.pod_gone_at.is_none_or(|at| self.now.saturating_sub(at) > TOLD_WITHIN) {
+            self.broken("invariant_nothing_is_asked_that_is_forbidden", how);
         }
     }
 
@@ -215,9 +245,10 @@ impl Witness {
         };
         for change in changes {
             match (change.plural, change.kind) {
-                ("pods", ChangeKind::Deleted) => self.pod_gone(scene, &change.object),
+                ("pods", ChangeKind::Deleted) => self.invariant_no_pod_is_gone_while_it_runs(scene, &change.object),
                 ("pods", _) => self.pod_changed(scene, &change.object),
-                ("leases", ChangeKind::Modified) => self.lease_renewed(&change.object),
+                ("leases", ChangeKind::Added) => self.lease_written_at = Some(self.now),
+                ("leases", ChangeKind::Modified) => self.invariant_lease_is_renewed_forwards(&change.object),
                 _ => {}
             }
         }
@@ -226,7 +257,8 @@ impl Witness {
     }
 
     /// S2
-    fn pod_gone(&mut self, scene: Scene<'_>, object: &Value) {
+    fn invariant_no_pod_is_gone_while_it_runs(&mut self, scene: Scene<'_>, object: &Value) {
+        self.pod_gone_at = Some(self.now);
         let uid = text(&object["metadata"]["uid"]);
         let runs = scene.runtime.running().find(|c| c.pod.as_str() == uid);
         if let Some(container) = runs
@@ -238,41 +270,81 @@ impl Witness {
     }
 
     fn pod_changed(&mut self, scene: Scene<'_>, object: &Value) {
-        let uid = text(&object["metadata"]["uid"]).to_owned();
-        let now = self.now;
-        let mut broken = Vec::new();
-        let record = self.pods.entry(uid.clone()).or_default();
+        let uid = text(&object["metadata"]["uid"]);
+        let mut record = self.pods.remove(uid).unwrap_or_default();
         if !object["metadata"]["deletionTimestamp"].is_null() {
-            record.deleted_at.get_or_insert(now);
+            record.deleted_at.get_or_insert(self.now);
             record.deletion_grace = Duration::from_secs(object["metadata"]["deletionGracePeriodSeconds"].as_u64().unwrap_or(0));
         }
+        self.invariant_terminal_phase_is_final(&mut record, object);
+        self.invariant_no_readiness_is_lost_without_a_cause(scene, &mut record, object);
+        self.invariant_status_is_of_the_pods_own_containers(scene, &record, object);
+        self.invariant_ready_containers_run_and_have_passed_their_probe(scene, &mut record, object);
+        self.pods.insert(uid.to_owned(), record);
+    }
+
+    /// S3
+    fn invariant_terminal_phase_is_final(&mut self, record: &mut PodRecord, object: &Value) {
         let phase = text(&object["status"]["phase"]);
         if matches!(record.phase.as_str(), "Succeeded" | "Failed") && phase != record.phase && !self.stale_status {
-            broken.push(("invariant_terminal_phase_is_final", format!("pod {uid} went from {} to {phase}", record.phase)));
+            let how = format!("pod {} went from {} to {phase}", text(&object["metadata"]["uid"]), record.phase);
+            self.broken("invariant_terminal_phase_is_final", how);
         }
         phase.clone_into(&mut record.phase);
-        let ready = condition(object, "Ready") == Some("True");
-        if record.ready && !ready && !self.stale_status && !may_lose_readiness(scene, record, object, &uid, now) {
-            broken.push((
-                "invariant_no_readiness_is_lost_without_a_cause",
-                format!("pod {uid} is not ready any more, yet all of it runs"),
-            ));
+    }
+
+    /// S7: what no restart of the agent explains either.
+    fn invariant_no_readiness_is_lost_without_a_cause(&mut self, scene: Scene<'_>, record: &mut PodRecord, object: &Value) {
+        let ready = is_ready(object);
+        if record.ready && !ready && !self.stale_status && !may_lose_readiness(scene, record, object, self.now) {
+            let how = format!("pod {} is not ready any more, yet all of it runs", text(&object["metadata"]["uid"]));
+            self.broken("invariant_no_readiness_is_lost_without_a_cause", how);
         }
         record.ready = ready;
-        for status in object["status"]["containerStatuses"].as_array().into_iter().flatten() {
-            let id = text(&status["containerID"]).rsplit('/').next().unwrap_or_default();
-            if !id.is_empty() && !record.containers.contains(id) && !scene.runtime.containers.contains_key(id) {
+    }
+
+    /// S12
+    fn invariant_status_is_of_the_pods_own_containers(&mut self, scene: Scene<'_>, record: &PodRecord, object: &Value) {
+        let uid = text(&object["metadata"]["uid"]);
+        for id in statuses(object).map(container_id).filter(|id| !id.is_empty()) {
+            let is_its = scene.runtime.containers.get(id).is_some_and(|c| c.pod.as_str() == uid);
+            if !record.containers.contains(id) && !is_its {
                 let how = format!("the status of pod {uid} names container {id}, which never was one of its");
-                broken.push(("invariant_status_is_of_the_pods_own_containers", how));
+                self.broken("invariant_status_is_of_the_pods_own_containers", how);
             }
         }
-        for (invariant, how) in broken {
-            self.broken(invariant, how);
+    }
+
+    /// S8: of containers that were not ready before. Of one that ended lately the agent may not know yet.
+    fn invariant_ready_containers_run_and_have_passed_their_probe(
+        &mut self,
+        scene: Scene<'_>,
+        record: &mut PodRecord,
+        object: &Value,
+    ) {
+        let uid = text(&object["metadata"]["uid"]);
+        let ended_lately = |at: Option<Duration>| at.is_some_and(|at| self.now.saturating_sub(at) < SAYS_WITHIN);
+        let told_late = ended_lately(record.last_exit) || ended_lately(record.last_sandbox_down);
+        let ready: BTreeSet<String> = statuses(object).filter(|s| s["ready"] == true).map(|s| container_id(s).to_owned()).collect();
+        let mut wrong = None;
+        for id in ready.difference(&record.ready_containers) {
+            let container = scene.runtime.containers.get(id);
+            let runs = container.is_some_and(|c| c.state == ContainerState::Running);
+            let passed = container.is_none_or(|c| passed_its_probe(scene, object, c));
+            if (!runs && !told_late) || !passed {
+                let why = if runs { "its readiness probe never passed" } else { "it does not run" };
+                wrong = Some(format!("container {id} of pod {uid} is told to be ready, and {why}"));
+            }
+        }
+        record.ready_containers = ready;
+        if let Some(how) = wrong {
+            self.broken("invariant_ready_containers_run_and_have_passed_their_probe", how);
         }
     }
 
     /// S9
-    fn lease_renewed(&mut self, object: &Value) {
+    fn invariant_lease_is_renewed_forwards(&mut self, object: &Value) {
+        self.lease_written_at = Some(self.now);
         let renewed = text(&object["spec"]["renewTime"]).to_owned();
         // What was sent before a jump may arrive after it.
         let jumped = self.clock_jumped_at.is_some_and(|at| self.now.saturating_sub(at) < Duration::from_secs(60));
@@ -301,23 +373,23 @@ impl Witness {
         }
     }
 
-    /// S6
-    fn invariant_no_pod_is_stopped_that_nobody_wants_stopped(&mut self, scene: Scene<'_>, id: &str) {
-        let Some(sandbox) = scene.runtime.sandboxes.get(id).filter(|s| s.state == SandboxState::Ready) else { return };
-        let uid = sandbox.config.metadata.as_ref().map(|m| m.uid.clone()).unwrap_or_default();
-        let Some(object) = pod_by_uid(scene, &uid) else { return };
-        let twins = scene
-            .runtime
-            .sandboxes
-            .values()
-            .filter(|s| s.state == SandboxState::Ready && s.config.metadata.as_ref().is_some_and(|m| m.uid == uid));
-        let runs = scene.runtime.running().any(|c| c.sandbox == id);
-        let ended = matches!(text(&object["status"]["phase"]), "Succeeded" | "Failed");
-        let wanted =
-            object["metadata"]["deletionTimestamp"].is_null() && !ended && object["spec"]["activeDeadlineSeconds"].is_null();
-        if runs && wanted && twins.count() == 1 {
-            let how = format!("the sandbox of pod {uid} is stopped while its containers run and nobody asked for it");
-            self.broken("invariant_no_pod_is_stopped_that_nobody_wants_stopped", how);
+    /// S6: of a container or a whole sandbox.
+    fn invariant_nothing_is_stopped_that_nobody_wants_stopped(
+        &mut self,
+        scene: Scene<'_>,
+        sandbox: Option<&str>,
+        container: Option<&str>,
+    ) {
+        let stopped = match (sandbox, container) {
+            (_, Some(id)) => scene.runtime.containers.get(id).filter(|c| c.state == ContainerState::Running),
+            (Some(id), None) => scene.runtime.running().find(|c| c.sandbox == id),
+            (None, None) => None,
+        };
+        let Some(stopped) = stopped else { return };
+        let Some(object) = pod_by_uid(scene, stopped.pod.as_str()) else { return };
+        if !may_be_stopped(scene, object, stopped, container.is_some()) {
+            let how = format!("{} of pod {} is stopped while it runs and nobody asked for it", stopped.name(), stopped.pod);
+            self.broken("invariant_nothing_is_stopped_that_nobody_wants_stopped", how);
         }
     }
 
@@ -339,34 +411,10 @@ impl Witness {
     }
 }
 
-/// S7, S8: what explains that a pod is not ready any more.
-fn may_lose_readiness(scene: Scene<'_>, record: &PodRecord, object: &Value, uid: &str, now: Duration) -> bool {
-    let recently = |at: Option<Duration>| at.is_some_and(|at| now.saturating_sub(at) < Duration::from_secs(120));
-    let probed = object["spec"]["containers"].as_array().into_iter().flatten().any(|c| !c["readinessProbe"].is_null());
-    let node_unready = pod_by_uid(scene, uid).is_none();
-    let has_deadline = !object["spec"]["activeDeadlineSeconds"].is_null();
-    record.deleted_at.is_some()
-        || has_deadline
-        || recently(record.last_exit)
-        || recently(record.last_sandbox_down)
-        || probed
-        || node_unready
+fn statuses(object: &Value) -> impl Iterator<Item = &Value> {
+    object["status"]["containerStatuses"].as_array().into_iter().flatten()
 }
 
-fn has_hook(object: &Value, container: &str) -> bool {
-    let mut containers = object["spec"]["containers"].as_array().into_iter().flatten();
-    containers.any(|c| c["name"] == container && !c["lifecycle"]["preStop"].is_null())
-}
-
-fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a str> {
-    let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.find(|c| c["type"] == kind)?["status"].as_str()
-}
-
-fn pod_by_uid<'a>(scene: Scene<'a>, uid: &str) -> Option<&'a Value> {
-    scene.api.store.list("pods", "").map(AsRef::as_ref).find(|pod| pod["metadata"]["uid"] == uid)
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
+fn container_id(status: &Value) -> &str {
+    text(&status["containerID"]).rsplit('/').next().unwrap_or_default()
 }

@@ -1,0 +1,287 @@
+//! The faults that mutations plant: each what the core could do wrong by one wrong line.
+//! Upstream: none.
+//! Differs: nothing on purpose.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use kubelet::action::{Action, ApiCall, Call, CriCall, HostCall, Lane};
+use kubelet::event::{ApiReply, CriReply, Event, HostReply, Object, WatchKey};
+use kubelet::failure::{Failure, FailureKind};
+use kubelet::ids::{ActionId, PodUid};
+use kubelet::observation::ContainerState;
+use serde_json::{Value, json};
+
+use crate::world::planted::{Asked, Planted};
+
+/// Changes actions in place.
+fn altered(mut alter: impl FnMut(&mut Call) + 'static) -> Planted {
+    Planted::in_actions(move |mut action| {
+        alter(&mut action.call);
+        vec![Asked::Sent(action)]
+    })
+}
+
+/// Answers some actions instead of doing them.
+fn answered(mut answer: impl FnMut(&Action) -> Option<Event> + 'static) -> Planted {
+    Planted::in_actions(move |action| {
+        vec![match answer(&action) {
+            Some(event) => Asked::Answered(action, event),
+            None => Asked::Sent(action),
+        }]
+    })
+}
+
+/// Does more than it is asked for.
+fn added(mut more: impl FnMut(&Action) -> Vec<Call> + 'static) -> Planted {
+    let mut last = u64::MAX;
+    Planted::in_actions(move |action| {
+        let more = more(&action).into_iter().map(|call| {
+            // Numbers that the core never comes to.
+            last -= 1;
+            Action { id: ActionId(last), lane: Lane::PodStatus, timeout: Some(Duration::from_secs(30)), call }
+        });
+        let more: Vec<Asked> = more.map(Asked::Sent).collect();
+        more.into_iter().chain([Asked::Sent(action)]).collect()
+    })
+}
+
+/// Writes a pod's status once more when the lease is renewed next, as that makes of the patch before, if it does.
+fn written_later(mut forge: impl FnMut(&Value) -> Option<Value> + 'static) -> Planted {
+    let mut waiting: Option<Call> = None;
+    added(move |action| match &action.call {
+        Call::Api(ApiCall::PatchPodStatus { namespace, name, patch }) => {
+            if let Some(forged) = forge(&patch["status"]) {
+                let patch = json!({"metadata": patch["metadata"].clone(), "status": forged});
+                let (namespace, name) = (namespace.clone(), name.clone());
+                waiting = Some(Call::Api(ApiCall::PatchPodStatus { namespace, name, patch }));
+            }
+            vec![]
+        }
+        Call::Api(ApiCall::UpdateLease(_)) => waiting.take().into_iter().collect(),
+        _ => vec![],
+    })
+}
+
+fn done(id: ActionId) -> Event {
+    Event::CriDone { id, outcome: Ok(CriReply::Done) }
+}
+
+fn fails(id: ActionId) -> Event {
+    Event::ApiDone { id, outcome: Err(Failure::new(FailureKind::Unavailable, "never sent")) }
+}
+
+fn says_ready(status: &Value) -> bool {
+    let mut conditions = status["conditions"].as_array().into_iter().flatten();
+    conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+pub(super) fn running_containers_look_ended() -> Planted {
+    Planted::in_events(|mut event| {
+        if let Event::CriDone { outcome: Ok(CriReply::Observation(seen)), .. } = &mut event {
+            let running = Arc::make_mut(seen).containers.iter_mut().filter(|c| c.state == ContainerState::Running);
+            running.for_each(|container| container.state = ContainerState::Exited);
+        }
+        Some(event)
+    })
+}
+
+pub(super) fn deletion_is_confirmed_with_the_stop() -> Planted {
+    let mut told: Option<(String, String, PodUid)> = None;
+    added(move |action| match &action.call {
+        Call::Api(ApiCall::PatchPodStatus { namespace, name, patch }) => {
+            let uid = PodUid::new(patch["metadata"]["uid"].as_str().unwrap_or_default());
+            told = Some((namespace.clone(), name.clone(), uid));
+            vec![]
+        }
+        Call::Cri(CriCall::StopContainer { .. }) => {
+            let gone = told.take().map(|(namespace, name, uid)| ApiCall::DeletePod { namespace, name, uid, grace_seconds: 0 });
+            gone.map(Call::Api).into_iter().collect()
+        }
+        _ => vec![],
+    })
+}
+
+pub(super) fn ended_pod_is_told_to_run() -> Planted {
+    written_later(|status| (status["phase"] == "Succeeded").then(|| json!({"phase": "Running"})))
+}
+
+pub(super) fn never_is_taken_for_always() -> Planted {
+    Planted::in_events(|mut event| {
+        let pods = match &mut event {
+            Event::WatchListed { objects, .. } => objects.iter_mut().collect(),
+            Event::WatchApplied { object, .. } => vec![object],
+            _ => vec![],
+        };
+        for object in pods {
+            if let Object::Pod(pod) = object
+                && let Some(spec) = &mut Arc::make_mut(pod).spec
+            {
+                spec.restart_policy = Some("Always".to_owned());
+            }
+        }
+        Some(event)
+    })
+}
+
+pub(super) fn grace_is_cut_to_a_second() -> Planted {
+    altered(|call| {
+        if let Call::Cri(CriCall::StopContainer { grace, .. }) = call {
+            *grace = Duration::from_secs(1);
+        }
+    })
+}
+
+pub(super) fn second_list_of_pods_is_empty() -> Planted {
+    let mut lists = 0;
+    Planted::in_events(move |mut event| {
+        if let Event::WatchListed { key: WatchKey::Pods, objects } = &mut event {
+            lists += 1;
+            if lists > 1 {
+                objects.clear();
+            }
+        }
+        Some(event)
+    })
+}
+
+pub(super) fn readiness_is_withdrawn() -> Planted {
+    written_later(|status| says_ready(status).then(|| json!({"conditions": [{"type": "Ready", "status": "False"}]})))
+}
+
+pub(super) fn every_probe_passes() -> Planted {
+    Planted::in_events(|mut event| {
+        if let Event::CriDone { outcome: Ok(CriReply::Exec { exit_code, .. }), .. } = &mut event {
+            *exit_code = 0;
+        }
+        Some(event)
+    })
+}
+
+pub(super) fn readiness_comes_before_the_container() -> Planted {
+    altered(|call| {
+        if let Call::Api(ApiCall::PatchPodStatus { patch, .. }) = call {
+            for status in patch["status"]["containerStatuses"].as_array_mut().into_iter().flatten() {
+                status["ready"] = true.into();
+            }
+        }
+    })
+}
+
+pub(super) fn every_other_renewal_is_an_hour_old() -> Planted {
+    let mut renewals = 0;
+    altered(move |call| {
+        if let Call::Api(ApiCall::UpdateLease(lease)) = call
+            && let Some(at) = lease.spec.as_mut().and_then(|spec| spec.renew_time.as_mut())
+        {
+            renewals += 1;
+            if renewals % 2 == 0 {
+                at.0 = at.0.saturating_sub(SignedDuration::from_hours(1)).unwrap_or(at.0);
+            }
+        }
+    })
+}
+
+pub(super) fn directories_are_not_removed() -> Planted {
+    answered(|action| match &action.call {
+        Call::Host(HostCall::RemovePodDir { .. }) => Some(Event::HostDone { id: action.id, outcome: Ok(HostReply::Done) }),
+        _ => None,
+    })
+}
+
+pub(super) fn node_is_read_without_end() -> Planted {
+    added(|action| match &action.call {
+        Call::Api(ApiCall::UpdateLease(_)) => vec![Call::Api(ApiCall::GetNode); 1500],
+        _ => vec![],
+    })
+}
+
+pub(super) fn calls_pile_up() -> Planted {
+    added(|action| match &action.call {
+        Call::Api(ApiCall::UpdateLease(_)) => vec![Call::Cri(CriCall::Version); 2500],
+        _ => vec![],
+    })
+}
+
+pub(super) fn status_names_the_first_container_of_all() -> Planted {
+    let mut first: Option<Value> = None;
+    altered(move |call| {
+        if let Call::Api(ApiCall::PatchPodStatus { patch, .. }) = call {
+            for status in patch["status"]["containerStatuses"].as_array_mut().into_iter().flatten() {
+                if status["containerID"].is_string() {
+                    status["containerID"] = first.get_or_insert_with(|| status["containerID"].clone()).clone();
+                }
+            }
+        }
+    })
+}
+
+pub(super) fn foreign_secret_is_read() -> Planted {
+    added(|action| match &action.call {
+        Call::Api(ApiCall::UpdateLease(_)) => {
+            let key = WatchKey::Secret { namespace: "default".to_owned(), name: "foreign".to_owned() };
+            vec![Call::Api(ApiCall::GetObject { key, cached: false })]
+        }
+        _ => vec![],
+    })
+}
+
+pub(super) fn containers_are_not_started() -> Planted {
+    let fails = |id| Event::CriDone { id, outcome: Err(Failure::new(FailureKind::Other, "never sent")) };
+    answered(move |action| matches!(action.call, Call::Cri(CriCall::StartContainer { .. })).then(|| fails(action.id)))
+}
+
+pub(super) fn nothing_is_stopped() -> Planted {
+    answered(|action| {
+        let stops = matches!(
+            action.call,
+            Call::Cri(CriCall::StopContainer { .. } | CriCall::StopPodSandbox { .. } | CriCall::RemovePodSandbox { .. })
+        );
+        stops.then(|| done(action.id))
+    })
+}
+
+pub(super) fn lease_is_not_renewed() -> Planted {
+    answered(|action| matches!(action.call, Call::Api(ApiCall::UpdateLease(_))).then(|| fails(action.id)))
+}
+
+pub(super) fn node_status_is_not_told() -> Planted {
+    answered(|action| matches!(action.call, Call::Api(ApiCall::PatchNodeStatus(_))).then(|| fails(action.id)))
+}
+
+pub(super) fn watch_of_pods_is_dead() -> Planted {
+    Planted::in_events(|event| match event {
+        Event::WatchApplied { key: WatchKey::Pods, .. } | Event::WatchDeleted { key: WatchKey::Pods, .. } => None,
+        event => Some(event),
+    })
+}
+
+pub(super) fn deletion_is_never_confirmed() -> Planted {
+    answered(|action| match &action.call {
+        Call::Api(ApiCall::DeletePod { .. }) => Some(Event::ApiDone { id: action.id, outcome: Ok(ApiReply::Done) }),
+        _ => None,
+    })
+}
+
+pub(super) fn every_sandbox_is_the_first_attempt() -> Planted {
+    altered(|call| {
+        if let Call::Cri(CriCall::RunPodSandbox { config, .. }) = call
+            && let Some(metadata) = &mut Arc::make_mut(config).metadata
+        {
+            metadata.attempt = 0;
+        }
+    })
+}
+
+pub(super) fn status_is_told_until_ready_and_never_again() -> Planted {
+    let mut was_ready = false;
+    answered(move |action| match &action.call {
+        Call::Api(ApiCall::PatchPodStatus { .. }) if was_ready => Some(fails(action.id)),
+        Call::Api(ApiCall::PatchPodStatus { patch, .. }) => {
+            was_ready = says_ready(&patch["status"]);
+            None
+        }
+        _ => None,
+    })
+}

@@ -1,0 +1,186 @@
+//! The scenarios in which faults are planted: each holds without one.
+//! Upstream: none.
+//! Differs: nothing on purpose.
+
+pub(super) const PLAIN: &str = r#"
+about: A pod runs.
+stages: [model]
+steps:
+  - wait: 5s
+    apply:
+      - kind: Pod
+        metadata: {name: web}
+        spec:
+          containers: [{name: main, image: "busybox:1.36"}]
+    expect: {within: 10s, pods: [{name: web, ready: true}]}
+  - wait: 30s
+"#;
+
+pub(super) const PROBED: &str = r#"
+about: A probed pod runs.
+stages: [model]
+steps:
+  - apply:
+      - kind: Pod
+        metadata: {name: web}
+        spec:
+          containers: [{name: main, image: "busybox:1.36", readinessProbe: {exec: {command: ["true"]}, periodSeconds: 2}}]
+    expect: {within: 10s, pods: [{name: web, ready: true}]}
+  - wait: 30s
+"#;
+
+pub(super) const NEVER_READY: &str = r#"
+about: A pod whose probe never passes is not ready.
+stages: [model]
+steps:
+  - apply:
+      - kind: Pod
+        metadata: {name: web, annotations: {sim.keelson.dev/main: "exec-fails=0s.."}}
+        spec:
+          containers: [{name: main, image: "busybox:1.36", readinessProbe: {exec: {command: ["true"]}, periodSeconds: 2}}]
+    expect: {within: 10s, pods: [{name: web, running: 1}]}
+  - holds: {within: 30s, pods: [{name: web, ready: false}]}
+"#;
+
+pub(super) const INIT: &str = r#"
+about: A pod waits for its init container, and runs then.
+stages: [model]
+steps:
+  - apply:
+      - kind: Pod
+        metadata: {name: web, annotations: {sim.keelson.dev/init: "exit=0@5s*"}}
+        spec:
+          initContainers: [{name: init, image: "busybox:1.36"}]
+          containers: [{name: main, image: "busybox:1.36"}]
+    expect: {within: 20s, pods: [{name: web, ready: true}]}
+"#;
+
+pub(super) const DEAF: &str = r#"
+about: A pod that does not heed SIGTERM has all of its grace.
+stages: [model]
+steps:
+  - apply:
+      - kind: Pod
+        metadata: {name: web, annotations: {sim.keelson.dev/main: "term=ignore"}}
+        spec:
+          terminationGracePeriodSeconds: 10
+          containers: [{name: main, image: "busybox:1.36"}]
+    expect: {within: 10s, pods: [{name: web, ready: true}]}
+  - delete: {name: web}
+    expect: {within: 30s, pods: [{name: web, gone: true}]}
+"#;
+
+pub(super) const DELETED: &str = r#"
+about: A pod runs and goes.
+stages: [model]
+steps:
+  - apply:
+      - kind: Pod
+        metadata: {name: web}
+        spec:
+          containers: [{name: main, image: "busybox:1.36"}]
+    expect: {within: 10s, pods: [{name: web, ready: true}]}
+  - delete: {name: web}
+    expect: {within: 30s, pods: [{name: web, gone: true}]}
+"#;
+
+pub(super) const FORCED: &str = r#"
+about: A pod that is deleted by force is stopped.
+stages: [model]
+steps:
+  - apply:
+      - kind: Pod
+        metadata: {name: web}
+        spec:
+          containers: [{name: main, image: "busybox:1.36"}]
+    expect: {within: 10s, pods: [{name: web, ready: true}]}
+  - delete: {name: web, grace: 0}
+    expect: {within: 30s, pods: [{name: web, gone: true}]}
+"#;
+
+pub(super) const JOB: &str = r#"
+about: A pod runs once to its end.
+stages: [model]
+steps:
+  - apply:
+      - kind: Pod
+        metadata: {name: job, annotations: {sim.keelson.dev/main: "exit=0@1s*"}}
+        spec:
+          restartPolicy: Never
+          containers: [{name: main, image: "busybox:1.36"}]
+    expect: {within: 10s, pods: [{name: job, phase: Succeeded}]}
+  - wait: 30s
+"#;
+
+pub(super) const COMPACTED: &str = r#"
+about: The API server has lost its history, and lists its pods again.
+stages: [model]
+steps:
+  - apply:
+      - kind: Pod
+        metadata: {name: web}
+        spec:
+          containers: [{name: main, image: "busybox:1.36"}]
+    expect: {within: 10s, pods: [{name: web, ready: true}]}
+  - api: {compact: true}
+    holds: {within: 30s, pods: [{name: web, ready: true, starts: 1}]}
+"#;
+
+pub(super) const TWO: &str = r#"
+about: Two pods run, one after the other.
+stages: [model]
+steps:
+  - apply:
+      - kind: Pod
+        metadata: {name: one}
+        spec:
+          containers: [{name: main, image: "busybox:1.36"}]
+    expect: {within: 10s, pods: [{name: one, ready: true}]}
+  - apply:
+      - kind: Pod
+        metadata: {name: two}
+        spec:
+          containers: [{name: main, image: "busybox:1.36"}]
+    expect: {within: 10s, pods: [{name: two, ready: true}]}
+"#;
+
+pub(super) const LATE_NETWORK: &str = r#"
+about: The network comes late, and the node is Ready then.
+stages: [model]
+steps:
+  - network-ready: false
+  - wait: 30s
+    network-ready: true
+  - expect: {within: 30s, node-ready: true}
+"#;
+
+pub(super) const SANDBOX_DIES: &str = r#"
+about: A pod whose sandbox dies gets another.
+stages: [model]
+steps:
+  - apply:
+      - kind: Pod
+        metadata: {name: web}
+        spec:
+          containers: [{name: main, image: "busybox:1.36"}]
+    expect: {within: 10s, pods: [{name: web, ready: true}]}
+  - kill: {pod: web}
+  - wait: 5s
+    expect: {within: 60s, pods: [{name: web, ready: true, starts: 2}]}
+"#;
+
+pub(super) const KILLED: &str = r#"
+about: A container that dies is started again.
+stages: [model]
+steps:
+  - apply:
+      - kind: Pod
+        metadata: {name: web}
+        spec:
+          containers: [{name: main, image: "busybox:1.36"}]
+    expect: {within: 10s, pods: [{name: web, ready: true}]}
+  - wait: 15s
+    kill: {pod: web, container: main}
+  - wait: 5s
+    expect: {within: 60s, pods: [{name: web, ready: true, starts: 2}]}
+"#;

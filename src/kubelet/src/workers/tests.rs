@@ -1,0 +1,134 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::action::{Action, ApiCall, Call, CriCall};
+use crate::config::Config;
+use crate::event::{CriReply, Event, Object, WatchKey};
+use crate::ids::{PodUid, SandboxId};
+use crate::kubelet::Kubelet;
+use crate::observation::{ListedSandbox, Listing, SandboxState};
+use crate::pod::worker::Phase;
+use crate::time::{Mono, Now};
+
+/// A new life of the agent, which is shown its node and then pods.
+struct Bench {
+    kubelet: Kubelet,
+    actions: Vec<Action>,
+}
+
+impl Bench {
+    fn new(pods: &[Value]) -> Self {
+        let mut bench = Self { kubelet: Kubelet::new(Arc::new(Config::new("n1")), 1), actions: Vec::new() };
+        bench.handle(Event::Started);
+        let node = serde_json::from_value(json!({"metadata": {"name": "n1", "uid": "n"}})).unwrap();
+        bench.handle(Event::WatchListed { key: WatchKey::Node, objects: vec![Object::Node(Arc::new(node))] });
+        let pods = pods.iter().map(|pod| Object::Pod(Arc::new(serde_json::from_value(pod.clone()).unwrap()))).collect();
+        bench.handle(Event::WatchListed { key: WatchKey::Pods, objects: pods });
+        bench
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = Now { mono: Mono::from_start(Duration::from_secs(1)), wall: jiff::Timestamp::UNIX_EPOCH };
+        self.kubelet.handle(now, event, &mut self.actions);
+    }
+
+    /// The runtime lists one sandbox that runs.
+    fn listed(&mut self, pod: &str) {
+        let id = self.actions.iter().find(|a| matches!(a.call, Call::Cri(CriCall::List))).unwrap().id;
+        let sandbox = ListedSandbox {
+            id: SandboxId::new("s1"),
+            pod: PodUid::new(pod),
+            namespace: "default".to_owned(),
+            name: pod.to_owned(),
+            attempt: 0,
+            state: SandboxState::Ready,
+            created_at: 1,
+        };
+        let listing = Listing { sandboxes: vec![sandbox], containers: vec![] };
+        self.handle(Event::CriDone { id, outcome: Ok(CriReply::Listing { began: Mono::ZERO, listing }) });
+    }
+
+    /// The phase of a pod's worker, and the reason for which it is stopped.
+    fn worker(&self, pod: &str) -> Option<(Phase, Option<&str>)> {
+        let worker = self.kubelet.workers.get(&PodUid::new(pod))?;
+        let verdict = worker.termination.as_ref().and_then(|termination| termination.verdict.as_ref());
+        Some((worker.phase.clone(), verdict.map(|verdict| verdict.reason.as_str())))
+    }
+
+    /// The phases that the API server was told of a pod.
+    fn told(&self, pod: &str) -> Vec<&str> {
+        let patches = self.actions.iter().filter_map(|action| match &action.call {
+            Call::Api(ApiCall::PatchPodStatus { name, patch, .. }) if name == pod => Some(patch),
+            _ => None,
+        });
+        patches.filter_map(|patch| patch["status"]["phase"].as_str()).collect()
+    }
+}
+
+fn pod(name: &str, second: u32, spec: &Value, status: &Value) -> Value {
+    json!({
+        "metadata": {
+            "name": name, "namespace": "default", "uid": name, "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z"),
+        },
+        "spec": spec,
+        "status": status,
+    })
+}
+
+fn misplaced() -> Value {
+    json!({"nodeSelector": {"zone": "b"}, "containers": [{"name": "main", "image": "busybox"}]})
+}
+
+fn wants_port() -> Value {
+    json!({"containers": [{"name": "main", "image": "busybox", "ports": [{"containerPort": 80, "hostPort": 80}]}]})
+}
+
+fn ran() -> Value {
+    json!({"phase": "Running", "startTime": "2026-01-01T00:00:00Z", "containerStatuses": [
+        {"name": "main", "image": "busybox", "imageID": "i", "ready": true, "restartCount": 0, "containerID": "containerd://c1"}]})
+}
+
+// POD-032
+#[test]
+fn refused_pod_fails_at_once_and_has_no_worker() {
+    let bench = Bench::new(&[pod("web", 0, &misplaced(), &json!({}))]);
+    assert_eq!(bench.worker("web"), None);
+    assert_eq!(bench.told("web"), ["Failed"]);
+}
+
+// POD-032, S3: Failed is final, so it is told of a pod that ran before only once nothing of it runs any more.
+#[test]
+fn refused_pod_that_ran_in_an_earlier_life_is_stopped_before_it_fails() {
+    let bench = Bench::new(&[pod("web", 0, &misplaced(), &ran())]);
+    assert_eq!(bench.worker("web"), Some((Phase::Terminating, Some("NodeAffinity"))));
+    assert!(bench.told("web").is_empty());
+}
+
+// POD-032, POD-087: an earlier life started it and was killed before it could say so.
+#[test]
+fn refused_pod_that_turns_out_to_run_is_stopped() {
+    let mut bench = Bench::new(&[pod("web", 0, &misplaced(), &json!({}))]);
+    bench.listed("web");
+    assert_eq!(bench.worker("web"), Some((Phase::Terminating, Some("NodeAffinity"))));
+}
+
+// POD-033, kubernetes/kubernetes#105523
+#[test]
+fn ended_pod_takes_no_room_in_a_new_life() {
+    let ended = json!({"phase": "Succeeded"});
+    let bench = Bench::new(&[pod("job", 0, &wants_port(), &ended), pod("web", 1, &wants_port(), &ran())]);
+    assert_eq!(bench.worker("web"), Some((Phase::Syncing, None)));
+}
+
+// POD-030: what was created in the same second has no order but this one.
+#[test]
+fn pod_that_was_started_keeps_its_place_before_its_twin() {
+    let bench = Bench::new(&[pod("a", 0, &wants_port(), &json!({})), pod("b", 0, &wants_port(), &ran())]);
+    assert_eq!(bench.worker("b"), Some((Phase::Syncing, None)));
+    assert_eq!(bench.told("a"), ["Failed"]);
+    let older = Bench::new(&[pod("a", 0, &wants_port(), &json!({})), pod("b", 1, &wants_port(), &ran())]);
+    assert_eq!(older.told("a"), [""; 0]);
+    assert_eq!(older.worker("b"), Some((Phase::Terminating, Some("NodePorts"))));
+}
