@@ -64,6 +64,8 @@ struct PodRecord {
     deleted_at: Option<Duration>,
     deletion_grace: Duration,
     started: BTreeMap<String, u32>,
+    /// Starts among them that nobody waited for.
+    stale_starts: BTreeMap<String, u32>,
     succeeded: BTreeSet<String>,
     /// Containers that the agent is stopping.
     stopped: BTreeSet<String>,
@@ -127,6 +129,12 @@ impl Witness {
     /// The node's clock jumped: times that it wrote need not grow from here.
     pub fn clock_jumped(&mut self) {
         self.clock_jumped_at = Some(self.now);
+    }
+
+    /// A container of that pod is about to be started by a call for which nobody waits any more: it may have been replaced, or may
+    /// be removed before anybody sees it run.
+    pub fn stale_start_arrives(&mut self, pod: &str, container: &str) {
+        *self.pods.entry(pod.to_owned()).or_default().stale_starts.entry(container.to_owned()).or_default() += 1;
     }
 
     /// A status is about to be stored that was sent by an earlier life, or given up. The agent cannot help it; it mends it.
@@ -226,7 +234,8 @@ impl Witness {
         let Some(object) = pod_by_uid(scene, pod) else { return };
         let is_init = object["spec"]["initContainers"].as_array().into_iter().flatten().any(|c| c["name"] == container);
         let Some(record) = self.pods.get(pod) else { return };
-        let started = record.started.get(container).copied().unwrap_or(0);
+        let count = |starts: &BTreeMap<String, u32>| starts.get(container).copied().unwrap_or(0);
+        let started = count(&record.started).saturating_sub(count(&record.stale_starts));
         let broken = match object["spec"]["restartPolicy"].as_str() {
             Some("Never") => started > 1 && !is_init,
             Some("OnFailure") => started > 1 && !is_init && record.succeeded.contains(container),

@@ -63,19 +63,25 @@ impl World {
         let now = self.now();
         let id = action.id;
         let mut rest = rest;
+        let awaited = self.life.as_ref().is_some_and(|one| one.number == life && one.in_flight.contains_key(&id));
         let event = match &action.call {
             Call::Cri(call) => {
                 if let CriCall::StopContainer { .. } = call {
                     rest = self.runtime.latency(now, call);
                 }
                 let mut witness = std::mem::take(&mut self.witness);
+                if let CriCall::StartContainer { id } = call
+                    && !awaited
+                    && let Some(container) = self.runtime.containers.get(id.as_str())
+                {
+                    witness.stale_start_arrives(container.pod.as_str(), container.name());
+                }
                 witness.runtime_called(self.scene(), call);
                 self.witness = witness;
                 let outcome = self.runtime.call(now, call).map(|reply| stamped(reply, began));
                 Event::CriDone { id, outcome }
             }
             Call::Api(call) => {
-                let awaited = self.life.as_ref().is_some_and(|one| one.number == life && one.in_flight.contains_key(&id));
                 if matches!(call, ApiCall::PatchPodStatus { .. }) && !awaited {
                     self.witness.stale_status_arrives();
                 }

@@ -29,7 +29,7 @@ const SURVEY_PERIOD: Duration = Duration::from_secs(600);
 /// How soon it is done again if it failed, or was too early to tell.
 const SURVEY_AGAIN: Duration = Duration::from_secs(10);
 /// How long after an operation that was given up its late effects are looked for.
-const SURVEY_LATE: Duration = Duration::from_secs(30);
+const SURVEY_LATE: Duration = Duration::from_secs(10);
 /// How long after pods came or went the Burstable tier's shares follow (NODE-134).
 const TIER_DELAY: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(60);
