@@ -109,9 +109,9 @@ impl StatusManager {
         }
     }
 
-    /// The API server has the pod no more.
-    pub fn pod_gone(&mut self, uid: &PodUid) {
-        self.pods.remove(uid);
+    /// The API server has the pod no more. Answers its name, if it was known.
+    pub fn pod_gone(&mut self, uid: &PodUid) -> Option<PodName> {
+        self.pods.remove(uid).map(|tracked| tracked.name)
     }
 
     /// The pod's status was computed.

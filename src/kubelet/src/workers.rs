@@ -12,8 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::admission::{Admission, admit};
 use crate::event::PodSource;
 use crate::failure::Failure;
-use crate::housekeeping::clearing::Remains;
-use crate::ids::{ActionId, PodUid};
+use crate::ids::{ActionId, PodName, PodUid};
 use crate::kubelet::Kubelet;
 use crate::out::Out;
 use crate::pleg::RuntimePod;
@@ -70,7 +69,7 @@ impl Kubelet {
             && let Admission::Refused { reason, message } = self.admit(&desired.pod)
         {
             out.record(Recorded::warning(Subject::Pod(Arc::clone(&desired.pod)), reason.clone(), message.clone()));
-            if self.may_run(&desired.pod, uid) {
+            if self.was_here(&desired.pod, uid) {
                 let verdict = Verdict { reason, message: format!("Pod was rejected: {message}"), disruption: false };
                 self.stop_refused(now, uid, verdict);
                 return;
@@ -84,13 +83,13 @@ impl Kubelet {
         self.pod_updated(now, uid, out);
     }
 
-    /// Whether something of a pod may run that this life of the agent has not looked at yet.
-    fn may_run(&self, pod: &Pod, uid: &PodUid) -> bool {
+    /// Whether the runtime may hold something of a pod that this life of the agent has not looked at yet.
+    fn was_here(&self, pod: &Pod, uid: &PodUid) -> bool {
         let statuses = pod.status.iter().flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses).flatten());
-        self.pleg.runs(uid) || (!self.pleg.has_listed() && statuses.into_iter().any(|status| status.container_id.is_some()))
+        self.pleg.holds(uid) || (!self.pleg.has_listed() && statuses.into_iter().any(|status| status.container_id.is_some()))
     }
 
-    /// A pod that ran in an earlier life is refused: it is stopped, and has failed once nothing of it runs any more.
+    /// A pod that an earlier life began with is refused: it is stopped, and has failed once nothing of it runs any more.
     fn stop_refused(&mut self, now: Now, uid: &PodUid, verdict: Verdict) {
         let Some(desired) = self.pods.get(uid) else { return };
         let mut worker = PodWorker::new(now, uid.clone(), Arc::clone(&desired.pod), Some(desired.source));
@@ -99,9 +98,9 @@ impl Kubelet {
         self.dirty.insert(uid.clone());
     }
 
-    /// Refused pods of which the runtime turns out to run something: a listing may come after the pods did.
-    fn stop_refused_that_run(&mut self, now: Now) {
-        let refused = |pod: &&RuntimePod| pod.live && !self.workers.contains_key(&pod.uid) && self.pods.get(&pod.uid).is_some();
+    /// Refused pods of which the runtime turns out to hold something: a listing may come after the pods did.
+    fn stop_refused_that_were_here(&mut self, now: Now) {
+        let refused = |pod: &&RuntimePod| !self.workers.contains_key(&pod.uid) && self.pods.get(&pod.uid).is_some();
         let running: Vec<PodUid> = self.pleg.runtime_pods().filter(refused).map(|pod| pod.uid.clone()).collect();
         for uid in running {
             let status = self.parts.statuses.status(&uid).cloned().unwrap_or_default();
@@ -139,12 +138,13 @@ impl Kubelet {
 
     /// POD-272: the object is gone. Whatever still runs is stopped at once, and nobody is told.
     fn pod_removed(&mut self, now: Now, uid: &PodUid) {
-        self.parts.statuses.pod_gone(uid);
+        let known_as = self.parts.statuses.pod_gone(uid);
         // The API server gives no more tokens for it.
         self.parts.tokens.forget(uid);
         let Some(worker) = self.workers.get_mut(uid) else {
-            // A refused pod: at most a directory of an earlier life is left.
-            self.housekeeping.pod_forgotten(uid, Remains::default());
+            // A refused pod: of an earlier life anything may be left.
+            let known_as = known_as.unwrap_or_else(|| PodName::new("", ""));
+            self.adopt_orphan(now, uid.clone(), known_as.namespace.to_string(), known_as.name.to_string());
             return;
         };
         worker.source = None;
@@ -157,7 +157,7 @@ impl Kubelet {
         if !self.pods.sources_ready() {
             return;
         }
-        self.stop_refused_that_run(now);
+        self.stop_refused_that_were_here(now);
         let unknown = |pod: &&RuntimePod| {
             !self.workers.contains_key(&pod.uid) && self.pods.get(&pod.uid).is_none() && !self.housekeeping.is_clearing(&pod.uid)
         };

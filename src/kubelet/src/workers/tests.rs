@@ -34,8 +34,8 @@ impl Bench {
         self.kubelet.handle(now, event, &mut self.actions);
     }
 
-    /// The runtime lists one sandbox that runs.
-    fn listed(&mut self, pod: &str) {
+    /// The runtime lists one sandbox.
+    fn listed(&mut self, pod: &str, state: SandboxState) {
         let id = self.actions.iter().find(|a| matches!(a.call, Call::Cri(CriCall::List))).unwrap().id;
         let sandbox = ListedSandbox {
             id: SandboxId::new("s1"),
@@ -43,7 +43,7 @@ impl Bench {
             namespace: "default".to_owned(),
             name: pod.to_owned(),
             attempt: 0,
-            state: SandboxState::Ready,
+            state,
             created_at: 1,
         };
         let listing = Listing { sandboxes: vec![sandbox], containers: vec![] };
@@ -110,8 +110,26 @@ fn refused_pod_that_ran_in_an_earlier_life_is_stopped_before_it_fails() {
 #[test]
 fn refused_pod_that_turns_out_to_run_is_stopped() {
     let mut bench = Bench::new(&[pod("web", 0, &misplaced(), &json!({}))]);
-    bench.listed("web");
+    bench.listed("web", SandboxState::Ready);
     assert_eq!(bench.worker("web"), Some((Phase::Terminating, Some("NodeAffinity"))));
+}
+
+// POD-032: what ended in an earlier life is told, and its volumes go.
+#[test]
+fn refused_pod_of_which_something_is_left_is_cleared_away() {
+    let mut bench = Bench::new(&[pod("web", 0, &misplaced(), &json!({}))]);
+    bench.listed("web", SandboxState::NotReady);
+    assert_eq!(bench.worker("web"), Some((Phase::Terminating, Some("NodeAffinity"))));
+}
+
+// POD-088: the runtime may hold nothing of it, and the disk something.
+#[test]
+fn refused_pod_that_goes_is_looked_at_for_what_an_earlier_life_left() {
+    let web = pod("web", 0, &misplaced(), &json!({}));
+    let mut bench = Bench::new(std::slice::from_ref(&web));
+    let object = Object::Pod(Arc::new(serde_json::from_value(web).unwrap()));
+    bench.handle(Event::WatchDeleted { key: WatchKey::Pods, object });
+    assert_eq!(bench.worker("web"), Some((Phase::Terminating, None)));
 }
 
 // POD-033, kubernetes/kubernetes#105523
