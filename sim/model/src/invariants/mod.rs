@@ -333,7 +333,7 @@ impl Witness {
     ) {
         let uid = text(&object["metadata"]["uid"]);
         let ended_lately = |at: Option<Duration>| at.is_some_and(|at| self.now.saturating_sub(at) < SAYS_WITHIN);
-        let told_late = ended_lately(record.last_exit) || ended_lately(record.last_sandbox_down);
+        let told_late = self.stale_status || ended_lately(record.last_exit) || ended_lately(record.last_sandbox_down);
         let ready: BTreeSet<String> = statuses(object).filter(|s| s["ready"] == true).map(|s| container_id(s).to_owned()).collect();
         let mut wrong = None;
         for id in ready.difference(&record.ready_containers) {

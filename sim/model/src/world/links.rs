@@ -11,7 +11,7 @@ use kubelet::failure::{Failure, FailureKind};
 use kubelet::observation::ContainerState;
 use kubelet::time::Mono;
 
-use super::{API_TAKES, Coming, World};
+use super::{Coming, World};
 use crate::faults::{Fate, Side};
 
 /// How one of the agent's counterparts is reached.
@@ -48,7 +48,7 @@ impl World {
     pub(super) fn latency(&self, call: &Call) -> Duration {
         match call {
             Call::Cri(call) => self.runtime.latency(self.now(), call),
-            Call::Api(_) => API_TAKES,
+            Call::Api(_) => Duration::from_millis(6),
             Call::Host(call) => self.host.latency(call),
             Call::Probe(_) => Duration::from_millis(4),
             Call::Cancel(_) => Duration::ZERO,

@@ -25,7 +25,7 @@ use self::planted::Planted;
 use crate::api::ApiModel;
 use crate::api::authorize::Identity;
 use crate::api::watch::CoreWatch;
-use crate::faults::{Fate, FaultPlan, Side};
+use crate::faults::{Fate, FaultPlan};
 use crate::host::HostModel;
 use crate::invariants::{Scene, Witness};
 use crate::runtime::RuntimeModel;
@@ -35,9 +35,6 @@ pub const EPOCH_SECONDS: i64 = 1_767_225_600;
 
 /// How many steps may be taken within one moment.
 const MOST_STEPS_AT_ONCE: u32 = 100_000;
-
-/// How long a call of the API server takes.
-const API_TAKES: Duration = Duration::from_millis(6);
 
 /// One thing that is going to happen.
 #[derive(Debug)]
@@ -228,29 +225,9 @@ impl World {
     pub fn crash(&mut self, back_after: Option<Duration>) {
         if self.life.take().is_some() {
             self.note("agent killed");
-            self.forget_what_died_with_the_agent();
         }
         if let Some(after) = back_after {
             self.schedule(after, Coming::Starts);
-        }
-    }
-
-    /// What the agent did to its own machine ends with it. What the API server has not got yet, it gets now or never: a status that
-    /// lands after one of the next life shows an old status for a moment, whoever writes.
-    fn forget_what_died_with_the_agent(&mut self) {
-        let keys: Vec<(Duration, u64)> = self.coming.keys().copied().collect();
-        for key in keys {
-            let Some(Coming::Effect { action, .. }) = self.coming.get(&key) else { continue };
-            let side = match action.call {
-                Call::Host(_) => Side::Host,
-                Call::Api(_) => Side::Api,
-                _ => continue,
-            };
-            if let Some(effect) = self.coming.remove(&key)
-                && side == Side::Api
-            {
-                self.coming.insert((key.0.min(self.elapsed + API_TAKES), key.1), effect);
-            }
         }
     }
 
