@@ -78,7 +78,8 @@ pub fn env(resolved: &Resolved) -> anyhow::Result<Env> {
     let images = parse_endpoint(&resolved.runtime.image_endpoint)?;
     let runtime = CriRuntime::new(&net, &runtime, &images, tokio::time::Instant::now());
     let host = LinuxHost::new(&resolved.kubelet);
-    Ok(Env { api, runtime: Arc::new(runtime), host: Arc::new(host), net, clock: Arc::new(SystemClock), seed })
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(Env { api, runtime: Arc::new(runtime), host: Arc::new(host), net, clock: Arc::new(SystemClock), seed, cores })
 }
 
 fn seed() -> io::Result<u64> {

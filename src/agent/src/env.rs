@@ -31,6 +31,8 @@ pub struct Env {
     pub clock: Arc<dyn Clock>,
     /// What all of the agent's randomness comes from.
     pub seed: u64,
+    /// How many cores the machine has: how much heavy work at once is good for it.
+    pub cores: usize,
 }
 
 /// The API server, as far as a node identity may use it (API-360).

@@ -26,6 +26,9 @@ use crate::termination_message::with_termination_messages;
 pub struct LaneLimits {
     /// Image pulls (POD-203).
     pub images: usize,
+    /// Sandboxes that are being made. With a hundred at once the machine does a hundred pods' work before the first of them
+    /// runs; with a few, pods come up one after another, and the last no later.
+    pub sandboxes: usize,
 }
 
 impl LaneLimits {
@@ -35,6 +38,7 @@ impl LaneLimits {
             Lane::Lease | Lane::NodeStatus => 2,
             Lane::Runtime => 8,
             Lane::Observe => 16,
+            Lane::Sandboxes => self.sandboxes.max(1),
             Lane::Pods => 256,
             Lane::Host => 32,
             Lane::Images => self.images.max(1),
@@ -47,11 +51,19 @@ impl LaneLimits {
     }
 }
 
-const LANES: [Lane; 12] = [
+/// How long a call of the runtime keeps its place in its lane: one that hangs must not keep others out.
+const PLACE: Duration = Duration::from_secs(5);
+
+fn gives_up_its_place(lane: Lane) -> bool {
+    matches!(lane, Lane::Runtime | Lane::Observe | Lane::Sandboxes | Lane::Pods)
+}
+
+const LANES: [Lane; 13] = [
     Lane::Lease,
     Lane::NodeStatus,
     Lane::Runtime,
     Lane::Observe,
+    Lane::Sandboxes,
     Lane::Pods,
     Lane::Host,
     Lane::Images,
@@ -122,15 +134,11 @@ impl Executor {
     fn spawn(&mut self, id: ActionId, lane: Lane, timeout: Option<Duration>, call: Call) {
         let token = CancellationToken::new();
         self.cancels.insert(id, token.clone());
+        let place = gives_up_its_place(lane).then_some(PLACE);
         let lane = self.lanes.get(&lane).map(Arc::clone);
         let (env, prober, epoch) = (self.env.clone(), Arc::clone(&self.prober), self.epoch);
         self.calls.spawn(async move {
-            let _permit = match lane {
-                // A lane is never closed, so this only waits.
-                Some(lane) => lane.acquire_owned().await.ok(),
-                None => None,
-            };
-            let limits = Limits { timeout, token };
+            let limits = Limits { timeout, token, lane, place };
             match call {
                 Call::Cri(call) => Event::CriDone { id, outcome: limits.hold(cri(&env, epoch, call)).await },
                 Call::Api(call) => Event::ApiDone { id, outcome: limits.hold(env.api.call(call)).await },
@@ -183,11 +191,33 @@ fn completed(event: &Event) -> Option<ActionId> {
 struct Limits {
     timeout: Option<Duration>,
     token: CancellationToken,
+    lane: Option<Arc<Semaphore>>,
+    /// How long the call keeps its place; `None` is until it ends.
+    place: Option<Duration>,
 }
 
 impl Limits {
+    /// Waits for a place in the lane, then for the call, at most until its deadline; withdrawn, for neither.
     async fn hold<T>(self, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let bounded = async {
+            let permit = match self.lane {
+                // A lane is never closed, so this only waits.
+                Some(lane) => lane.acquire_owned().await.ok(),
+                None => None,
+            };
+            let call = async {
+                let mut call = std::pin::pin!(call);
+                if let Some(place) = self.place {
+                    if let Ok(outcome) = tokio::time::timeout(place, &mut call).await {
+                        return outcome;
+                    }
+                    drop(permit);
+                    return call.await;
+                }
+                let outcome = call.await;
+                drop(permit);
+                outcome
+            };
             match self.timeout {
                 None => call.await,
                 Some(limit) => tokio::time::timeout(limit, call)
@@ -214,5 +244,40 @@ async fn cri(env: &Env, epoch: Instant, call: CriCall) -> Result<CriReply, Failu
         }
         CriReply::Listing { listing, .. } => Ok(CriReply::Listing { began, listing }),
         reply => Ok(reply),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(lane: &Arc<Semaphore>, place: Option<Duration>, token: &CancellationToken) -> Limits {
+        Limits { timeout: Some(Duration::from_secs(120)), token: token.clone(), lane: Some(Arc::clone(lane)), place }
+    }
+
+    // One hung call costs its own pod: the next in its lane waits for it five seconds, not two minutes.
+    #[tokio::test(start_paused = true)]
+    async fn call_that_hangs_gives_up_its_place() {
+        let lane = Arc::new(Semaphore::new(1));
+        let token = CancellationToken::new();
+        let hangs = limits(&lane, Some(PLACE), &token).hold(futures::future::pending::<Result<(), Failure>>());
+        let began = Instant::now();
+        let hangs = tokio::spawn(async move { (hangs.await, began.elapsed()) });
+        tokio::task::yield_now().await;
+        limits(&lane, Some(PLACE), &token).hold(async { Ok(()) }).await.unwrap();
+        assert_eq!(began.elapsed(), PLACE);
+        let (outcome, took) = hangs.await.unwrap();
+        assert_eq!(outcome.unwrap_err().kind, FailureKind::UnknownOutcome);
+        assert_eq!(took, Duration::from_secs(120), "its own deadline stands");
+    }
+
+    // POD-076: a pod that is deleted before its turn came does not wait for its turn.
+    #[tokio::test(start_paused = true)]
+    async fn withdrawn_call_does_not_wait_for_its_place() {
+        let lane = Arc::new(Semaphore::new(0));
+        let token = CancellationToken::new();
+        token.cancel();
+        let outcome = limits(&lane, None, &token).hold(async { Ok(()) }).await;
+        assert_eq!(outcome.unwrap_err().kind, FailureKind::Canceled);
     }
 }

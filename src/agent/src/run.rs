@@ -55,7 +55,8 @@ impl Agent {
         // POD-203: no limit is a limit that nobody reaches.
         let images = config.images.max_parallel_pulls.map_or(64, |n| n as usize);
         let prober = probe::prober(Arc::clone(&env.net));
-        let executor = Executor::new(env.clone(), epoch, prober, sink.clone(), &LaneLimits { images });
+        let executor =
+            Executor::new(env.clone(), epoch, prober, sink.clone(), &LaneLimits { images, sandboxes: (2 * env.cores).max(4) });
         let mut companions = JoinSet::new();
         companions.spawn(runtime_events::follow(env.clone(), sink));
         let kubelet = Kubelet::new(config, env.seed);

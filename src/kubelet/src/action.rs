@@ -41,6 +41,8 @@ pub enum Lane {
     Runtime,
     /// Looking at one pod.
     Observe,
+    /// Making sandboxes: what costs the machine most of all that a pod's start needs, so few at a time.
+    Sandboxes,
     /// Changing one pod in the runtime.
     Pods,
     /// Host work for pods: directories, volumes, cgroups.

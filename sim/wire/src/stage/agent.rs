@@ -39,6 +39,7 @@ pub(super) async fn live(shared: Arc<Shared>) -> turmoil::Result {
         net,
         clock: Arc::new(SimClock(Arc::clone(&shared))),
         seed,
+        cores: 2,
     };
     let config = Arc::clone(&shared.config);
     let agent = Agent::new(config, env, Some(Box::new(move |now, event, actions| shared.decided(now, event, actions))));

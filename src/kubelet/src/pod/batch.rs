@@ -298,7 +298,7 @@ impl Chain {
                 let link = link_path(prefix, id);
                 (Lane::Host, limits.host, Call::Host(HostCall::LinkContainerLog { target: target.clone(), link }))
             }),
-            Step::RunSandbox(call) => Some((Lane::Pods, limits.runtime * 2, Call::Cri(call.clone()))),
+            Step::RunSandbox(call) => Some((Lane::Sandboxes, limits.runtime * 2, Call::Cri(call.clone()))),
             Step::Create(call) => Some((Lane::Pods, limits.runtime, Call::Cri(call.clone()))),
             Step::Start => self.container.clone().map(|id| (Lane::Pods, limits.runtime, Call::Cri(CriCall::StartContainer { id }))),
             Step::PostStart(hook) => self.hook(hook, now, None, limits, &mut wakes),

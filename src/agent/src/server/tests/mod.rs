@@ -100,6 +100,7 @@ impl World {
             net: Arc::new(net.clone()),
             clock: Arc::new(FakeClock::new()),
             seed: 7,
+            cores: 2,
         };
         let stats = StatsSettings {
             node_name: "n1".to_owned(),
