@@ -190,14 +190,15 @@ impl ControlPlane {
         self.create(&authorities).map(drop)
     }
 
-    /// The requests of that user that were refused (403).
+    /// The requests of that user that were refused (403), or that deleted in vain (404).
     pub(super) fn refused(&self, user: &str) -> anyhow::Result<Vec<String>> {
         let text = fs::read_to_string(self.directory.join("audit.log"))?;
         anyhow::ensure!(text.contains(user), "the audit log does not know {user}");
         let entries = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let refused = entries.filter(|entry| entry["user"]["username"] == user && entry["responseStatus"]["code"] == 403);
-        Ok(refused
-            .map(|entry| format!("{} {}: {}", entry["verb"], entry["requestURI"], entry["responseStatus"]["message"]))
-            .collect())
+        let refused = entries.filter(|entry| {
+            let code = &entry["responseStatus"]["code"];
+            entry["user"]["username"] == user && (*code == 403 || (*code == 404 && entry["verb"] == "delete"))
+        });
+        Ok(refused.map(|entry| format!("{} {}: {}", entry["verb"], entry["requestURI"], entry["responseStatus"])).collect())
     }
 }

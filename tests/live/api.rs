@@ -52,8 +52,8 @@ impl Api {
                 let mut requests = requests.lock().unwrap_or_else(PoisonError::into_inner);
                 // For whoever looks into a failure; the tests do not read it.
                 let _written = writeln!(requests, "{} {code} {} {method} {path}", Timestamp::now(), who.user);
-                if code == 403 {
-                    witness.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{} {method} {path}", who.user));
+                if code == 403 || (method == "DELETE" && code == 404) {
+                    witness.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{} {code} {method} {path}", who.user));
                 }
             }));
         let tls = pki.server_config(&[NODE_IP, "localhost"])?;
@@ -77,7 +77,7 @@ impl Api {
         Ok(self.pki.kubeconfig(&format!("https://{NODE_IP}:6443"), who)?)
     }
 
-    /// Who was refused what (403) so far.
+    /// Who was refused what (403) so far, and who deleted in vain (404).
     pub(crate) fn refused(&self) -> Vec<String> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -43,6 +43,8 @@ struct Tracked {
     wanted: Option<PodStatus>,
     gate: Gate,
     deleting: bool,
+    /// The API server let it go; only finalizers can hold it still.
+    released: bool,
     mirror: bool,
     in_flight: Option<Doing>,
     /// Something happened since the last patch was built.
@@ -82,12 +84,14 @@ impl StatusManager {
         let status = pod.status.clone().unwrap_or_default();
         let deleting = pod.metadata.deletion_timestamp.is_some();
         match self.pods.get_mut(&uid) {
-            // The watch may still show what was before the deletion that was done: that would be sent a second time.
+            // The watch may still show what was before the deletion that was done.
             Some(tracked) if tracked.gone && tracked.version.is_some() && version_of(pod) <= tracked.version => {}
             Some(tracked) => {
                 tracked.api = status;
                 tracked.version = version_of(pod);
                 tracked.deleting = deleting;
+                // Its last state says that its grace is over.
+                tracked.released &= pod.metadata.deletion_grace_period_seconds == Some(0);
                 tracked.gone = false;
             }
             None => {
@@ -100,6 +104,7 @@ impl StatusManager {
                         wanted: None,
                         gate: Gate::default(),
                         deleting,
+                        released: false,
                         mirror: false,
                         in_flight: None,
                         failures: 0,
@@ -178,6 +183,7 @@ impl StatusManager {
                     tracked.deleting |= pod.metadata.deletion_timestamp.is_some();
                 }
                 if doing == Some(Doing::Deleting) {
+                    tracked.released = true;
                     tracked.gone = true;
                 }
             }
@@ -231,7 +237,7 @@ impl Tracked {
     }
 
     fn may_delete(&self) -> bool {
-        self.deleting && !self.mirror && self.gate.finished && is_terminal(&self.api)
+        self.deleting && !self.released && !self.mirror && self.gate.finished && is_terminal(&self.api)
     }
 
     fn tell(&mut self, _now: Now, uid: &PodUid, out: &mut Out<'_>) {
@@ -370,11 +376,13 @@ mod tests {
         bench.set(at(0), "Failed", false, true);
         assert!(matches!(&bench.done(at(1), Ok(ApiReply::Pod(Arc::clone(&last))))[..], [ApiCall::DeletePod { .. }]));
         assert!(bench.done(at(1), Ok(ApiReply::Done)).is_empty());
-        for late in [at_version("Running", "11", true), last] {
+        let mut let_go = at_version("Failed", "13", true);
+        Arc::make_mut(&mut let_go).metadata.deletion_grace_period_seconds = Some(0);
+        for late in [at_version("Running", "11", true), last, let_go] {
             bench.manager.pod_seen(at(1), &late);
             assert!(bench.set(at(1), "Failed", false, true).is_empty());
         }
-        // A finalizer holds it, and somebody changed it since: its deletion is asked for once more.
+        // An API server that knows nothing of it any more is asked once more.
         bench.manager.pod_seen(at(2), &at_version("Failed", "14", true));
         assert!(matches!(&bench.set(at(2), "Failed", false, true)[..], [ApiCall::DeletePod { .. }]));
     }
