@@ -326,8 +326,9 @@ impl Kubelet {
                 }
             }
             Some(Owner::Probe(number)) => {
-                let timeout = self.parts.prober.timeout(number);
-                self.probed(now, number, id, exec_outcome(outcome, timeout), out);
+                let (command, timeout) = self.parts.prober.exec_of(number);
+                let outcome = exec_outcome(outcome, command, timeout);
+                self.probed(now, number, id, outcome, out);
             }
             Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.cri_done(now, id, outcome, out),
             _ => {}

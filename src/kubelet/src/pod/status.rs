@@ -66,8 +66,7 @@ pub fn generate_api_pod_status(inputs: &StatusInputs<'_>) -> PodStatus {
     let mut containers = container_statuses(inputs, &spec.containers, false);
     let mut init_statuses = container_statuses(inputs, inits, true);
     if inputs.terminated {
-        settle_at_the_end(inputs, &mut containers);
-        settle_at_the_end(inputs, &mut init_statuses);
+        settle_at_the_end(inputs, &mut containers, &mut init_statuses);
     }
     let mut status = inputs.previous.cloned().unwrap_or_default();
     let phase = phase_of(inputs, &spec.containers, inits, &containers, &init_statuses);
@@ -216,35 +215,52 @@ fn ended_state(status: &ApiStatus) -> Option<&k8s_openapi::api::core::v1::Contai
     None
 }
 
-/// POD-269: at the end nothing waits or runs any more.
-fn settle_at_the_end(inputs: &StatusInputs<'_>, statuses: &mut [ApiStatus]) {
-    let initialised = inputs
-        .seen
-        .containers
-        .iter()
-        .any(|c| inputs.pod.spec.as_ref().is_some_and(|s| s.containers.iter().any(|r| r.name == c.name)));
-    for status in statuses {
-        let ended = status.state.as_ref().is_some_and(|s| s.terminated.is_some());
-        if ended {
-            continue;
-        }
-        if let Some(last) = status.last_state.clone().filter(|s| s.terminated.is_some()) {
-            // Due to restart when the pod was stopped: how it ended stands.
-            status.state = Some(last);
-            continue;
-        }
-        if initialised || status.state.as_ref().is_some_and(|s| s.running.is_some()) {
-            let lost = k8s_openapi::api::core::v1::ContainerStateTerminated {
-                exit_code: 137,
-                reason: Some("ContainerStatusUnknown".to_owned()),
-                message: Some("The container could not be located when the pod was terminated".to_owned()),
-                ..Default::default()
-            };
-            status.state = Some(ApiState { terminated: Some(lost), ..ApiState::default() });
-            status.ready = false;
-            status.started = Some(false);
-        }
+/// POD-269: at the end nothing waits or runs any more. What became of it cannot be told, so it counts as failed.
+fn settle_at_the_end(inputs: &StatusInputs<'_>, containers: &mut [ApiStatus], inits: &mut [ApiStatus]) {
+    if initialised(inputs, containers, inits) {
+        containers.iter_mut().for_each(settle_container);
     }
+    // Those after the last one that was ever started never came to be; the first was at least about to.
+    let begun = inits.iter().rposition(was_begun).map_or(1, |last| last + 1);
+    inits.iter_mut().take(begun).for_each(settle_container);
+}
+
+fn settle_container(status: &mut ApiStatus) {
+    if status.state.as_ref().is_some_and(|s| s.terminated.is_some()) {
+        return;
+    }
+    if let Some(last) = status.last_state.clone().filter(|s| s.terminated.is_some()) {
+        // Due to restart when the pod was stopped: how it ended stands.
+        status.state = Some(last);
+        return;
+    }
+    let lost = k8s_openapi::api::core::v1::ContainerStateTerminated {
+        exit_code: 137,
+        reason: Some("ContainerStatusUnknown".to_owned()),
+        message: Some("The container could not be located when the pod was terminated".to_owned()),
+        ..Default::default()
+    };
+    status.state = Some(ApiState { terminated: Some(lost), ..ApiState::default() });
+    status.ready = false;
+    status.started = Some(false);
+}
+
+/// Whether the regular containers' turn had come (status_manager.go, hasPodInitialized).
+fn initialised(inputs: &StatusInputs<'_>, containers: &[ApiStatus], inits: &[ApiStatus]) -> bool {
+    let specs = inputs.pod.spec.as_ref().and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
+    let Some((spec, status)) = specs.last().zip(inits.last()) else { return true };
+    let succeeded = |state: Option<&ApiState>| state.and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 0);
+    let last_done = if is_sidecar(spec) {
+        status.started == Some(true)
+    } else {
+        succeeded(status.state.as_ref()) || succeeded(status.last_state.as_ref())
+    };
+    last_done || containers.iter().any(was_begun)
+}
+
+fn was_begun(status: &ApiStatus) -> bool {
+    let waits = status.state.as_ref().is_some_and(|s| s.waiting.is_some());
+    !waits || status.last_state.as_ref().is_some_and(|s| s.terminated.is_some())
 }
 
 /// POD-298, POD-274, NET-005: IPs are kept when the sandbox goes.
@@ -254,7 +270,7 @@ fn set_addresses(inputs: &StatusInputs<'_>, host_network: bool, status: &mut Pod
         status.host_ips = Some(inputs.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect());
     }
     let ips: Vec<String> = if host_network {
-        if status.pod_ip.is_some() { Vec::new() } else { inputs.host_ips.to_vec() }
+        host_network_ips(inputs.host_ips, status)
     } else {
         let newest = inputs.seen.sandboxes.first().filter(|s| s.state == crate::observation::SandboxState::Ready);
         newest.map(|s| sorted_ips(&s.ips, inputs.host_ips)).unwrap_or_default()
@@ -263,6 +279,22 @@ fn set_addresses(inputs: &StatusInputs<'_>, host_network: bool, status: &mut Pod
         status.pod_ip = Some(first.clone());
         status.pod_ips = Some(ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect());
     }
+}
+
+/// The node's IPs as they were when the pod came; only the other family's is added when the node gets it.
+fn host_network_ips(host_ips: &[String], status: &PodStatus) -> Vec<String> {
+    let Some(first) = status.pod_ip.clone() else { return host_ips.to_vec() };
+    let mut ips: Vec<String> = status.pod_ips.iter().flatten().map(|known| known.ip.clone()).collect();
+    if ips.is_empty() {
+        ips.push(first);
+    }
+    let is_v6 = |ip: &str| ip.contains(':');
+    if let ([only], [_, second]) = (ips.as_slice(), host_ips)
+        && is_v6(only) != is_v6(second)
+    {
+        ips.push(second.clone());
+    }
+    ips
 }
 
 /// One IP of each family, the node's family first; none if any cannot be read.
@@ -280,3 +312,6 @@ fn set_pod_resources(pod: &Pod, status: &mut PodStatus) {
     status.allocated_resources = requests.requests.clone().filter(|r| !r.is_empty());
     status.resources = Some(requests);
 }
+
+#[cfg(test)]
+mod tests;
