@@ -253,16 +253,23 @@ fn set_addresses(inputs: &StatusInputs<'_>, host_network: bool, status: &mut Pod
         status.host_ip = Some(primary.clone());
         status.host_ips = Some(inputs.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect());
     }
-    let ips: Vec<String> = if host_network {
-        if status.pod_ip.is_some() { Vec::new() } else { inputs.host_ips.to_vec() }
-    } else {
-        let newest = inputs.seen.sandboxes.first().filter(|s| s.state == crate::observation::SandboxState::Ready);
-        newest.map(|s| sorted_ips(&s.ips, inputs.host_ips)).unwrap_or_default()
+    let newest = inputs.seen.sandboxes.first().filter(|s| s.state == crate::observation::SandboxState::Ready);
+    let ips: Vec<String> = match (&status.pod_ip, host_network) {
+        (None, true) => inputs.host_ips.to_vec(),
+        // Fixed once set; but a node that became dual-stack lends its pods its second address.
+        (Some(own), true) => {
+            std::iter::once(own).chain(inputs.host_ips.iter().find(|ip| is_v6(ip) != is_v6(own))).cloned().collect()
+        }
+        (_, false) => newest.map(|s| sorted_ips(&s.ips, inputs.host_ips)).unwrap_or_default(),
     };
     if let Some(first) = ips.first() {
         status.pod_ip = Some(first.clone());
         status.pod_ips = Some(ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect());
     }
+}
+
+fn is_v6(ip: &str) -> bool {
+    ip.contains(':')
 }
 
 /// One IP of each family, the node's family first; none if any cannot be read.
@@ -279,4 +286,74 @@ fn set_pod_resources(pod: &Pod, status: &mut PodStatus) {
     let requests = crate::resources::requests::reported_pod_resources(pod);
     status.allocated_resources = requests.requests.clone().filter(|r| !r.is_empty());
     status.resources = Some(requests);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observation::{SandboxState, SandboxStatus};
+    use crate::time::Mono;
+
+    fn ips(all: &[&str]) -> Vec<String> {
+        all.iter().map(|ip| (*ip).to_owned()).collect()
+    }
+
+    /// The IPs of a pod that had some, now that its sandboxes are these, newest first.
+    fn told(had: &[&str], sandboxes: &[(SandboxState, &[&str])], host_network: bool, host: &[&str]) -> Vec<String> {
+        let mut seen = PodObservation::empty(PodUid::new("u"), Mono::ZERO);
+        let sandbox = |(state, all): &(SandboxState, &[&str])| SandboxStatus {
+            id: crate::ids::SandboxId::new("s"),
+            attempt: 0,
+            state: *state,
+            created_at: 1,
+            ips: ips(all),
+            host_network,
+            runtime_handler: String::new(),
+            labels: BTreeMap::new(),
+        };
+        seen.sandboxes = sandboxes.iter().map(sandbox).collect();
+        let inputs = StatusInputs {
+            pod: &Pod::default(),
+            uid: &PodUid::new("u"),
+            seen: &seen,
+            observed: true,
+            previous: None,
+            start_errors: &BTreeMap::new(),
+            prober: &Prober::new(1),
+            terminating: false,
+            terminated: false,
+            verdict: None,
+            host_ips: &ips(host),
+            runtime_name: "containerd",
+            now: Timestamp::UNIX_EPOCH,
+        };
+        let pod_ips = had.iter().map(|ip| PodIP { ip: (*ip).to_owned() }).collect();
+        let mut status =
+            PodStatus { pod_ip: had.first().map(|ip| (*ip).to_owned()), pod_ips: Some(pod_ips), ..PodStatus::default() };
+        set_addresses(&inputs, host_network, &mut status);
+        let all: Vec<String> = status.pod_ips.unwrap_or_default().into_iter().map(|ip| ip.ip).collect();
+        assert_eq!(status.pod_ip.as_ref(), all.first());
+        all
+    }
+
+    // NET-005: the newest sandbox is asked if it is up, and no older one; one IP of each family, the node's first.
+    #[test]
+    fn pod_has_the_ips_of_its_newest_sandbox_if_that_is_ready() {
+        use SandboxState::{NotReady, Ready};
+        let of = |sandboxes: &[(SandboxState, &[&str])]| told(&[], sandboxes, false, &["10.0.0.1"]);
+        assert_eq!(of(&[(Ready, &["fd00::2", "10.88.0.2", "10.88.0.3"])]), ["10.88.0.2", "fd00::2"]);
+        assert_eq!(told(&[], &[(Ready, &["10.88.0.2", "fd00::2"])], false, &["fd00::1"]), ["fd00::2", "10.88.0.2"]);
+        assert!(of(&[(NotReady, &["10.88.0.2"]), (Ready, &["10.88.0.3"])]).is_empty());
+        assert!(of(&[(Ready, &["10.88.0.2", "nonsense"])]).is_empty());
+        assert_eq!(told(&["10.88.0.2"], &[(NotReady, &[])], false, &[]), ["10.88.0.2"], "kept after teardown");
+    }
+
+    // NET-005: on the node's network the first address stays whatever becomes of the node's; the second family may join.
+    #[test]
+    fn pod_on_the_nodes_network_keeps_its_first_address() {
+        assert_eq!(told(&[], &[], true, &["10.0.0.1"]), ["10.0.0.1"]);
+        assert_eq!(told(&["10.0.0.1"], &[], true, &["10.0.0.9"]), ["10.0.0.1"]);
+        assert_eq!(told(&["10.0.0.1"], &[], true, &["10.0.0.9", "fd00::1"]), ["10.0.0.1", "fd00::1"]);
+        assert_eq!(told(&["10.0.0.1", "fd00::1"], &[], true, &["10.0.0.1"]), ["10.0.0.1"]);
+    }
 }
