@@ -72,7 +72,7 @@ impl Kubelet {
         let parts = Parts {
             startup: Startup::default(),
             runtime: RuntimeHealth::new(),
-            images: ImageManager::default(),
+            images: ImageManager::new(config.pods.runtime_request_timeout),
             volumes: VolumeManager::default(),
             objects: ObjectCache::new(config.pods.change_detection, config.node.standalone)
                 .synced_every(config.pods.sync_frequency),
