@@ -71,7 +71,9 @@ pub fn env(resolved: &Resolved) -> anyhow::Result<Env> {
     let seed = seed()?;
     let node = resolved.kubelet.node.name.to_string();
     let api: Arc<dyn ApiServer> = match &resolved.api.kubeconfig {
-        Some(path) => Arc::new(KubeApi::new(Access::from_kubeconfig(path)?, Arc::clone(&net), &node, seed)),
+        Some(path) => {
+            Arc::new(KubeApi::new(access(path, resolved.api.bootstrap_kubeconfig.as_deref())?, Arc::clone(&net), &node, seed))
+        }
         None => Arc::new(Standalone),
     };
     let runtime = parse_endpoint(&resolved.runtime.endpoint)?;
@@ -80,6 +82,19 @@ pub fn env(resolved: &Resolved) -> anyhow::Result<Env> {
     let host = LinuxHost::new(&resolved.kubelet);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Env { api, runtime: Arc::new(runtime), host: Arc::new(host), net, clock: Arc::new(SystemClock), seed, cores })
+}
+
+/// A node that has joined has its kubeconfig; how to get one is told to who counts on the bootstrap.
+fn access(kubeconfig: &Path, bootstrap: Option<&Path>) -> anyhow::Result<Access> {
+    if let Some(bootstrap) = bootstrap.filter(|_| !kubeconfig.exists()) {
+        anyhow::bail!(
+            "--kubeconfig {}: there is no such file, and requesting a client certificate with --bootstrap-kubeconfig {} is not supported yet; \
+             join the node with the kubelet first, or write a kubeconfig with a client certificate or token of system:node:<name>",
+            kubeconfig.display(),
+            bootstrap.display()
+        );
+    }
+    Ok(Access::from_kubeconfig(kubeconfig)?)
 }
 
 fn seed() -> io::Result<u64> {

@@ -31,3 +31,22 @@ fn every_fault_of_flags_and_file_is_told_at_once() {
         assert!(text.contains(named), "{named} is not in:\n{text}");
     }
 }
+
+// A node that has yet to join: what is missing, and what to do.
+#[test]
+fn missing_kubeconfig_is_told_with_what_to_do() {
+    let folder = std::env::temp_dir().join(format!("keelson-bootstrap-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (config, kubeconfig) = (folder.join("config.yaml"), folder.join("kubelet.conf"));
+    let contents = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nfailCgroupV1: false\nfailSwapOn: false\n\
+                    containerRuntimeEndpoint: unix:///nowhere.sock\n";
+    std::fs::write(&config, contents).unwrap();
+    let (config, kubeconfig) = (config.to_str().unwrap(), kubeconfig.to_str().unwrap());
+    let output = keelson(&["--config", config, "--kubeconfig", kubeconfig, "--bootstrap-kubeconfig", "/nowhere/bootstrap.conf"]);
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stderr);
+    for named in ["--kubeconfig", "no such file", "/nowhere/bootstrap.conf", "join the node with the kubelet first"] {
+        assert!(text.contains(named), "{named} is not in:\n{text}");
+    }
+}
