@@ -73,7 +73,7 @@ impl Kubelet {
         let parts = Parts {
             startup: Startup::default(),
             runtime: RuntimeHealth::new(),
-            images: ImageManager::default(),
+            images: ImageManager::new(config.pods.runtime_request_timeout),
             volumes: VolumeManager::default(),
             objects: ObjectCache::new(config.pods.change_detection, config.node.standalone)
                 .synced_every(config.pods.sync_frequency),
@@ -406,9 +406,14 @@ impl Kubelet {
     }
 
     fn probed(&mut self, now: Now, number: u64, id: ActionId, outcome: Result<ProbeOutcome, Failure>, out: &mut Out<'_>) {
-        if let Some(pod) = self.parts.prober.done(now, number, id, outcome, out) {
-            self.dirty.insert(pod);
+        let Some(told) = self.parts.prober.done(now, number, id, outcome, out) else { return };
+        if told.fatal
+            && let Some(worker) = self.workers.get_mut(&told.pod)
+        {
+            // A container that has ended meanwhile is not killed, and goes by its restart policy: looked at first.
+            worker.runtime_changed(now);
         }
+        self.dirty.insert(told.pod);
     }
 
     fn runtime_health_changed(&mut self, out: &mut Out<'_>) {

@@ -178,8 +178,9 @@ impl Parts {
         Ok((Arc::new(sandbox_config(pod, inputs)?), String::new()))
     }
 
-    /// The pod's IPs: its sandbox's, else the node's on the node's network.
-    fn pod_ips(&self, pod: &Pod, seen: &PodObservation) -> Vec<String> {
+    /// The pod's IPs: its newest sandbox's, or the node's on the node's network (NET-005).
+    #[must_use]
+    pub fn pod_ips(&self, pod: &Pod, seen: &PodObservation) -> Vec<String> {
         let host_ips = self.host_ips();
         if pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false) {
             return host_ips;
@@ -219,6 +220,7 @@ impl Parts {
     ) -> Result<ContainerPlan, PlanError> {
         let pod = &worker.pod;
         let Some(sandbox) = seen.sandboxes.first() else { return Err(None) };
+        let Some(machine) = self.startup.machine().cloned() else { return Err(None) };
         let (sandbox_config, _) = self.sandbox_config(pod, sandbox.attempt, out).map_err(config_error)?;
         let pod_ips = self.pod_ips(pod, seen);
         let env = self.environment(pod, container, &pod_ips).map_err(|error| match error {
@@ -236,11 +238,12 @@ impl Parts {
             pod_dir: &pod_dir,
             variable: &variable,
             recursive_read_only: recursive,
+            selinux: machine.selinux,
         })
         .map_err(config_error)?;
         let mut files = mounts.binds;
         let mut mounts = mounts.mounts;
-        self.own_files(worker, container, &pod_ips, &pod_dir, &mut files, &mut mounts);
+        self.own_files(worker, container, &pod_ips, machine.selinux, &mut files, &mut mounts);
         let security = SecurityInputs {
             image,
             seccomp_default: self.config.pods.seccomp_default,
@@ -248,9 +251,15 @@ impl Parts {
             volume_groups: &[],
         };
         let security_context = security_context(pod, container, &security).map_err(config_error)?;
-        let Some(machine) = self.startup.machine() else { return Err(None) };
-        let inputs =
-            ContainerInputs { config: &self.config, machine, image, restart_count: attempt, env: &env, mounts, security_context };
+        let inputs = ContainerInputs {
+            config: &self.config,
+            machine: &machine,
+            image,
+            restart_count: attempt,
+            env: &env,
+            mounts,
+            security_context,
+        };
         let config = container_config(pod, container, inputs);
         let name = name_of(pod);
         Ok(ContainerPlan {
@@ -269,24 +278,25 @@ impl Parts {
         worker: &PodWorker,
         container: &Container,
         pod_ips: &[String],
-        pod_dir: &str,
+        selinux: bool,
         files: &mut Vec<HostCall>,
         mounts: &mut Vec<proto::cri::Mount>,
     ) {
+        let pod_dir = self.pod_dir(worker);
         let host_network = worker.pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
         if (!pod_ips.is_empty() || host_network) && !mounts_over(container, "/etc/hosts") {
             let node_file = host_network.then(|| self.node_files.hosts().to_owned());
             let contents = hosts_file(&worker.pod, pod_ips, &self.config.dns.cluster_domain, node_file.as_deref());
             let path = format!("{pod_dir}/etc-hosts");
             files.push(HostCall::WriteFile { path: path.clone(), contents: contents.into_bytes(), mode: 0o644 });
-            mounts.push(file_mount("/etc/hosts", path));
+            mounts.push(file_mount("/etc/hosts", path, selinux));
         }
         let message_path = container.termination_message_path.as_deref().unwrap_or_default();
         if !message_path.is_empty() {
             let name = format!("{:08x}", self.rng.next_u64() as u32);
             let path = format!("{pod_dir}/containers/{}/{name}", container.name);
             files.push(HostCall::CreateFile { path: path.clone(), mode: 0o666 });
-            mounts.push(file_mount(message_path, path));
+            mounts.push(file_mount(message_path, path, selinux));
         }
     }
 
@@ -302,5 +312,97 @@ impl Parts {
             })
             .collect();
         credentials_for(image, secrets.iter().map(|s| s.reveal().as_ref()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+    use crate::action::{Call, CriCall};
+    use crate::event::{CriReply, Event, Object, WatchKey};
+    use crate::failure::{Failure, FailureKind};
+    use crate::ids::PodUid;
+    use crate::kubelet::Kubelet;
+    use crate::time::Mono;
+
+    fn now() -> Now {
+        Now { mono: Mono::ZERO, wall: Timestamp::UNIX_EPOCH }
+    }
+
+    fn with_addresses(addresses: &[(&str, &str)]) -> Kubelet {
+        let mut kubelet = Kubelet::new(Arc::new(Config::new("n1")), 1);
+        let addresses: Vec<_> = addresses.iter().map(|(kind, ip)| json!({"type": kind, "address": ip})).collect();
+        let node = json!({"metadata": {"name": "n1", "uid": "n", "resourceVersion": "1"}, "status": {"addresses": addresses}});
+        let node = Object::Node(Arc::new(serde_json::from_value(node).unwrap()));
+        kubelet.handle(now(), Event::WatchListed { key: WatchKey::Node, objects: vec![node] }, &mut Vec::new());
+        kubelet
+    }
+
+    // NET-006
+    #[test]
+    fn node_lends_its_first_internal_address_and_one_of_the_other_family() {
+        let ips = |addresses: &[(&str, &str)]| with_addresses(addresses).parts.host_ips();
+        let (internal, external, name) = ("InternalIP", "ExternalIP", "Hostname");
+        assert_eq!(ips(&[(external, "1.1.1.1"), (name, "n1"), (internal, "10.0.0.1"), (internal, "10.0.0.2")]), ["10.0.0.1"]);
+        assert_eq!(ips(&[(external, "1.1.1.1"), (name, "n1")]), ["1.1.1.1"]);
+        assert_eq!(ips(&[(internal, "10.0.0.1"), (external, "fd00::9"), (internal, "fd00::1")]), ["10.0.0.1", "fd00::1"]);
+        assert_eq!(ips(&[(internal, "10.0.0.1"), (external, "fd00::9")]), ["10.0.0.1", "fd00::9"]);
+        assert!(ips(&[(name, "n1")]).is_empty());
+    }
+
+    /// The files and mounts of a container that the agent makes itself.
+    fn own(kubelet: &mut Kubelet, spec: serde_json::Value, ips: &[&str]) -> (Vec<HostCall>, Vec<proto::cri::Mount>) {
+        let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": spec});
+        let pod: Arc<Pod> = Arc::new(serde_json::from_value(pod).unwrap());
+        let container: Container = pod.spec.as_ref().unwrap().containers[0].clone();
+        let worker = PodWorker::new(now(), PodUid::new("u"), pod, None);
+        let ips: Vec<String> = ips.iter().map(|ip| (*ip).to_owned()).collect();
+        let (mut files, mut mounts) = (Vec::new(), Vec::new());
+        kubelet.parts.own_files(&worker, &container, &ips, false, &mut files, &mut mounts);
+        (files, mounts)
+    }
+
+    // NET-003, DIR-003: there for whoever has an address, written before each start, unless the container mounts its own.
+    #[test]
+    fn hosts_file_is_written_for_each_container_that_has_no_other() {
+        let mut kubelet = with_addresses(&[]);
+        let plain = json!({"containers": [{"name": "c"}]});
+        for _ in 0..2 {
+            let (files, mounts) = own(&mut kubelet, plain.clone(), &["10.88.0.2"]);
+            let [HostCall::WriteFile { path, contents, mode: 0o644 }] = files.as_slice() else { panic!("{files:?}") };
+            assert_eq!(path, "/var/lib/kubelet/pods/u/etc-hosts");
+            assert!(String::from_utf8_lossy(contents).ends_with("10.88.0.2\tp\n"));
+            assert_eq!((mounts[0].container_path.as_str(), &mounts[0].host_path, mounts[0].readonly), ("/etc/hosts", path, false));
+        }
+        assert!(own(&mut kubelet, plain, &[]).1.is_empty());
+        assert_eq!(own(&mut kubelet, json!({"hostNetwork": true, "containers": [{"name": "c"}]}), &[]).1.len(), 1);
+        let over = json!({"containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/etc/hosts"}]}]});
+        assert!(own(&mut kubelet, over, &["10.88.0.2"]).0.is_empty());
+    }
+
+    // CRI-003, RTD-001: the runtime's word counts, the setting only where it has none.
+    #[test]
+    fn runtime_decides_on_the_cgroup_driver_if_it_does() {
+        let driver = |setting: CgroupDriver, answer: Result<CriReply, Failure>| {
+            let mut config = Config::new("n1");
+            config.cgroups.driver = setting;
+            let mut kubelet = Kubelet::new(Arc::new(config), 1);
+            let mut actions = Vec::new();
+            kubelet.handle(now(), Event::Started, &mut actions);
+            let asked = actions.iter().find(|action| matches!(action.call, Call::Cri(CriCall::RuntimeConfig))).unwrap();
+            kubelet.handle(now(), Event::CriDone { id: asked.id, outcome: answer }, &mut Vec::new());
+            kubelet.parts.cgroup_driver()
+        };
+        let unimplemented = || Err(Failure::new(FailureKind::Unimplemented, "unknown method RuntimeConfig"));
+        let told = |systemd_cgroup| Ok(CriReply::RuntimeConfig { systemd_cgroup });
+        for setting in [CgroupDriver::Systemd, CgroupDriver::Cgroupfs] {
+            assert_eq!(driver(setting, unimplemented()), setting);
+            assert_eq!(driver(setting, told(None)), setting);
+            assert_eq!(driver(setting, told(Some(true))), CgroupDriver::Systemd);
+            assert_eq!(driver(setting, told(Some(false))), CgroupDriver::Cgroupfs);
+        }
     }
 }

@@ -369,6 +369,30 @@ mod tests {
         assert_eq!(bench.get(at(1)).0, ready("one"));
     }
 
+    // TOK-002: whatever of a token differs, it is another token; one that is the same is shared.
+    #[test]
+    fn tokens_that_differ_in_anything_are_not_shared() {
+        let mut tokens = TokenManager::new(7);
+        let mut ledger = Ledger::default();
+        let mut asked = |key: &TokenKey| {
+            let mut actions = Vec::new();
+            tokens.get(at(0), key, &mut Out::new(&mut ledger, &mut actions, &mut Vec::new()));
+            actions.len()
+        };
+        let others = [
+            TokenKey { pod: PodUid::new("v"), ..key() },
+            TokenKey { pod_name: "q".to_owned(), ..key() },
+            TokenKey { namespace: "other".to_owned(), ..key() },
+            TokenKey { service_account: "other".to_owned(), ..key() },
+            TokenKey { audience: "vault".to_owned(), ..key() },
+            TokenKey { expiration_seconds: Some(600), ..key() },
+            TokenKey { expiration_seconds: None, ..key() },
+        ];
+        for key in [key()].iter().chain(&others) {
+            assert_eq!((asked(key), asked(key)), (1, 0), "{key:?}");
+        }
+    }
+
     // TOK-003: renewed by timer with a fifth of its life left, at most ten seconds earlier; the pod is woken for the new one.
     #[test]
     fn token_is_renewed_in_time_without_being_asked() {

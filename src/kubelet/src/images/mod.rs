@@ -25,6 +25,8 @@ use crate::time::{Mono, Now};
 const BACKOFF_FIRST: Duration = Duration::from_secs(10);
 const BACKOFF_MOST: Duration = Duration::from_secs(300);
 const BACKOFF_FORGOTTEN: Duration = Duration::from_secs(600);
+/// The reason of a container whose image is there, but not to be read: upstream reads its user while it makes the configuration.
+const UNREAD_USER: &str = "CreateContainerConfigError";
 /// How long a failed pull shows its own reason before it shows that it waits.
 const ERROR_SHOWN: Duration = Duration::from_secs(2);
 
@@ -123,13 +125,21 @@ struct Backoff {
 }
 
 /// The image manager.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct ImageManager {
+    /// How long a look at one image may take.
+    look_limit: Duration,
     entries: BTreeMap<(PodUid, String), Entry>,
     backoffs: BTreeMap<(PodUid, String), Backoff>,
 }
 
 impl ImageManager {
+    /// A manager that has looked at nothing yet. A look at an image takes at most that long; a pull takes as long as it takes.
+    #[must_use]
+    pub fn new(look_limit: Duration) -> Self {
+        Self { look_limit, entries: BTreeMap::new(), backoffs: BTreeMap::new() }
+    }
+
     /// Sees to it that an image is there. Ask again when the pod is woken; asking is free.
     pub fn ensure(&mut self, now: Now, need: &ImageNeed<'_>, out: &mut Out<'_>) -> ImageState {
         let key = (need.uid.clone(), need.name.to_owned());
@@ -206,7 +216,7 @@ impl ImageManager {
             }
             State::Resolving { action, image_ref, took } if *action == id => {
                 let (image_ref, took) = (image_ref.clone(), *took);
-                self.resolved(&key, image_ref, took, outcome, out);
+                self.resolved(now, &key, image_ref, took, outcome, out);
             }
             _ => return false,
         }
@@ -232,7 +242,7 @@ impl ImageManager {
             self.entries.insert(key.clone(), Entry { image, wanted, state });
         } else {
             let call = Call::Cri(CriCall::ImageStatus { image: image.clone() });
-            let action = out.issue(Owner::Image(key.0.clone(), key.1.clone()), Lane::Objects, CHECK_TIMEOUT, call);
+            let action = out.issue(Owner::Image(key.0.clone(), key.1.clone()), Lane::Objects, self.look_limit, call);
             self.entries.insert(key.clone(), Entry { image, wanted, state: State::Checking(action) });
         }
     }
@@ -279,7 +289,7 @@ impl ImageManager {
         let failure = match outcome {
             Ok(CriReply::Pulled { image_ref }) => {
                 let call = Call::Cri(CriCall::ImageStatus { image: image_ref.clone() });
-                let action = out.issue(Owner::Image(key.0.clone(), key.1.clone()), Lane::Objects, CHECK_TIMEOUT, call);
+                let action = out.issue(Owner::Image(key.0.clone(), key.1.clone()), Lane::Objects, self.look_limit, call);
                 entry.state = State::Resolving { action, image_ref, took: now.mono.since(since) };
                 return;
             }
@@ -300,8 +310,10 @@ impl ImageManager {
         self.fail(now, key, reason, failure.message, out);
     }
 
+    /// CRI-035: an image that names no user runs as root; one whose user cannot be read does not run.
     fn resolved(
         &mut self,
+        now: Now,
         key: &(PodUid, String),
         image_ref: String,
         took: Duration,
@@ -311,7 +323,12 @@ impl ImageManager {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let found = match outcome {
             Ok(CriReply::Image(found)) => found.unwrap_or_default(),
-            _ => crate::observation::Image::default(),
+            Ok(_) => crate::observation::Image::default(),
+            Err(failure) => {
+                entry.wanted.warning("Failed", format!("Error: {}", failure.message), out);
+                self.look_failed(now, key, UNREAD_USER, failure.message);
+                return;
+            }
         };
         let took = go_duration(took);
         entry.wanted.normal(
@@ -329,19 +346,25 @@ impl ImageManager {
     fn fail(&mut self, now: Now, key: &(PodUid, String), reason: &str, message: String, out: &mut Out<'_>) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.wanted.warning("Failed", format!("Error: {reason}"), out);
-        // POD-201: only pulls are backed off from. What was found out without one keeps its reason, and is looked at again.
-        let pulled = !matches!(reason, "ErrImageNeverPull" | "ImageInspectError");
-        entry.state = State::Failed { reason: reason.to_owned(), message, since: now.mono, told: !pulled };
+        if matches!(reason, "ErrImageNeverPull" | "ImageInspectError") {
+            self.look_failed(now, key, reason, message);
+            return;
+        }
+        entry.state = State::Failed { reason: reason.to_owned(), message, since: now.mono, told: false };
         let wait = match self.backoffs.get(key) {
-            Some(last) if pulled && now.mono.since(last.until) <= BACKOFF_FORGOTTEN => (last.wait * 2).min(BACKOFF_MOST),
+            Some(last) if now.mono.since(last.until) <= BACKOFF_FORGOTTEN => (last.wait * 2).min(BACKOFF_MOST),
             _ => BACKOFF_FIRST,
         };
         self.backoffs.insert(key.clone(), Backoff { wait, until: now.mono + wait });
     }
-}
 
-/// How long a look at one image may take.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(120);
+    /// POD-201: only pulls are backed off from. What was found out without one keeps its reason, and is looked at again.
+    fn look_failed(&mut self, now: Now, key: &(PodUid, String), reason: &str, message: String) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.state = State::Failed { reason: reason.to_owned(), message, since: now.mono, told: true };
+        self.backoffs.insert(key.clone(), Backoff { wait: BACKOFF_FIRST, until: now.mono + BACKOFF_FIRST });
+    }
+}
 
 impl Entry {
     /// POD-201: the reason becomes `ImagePullBackOff`, and the users are told.
@@ -422,7 +445,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            let (images, ledger, recorded) = (ImageManager::default(), Ledger::default(), Vec::new());
+            let (images, ledger, recorded) = (ImageManager::new(Duration::from_secs(90)), Ledger::default(), Vec::new());
             Self { images, ledger, recorded, pod: Arc::new(Pod::default()), uid: PodUid::new("u") }
         }
 
@@ -523,6 +546,82 @@ mod tests {
         bench.done(12, actions[0].id, refused());
         bench.due(14);
         assert_eq!(bench.images.deadline(), Some(at(32).mono));
+    }
+
+    /// What a container with that image shows once its pull has failed so.
+    fn shown_after(failure: &str) -> (String, String) {
+        let mut bench = Bench::new();
+        let (_, actions) = bench.ensure(0, "Always");
+        bench.done(0, actions[0].id, Err(Failure::new(FailureKind::Other, failure)));
+        let (ImageState::Failed { reason, message }, _) = bench.ensure(0, "Always") else { panic!("it fails") };
+        (reason, message)
+    }
+
+    // CRI-040: what the runtime says first is the reason, if it is one of these.
+    #[test]
+    fn runtime_may_name_the_reason_of_a_failed_pull() {
+        for reason in ["RegistryUnavailable", "SignatureValidationFailed"] {
+            let text = format!("{reason}: no route to host");
+            assert_eq!(shown_after(&text), (reason.to_owned(), text.clone()));
+        }
+        assert_eq!(shown_after("manifest unknown").0, "ErrImagePull");
+        assert_eq!(shown_after("pull failed: RegistryUnavailable").0, "ErrImagePull");
+    }
+
+    // CRI-040: InvalidImageName
+    #[test]
+    fn name_that_is_none_is_told_and_nothing_is_asked() {
+        let mut bench = Bench::new();
+        let pod = Arc::clone(&bench.pod);
+        let need = ImageNeed {
+            pod: &pod,
+            uid: &PodUid::new("u"),
+            name: "c",
+            field_path: "spec.containers{c}",
+            image: "UPPER CASE",
+            policy: "Always",
+            credentials: vec![],
+            sandbox_config: None,
+        };
+        let mut actions = Vec::new();
+        let mut out = Out::new(&mut bench.ledger, &mut actions, &mut bench.recorded);
+        let state = bench.images.ensure(at(0), &need, &mut out);
+        assert!(matches!(state, ImageState::Failed { reason, .. } if reason == "InvalidImageName"));
+        assert!(actions.is_empty());
+    }
+
+    // CRI-035, CRI-040: an image that cannot be looked at is told of, and looked at again.
+    #[test]
+    fn look_that_fails_is_told_and_repeated() {
+        let mut bench = Bench::new();
+        let (_, actions) = bench.ensure(0, "IfNotPresent");
+        assert_eq!(actions[0].timeout, Some(Duration::from_secs(90)));
+        bench.done(0, actions[0].id, Err(Failure::new(FailureKind::Other, "broken")));
+        let (ImageState::Failed { reason, message }, _) = bench.ensure(0, "IfNotPresent") else { panic!("it fails") };
+        assert_eq!(
+            (reason.as_str(), message.as_str()),
+            ("ImageInspectError", "Failed to inspect image \"busybox:latest\": broken")
+        );
+        assert_eq!(bench.reasons(), ["InspectFailed", "Failed"]);
+        assert_eq!(bench.due(10).len(), 1);
+        assert_eq!(bench.ensure(10, "IfNotPresent").1.len(), 1);
+    }
+
+    // CRI-035: who does not know whom an image runs as does not run it as root.
+    #[test]
+    fn pulled_image_whose_user_cannot_be_read_does_not_run() {
+        let mut bench = Bench::new();
+        let (_, actions) = bench.ensure(0, "Always");
+        let look = bench.done(1, actions[0].id, Ok(CriReply::Pulled { image_ref: "sha256:1".to_owned() }));
+        bench.done(1, look[0].id, Err(Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded")));
+        let (ImageState::Failed { reason, message }, _) = bench.ensure(1, "Always") else { panic!("it must not run") };
+        assert_eq!((reason.as_str(), message.as_str()), ("CreateContainerConfigError", "context deadline exceeded"));
+        bench.due(11);
+        let (_, actions) = bench.ensure(11, "Always");
+        let look = bench.done(11, actions[0].id, Ok(CriReply::Pulled { image_ref: "sha256:1".to_owned() }));
+        let named = Image { username: "nobody".to_owned(), size: 5, ..Image::default() };
+        bench.done(11, look[0].id, Ok(CriReply::Image(Some(named))));
+        assert!(matches!(bench.ensure(11, "Always").0, ImageState::Ready(image) if image.username == "nobody"));
     }
 
     // CRI-034: all credentials are tried, and then none of them is kept waiting.

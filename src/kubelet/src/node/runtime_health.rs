@@ -260,6 +260,40 @@ mod tests {
         assert_eq!(health.network_error(), None);
     }
 
+    /// What is asked at that moment, by name, with the answer to RuntimeConfig; all else goes well.
+    fn asked(health: &mut RuntimeHealth, now: Now, config: Result<CriReply, Failure>) -> Vec<&'static str> {
+        let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+        health.due(now, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+        let names = actions.iter().map(|action| action.call.name()).collect();
+        for action in actions {
+            let answer = match action.call {
+                Call::Cri(CriCall::Status) => Ok(ready(true)),
+                Call::Cri(CriCall::Version) => Ok(CriReply::Version(RuntimeVersion::default())),
+                _ => config.clone(),
+            };
+            health.done(now, action.id, answer);
+        }
+        names
+    }
+
+    // CRI-003, RTD-001: asked until it answers, then not again; a runtime that does not know the call has answered.
+    #[test]
+    fn runtime_is_asked_for_its_cgroup_driver_until_it_answers() {
+        let unimplemented = || Err(Failure::new(FailureKind::Unimplemented, "unknown method RuntimeConfig"));
+        let told = |systemd_cgroup| Ok(CriReply::RuntimeConfig { systemd_cgroup });
+        for (answer, driver) in
+            [(unimplemented(), None), (told(None), None), (told(Some(true)), Some(true)), (told(Some(false)), Some(false))]
+        {
+            let mut health = RuntimeHealth::new();
+            let broken = Err(Failure::new(FailureKind::Unavailable, "connection refused"));
+            assert!(asked(&mut health, at(0), broken).contains(&"RuntimeConfig"));
+            assert_eq!(health.systemd_cgroup(), None);
+            assert_eq!(asked(&mut health, at(1), answer), ["RuntimeConfig", "Status"]);
+            assert_eq!(health.systemd_cgroup(), Some(driver));
+            assert_eq!(asked(&mut health, at(6), unimplemented()), ["Status"]);
+        }
+    }
+
     // NODE-104: age alone decides, whether the call fails or hangs.
     #[test]
     fn silent_runtime_is_down_after_thirty_seconds() {

@@ -151,6 +151,39 @@ mod tests {
         assert_eq!(ours, golden);
     }
 
+    // ENV-006: commands and arguments know the whole environment, services included.
+    #[test]
+    fn command_and_arguments_are_expanded_from_the_whole_environment() {
+        let mut pod: Pod = serde_json::from_str(include_str!("../../testdata/pod-running.json")).unwrap();
+        let container = &mut pod.spec.as_mut().unwrap().containers[0];
+        container.command = Some(vec!["$(KUBERNETES_SERVICE_HOST)".to_owned(), "$$(X)".to_owned()]);
+        container.args = Some(vec!["at $(KUBERNETES_SERVICE_PORT) $(NOT_THERE)".to_owned()]);
+        let container = container.clone();
+        let env = golden_environment(&pod, &container);
+        let inputs = ContainerInputs {
+            config: &Config::new("n1"),
+            machine: &MachineInfo::default(),
+            image: &ResolvedImage::default(),
+            restart_count: 0,
+            env: &env,
+            mounts: Vec::new(),
+            security_context: LinuxContainerSecurityContext::default(),
+        };
+        let made = container_config(&pod, &container, inputs);
+        assert_eq!(made.command, ["10.96.0.1", "$(X)"]);
+        assert_eq!(made.args, ["at 443 $(NOT_THERE)"]);
+    }
+
+    // CRI-044: every size that the machine has is named as the kernel does, and limited to nothing unless asked for.
+    #[test]
+    fn every_huge_page_size_is_limited() {
+        let machine = MachineInfo { hugepages: [(2 << 20, 8), (1 << 30, 1)].into(), ..MachineInfo::default() };
+        let limits = BTreeMap::from([("hugepages-2Mi".to_owned(), 4 << 20)]);
+        let limited: Vec<(String, u64)> =
+            hugepage_limits(&limits, &machine).into_iter().map(|limit| (limit.page_size, limit.limit)).collect();
+        assert_eq!(limited, [("2MB".to_owned(), 4 << 20), ("1GB".to_owned(), 0)]);
+    }
+
     fn golden_environment(pod: &Pod, container: &Container) -> Environment {
         use crate::cache::ObjectCache;
         use crate::event::{Object, WatchKey};

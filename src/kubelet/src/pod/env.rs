@@ -253,8 +253,123 @@ fn shouted(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use serde_json::json;
+    use crate::config::ChangeDetection;
+    use crate::event::{Object, WatchKey};
+    use crate::out::{Ledger, Out};
+    use crate::time::{Mono, Now};
+    use serde_json::{Value, json};
+
+    /// The environment of a container made of that, where ConfigMap `m`, Secret `s` and Service `svc` exist, nothing was heard
+    /// of ConfigMap `silent`, and nothing else exists.
+    fn made(container: Value) -> Result<BTreeMap<String, String>, EnvError> {
+        let mut container = container;
+        container["name"] = "c".into();
+        let pod = json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {"containers": [container]}});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let mut objects = ObjectCache::new(ChangeDetection::Watch, false);
+        let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+        let mut out = Out::new(&mut ledger, &mut actions, &mut recorded);
+        let at = |seconds| Now { mono: Mono::from_start(Duration::from_secs(seconds)), wall: jiff::Timestamp::UNIX_EPOCH };
+        objects.register(at(0), &pod, &mut out);
+        let meta = |name: &str| json!({"name": name, "namespace": "ns", "resourceVersion": "1"});
+        for name in ["m", "gone", "silent"] {
+            let data = json!({"metadata": meta(name), "data": {"K": "of m", "A.dot": "odd"}, "binaryData": {"B": "AAAA"}});
+            let map = Object::ConfigMap(Arc::new(serde_json::from_value(data).unwrap()));
+            let key = WatchKey::ConfigMap { namespace: "ns".to_owned(), name: name.to_owned() };
+            if name != "silent" {
+                let _ = objects.listed(&key, if name == "m" { vec![map] } else { vec![] }, &mut out);
+            }
+        }
+        for name in ["s", "gone"] {
+            let mut secret: Secret = serde_json::from_value(json!({"metadata": meta(name)})).unwrap();
+            secret.data = Some([("K".to_owned(), ByteString(b"of s, $(X)".to_vec()))].into());
+            let key = WatchKey::Secret { namespace: "ns".to_owned(), name: name.to_owned() };
+            let found = vec![Object::Secret(Sensitive::new(Arc::new(secret)))];
+            let _ = objects.listed(&key, if name == "s" { found } else { vec![] }, &mut out);
+        }
+        let _ = objects.due(at(1));
+        let service = json!({"metadata": {"name": "svc"}, "spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80}]}});
+        let services = [Arc::new(serde_json::from_value(service).unwrap())];
+        let allocatable = BTreeMap::new();
+        let fields = FieldContext { pod_ips: &[], host_ips: &[], node_allocatable: &allocatable };
+        let container = &pod.spec.as_ref().unwrap().containers[0];
+        let env = environment(&EnvInputs { pod: &pod, container, objects: &objects, services: &services, fields })?;
+        Ok(env.iter().map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned())).collect())
+    }
+
+    fn bad(container: Value) -> String {
+        match made(container) {
+            Err(EnvError::Bad(message)) => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    // ENV-001: later sources win over earlier ones, env over envFrom, and all of them over services.
+    #[test]
+    fn later_definitions_win_and_services_only_fill_gaps() {
+        let from = json!([{"configMapRef": {"name": "m"}}, {"secretRef": {"name": "s"}}]);
+        assert_eq!(made(json!({"envFrom": from})).unwrap()["K"], "of s, $(X)");
+        let own =
+            json!([{"name": "K", "value": "one"}, {"name": "K", "value": "two"}, {"name": "SVC_SERVICE_HOST", "value": "mine"}]);
+        let env = made(json!({"envFrom": from, "env": own})).unwrap();
+        assert_eq!((env["K"].as_str(), env["SVC_SERVICE_HOST"].as_str()), ("two", "mine"));
+        assert_eq!(env["SVC_SERVICE_PORT"], "80");
+    }
+
+    // ENV-004: every key of data, whatever it is called; none of binaryData.
+    #[test]
+    fn all_keys_of_a_source_come_with_its_prefix() {
+        let env = made(json!({"envFrom": [{"prefix": "P_", "configMapRef": {"name": "m"}}]})).unwrap();
+        let ours: Vec<&str> = env.keys().map(String::as_str).filter(|name| !name.starts_with("SVC_")).collect();
+        assert_eq!(ours, ["P_A.dot", "P_K"]);
+    }
+
+    // ENV-004: optional excuses an object that is not there, and nothing else.
+    #[test]
+    fn optional_source_may_be_missing_but_not_unreadable() {
+        let from = |kind: &str, name: &str, optional: bool| json!({"envFrom": [{kind: {"name": name, "optional": optional}}]});
+        assert_eq!(bad(from("configMapRef", "gone", false)), "configmap \"gone\" not found");
+        assert_eq!(bad(from("secretRef", "gone", false)), "secret \"gone\" not found");
+        assert!(!made(from("configMapRef", "gone", true)).unwrap().contains_key("K"));
+        assert!(!made(from("secretRef", "gone", true)).unwrap().contains_key("K"));
+        assert_eq!(
+            bad(from("configMapRef", "silent", true)),
+            "failed to sync configmap cache: timed out waiting for the condition"
+        );
+    }
+
+    fn key_of(kind: &str, object: &str, key: &str, optional: bool) -> Value {
+        let reference = json!({kind: {"name": object, "key": key, "optional": optional}});
+        json!({"envFrom": [{"configMapRef": {"name": "m"}}], "env": [{"name": "K", "valueFrom": reference}]})
+    }
+
+    // ENV-007
+    #[test]
+    fn missing_key_is_named_or_leaves_the_earlier_value() {
+        assert_eq!(bad(key_of("configMapKeyRef", "m", "no", false)), "couldn't find key no in ConfigMap ns/m");
+        assert_eq!(bad(key_of("secretKeyRef", "s", "no", false)), "couldn't find key no in Secret ns/s");
+        for (kind, object) in
+            [("configMapKeyRef", "m"), ("secretKeyRef", "s"), ("configMapKeyRef", "gone"), ("secretKeyRef", "gone")]
+        {
+            assert_eq!(made(key_of(kind, object, "no", true)).unwrap()["K"], "of m", "{kind} of {object}");
+        }
+    }
+
+    // ENV-006: what comes from elsewhere stays as it is; only `value` is expanded.
+    #[test]
+    fn referenced_values_are_not_expanded() {
+        let own = json!([
+            {"name": "X", "value": "x"},
+            {"name": "FROM", "valueFrom": {"secretKeyRef": {"name": "s", "key": "K"}}},
+            {"name": "OWN", "value": "$(FROM) $(X) $(SVC_SERVICE_HOST) $(LATER)"},
+            {"name": "LATER", "value": "l"}]);
+        let env = made(json!({"env": own})).unwrap();
+        assert_eq!(env["FROM"], "of s, $(X)");
+        assert_eq!(env["OWN"], "of s, $(X) x 10.0.0.1 $(LATER)");
+    }
 
     // ENV-005, POD-168
     #[test]

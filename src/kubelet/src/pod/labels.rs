@@ -91,3 +91,46 @@ fn ports_as_go(ports: &[k8s_openapi::api::core::v1::ContainerPort]) -> String {
     };
     format!("[{}]", ports.iter().map(one).collect::<Vec<_>>().join(","))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    // LOG-001, LOG-002: whoever finds the container knows whose it is and how to stop it, without the pod object.
+    #[test]
+    fn container_tells_whose_it_is_and_how_to_stop_it() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "ns", "uid": "u", "deletionGracePeriodSeconds": 5, "labels": {"app": "web"}},
+            "spec": {"terminationGracePeriodSeconds": 30, "containers": []},
+        }))
+        .unwrap();
+        let container: Container = serde_json::from_value(json!({
+            "name": "c",
+            "ports": [{"name": "web", "containerPort": 80, "protocol": "TCP"}],
+            "lifecycle": {"preStop": {"exec": {"command": ["true"]}}},
+            "terminationMessagePath": "/dev/termination-log",
+            "terminationMessagePolicy": "File",
+        }))
+        .unwrap();
+        let expected = [(CONTAINER_NAME, "c"), (POD_NAME, "p"), (POD_NAMESPACE, "ns"), (POD_UID, "u")];
+        let labels = container_labels(&pod, &container);
+        assert_eq!(labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect::<Vec<_>>(), expected);
+        let hash = container_hash(&container);
+        let expected = [
+            ("container.hash", hash.as_str()),
+            ("container.ports", r#"[{"name":"web","containerPort":80,"protocol":"TCP"}]"#),
+            ("container.preStopHandler", r#"{"exec":{"command":["true"]}}"#),
+            ("container.restartCount", "3"),
+            ("container.terminationMessagePath", "/dev/termination-log"),
+            ("container.terminationMessagePolicy", "File"),
+            ("pod.deletionGracePeriod", "5"),
+            ("pod.terminationGracePeriod", "30"),
+        ];
+        let annotations = container_annotations(&pod, &container, 3);
+        let short = |key: &str| key.strip_prefix("io.kubernetes.").unwrap().to_owned();
+        let found: Vec<(String, &str)> = annotations.iter().map(|(key, value)| (short(key), value.as_str())).collect();
+        assert_eq!(found, expected.map(|(key, value)| (key.to_owned(), value)));
+        assert!(hash.bytes().all(|digit| digit.is_ascii_hexdigit()), "{hash}");
+    }
+}

@@ -2,7 +2,7 @@
 //! Upstream: pkg/kubelet/kubelet_pods.go (makeMounts), pkg/kubelet/kuberuntime/kuberuntime_container.go (makeMounts).
 //! Differs: nothing on purpose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use proto::cri::{Mount, MountPropagation};
@@ -37,6 +37,8 @@ pub struct MountInputs<'a> {
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     /// Whether the runtime handler can mount recursively read-only.
     pub recursive_read_only: bool,
+    /// Whether SELinux is on: what the agent owns is then relabelled for the container (MNT-006).
+    pub selinux: bool,
 }
 
 /// The volume mounts (MNT-007 to MNT-010).
@@ -71,7 +73,7 @@ pub fn volume_mounts(inputs: &MountInputs<'_>) -> Result<Mounts, String> {
             readonly: read_only,
             propagation: propagation as i32,
             recursive_read_only: recursive,
-            selinux_relabel: false,
+            selinux_relabel: inputs.selinux && volume.plugin.managed(),
             ..Mount::default()
         });
     }
@@ -87,18 +89,18 @@ fn sub_path(mount: &VolumeMount, inputs: &MountInputs<'_>) -> Result<Option<Stri
     let path = match (mount.sub_path.as_deref(), mount.sub_path_expr.as_deref()) {
         (Some(path), _) if !path.is_empty() => path.to_owned(),
         (_, Some(expression)) if !expression.is_empty() => {
-            let missing = std::cell::RefCell::new(Vec::new());
+            let missing = std::cell::RefCell::new(BTreeSet::new());
             let look_up = |name: &str| {
                 let value = (inputs.variable)(name).filter(|v| !v.is_empty());
                 if value.is_none() {
-                    missing.borrow_mut().push(name.to_owned());
+                    missing.borrow_mut().insert(name.to_owned());
                 }
                 value
             };
             let path = expand(expression, look_up);
             let missing = missing.into_inner();
             if !missing.is_empty() {
-                return Err(format!("missing value for {}", missing.join(", ")));
+                return Err(format!("missing value for {}", missing.into_iter().collect::<Vec<_>>().join(", ")));
             }
             path
         }
@@ -141,8 +143,103 @@ pub fn mounts_over(container: &Container, path: &str) -> bool {
     container.volume_mounts.iter().flatten().any(|mount| absolute(&mount.mount_path) == path)
 }
 
-/// A plain writable mount of one file.
+/// A plain writable mount of one file of the agent's own, relabelled if SELinux is on (MNT-006).
 #[must_use]
-pub fn file_mount(container_path: &str, host_path: String) -> Mount {
-    Mount { container_path: container_path.to_owned(), host_path, ..Mount::default() }
+pub fn file_mount(container_path: &str, host_path: String, selinux: bool) -> Mount {
+    Mount { container_path: container_path.to_owned(), host_path, selinux_relabel: selinux, ..Mount::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volumes::Plugin;
+    use serde_json::{Value, json};
+
+    /// The mounts of a container that has these, with volumes of each kind; `A` is in its environment, `EMPTY` is empty.
+    fn made(mounts: Value, selinux: bool) -> Result<Mounts, String> {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}})).unwrap();
+        let container: Container = serde_json::from_value(json!({"name": "c", "volumeMounts": mounts})).unwrap();
+        let volume = |name: &str, plugin| {
+            let host_path = if plugin == Plugin::Image { String::new() } else { format!("/v/{name}") };
+            (name.to_owned(), MountedVolume { host_path, plugin })
+        };
+        let volumes = BTreeMap::from([
+            volume("empty", Plugin::EmptyDir),
+            volume("host", Plugin::HostPath),
+            volume("config", Plugin::ConfigMap),
+            volume("secret", Plugin::Secret),
+            volume("info", Plugin::DownwardApi),
+            volume("token", Plugin::Projected),
+            volume("image", Plugin::Image),
+        ]);
+        let variable = |name: &str| match name {
+            "A" => Some("a/b".to_owned()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        };
+        volume_mounts(&MountInputs {
+            pod: &pod,
+            uid: &PodUid::new("u"),
+            container: &container,
+            volumes: &volumes,
+            pod_dir: "/r/pods/u",
+            variable: &variable,
+            recursive_read_only: false,
+            selinux,
+        })
+    }
+
+    fn refused(mount: Value) -> String {
+        made(json!([mount]), false).unwrap_err()
+    }
+
+    // MNT-007
+    #[test]
+    fn volume_that_is_not_there_is_named_and_its_containers() {
+        let message = refused(json!({"name": "v", "mountPath": "/v"}));
+        assert_eq!(message, "cannot find volume \"v\" to mount into container \"c\"");
+    }
+
+    // MNT-007: read-only if the mount or the volume is.
+    #[test]
+    fn mount_is_read_only_if_it_or_its_volume_is() {
+        let names = ["empty", "host", "config", "secret", "info", "token", "image"];
+        let mounts = |read_only: bool| {
+            let one = |name: &&str| json!({"name": name, "mountPath": format!("/{name}"), "readOnly": read_only});
+            made(names.iter().map(one).collect(), false).unwrap().mounts
+        };
+        let writable: Vec<bool> = mounts(false).iter().map(|mount| !mount.readonly).collect();
+        assert_eq!(writable, [true, true, false, false, false, false, false]);
+        assert!(mounts(true).iter().all(|mount| mount.readonly));
+    }
+
+    // MNT-006: what the agent owns, and only with SELinux.
+    #[test]
+    fn what_the_agent_owns_is_relabelled_if_selinux_is_on() {
+        let names = ["empty", "host", "config", "secret", "info", "token", "image"];
+        let relabelled = |selinux: bool| {
+            let mounts: Value = names.iter().map(|name| json!({"name": name, "mountPath": format!("/{name}")})).collect();
+            made(mounts, selinux).unwrap().mounts.iter().map(|mount| mount.selinux_relabel).collect::<Vec<_>>()
+        };
+        assert_eq!(relabelled(true), [true, false, true, true, true, true, false]);
+        assert!(!relabelled(false).contains(&true));
+        assert!(file_mount("/etc/hosts", "/h".to_owned(), true).selinux_relabel);
+        assert!(!file_mount("/etc/hosts", "/h".to_owned(), false).selinux_relabel);
+    }
+
+    // MNT-010: relative, without steps back, expanded from the environment as it will be.
+    #[test]
+    fn sub_path_stays_in_its_volume() {
+        let sub = |path: &str| refused(json!({"name": "empty", "mountPath": "/d", "subPath": path}));
+        assert_eq!(sub("/abs"), "error SubPath `/abs` must not be an absolute path");
+        assert_eq!(sub("a/../.."), "unable to provision SubPath `a/../..`: must not contain '..'");
+        let expr = |text: &str| made(json!([{"name": "empty", "mountPath": "/d", "subPathExpr": text}]), false);
+        assert_eq!(expr("$(Z)/$(EMPTY)/$(B)/$(Z)").unwrap_err(), "missing value for B, EMPTY, Z");
+        let made = expr("x/$(A)").unwrap();
+        assert_eq!(made.mounts[0].host_path, "/r/pods/u/volume-subpaths/empty/c/0");
+        let [HostCall::BindSubPath { volume_path, sub_path, index: 0, .. }] = made.binds.as_slice() else {
+            panic!("{:?}", made.binds)
+        };
+        assert_eq!((volume_path.as_str(), sub_path.as_str()), ("/v/empty", "x/a/b"));
+    }
 }

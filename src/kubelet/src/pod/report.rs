@@ -28,13 +28,14 @@ pub fn probe(worker: &PodWorker, parts: &mut Parts, now: Now) {
         return;
     }
     let Some(seen) = &worker.observation else { return };
+    let ips = parts.pod_ips(&worker.pod, seen);
     parts.prober.sync_pod(
         now,
         ProbedPod {
             uid: &worker.uid,
             pod: &worker.pod,
             observation: seen,
-            pod_ip: worker.pod_ip(),
+            pod_ip: ips.first().map(String::as_str).or_else(|| worker.pod_ip()),
             terminating: worker.phase == Phase::Terminating,
         },
     );

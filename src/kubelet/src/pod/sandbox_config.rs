@@ -157,6 +157,7 @@ fn mapping(port: &ContainerPort) -> PortMapping {
 mod tests {
     use super::*;
     use crate::resources::cgroup::pod_cgroup_name;
+    use serde_json::json;
 
     // POD-145 to POD-152, CRI-011: the sandbox of the golden pod, field by field.
     #[test]
@@ -175,5 +176,86 @@ mod tests {
             config: &config,
         };
         assert_eq!(sandbox_config(&pod, inputs).unwrap(), golden);
+    }
+
+    fn made(config: &Config, pod: serde_json::Value) -> PodSandboxConfig {
+        let inputs = SandboxInputs {
+            attempt: 0,
+            cgroup_parent: String::new(),
+            dns: DnsConfig::default(),
+            log_directory: String::new(),
+            config,
+        };
+        sandbox_config(&serde_json::from_value(pod).unwrap(), inputs).unwrap()
+    }
+
+    fn of_spec(spec: serde_json::Value) -> PodSandboxConfig {
+        made(&Config::new("n1"), json!({"metadata": {"name": "p"}, "spec": spec}))
+    }
+
+    // NET-007: of regular containers, those without a host port and those on the node's network too; each once.
+    #[test]
+    fn ports_are_mapped_once_for_each_regular_container() {
+        let port = |name: &str, container: i32, host: i32| json!({"name": name, "containerPort": container, "hostPort": host});
+        let ports = json!([
+            port("web", 80, 8080),
+            port("web", 81, 8081),
+            {"containerPort": 53, "protocol": "UDP"},
+            {"containerPort": 53, "protocol": "UDP"},
+            {"containerPort": 53, "protocol": "TCP"},
+            {"containerPort": 53, "hostIP": "::1"}]);
+        let made = of_spec(json!({
+            "hostNetwork": true,
+            "initContainers": [{"name": "sidecar", "restartPolicy": "Always", "ports": [port("s", 1, 1)]}],
+            "containers": [{"name": "a", "ports": ports}, {"name": "b", "ports": [port("web", 90, 0)]}]}));
+        let mapped: Vec<(i32, i32, i32, &str)> =
+            made.port_mappings.iter().map(|m| (m.protocol, m.container_port, m.host_port, m.host_ip.as_str())).collect();
+        let (tcp, udp) = (Protocol::Tcp as i32, Protocol::Udp as i32);
+        assert_eq!(mapped, [(tcp, 80, 8080, ""), (udp, 53, 0, ""), (tcp, 53, 0, ""), (tcp, 53, 0, "::1"), (tcp, 90, 0, "")]);
+    }
+
+    // LOG-001: the pod's labels and annotations; what the agent goes by cannot be overwritten.
+    #[test]
+    fn sandbox_carries_the_pods_labels_under_the_agents_own() {
+        let made = made(
+            &Config::new("n1"),
+            json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u", "annotations": {"a": "1"},
+                "labels": {"app": "web", "io.kubernetes.pod.uid": "forged"}}, "spec": {"containers": []}}),
+        );
+        let labels: Vec<(&str, &str)> = made.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let own = [("io.kubernetes.pod.name", "p"), ("io.kubernetes.pod.namespace", "ns"), ("io.kubernetes.pod.uid", "u")];
+        assert_eq!(labels, [&[("app", "web")], own.as_slice()].concat());
+        assert_eq!(made.annotations["a"], "1");
+    }
+
+    // CRI-043
+    #[test]
+    fn sandbox_is_confined_and_privileged_if_any_container_is() {
+        let security = |spec| of_spec(spec).linux.unwrap().security_context.unwrap();
+        let plain = security(json!({"securityContext": {"seccompProfile": {"type": "Unconfined"}}, "containers": [{"name": "a"}]}));
+        assert_eq!(plain.seccomp.unwrap().profile_type, ProfileType::RuntimeDefault as i32);
+        assert!(!plain.privileged);
+        let privileged = json!({"name": "i", "securityContext": {"privileged": true}});
+        assert!(security(json!({"initContainers": [privileged], "containers": [{"name": "a"}]})).privileged);
+        assert!(security(json!({"containers": [{"name": "a"}, privileged]})).privileged);
+    }
+
+    // CRI-044: sums without overhead, which comes beside them; memory counts what is declared, even if not by all.
+    #[test]
+    fn sandbox_is_told_the_pods_resources_and_its_overhead_apart() {
+        let spec = json!({"overhead": {"cpu": "100m", "memory": "10Mi"}, "containers": [
+            {"name": "a", "resources": {"requests": {"cpu": "250m"}, "limits": {"cpu": "500m", "memory": "64Mi"}}},
+            {"name": "b", "resources": {"requests": {"cpu": "250m"}, "limits": {"cpu": "1"}}}]});
+        let linux = of_spec(spec.clone()).linux.unwrap();
+        let (resources, overhead) = (linux.resources.unwrap(), linux.overhead.unwrap());
+        assert_eq!((resources.cpu_shares, resources.cpu_quota, resources.cpu_period), (512, 150_000, 100_000));
+        assert_eq!(resources.memory_limit_in_bytes, 64 << 20);
+        assert_eq!((overhead.cpu_shares, overhead.cpu_quota, overhead.memory_limit_in_bytes), (102, 10_000, 10 << 20));
+        let mut config = Config::new("n1");
+        config.pods.cpu_cfs_quota = false;
+        let unbounded = made(&config, json!({"metadata": {"name": "p"}, "spec": spec})).linux.unwrap().resources.unwrap();
+        assert_eq!((unbounded.cpu_shares, unbounded.cpu_quota, unbounded.cpu_period), (512, 0, 0));
+        let from_limits = of_spec(json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "2"}}}]}));
+        assert_eq!(from_limits.linux.unwrap().resources.unwrap().cpu_shares, 2048);
     }
 }

@@ -242,6 +242,23 @@ mod tests {
         assert!(refused(json!({"runAsNonRoot": false})).is_ok());
     }
 
+    // CRI-041
+    #[test]
+    fn namespaces_are_the_nodes_the_pods_or_the_containers() {
+        let options = |spec: serde_json::Value| {
+            let mut spec = spec;
+            spec["containers"] = json!([]);
+            let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+            let options = namespace_options(&pod);
+            (options.network, options.ipc, options.pid)
+        };
+        let (pod, container, node) = (NamespaceMode::Pod as i32, NamespaceMode::Container as i32, NamespaceMode::Node as i32);
+        assert_eq!(options(json!({})), (pod, pod, container));
+        assert_eq!(options(json!({"shareProcessNamespace": true})), (pod, pod, pod));
+        assert_eq!(options(json!({"hostPID": true, "hostIPC": true, "hostNetwork": true})), (node, node, node));
+        assert_eq!(options(json!({"hostPID": true, "shareProcessNamespace": true})).2, node);
+    }
+
     // POD-177
     #[test]
     fn powers_follow_the_spec() {

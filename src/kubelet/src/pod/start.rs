@@ -185,7 +185,9 @@ fn start_chain(
     steps.push(Step::Start);
     steps.push(Step::LinkLog { target: log_target, prefix: link_prefix });
     if let Some(handler) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) {
-        steps.push(Step::PostStart(hook_of(handler, container, None, worker.pod_ip())));
+        let ips = parts.pod_ips(&worker.pod, seen);
+        let ip = ips.first().map(String::as_str).or_else(|| worker.pod_ip());
+        steps.push(Step::PostStart(hook_of(handler, container, None, ip)));
     }
     Some(Chain::new(Purpose::Start { container: container.name.clone() }, steps))
 }

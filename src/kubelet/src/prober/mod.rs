@@ -98,6 +98,15 @@ pub struct ProbedPod<'a> {
     pub terminating: bool,
 }
 
+/// What a probe's answer has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Of which pod.
+    pub pod: PodUid,
+    /// Whether a container is to be killed for it: its liveness or startup probe has failed.
+    pub fatal: bool,
+}
+
 impl Prober {
     /// A prober that has nothing to probe. First probes after the agent's start are spread by the seed.
     #[must_use]
@@ -199,13 +208,16 @@ impl Prober {
         id: ActionId,
         outcome: Result<ProbeOutcome, Failure>,
         out: &mut Out<'_>,
-    ) -> Option<PodUid> {
+    ) -> Option<Told> {
         let key = self.keys.get(&number)?.clone();
         let worker = self.workers.get_mut(&key)?;
         if worker.instance.as_ref().is_none_or(|i| i.in_flight != Some(id)) {
             return None;
         }
-        worker.answered(now, outcome, out).then_some(key.pod)
+        let told = worker.answered(now, outcome, out);
+        let verdict = worker.instance.as_ref().and_then(|instance| instance.verdict);
+        let fatal = key.kind != ProbeKind::Readiness && verdict == Some(false);
+        told.then_some(Told { pod: key.pod, fatal })
     }
 
     /// Until a container has started, only its startup probe runs (POD-243).

@@ -286,7 +286,7 @@ fn changed_object_is_written_again_and_an_unchanged_one_is_not() {
     assert_eq!(bench.files_of("v"), map(&[("a", "600 2")]));
 }
 
-// A change that comes while the one before is being written is written after it, never side by side (invariant 3).
+// VOL-019: a change that comes while the one before is being written is written after it, never side by side (invariant 3).
 #[test]
 fn change_during_a_write_is_written_afterwards() {
     let mut bench = Bench::new(pod(json!([{"name": "v", "secret": {"secretName": "s", "defaultMode": 420}}])));
@@ -461,6 +461,82 @@ fn token_is_private_to_the_user_that_all_containers_share() {
     assert_eq!((files["ca.crt"].mode, files["ca.crt"].owner), (0o644, None));
 }
 
+/// Ends the operation as one of which nobody knows whether it took effect, though it did.
+fn lose_the_answer(bench: &mut Bench, id: ActionId) {
+    let Some(Call::Host(call)) = bench.in_flight.remove(&id) else { panic!("a call of the host") };
+    let Some(Owner::Volume(uid, volume)) = bench.ledger.take(id) else { panic!("a volume's") };
+    bench.host(call);
+    let outcome = Err(Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded"));
+    let _ = bench.with(|bench, out| bench.volumes.done(bench.now, &uid, &volume, id, outcome, out));
+}
+
+// VOL-001, VOL-015, VOL-022: what may be mounted does not count as mounted, is mounted again, and is taken away all the same.
+#[test]
+fn uncertain_volume_is_neither_counted_on_nor_forgotten() {
+    let mut bench = Bench::new(pod(json!([{"name": "v", "emptyDir": {}}])));
+    bench.sync();
+    let first = bench.only();
+    lose_the_answer(&mut bench, first);
+    assert_eq!(bench.sync(), waiting(&["v"]));
+    assert!(bench.volumes.mounted(&bench.uid()).is_empty());
+    assert!(bench.wait(Duration::from_millis(500)));
+    assert_eq!(bench.sync(), waiting(&["v"]));
+    let second = bench.only();
+    lose_the_answer(&mut bench, second);
+    assert!(!bench.tear_down());
+    let list = bench.only();
+    bench.end(list, true);
+    assert!(!bench.tear_down());
+    let removal = bench.only();
+    bench.end(removal, false);
+    assert!(!bench.tear_down(), "a removal that failed leaves it uncertain");
+    bench.wait(Duration::from_millis(500));
+    assert!(!bench.tear_down());
+    let removal = bench.only();
+    bench.end(removal, true);
+    assert!(bench.tear_down() && bench.disk.is_empty());
+}
+
+// VOL-002, VOL-019: volumes are told apart by pod and name; those of two pods neither wait for one another nor go together.
+#[test]
+fn volumes_of_the_same_name_in_two_pods_are_two() {
+    let mut bench = Bench::new(pod(json!([{"name": "v", "emptyDir": {}}])));
+    let first = Arc::clone(&bench.pod);
+    let mut other = (*first).clone();
+    other.metadata.uid = Some("other".into());
+    let other = Arc::new(other);
+    bench.sync();
+    bench.pod = Arc::clone(&other);
+    bench.sync();
+    let pods = |bench: &Bench| -> Vec<PodUid> {
+        let pod_of = |call: &Call| match call {
+            Call::Host(HostCall::SetUpVolume { pod, .. }) => pod.clone(),
+            other => panic!("{other:?}"),
+        };
+        bench.in_flight.values().map(pod_of).collect()
+    };
+    assert_eq!(pods(&bench), [PodUid::new("u"), PodUid::new("other")]);
+    assert_eq!(bench.settle(), VolumesState::Ready);
+    bench.pod = first;
+    assert_eq!(bench.sync(), VolumesState::Ready);
+    assert!(!bench.tear_down());
+    assert!(bench.volumes.mounted(&PodUid::new("u")).is_empty());
+    assert!(bench.volumes.mounted(&PodUid::new("other")).contains_key("v"));
+}
+
+// VOL-010: the failures of one pass are told together, and only as long as they last.
+#[test]
+fn volumes_that_cannot_be_are_named_together_until_they_can() {
+    let claims =
+        json!([{"name": "a", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "b", "nfs": {"server": "s", "path": "/"}}]);
+    let mut bench = Bench::new(pod(claims));
+    let VolumesState::Failed { message } = bench.sync() else { panic!("it fails at once") };
+    let cause = "volume \"a\" is of kind persistentVolumeClaim, which is not supported; volume \"b\" is of kind nfs, which is not supported";
+    assert_eq!(message.split_once(": ").unwrap().1.split_once(": ").unwrap().1, cause);
+    bench.pod = Arc::new(serde_json::from_value(pod(json!([]))).unwrap());
+    assert_eq!(bench.sync(), VolumesState::Ready);
+}
+
 // VOL-012, VOL-008: what cannot be put in place is named; the others are set up all the same.
 #[test]
 fn unsupported_volume_is_named_and_does_not_hold_the_others() {
@@ -480,7 +556,7 @@ fn unsupported_volume_is_named_and_does_not_hold_the_others() {
     assert_eq!(bench.sync(), failed("e", "e", "volume e has volumeMode Filesystem, but is specified in volumeDevices"));
 }
 
-// VOL-026: waits for what is being set up, then removes what lies on the disk.
+// VOL-006, VOL-026: waits for what is being set up, then removes what lies on the disk.
 #[test]
 fn teardown_waits_for_setups_in_flight_and_removes_what_is_there() {
     let mut bench =

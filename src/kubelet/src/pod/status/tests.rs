@@ -330,7 +330,7 @@ fn ips_of(status: &PodStatus) -> (Vec<&str>, Vec<&str>) {
     (host, status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).collect())
 }
 
-// POD-298: of each family one, the node's first.
+// POD-298, NET-005: of each family one, the node's first.
 #[test]
 fn first_ip_of_each_family_is_told_the_nodes_family_first() {
     let mut bench = Bench::of(&json!({"containers": []}));
@@ -343,7 +343,25 @@ fn first_ip_of_each_family_is_told_the_nodes_family_first() {
     assert_eq!(ips_of(&bench.generate()), (vec!["fd77::1"], vec!["fd00::2", "10.0.0.2"]));
 }
 
-// POD-298: a pod on the host's network keeps the IPs that it came with, but for a family that the node gets later.
+// NET-005: only the newest sandbox is asked, and only if it is up; what it said is kept when it goes.
+#[test]
+fn pod_has_the_ips_of_its_newest_sandbox_if_that_is_ready() {
+    let mut bench = Bench::of(&json!({"containers": []}));
+    bench.sandbox("10.0.0.3", SandboxState::Ready);
+    let old = bench.seen.sandboxes[0].clone();
+    bench.sandbox("10.0.0.2", SandboxState::NotReady);
+    bench.seen.sandboxes.push(old);
+    assert!(ips_of(&bench.generate()).1.is_empty());
+    bench.sandbox("10.0.0.2", SandboxState::Ready);
+    bench.seen.sandboxes[0].ips.push("nonsense".to_owned());
+    assert!(ips_of(&bench.generate()).1.is_empty());
+    bench.sandbox("10.0.0.2", SandboxState::Ready);
+    assert_eq!(ips_of(&bench.generate()).1, ["10.0.0.2"]);
+    bench.sandbox("", SandboxState::NotReady);
+    assert_eq!(ips_of(&bench.generate()).1, ["10.0.0.2"]);
+}
+
+// POD-298, NET-005: a pod on the host's network keeps the IPs that it came with, but for a family that the node gets later.
 #[test]
 fn ips_of_the_hosts_network_only_grow() {
     let mut bench = Bench::of(&json!({"hostNetwork": true, "containers": []}));
