@@ -2,7 +2,9 @@
 //! Upstream: pkg/kubelet/lifecycle/predicate.go, pkg/scheduler/eventhandlers.go (AdmissionCheck).
 //! Differs: what this agent cannot do yet (RuntimeClass, user namespaces) is refused here instead of failing later.
 
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, Pod, Taint, Toleration};
+mod sysctls;
+
+use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, Pod, PodSpec, Taint, Toleration};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -29,24 +31,59 @@ fn refused(reason: &str, message: impl Into<String>) -> Admission {
     Admission::Refused { reason: reason.to_owned(), message: message.into() }
 }
 
-/// Whether the pod may run beside those that do (POD-031, POD-034).
+/// Whether the pod may run beside those that do: the first refusal counts (POD-031, POD-034, NODE-160).
 #[must_use]
 pub fn admit(pod: &Pod, active: &[&Arc<Pod>], node: Option<&Node>, machine: Option<&MachineInfo>, config: &Config) -> Admission {
     let Some(spec) = &pod.spec else { return refused("UnexpectedAdmissionError", "the pod has no spec") };
+    let kernel = machine.map(|machine| machine.kernel_version.as_str());
+    if let Some(message) = sysctls::forbidden(spec, &config.pods.allowed_unsafe_sysctls, kernel) {
+        return refused("SysctlForbidden", message);
+    }
+    let resources = || machine.and_then(|machine| resources(pod, active, machine, config));
+    let of_node = || node.and_then(|node| affinity(pod, node).or_else(|| name(spec, node)));
+    let taints = || node.and_then(|node| taints(pod, node));
+    operating_system(pod, spec)
+        .or_else(|| supplemental_groups(spec, node))
+        .or_else(resources)
+        .or_else(of_node)
+        .or_else(|| ports(pod, active))
+        .or_else(taints)
+        .or_else(|| unsupported(spec))
+        .unwrap_or(Admission::Admitted)
+}
+
+/// By the pod's *label*, and by the field.
+fn operating_system(pod: &Pod, spec: &PodSpec) -> Option<Admission> {
+    let label = pod.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/os"));
+    if label.is_some_and(|os| os != "linux") {
+        let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
+        return Some(refused("PodOSSelectorNodeLabelDoesNotMatch", message));
+    }
+    let other = spec.os.as_ref().is_some_and(|os| os.name != "linux");
+    other.then(|| refused("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"))
+}
+
+fn supplemental_groups(spec: &PodSpec, node: Option<&Node>) -> Option<Admission> {
+    let policy = spec.security_context.as_ref().and_then(|context| context.supplemental_groups_policy.as_deref());
+    let features = node.and_then(|node| node.status.as_ref()?.features.as_ref());
+    let supported = features.and_then(|features| features.supplemental_groups_policy).unwrap_or(false);
+    let message = "SupplementalGroupsPolicy=Strict is not supported in this node";
+    (policy == Some("Strict") && !supported).then(|| refused("SupplementalGroupsPolicyNotSupported", message))
+}
+
+fn name(spec: &PodSpec, node: &Node) -> Option<Admission> {
+    let wanted = spec.node_name.as_deref().filter(|name| !name.is_empty())?;
+    let other = node.metadata.name.as_deref().is_some_and(|name| name != wanted);
+    other.then(|| refused("NodeName", "Predicate NodeName failed: node(s) didn't match the requested node name"))
+}
+
+/// What this agent cannot do yet.
+fn unsupported(spec: &PodSpec) -> Option<Admission> {
     if let Some(class) = spec.runtime_class_name.as_deref().filter(|c| !c.is_empty()) {
-        return refused("PodFeatureUnsupported", format!("RuntimeClass \"{class}\" is not supported by this agent yet"));
+        return Some(refused("PodFeatureUnsupported", format!("RuntimeClass \"{class}\" is not supported by this agent yet")));
     }
-    if spec.host_users == Some(false) {
-        return refused("PodFeatureUnsupported", "user namespaces (hostUsers: false) are not supported by this agent yet");
-    }
-    if let Some(os) = spec.os.as_ref().filter(|os| os.name != "linux") {
-        return refused("PodOSNotSupported", format!("Failed to admit pod as the OS field doesn't match node OS: {}", os.name));
-    }
-    if let Some(refusal) = machine.and_then(|machine| resources(pod, active, machine, config)) {
-        return refusal;
-    }
-    let Some(node) = node else { return Admission::Admitted };
-    affinity(pod, node).or_else(|| ports(pod, active)).or_else(|| taints(pod, node)).unwrap_or(Admission::Admitted)
+    let message = "user namespaces (hostUsers: false) are not supported by this agent yet";
+    (spec.host_users == Some(false)).then(|| refused("PodFeatureUnsupported", message))
 }
 
 /// `OutOf<resource>` for the first resource that is short.
@@ -249,5 +286,68 @@ mod tests {
         assert_ne!(verdict(&plain, &[], &tainted("NoExecute")), Admission::Admitted);
         let tolerant = pod(json!({"containers": [], "tolerations": [{"key": "k", "operator": "Exists"}]}));
         assert_eq!(verdict(&tolerant, &[], &tainted("NoExecute")), Admission::Admitted);
+    }
+
+    fn reason(pod: &Pod, active: &[&Arc<Pod>], of: &Node) -> String {
+        match verdict(pod, active, of) {
+            Admission::Admitted => "admitted".to_owned(),
+            Admission::Refused { reason, .. } => reason,
+        }
+    }
+
+    // POD-034: an object of another node, and a pod of another operating system.
+    #[test]
+    fn pod_of_another_node_or_system_is_refused() {
+        let here = node(json!({"metadata": {"name": "n1"}}));
+        assert_eq!(reason(&pod(json!({"containers": [], "nodeName": "n1"})), &[], &here), "admitted");
+        assert_eq!(reason(&pod(json!({"containers": [], "nodeName": "n2"})), &[], &here), "NodeName");
+        assert_eq!(
+            verdict(&pod(json!({"containers": [], "os": {"name": "windows"}})), &[], &here),
+            refused("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS")
+        );
+        let mut labelled = pod(json!({"containers": []}));
+        labelled.metadata.labels = Some([("kubernetes.io/os".to_owned(), "windows".to_owned())].into());
+        assert_eq!(reason(&labelled, &[], &here), "PodOSSelectorNodeLabelDoesNotMatch");
+    }
+
+    // POD-034: the node tells whether its runtime can.
+    #[test]
+    fn strict_supplemental_groups_need_a_runtime_that_knows_them() {
+        let strict = pod(json!({"containers": [], "securityContext": {"supplementalGroupsPolicy": "Strict"}}));
+        let able = |able: bool| node(json!({"status": {"features": {"supplementalGroupsPolicy": able}}}));
+        assert_eq!(reason(&strict, &[], &able(true)), "admitted");
+        assert_eq!(reason(&strict, &[], &able(false)), "SupplementalGroupsPolicyNotSupported");
+        assert_eq!(reason(&strict, &[], &Node::default()), "SupplementalGroupsPolicyNotSupported");
+    }
+
+    // POD-031, NODE-160: of all that is wrong with a pod the first counts, in upstream's order.
+    #[test]
+    fn first_refusal_counts_in_upstreams_order() {
+        let here = node(json!({
+            "metadata": {"name": "n1"},
+            "spec": {"taints": [{"key": "k", "effect": "NoExecute"}]},
+        }));
+        let mut wrong = pod(json!({
+            "nodeName": "n2", "nodeSelector": {"zone": "b"}, "os": {"name": "windows"}, "hostUsers": false,
+            "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}], "supplementalGroupsPolicy": "Strict"},
+            "containers": [{"name": "c", "resources": {"requests": {"cpu": "3"}}, "ports": [{"containerPort": 80, "hostPort": 80}]}],
+        }));
+        let active = Arc::new(pod(json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]})));
+        let mendings: [(&str, fn(&mut PodSpec)); 9] = [
+            ("SysctlForbidden", |s| s.security_context.as_mut().unwrap().sysctls = None),
+            ("PodOSNotSupported", |s| s.os = None),
+            ("SupplementalGroupsPolicyNotSupported", |s| s.security_context = None),
+            ("OutOfcpu", |s| s.containers[0].resources = None),
+            ("NodeAffinity", |s| s.node_selector = None),
+            ("NodeName", |s| s.node_name = None),
+            ("NodePorts", |s| s.containers[0].ports = None),
+            ("TaintToleration", |s| s.tolerations = Some(serde_json::from_value(json!([{"operator": "Exists"}])).unwrap())),
+            ("PodFeatureUnsupported", |s| s.host_users = None),
+        ];
+        for (expected, mend) in mendings {
+            assert_eq!(reason(&wrong, &[&active], &here), expected);
+            mend(wrong.spec.as_mut().unwrap());
+        }
+        assert_eq!(verdict(&wrong, &[&active], &here), Admission::Admitted);
     }
 }

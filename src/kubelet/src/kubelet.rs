@@ -51,6 +51,7 @@ pub struct Kubelet {
     recorder: Recorder,
     ledger: Ledger,
     pending_events: Vec<Recorded>,
+    node_listed: bool,
     watching_pods: bool,
 }
 
@@ -96,6 +97,7 @@ impl Kubelet {
             recorder: Recorder::new(&config.node.name, config.events.qps, config.events.burst),
             ledger: Ledger::default(),
             pending_events: Vec::new(),
+            node_listed: false,
             watching_pods: false,
         }
     }
@@ -114,6 +116,10 @@ impl Kubelet {
         self.route(now, event, &mut out);
         self.due(now, &mut out);
         self.settle(now, &mut out);
+        if self.parts.config.node.standalone {
+            // NODE-002: there is nobody to tell.
+            recorded.clear();
+        }
         let mut nothing = Vec::new();
         self.recorder.take(now, &mut recorded, &mut Out::new(&mut ledger, actions, &mut nothing));
         self.ledger = ledger;
@@ -178,7 +184,7 @@ impl Kubelet {
     fn started(&self, out: &mut Out<'_>) {
         out.record(Recorded::normal(Subject::Node, "Starting", "Starting kubelet."));
         if !self.parts.config.node.standalone {
-            // NODE-011: pods are watched once the own Node is known.
+            // NODE-011: pods are watched once the own Node is known, and the machine: they are judged by both.
             for key in [WatchKey::Node, WatchKey::Services] {
                 out.post(Lane::Objects, None, Call::Api(ApiCall::Watch(key)));
             }
@@ -199,6 +205,7 @@ impl Kubelet {
                     None if self.parts.node.node().is_some() => self.parts.node.gone(),
                     None => {}
                 }
+                self.node_listed = true;
                 self.watch_pods(out);
             }
             WatchKey::Services => {
@@ -260,6 +267,7 @@ impl Kubelet {
         self.parts.objects.node_seen(&node);
         self.parts.node.seen(node, out);
         self.node_known(now);
+        self.node_listed = true;
         self.watch_pods(out);
     }
 
@@ -272,7 +280,7 @@ impl Kubelet {
     }
 
     fn watch_pods(&mut self, out: &mut Out<'_>) {
-        if !self.watching_pods {
+        if !self.watching_pods && self.node_listed && self.parts.startup.machine().is_some() {
             self.watching_pods = true;
             out.post(Lane::Objects, None, Call::Api(ApiCall::Watch(WatchKey::Pods)));
         }
@@ -298,7 +306,7 @@ impl Kubelet {
         match out.owner_of(id) {
             Some(Owner::RuntimeHealth) => {
                 if self.parts.runtime.done(now, id, outcome).changed {
-                    self.runtime_health_changed(now, out);
+                    self.runtime_health_changed(out);
                 }
             }
             Some(Owner::Pleg) => {
@@ -366,7 +374,8 @@ impl Kubelet {
         match out.owner_of(id) {
             Some(Owner::Startup) => {
                 self.parts.startup.done(now, id, outcome, out);
-                self.plan_tiers();
+                self.watch_pods(out);
+                self.plan_tiers(out);
                 self.parts.node.hurry();
                 if self.parts.startup.is_done() {
                     self.all_dirty();
@@ -407,16 +416,16 @@ impl Kubelet {
         self.dirty.insert(told.pod);
     }
 
-    fn runtime_health_changed(&mut self, _now: Now, _out: &mut Out<'_>) {
-        self.plan_tiers();
+    fn runtime_health_changed(&mut self, out: &mut Out<'_>) {
+        self.plan_tiers(out);
         self.parts.node.hurry();
         self.all_dirty();
     }
 
-    fn plan_tiers(&mut self) {
+    fn plan_tiers(&mut self, out: &mut Out<'_>) {
         if self.parts.runtime.systemd_cgroup().is_some() {
             let driver = self.parts.cgroup_driver();
-            self.parts.startup.plan_tiers(&self.parts.config, driver);
+            self.parts.startup.plan_tiers(&self.parts.config, driver, out);
         }
     }
 
@@ -439,12 +448,13 @@ impl Kubelet {
         let facts = NodeFacts {
             machine: parts.startup.machine(),
             runtime: &parts.runtime,
-            runtime_known: parts.runtime.has_told() && self.pleg.has_listed(),
+            runtime_known: parts.runtime.has_told() && self.pleg.has_listed() && parts.startup.is_done(),
+            startup_error: parts.startup.last_error(),
             pleg_error: pleg_error.as_deref(),
             images: self.housekeeping.images(),
             pressures: Pressures::default(),
         };
-        parts.node.due(now, &facts, out);
+        parts.node.due(now, &facts, &mut parts.rng, out);
         if !parts.config.node.standalone {
             self.lease.due(now, out);
         }
@@ -458,3 +468,6 @@ impl Kubelet {
         self.keep_house(now, out);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,10 +9,12 @@ use crate::config::{CgroupDriver, Config};
 use crate::event::HostReply;
 use crate::failure::Failure;
 use crate::ids::ActionId;
+use crate::node::status::Resources;
 use crate::observation::MachineInfo;
 use crate::out::{Out, Owner};
 use crate::recorder::{Recorded, Subject};
 use crate::resources::cgroup::{kubepods_cgroups, kubepods_settings};
+use crate::resources::requests::printed;
 use crate::time::{Mono, Now};
 
 const RETRY: Duration = Duration::from_secs(1);
@@ -57,7 +59,7 @@ impl Startup {
     /// What the last failed step said, while it is not done.
     #[must_use]
     pub fn last_error(&self) -> Option<&str> {
-        self.last_error.as_deref()
+        self.last_error.as_deref().filter(|_| !self.is_done())
     }
 
     /// When a failed step is tried again.
@@ -74,8 +76,13 @@ impl Startup {
     }
 
     /// The runtime has told its cgroup driver: the tiers can be made (NODE-134, NODE-141).
-    pub fn plan_tiers(&mut self, config: &Config, driver: CgroupDriver) {
+    pub fn plan_tiers(&mut self, config: &Config, driver: CgroupDriver, out: &mut Out<'_>) {
         let Some(machine) = self.machine.as_ref().filter(|_| !self.tiers_planned) else { return };
+        if let Some(message) = overreserved(config, machine) {
+            // NODE-007: no time mends this, only other settings or another machine.
+            self.failed(message, out);
+            return;
+        }
         self.tiers_planned = true;
         if config.cgroups.per_qos {
             let node = kubepods_settings(config, machine);
@@ -115,11 +122,35 @@ impl Startup {
             Err(failure) => {
                 *step = Step::Waiting;
                 self.next = now.mono + RETRY;
-                if self.last_error.as_deref() != Some(&failure.message) {
-                    out.record(Recorded::warning(Subject::Node, "KubeletSetupFailed", failure.message.clone()));
-                    self.last_error = Some(failure.message);
-                }
+                self.failed(failure.message, out);
             }
         }
     }
+
+    fn failed(&mut self, message: String, out: &mut Out<'_>) {
+        if self.last_error.as_ref() != Some(&message) {
+            out.record(Recorded::warning(Subject::Node, "KubeletSetupFailed", message.clone()));
+            self.last_error = Some(message);
+        }
+    }
 }
+
+/// What is reserved beyond what there is (node_container_manager_linux.go, validateNodeAllocatable).
+fn overreserved(config: &Config, machine: &MachineInfo) -> Option<String> {
+    let of = Resources::reserved(config, machine);
+    let counted = |name: &str| name != "ephemeral-storage" || config.pods.local_storage_capacity_isolation;
+    let too_much = of.iter().filter(|(name, reserved, capacity)| reserved > capacity && counted(name));
+    let told: Vec<String> = too_much
+        .map(|(name, reserved, capacity)| {
+            let printed = |amount: &u64| printed(name, i64::try_from(*amount).unwrap_or(i64::MAX)).0;
+            let (reserved, capacity) = (printed(reserved), printed(capacity));
+            format!(
+                "Resource {name:?} has a reservation of {reserved} but capacity of {capacity}. Expected capacity >= reservation."
+            )
+        })
+        .collect();
+    (!told.is_empty()).then(|| format!("invalid Node Allocatable configuration. {}", told.join(" ")))
+}
+
+#[cfg(test)]
+mod tests;

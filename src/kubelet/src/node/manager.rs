@@ -40,8 +40,10 @@ pub struct NodeFacts<'a> {
     pub machine: Option<&'a MachineInfo>,
     /// The runtime.
     pub runtime: &'a RuntimeHealth,
-    /// Whether the runtime has told its state and been listed in this life.
+    /// Whether the runtime has told its state and been listed in this life, and what the node needs was made.
     pub runtime_known: bool,
+    /// Why pods cannot be run here yet, if something that the node needs could not be made.
+    pub startup_error: Option<&'a str>,
     /// Why the listing of the runtime is not healthy, if it is not.
     pub pleg_error: Option<&'a str>,
     /// The runtime's images.
@@ -170,7 +172,7 @@ impl NodeManager {
     }
 
     /// Registers, reports, and keeps the CSINode, as is due.
-    pub fn due(&mut self, now: Now, facts: &NodeFacts<'_>, out: &mut Out<'_>) {
+    pub fn due(&mut self, now: Now, facts: &NodeFacts<'_>, rng: &mut Rng, out: &mut Out<'_>) {
         if self.config.node.standalone {
             return;
         }
@@ -181,7 +183,7 @@ impl NodeManager {
                     self.register(now, facts, out);
                 }
             } else if self.next_status <= now.mono || (self.urgent && self.attempts.next() <= now.mono) {
-                self.report(now, facts, out);
+                self.report(now, facts, rng, out);
             }
         }
         self.keep_csi_node(now, out);
@@ -236,6 +238,7 @@ impl NodeManager {
         if self.csi != Csi::There {
             errors.push("CSINode is not yet initialized".to_owned());
         }
+        errors.extend(facts.startup_error.map(str::to_owned));
         let inputs = StatusInputs {
             config: &self.config,
             machine: facts.machine,
@@ -287,7 +290,7 @@ impl NodeManager {
         }
     }
 
-    fn report(&mut self, now: Now, facts: &NodeFacts<'_>, out: &mut Out<'_>) {
+    fn report(&mut self, now: Now, facts: &NodeFacts<'_>, rng: &mut Rng, out: &mut Out<'_>) {
         let Some(node) = self.node.clone() else {
             self.doing = Doing::Getting;
             out.issue(Owner::Node, Lane::NodeStatus, TIMEOUT, Call::Api(ApiCall::GetNode));
@@ -300,7 +303,7 @@ impl NodeManager {
             self.next_status = now.mono + RETRY;
             return;
         }
-        self.next_status = now.mono + self.config.node.status_update_frequency;
+        self.next_status = now.mono + rng.jitter(self.config.node.status_update_frequency, JITTER);
         let (status, events) = self.status(now, &existing, facts);
         let due = self
             .last_report
@@ -422,3 +425,6 @@ fn report_jitter(frequency: Duration, rng: &mut Rng) -> Duration {
     // Only the positive half: reporting early would be one report more, for nothing.
     frequency.mul_f64(rng.fraction() * 0.5)
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,6 +157,29 @@ mod tests {
         assert_eq!(ours.spec, golden.spec);
     }
 
+    // NODE-042: taints and the provider's ID are given at the first registration, and only then.
+    #[test]
+    fn new_node_has_the_taints_and_the_provider_that_are_set() {
+        let mut config = Config::new("n1");
+        let taint = |key: &str, value: Option<&str>| Taint {
+            key: key.to_owned(),
+            value: value.map(str::to_owned),
+            effect: "NoSchedule".to_owned(),
+            ..Taint::default()
+        };
+        config.node.register_with_taints = vec![taint("dedicated", None)];
+        config.node.provider_id = "cloud://1".to_owned();
+        let spec = initial_node(&config, "amd64", NodeStatus::default()).spec.unwrap();
+        assert_eq!(spec.taints, Some(vec![taint("dedicated", None)]));
+        assert_eq!((spec.provider_id.as_deref(), spec.external_id), (Some("cloud://1"), None));
+        config.node.external_cloud_provider = true;
+        let external = initial_node(&config, "amd64", NodeStatus::default());
+        let uninitialized = taint("node.cloudprovider.kubernetes.io/uninitialized", Some("true"));
+        assert_eq!(external.spec.as_ref().unwrap().taints, Some(vec![taint("dedicated", None), uninitialized]));
+        let plain = initial_node(&Config::new("n1"), "amd64", NodeStatus::default());
+        assert_eq!(reconcile_patch(&plain, &external, "n1", "amd64"), None);
+    }
+
     // NODE-045, NODE-046: what the kubelet owns is repaired, what people own is not touched.
     #[test]
     fn existing_node_is_reconciled_without_a_fight() {

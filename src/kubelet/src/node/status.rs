@@ -168,18 +168,9 @@ impl Resources {
             0 => u64::from(config.pods.max),
             per_core => u64::from(config.pods.max).min(machine.cpus * u64::from(per_core)),
         };
-        let reserved = |name: &str| config.reserved.total(name);
-        let hard = |signal: Signal, capacity: u64| {
-            let threshold = config.eviction.thresholds.iter().find(|t| t.is_hard() && t.signal == signal);
-            threshold.map_or(0, |t| t.value.of(capacity))
-        };
-        let cpu = (machine.cpus * 1000).saturating_sub(reserved("cpu"));
+        let [cpu, memory, disk] = Self::reserved(config, machine).map(|(_, reserved, capacity)| capacity.saturating_sub(reserved));
         let hugepages: u64 = machine.hugepages.iter().map(|(size, count)| size * count).sum();
-        let memory = machine
-            .memory
-            .saturating_sub(reserved("memory"))
-            .saturating_sub(hard(Signal::MemoryAvailable, machine.memory))
-            .saturating_sub(hugepages);
+        let memory = memory.saturating_sub(hugepages);
         resources.put("cpu", decimal_milli(machine.cpus * 1000), decimal_milli(cpu));
         resources.put("memory", binary(machine.memory), binary(memory));
         resources.put("pods", pods.to_string(), pods.to_string());
@@ -188,15 +179,29 @@ impl Resources {
             resources.put(&format!("hugepages-{}", binary(*size)), all.clone(), all);
         }
         if config.pods.local_storage_capacity_isolation {
-            let disk = machine.root_fs_capacity;
-            let left = disk.saturating_sub(reserved("ephemeral-storage")).saturating_sub(hard(Signal::NodeFsAvailable, disk));
-            resources.put("ephemeral-storage", binary(disk), binary(left));
-            resources.allocatable_storage = left;
+            resources.put("ephemeral-storage", binary(machine.root_fs_capacity), binary(disk));
+            resources.allocatable_storage = disk;
         }
         resources.allocatable_cpu_milli = cpu;
         resources.allocatable_memory = memory;
         resources.pods = pods;
         resources
+    }
+
+    /// What is kept from pods, hard eviction thresholds included, and what there is: CPU in thousandths of a core, bytes.
+    #[must_use]
+    pub fn reserved(config: &Config, machine: &MachineInfo) -> [(&'static str, u64, u64); 3] {
+        let hard = |signal: Signal, capacity: u64| {
+            let threshold = config.eviction.thresholds.iter().find(|t| t.is_hard() && t.signal == signal);
+            threshold.map_or(0, |t| t.value.of(capacity))
+        };
+        let of = |name, capacity, evicted: u64| (name, config.reserved.total(name).saturating_add(evicted), capacity);
+        let disk = machine.root_fs_capacity;
+        [
+            of("cpu", machine.cpus * 1000, 0),
+            of("memory", machine.memory, hard(Signal::MemoryAvailable, machine.memory)),
+            of("ephemeral-storage", disk, hard(Signal::NodeFsAvailable, disk)),
+        ]
     }
 
     fn put(&mut self, name: &str, capacity: String, allocatable: String) {

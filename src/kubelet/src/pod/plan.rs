@@ -57,7 +57,8 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
         worker.observe(limits.runtime.min(LOOK_TIMEOUT), out);
         return false;
     };
-    if worker.batch.is_some() {
+    if worker.batch.is_some() || parts.runtime.runtime_error(now.mono).is_some() {
+        // POD-051: nothing is begun while the runtime says that it is not ready, or says nothing; the pod is looked at all the same.
         return false;
     }
     match worker.phase {
@@ -96,7 +97,8 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
     }
     parts.objects.register(now, &worker.pod, out);
     if !worker.prepared {
-        worker.begin(prepare(worker, parts));
+        let batch = before_it_runs(worker, parts, now, seen, out);
+        worker.begin(batch);
         return true;
     }
     let volumes = parts.sync_volumes(worker, now, out);
@@ -158,6 +160,27 @@ fn network_allows(worker: &mut PodWorker, parts: &Parts, out: &mut Out<'_>) -> b
         out.record(Recorded::warning(Subject::Pod(worker.pod.clone()), "NetworkNotReady", message));
     }
     false
+}
+
+/// POD-101: what runs outside the pod's cgroup is stopped before that is made. It ran before the agent was told to keep cgroups, or
+/// with another driver.
+fn before_it_runs(worker: &mut PodWorker, parts: &Parts, now: Now, seen: &PodObservation, out: &mut Out<'_>) -> Batch {
+    if seen.live_containers().next().is_none() || !parts.config.cgroups.per_qos {
+        return prepare(worker, parts);
+    }
+    match worker.in_cgroup {
+        Some(true) => prepare(worker, parts),
+        None => {
+            let look = Chain::new(Purpose::Prepare, [Step::Host(HostCall::ListPodCgroups)]);
+            Batch::new([Stage { in_order: true, chains: vec![look] }])
+        }
+        Some(false) => {
+            let kills = kill_all(seen, until(now, pod_grace(&worker.pod)));
+            let sandboxes = sandboxes_to_stop(worker, seen);
+            worker.stopped_sandboxes.extend(sandboxes.iter().cloned());
+            kill_batch(&worker.pod, &kills, &sandboxes, worker.pod_ip(), out)
+        }
+    }
 }
 
 /// POD-101, POD-102

@@ -91,6 +91,8 @@ pub struct PodWorker {
     pub batch: Option<Batch>,
     /// Whether cgroup and directories were made in this life.
     pub prepared: bool,
+    /// Whether what runs of it lies in the pod's cgroup, once that was looked at in this life (POD-101).
+    pub in_cgroup: Option<bool>,
     /// Start errors by container.
     pub start_errors: BTreeMap<String, StartError>,
     /// The next restart count of containers of which the runtime holds no instance, from their logs (LOG-004).
@@ -147,6 +149,7 @@ impl PodWorker {
             observation: None,
             batch: None,
             prepared: false,
+            in_cgroup: None,
             start_errors: BTreeMap::new(),
             log_floor: BTreeMap::new(),
             retry_at: None,

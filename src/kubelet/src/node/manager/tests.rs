@@ -1,0 +1,220 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::action::Action;
+use crate::event::CriReply;
+use crate::observation::{RuntimeCondition, RuntimeStatus};
+use crate::out::Ledger;
+
+struct Bench {
+    manager: NodeManager,
+    runtime: RuntimeHealth,
+    machine: MachineInfo,
+    known: bool,
+    ledger: Ledger,
+    rng: Rng,
+}
+
+fn at(millis: u64) -> Now {
+    Now { mono: Mono::from_start(Duration::from_millis(millis)), wall: jiff::Timestamp::UNIX_EPOCH }
+}
+
+fn failed(kind: FailureKind) -> Result<ApiReply, Failure> {
+    Err(Failure::new(kind, "no"))
+}
+
+impl Bench {
+    fn new() -> Self {
+        let machine = MachineInfo {
+            cpus: 2,
+            memory: 4 << 30,
+            root_fs_capacity: 1 << 30,
+            architecture: "amd64".to_owned(),
+            default_ips: vec!["10.77.0.1".to_owned()],
+            cpu_cfs_quota: true,
+            ..MachineInfo::default()
+        };
+        let mut bench = Self {
+            manager: NodeManager::new(Arc::new(Config::new("n1"))),
+            runtime: RuntimeHealth::new(),
+            machine,
+            known: true,
+            ledger: Ledger::default(),
+            rng: Rng::new(1),
+        };
+        bench.ask_runtime(0);
+        bench
+    }
+
+    /// The runtime is asked, and says that all is well.
+    fn ask_runtime(&mut self, millis: u64) {
+        let (mut actions, mut recorded) = (Vec::new(), Vec::new());
+        self.runtime.due(at(millis), &mut Out::new(&mut self.ledger, &mut actions, &mut recorded));
+        let well = || Some(RuntimeCondition { status: true, ..RuntimeCondition::default() });
+        for action in actions {
+            let status = RuntimeStatus { runtime_ready: well(), network_ready: well(), ..RuntimeStatus::default() };
+            self.runtime.done(at(millis), action.id, Ok(CriReply::Status(status)));
+        }
+    }
+
+    fn due(&mut self, millis: u64) -> Vec<Action> {
+        let facts = NodeFacts {
+            machine: Some(&self.machine),
+            runtime: &self.runtime,
+            runtime_known: self.known,
+            startup_error: None,
+            pleg_error: None,
+            images: &[],
+            pressures: Pressures::default(),
+        };
+        let (mut actions, mut recorded) = (Vec::new(), Vec::new());
+        let mut out = Out::new(&mut self.ledger, &mut actions, &mut recorded);
+        self.manager.due(at(millis), &facts, &mut self.rng, &mut out);
+        actions
+    }
+
+    fn done(&mut self, millis: u64, id: ActionId, outcome: Result<ApiReply, Failure>) -> Vec<Action> {
+        let (mut actions, mut recorded) = (Vec::new(), Vec::new());
+        let mut out = Out::new(&mut self.ledger, &mut actions, &mut recorded);
+        self.manager.done(at(millis), id, outcome, &mut self.rng, &mut out);
+        actions
+    }
+
+    /// Its one call of the kind that is looked for.
+    fn one<T>(actions: &[Action], pick: impl Fn(&ApiCall) -> Option<T>) -> (ActionId, T) {
+        let mut found = actions.iter().filter_map(|a| if let Call::Api(call) = &a.call { Some((a.id, pick(call)?)) } else { None });
+        let one = found.next().unwrap_or_else(|| panic!("not among {actions:?}"));
+        assert!(found.next().is_none(), "{actions:?}");
+        one
+    }
+
+    fn created(actions: &[Action]) -> (ActionId, Node) {
+        Self::one(actions, |call| if let ApiCall::CreateNode(node) = call { Some((**node).clone()) } else { None })
+    }
+
+    fn patched(actions: &[Action]) -> (ActionId, Value) {
+        Self::one(actions, |call| if let ApiCall::PatchNodeStatus(patch) = call { Some(patch.clone()) } else { None })
+    }
+
+    /// Registers at that moment, with the CSINode that is there. Answers the Node as the API server then has it.
+    fn register(&mut self, millis: u64) -> Node {
+        let (id, mut node) = Self::created(&self.due(millis));
+        node.metadata.uid = Some("u".to_owned());
+        self.done(millis, id, Ok(ApiReply::Node(Arc::new(node.clone()))));
+        let actions = self.due(millis);
+        let (id, ()) = Self::one(&actions, |call| matches!(call, ApiCall::GetCsiNode).then_some(()));
+        self.done(millis, id, Ok(ApiReply::CsiNode(Box::new(csi_node("n1", "u")))));
+        node
+    }
+}
+
+fn ready_of(status: &Value) -> (String, String) {
+    let conditions = status["conditions"].as_array().unwrap();
+    let ready = conditions.iter().find(|c| c["type"] == "Ready").unwrap();
+    let text = |field: &str| ready[field].as_str().unwrap_or_default().to_owned();
+    (text("status"), text("message"))
+}
+
+/// The Node with that patch of its status, as far as conditions go.
+fn with_patch(node: &Node, patch: &Value) -> Arc<Node> {
+    let mut value = serde_json::to_value(node).unwrap();
+    for change in patch["status"]["conditions"].as_array().into_iter().flatten() {
+        let conditions = value["status"]["conditions"].as_array_mut().unwrap();
+        let of_type = conditions.iter_mut().find(|c| c["type"] == change["type"]).unwrap().as_object_mut().unwrap();
+        of_type.extend(change.as_object().unwrap().clone());
+    }
+    Arc::new(serde_json::from_value(value).unwrap())
+}
+
+// NODE-044: one that is there, or may not be made, is read and brought in line; any other failure is an attempt that failed.
+#[test]
+fn node_that_is_there_already_is_reconciled() {
+    for kind in [FailureKind::AlreadyExists, FailureKind::Forbidden] {
+        let mut bench = Bench::new();
+        let (id, mut node) = Bench::created(&bench.due(0));
+        let actions = bench.done(0, id, failed(kind));
+        let (id, ()) = Bench::one(&actions, |call| matches!(call, ApiCall::GetNode).then_some(()));
+        node.metadata.labels.as_mut().unwrap().insert("kubernetes.io/os".to_owned(), "plan9".to_owned());
+        let (id, patch) = Bench::patched(&bench.done(0, id, Ok(ApiReply::Node(Arc::new(node.clone())))));
+        assert_eq!(patch["metadata"]["labels"], json!({"kubernetes.io/os": "linux"}));
+        assert!(!bench.manager.is_registered());
+        bench.done(0, id, failed(FailureKind::Unavailable));
+        assert!(!bench.manager.is_registered(), "a patch that failed fails the attempt");
+        bench.done(200, Bench::created(&bench.due(200)).0, Ok(ApiReply::Node(Arc::new(node))));
+        assert!(bench.manager.is_registered());
+    }
+}
+
+// NODE-044, NODE-040: tried again after a wait that doubles, up to seven seconds.
+#[test]
+fn failed_registration_is_tried_again_after_a_growing_wait() {
+    let mut bench = Bench::new();
+    let mut millis = 0;
+    for wait in [100, 200, 400, 800, 1600, 3200, 6400, 7000, 7000] {
+        let (id, _) = Bench::created(&bench.due(millis));
+        assert!(bench.done(millis, id, failed(FailureKind::Unavailable)).is_empty());
+        assert!(bench.due(millis + wait - 1).is_empty());
+        assert_eq!(bench.manager.deadline(), Some(at(millis + wait).mono));
+        millis += wait;
+    }
+}
+
+// NODE-060: each period is counted from the end of the report before it, with a little jitter.
+#[test]
+fn status_is_looked_at_again_ten_seconds_after_the_last_report() {
+    let mut bench = Bench::new();
+    let node = bench.register(0);
+    let (id, patch) = Bench::patched(&bench.due(0));
+    bench.done(3000, id, Ok(ApiReply::Node(with_patch(&node, &patch))));
+    let mut last = 3000;
+    for _ in 0..3 {
+        let next = bench.manager.deadline().unwrap().since(at(last).mono);
+        assert!((Duration::from_secs(10)..=Duration::from_millis(10_400)).contains(&next), "{next:?}");
+        bench.ask_runtime(last + 9000);
+        assert!(bench.due(last + 9999).is_empty());
+        last += 10_400;
+        bench.ask_runtime(last);
+        assert!(bench.due(last).is_empty(), "nothing changed");
+    }
+}
+
+// NODE-061: a report that failed is repeated soon, with what is true then.
+#[test]
+fn failed_report_is_repeated_within_a_second() {
+    let mut bench = Bench::new();
+    bench.register(0);
+    let mut millis = 0;
+    for _ in 0..6 {
+        let (id, _) = Bench::patched(&bench.due(millis));
+        bench.done(millis, id, failed(FailureKind::UnknownOutcome));
+        assert!(bench.due(millis).is_empty(), "not at once");
+        let wait = bench.manager.deadline().unwrap().since(at(millis).mono);
+        assert!(wait <= Duration::from_secs(1), "{wait:?}");
+        millis += 1000;
+        bench.ask_runtime(millis);
+    }
+}
+
+// NODE-066, NODE-106: until the CSINode is there the node is not Ready; that it has become so is told at once.
+#[test]
+fn node_becomes_ready_in_the_moment_in_which_its_csi_node_is_there() {
+    let mut bench = Bench::new();
+    let (id, mut node) = Bench::created(&bench.due(0));
+    let first = serde_json::to_value(&node.status).unwrap();
+    assert_eq!(ready_of(&first), ("False".to_owned(), "CSINode is not yet initialized".to_owned()));
+    node.metadata.uid = Some("u".to_owned());
+    bench.done(0, id, Ok(ApiReply::Node(Arc::new(node))));
+    let actions = bench.due(0);
+    let (id, ()) = Bench::one(&actions, |call| matches!(call, ApiCall::GetCsiNode).then_some(()));
+    bench.done(0, id, failed(FailureKind::Unavailable));
+    let (id, ()) = Bench::one(&bench.due(4100), |call| matches!(call, ApiCall::GetCsiNode).then_some(()));
+    bench.done(4100, id, failed(FailureKind::NotFound));
+    let (id, owner) = Bench::one(&bench.due(4100), |call| match call {
+        ApiCall::CreateCsiNode(made) => made.metadata.owner_references.clone(),
+        _ => None,
+    });
+    assert_eq!(owner[0].uid, "u");
+    bench.done(4100, id, Ok(ApiReply::Done));
+    let (_, patch) = Bench::patched(&bench.due(4100));
+    assert_eq!(ready_of(&patch["status"]), ("True".to_owned(), "kubelet is posting ready status".to_owned()));
+}
