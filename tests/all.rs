@@ -1,6 +1,7 @@
 //! What judges the whole: house rules, the conformance page, scenarios, determinism, live and cluster tests. One binary, so
 //! that everything links once.
 
+mod cluster;
 mod conformance;
 mod differs;
 mod documents;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow, ensure};
 use serde_json::json;
@@ -16,22 +17,44 @@ pub(crate) const NODE: &str = "live";
 /// Variable that names a ready-made `keelson` to test instead of building one.
 const BINARY: &str = "KEELSON_BINARY";
 
-/// Builds the daemon into the folder that these tests were built into, with the same features; its path. Cargo does nothing if
-/// it is there and fresh.
-pub(crate) fn build() -> anyhow::Result<PathBuf> {
+/// The daemon's program: the one that is named, or the one that was built beside these tests if nothing was changed since, or one
+/// that is built now.
+pub(crate) fn program() -> anyhow::Result<PathBuf> {
     if let Some(ready) = std::env::var_os(BINARY) {
         return Ok(ready.into());
     }
     // target/PROFILE/deps/all-HASH
     let test = std::env::current_exe()?;
     let folder = test.parent().and_then(Path::parent).ok_or_else(|| anyhow!("{} is not in a target folder", test.display()))?;
-    let target = folder.parent().ok_or_else(|| anyhow!("{} is not in a target folder", test.display()))?;
+    let beside = folder.join("keelson");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let built = fs::metadata(&beside).and_then(|metadata| metadata.modified()).ok();
+    if built.is_some() && built >= newest_in(&root.join("src"))?.max(newest_in(&root.join("proto"))?) {
+        return Ok(beside);
+    }
+    build(folder, &root)?;
+    Ok(beside)
+}
+
+/// When the youngest of the files below a folder was written.
+fn newest_in(folder: &Path) -> anyhow::Result<Option<SystemTime>> {
+    let mut newest = None;
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let entry = entry?;
+        let written = if entry.file_type()?.is_dir() { newest_in(&entry.path())? } else { Some(entry.metadata()?.modified()?) };
+        newest = newest.max(written);
+    }
+    Ok(newest)
+}
+
+/// Builds the daemon into the folder that these tests were built into, with the same profile.
+fn build(folder: &Path, root: &Path) -> anyhow::Result<()> {
+    let target = folder.parent().ok_or_else(|| anyhow!("{} is not in a target folder", folder.display()))?;
     let profile = match folder.file_name().and_then(OsStr::to_str) {
         Some("debug") | None => "dev",
         Some(profile) => profile,
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut command = Command::new("timeout");
     // What cargo tells this test about its own package would make build scripts (ring's) run again, and half the tree with them.
     for (name, _) in std::env::vars_os() {
@@ -49,7 +72,7 @@ pub(crate) fn build() -> anyhow::Result<PathBuf> {
         .output()
         .context("cargo build")?;
     ensure!(output.status.success(), "cargo build: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
-    Ok(folder.join("keelson"))
+    Ok(())
 }
 
 /// The agent's files and its process.
@@ -99,13 +122,12 @@ impl Agent {
             "clusterDNS": ["10.96.0.10"], "clusterDomain": "cluster.local", "resolvConf": file("resolv.conf"),
             // What else the machine is used for must not get pods evicted, nor the only image removed.
             "evictionHard": {"memory.available": "1Mi"}, "imageGCHighThresholdPercent": 100,
-            "staticPodPath": file("static"), "volumePluginDir": file("plugins"),
+            "volumePluginDir": file("plugins"),
             // Back-off begins at once, so that tests see it.
             "crashLoopBackOff": {"maxContainerRestartPeriod": "3s"}, "featureGates": {"KubeletCrashLoopBackOffMax": true},
         });
         // JSON is YAML.
         fs::write(file("config.yaml"), serde_json::to_string_pretty(&config)?)?;
-        fs::create_dir_all(file("static"))?;
         let command = format!(
             "{} --config={} --kubeconfig={} --hostname-override={NODE} --node-ip={NODE_IP} --root-dir={} --cert-dir={} --v=2",
             binary.display(),

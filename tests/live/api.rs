@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use model::api::ApiModel;
@@ -51,8 +52,8 @@ impl Api {
                 let mut requests = requests.lock().unwrap_or_else(PoisonError::into_inner);
                 // For whoever looks into a failure; the tests do not read it.
                 let _written = writeln!(requests, "{} {code} {} {method} {path}", Timestamp::now(), who.user);
-                if code == 403 {
-                    witness.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{} {method} {path}", who.user));
+                if code == 403 || (method == "DELETE" && code == 404) {
+                    witness.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{} {code} {method} {path}", who.user));
                 }
             }));
         let tls = pki.server_config(&[NODE_IP, "localhost"])?;
@@ -76,7 +77,7 @@ impl Api {
         Ok(self.pki.kubeconfig(&format!("https://{NODE_IP}:6443"), who)?)
     }
 
-    /// Who was refused what (403) so far.
+    /// Who was refused what (403) so far, and who deleted in vain (404).
     pub(crate) fn refused(&self) -> Vec<String> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -106,7 +107,12 @@ impl Api {
 
     /// Makes an object of that kind (`pods`) in the tests' namespace.
     pub(crate) fn create(&self, plural: &str, object: &Value) -> anyhow::Result<Value> {
-        self.must("POST", &format!("{NAMESPACE}/{plural}"), "application/json", object)
+        self.post(&format!("{NAMESPACE}/{plural}"), object)
+    }
+
+    /// Posts an object to a path.
+    pub(crate) fn post(&self, path: &str, object: &Value) -> anyhow::Result<Value> {
+        self.must("POST", path, "application/json", object)
     }
 
     /// Changes an object by a merge patch.
@@ -115,9 +121,8 @@ impl Api {
     }
 
     /// Asks for an object's end.
-    pub(crate) fn delete(&self, path: &str, grace: Option<Duration>) -> anyhow::Result<()> {
-        let query = grace.map(|grace| format!("?gracePeriodSeconds={}", grace.as_secs())).unwrap_or_default();
-        self.must("DELETE", &format!("{path}{query}"), "application/json", &Value::Null)?;
+    pub(crate) fn delete(&self, path: &str) -> anyhow::Result<()> {
+        self.must("DELETE", path, "application/json", &Value::Null)?;
         Ok(())
     }
 
@@ -132,21 +137,32 @@ impl Api {
 
     /// Gets what a node answers to a request that the API server carries on to it: a log, for one.
     pub(crate) fn carried(&self, path: &str) -> anyhow::Result<(u16, String)> {
+        self.connected(path, async |mut sender| {
+            let request = http::Request::get(path).header(http::header::HOST, "api").body(Full::<Bytes>::default())?;
+            let response = sender.send_request(request).await?;
+            let code = response.status().as_u16();
+            let body = response.into_body().collect().await?.to_bytes();
+            Ok((code, String::from_utf8_lossy(&body).into_owned()))
+        })
+    }
+
+    /// Does something with an administrator's connection, within a limit.
+    pub(super) fn connected<T>(
+        &self,
+        what: &str,
+        act: impl AsyncFnOnce(SendRequest<Full<Bytes>>) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         let limit = Duration::from_secs(20);
         let server = self.server.clone();
         self.runtime.block_on(async move {
             let (here, there) = tokio::io::duplex(1 << 16);
             tokio::spawn(server.serve_connection(there, Some(Identity::admin())));
-            let answer = async {
-                let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(here)).await?;
-                tokio::spawn(connection);
-                let request = http::Request::get(path).header(http::header::HOST, "api").body(Full::<Bytes>::default())?;
-                let response = sender.send_request(request).await?;
-                let code = response.status().as_u16();
-                let body = response.into_body().collect().await?.to_bytes();
-                anyhow::Ok((code, String::from_utf8_lossy(&body).into_owned()))
+            let acted = async {
+                let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(here)).await?;
+                tokio::spawn(connection.with_upgrades());
+                act(sender).await
             };
-            tokio::time::timeout(limit, answer).await.with_context(|| format!("GET {path}: not within {limit:?}"))?
+            tokio::time::timeout(limit, acted).await.with_context(|| format!("GET {what}: not within {limit:?}"))?
         })
     }
 }
@@ -155,7 +171,7 @@ impl Api {
 pub(crate) fn pod(name: &str, spec: &Value) -> Value {
     let mut object = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
-        "spec": {"nodeName": super::agent::NODE, "terminationGracePeriodSeconds": 2},
+        "spec": {"nodeName": super::agent::NODE, "terminationGracePeriodSeconds": 1},
     });
     for (key, value) in spec.as_object().into_iter().flatten() {
         object["spec"][key] = value.clone();

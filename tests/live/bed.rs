@@ -1,92 +1,62 @@
 //! Everything that live tests run on, brought up together and taken down together.
 
 use std::fs;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use model::api::authorize::Identity;
-use rustix::fs::FlockOperation;
 use serde_json::Value;
 
-use super::agent::{Agent, NODE, Surroundings, build};
+use super::agent::{Agent, NODE};
 use super::api::{Api, NAMESPACE};
-use super::containerd::Containerd;
-use super::enclosure::Enclosure;
 use super::requirements::Machine;
+use super::site::Site;
 use super::wait::until;
-
-/// The cgroup above everything of the tests, so that an agent of the machine's own is not disturbed.
-pub(crate) const CGROUP_ROOT: &str = "/keelson-live";
 
 /// How long a pod may take to get anywhere, on a machine that is busy with a compiler.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
-/// A runtime, an API server and an agent.
+/// A runtime, a pretend API server and an agent.
 pub(crate) struct Bed {
-    pub(crate) machine: Machine,
-    pub(crate) enclosure: Enclosure,
-    pub(crate) containerd: Containerd,
+    pub(crate) site: Site,
     pub(crate) api: Api,
     pub(crate) agent: Agent,
-    directory: PathBuf,
-    _lock: OwnedFd,
 }
 
 impl Bed {
     /// Brings everything up; the calling thread is in the enclosure's network afterwards.
     pub(crate) fn up(machine: Machine) -> anyhow::Result<Self> {
-        let binary = build()?;
-        // One at a time: there is one cgroup root. What an earlier run that was killed left is cleared away.
-        let lock = OwnedFd::from(fs::File::open(std::env::temp_dir())?);
-        rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
-        remove_cgroups()?;
-        let directory = std::env::temp_dir().join("keelson-live");
-        remove_all(&directory)?;
-        fs::create_dir_all(&directory)?;
-        let enclosure = Enclosure::new(&directory.join("shell.log"))?;
-        enclosure.enter_network()?;
-        make_cgroups()?;
-        let containerd = Containerd::start(&enclosure, &machine, &directory.join("containerd"))?;
-        let api = Api::start(&directory.join("requests.log"))?;
-        fs::write(directory.join("admin.kubeconfig"), api.kubeconfig(&Identity::admin())?)?;
-        let agent_directory = directory.join("agent");
-        fs::create_dir_all(&agent_directory)?;
-        let surroundings = Surroundings {
-            binary: &binary,
-            directory: &agent_directory,
-            socket: &containerd.socket,
-            kubeconfig: &api.kubeconfig(&Identity::node(NODE))?,
-            client_ca: &api.pki.ca_certificate,
-            cgroup_root: CGROUP_ROOT,
+        let site = Site::up(machine)?;
+        let started = || -> anyhow::Result<(Api, Agent)> {
+            let api = Api::start(&site.directory.join("requests.log"))?;
+            fs::write(site.directory.join("admin.kubeconfig"), api.kubeconfig(&Identity::admin())?)?;
+            let agent = site.start_agent(&api.kubeconfig(&Identity::node(NODE))?, &api.pki.ca_certificate)?;
+            Ok((api, agent))
         };
-        let agent = Agent::start(&enclosure, &surroundings)?;
-        Ok(Self { machine, enclosure, containerd, api, agent, directory, _lock: lock })
+        match started() {
+            Ok((api, agent)) => Ok(Self { site, api, agent }),
+            Err(error) => {
+                site.down(true, &[])?;
+                Err(error)
+            }
+        }
     }
 
     /// Ends everything. Logs are shown first if something failed.
     pub(crate) fn down(self, failed: bool) -> anyhow::Result<()> {
-        if failed {
-            for log in ["shell.log", "containerd/containerd.log", "requests.log", "agent/keelson.log"] {
-                show_end_of(&self.directory.join(log));
-            }
-        }
-        let Self { enclosure, directory, api, _lock: lock, .. } = self;
-        drop(api);
-        enclosure.close()?;
-        until("end of the cgroups", SOON, || remove_cgroups().map_err(|error| error.to_string()))?;
-        if std::env::var_os("KEELSON_LIVE_KEEP").is_none() {
-            remove_all(&directory).context("clearing away")?;
-        }
-        drop(lock);
-        Ok(())
+        drop(self.api);
+        self.site.down(failed, &["requests.log", "agent/keelson.log"])
+    }
+
+    /// The IDs of all containers and PodSandboxes that the runtime knows.
+    pub(crate) fn containers(&self) -> anyhow::Result<Vec<String>> {
+        self.site.containerd.containers(&self.site.enclosure)
     }
 
     /// The kubeconfig of an administrator.
     pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
-        self.directory.join("admin.kubeconfig")
+        self.site.directory.join("admin.kubeconfig")
     }
 
     /// The node, if it is registered.
@@ -138,7 +108,7 @@ impl Bed {
 
     /// Deletes a pod and waits until it is gone.
     pub(crate) fn delete(&self, name: &str) -> anyhow::Result<()> {
-        self.api.delete(&pod_path(name), None)?;
+        self.api.delete(&pod_path(name))?;
         self.gone(name)
     }
 
@@ -154,7 +124,7 @@ impl Bed {
     /// Deletes all pods at once, as between two tests.
     pub(crate) fn delete_all_pods(&self) -> anyhow::Result<()> {
         for name in self.pod_names()? {
-            self.api.delete(&pod_path(&name), Some(Duration::ZERO))?;
+            self.api.delete(&pod_path(&name))?;
         }
         until("no pods", SOON, || match self.pod_names() {
             Ok(names) if names.is_empty() => Ok(()),
@@ -174,6 +144,13 @@ pub(crate) fn pod_path(name: &str) -> String {
     format!("{NAMESPACE}/pods/{name}")
 }
 
+/// The status of a pod's container of that name; nothing if there is none.
+pub(crate) fn container_status<'a>(pod: &'a Value, name: &str) -> &'a Value {
+    let kinds = ["containerStatuses", "initContainerStatuses"].into_iter();
+    let statuses = kinds.flat_map(|kind| pod["status"][kind].as_array().into_iter().flatten());
+    statuses.into_iter().find(|status| status["name"] == name).unwrap_or(&Value::Null)
+}
+
 /// Whether an object's condition `Ready` is `True`.
 pub(crate) fn is_ready(object: &Value) -> bool {
     condition(object, "Ready") == "True"
@@ -183,63 +160,4 @@ pub(crate) fn is_ready(object: &Value) -> bool {
 pub(crate) fn condition<'a>(object: &'a Value, kind: &str) -> &'a str {
     let conditions = object["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     conditions.iter().find(|c| c["type"] == kind).and_then(|c| c["status"].as_str()).unwrap_or_default()
-}
-
-fn show_end_of(log: &Path) {
-    const LINES: usize = 120;
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    eprintln!("--- {} ({} lines)", log.display(), lines.len());
-    for line in lines.iter().skip(lines.len().saturating_sub(LINES)) {
-        eprintln!("{line}");
-    }
-}
-
-/// The directories in which a cgroup is, one for each hierarchy of the machine.
-pub(crate) fn cgroup_directories(cgroup: &str) -> Vec<PathBuf> {
-    let root = Path::new("/sys/fs/cgroup");
-    let inside = cgroup.trim_start_matches('/');
-    if root.join("cgroup.controllers").exists() {
-        return vec![root.join(inside)];
-    }
-    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten();
-    // Names such as `cpu` may lead to `cpu,cpuacct`.
-    let real = hierarchies.filter(|h| h.file_type().is_ok_and(|kind| kind.is_dir()));
-    real.map(|hierarchy| hierarchy.path().join(inside)).collect()
-}
-
-fn make_cgroups() -> anyhow::Result<()> {
-    for directory in cgroup_directories(CGROUP_ROOT) {
-        fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-    }
-    Ok(())
-}
-
-fn remove_cgroups() -> anyhow::Result<()> {
-    for directory in cgroup_directories(CGROUP_ROOT) {
-        remove_cgroup(&directory).with_context(|| directory.display().to_string())?;
-    }
-    Ok(())
-}
-
-/// Cgroups are removed from the bottom up; their files are not removed at all.
-fn remove_cgroup(directory: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_cgroup(&entry.path())?;
-        }
-    }
-    fs::remove_dir(directory)
-}
-
-fn remove_all(directory: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }

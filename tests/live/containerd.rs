@@ -18,12 +18,14 @@ const SYS_RESOURCE: u32 = 24;
 pub(crate) struct Containerd {
     /// Its socket.
     pub(crate) socket: PathBuf,
+    ctr: String,
 }
 
 impl Containerd {
     /// Starts it and gives it its images.
     pub(crate) fn start(enclosure: &Enclosure, machine: &Machine, directory: &Path) -> anyhow::Result<Self> {
-        let containerd = Self { socket: directory.join("containerd.sock") };
+        let (program, ctr) = (machine.containerd.display(), machine.ctr.display().to_string());
+        let containerd = Self { socket: directory.join("containerd.sock"), ctr };
         for part in ["root", "state", "opt", "cni"] {
             fs::create_dir_all(directory.join(part))?;
         }
@@ -32,7 +34,10 @@ impl Containerd {
         fs::write(directory.join("cni/10-live.conflist"), network_text(directory))?;
         let images = directory.join("images.tar");
         fs::write(&images, archive()?)?;
-        enclosure.start(&format!("containerd --config {}", config.display()), &directory.join("containerd.log"))?;
+        // It looks for its shim where programs are looked for: that must be the one beside it.
+        let beside = machine.containerd.parent().unwrap_or(Path::new("/")).display();
+        let command = format!("PATH={beside}:$PATH {program} --config {}", config.display());
+        enclosure.start(&command, &directory.join("containerd.log"))?;
         until("an answer of containerd", Duration::from_secs(20), || {
             containerd.ctr(enclosure, &["version"]).map_err(|e| e.to_string())
         })?;
@@ -51,7 +56,7 @@ impl Containerd {
     pub(crate) fn ctr(&self, enclosure: &Enclosure, args: &[&str]) -> anyhow::Result<String> {
         let socket = self.socket.to_string_lossy();
         let args: Vec<&str> = ["--address", &socket, "--namespace", "k8s.io"].into_iter().chain(args.iter().copied()).collect();
-        enclosure.run("ctr", &args)
+        enclosure.run(&self.ctr, &args)
     }
 
     /// The IDs of all containers and PodSandboxes that it knows, by what they are called in a pod.
@@ -71,7 +76,7 @@ fn config_text(directory: &Path, socket: &Path, machine: &Machine) -> anyhow::Re
         r#"version = 2
 root = "{directory_text}/root"
 state = "{directory_text}/state"
-disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
+disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp"]
 [grpc]
   address = "{socket}"
 [debug]

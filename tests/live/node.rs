@@ -21,7 +21,8 @@ pub(super) fn is_ready_within_five_seconds(bed: &mut Bed) -> anyhow::Result<()> 
 
 pub(super) fn is_never_refused_anything(bed: &mut Bed) -> anyhow::Result<()> {
     let refused = bed.api.refused();
-    ensure!(refused.is_empty(), "refused (403): {refused:#?}");
-    ensure!(bed.agent.runs(&bed.enclosure), "the agent has ended");
+    // Nor does it delete twice.
+    ensure!(refused.is_empty(), "{refused:#?}");
+    ensure!(bed.agent.runs(&bed.site.enclosure), "the agent has ended");
     Ok(())
 }

@@ -6,7 +6,8 @@ use anyhow::ensure;
 use serde_json::json;
 
 use super::api::{container, pod};
-use super::bed::{Bed, CGROUP_ROOT, SOON, cgroup_directories};
+use super::bed::{Bed, SOON};
+use super::site::{CGROUP_ROOT, cgroup_directories};
 use super::wait::until;
 
 pub(super) fn runs_and_its_log_can_be_read(bed: &mut Bed) -> anyhow::Result<()> {
@@ -37,10 +38,10 @@ pub(super) fn deletion_leaves_nothing(bed: &mut Bed) -> anyhow::Result<()> {
     bed.pod_ready("brief")?;
     let root = bed.agent.root.clone();
     let places = |bed: &Bed| -> Vec<String> {
-        let mut left = bed.containerd.containers(&bed.enclosure).unwrap_or_default();
+        let mut left = bed.containers().unwrap_or_default();
         let directories = [root.join("pods"), "/var/log/pods".into(), "/var/log/containers".into(), "/run/netns".into()];
         for directory in directories {
-            let entries = fs::read_dir(bed.enclosure.path(&directory)).into_iter().flatten().flatten();
+            let entries = fs::read_dir(bed.site.enclosure.path(&directory)).into_iter().flatten().flatten();
             left.extend(entries.map(|entry| directory.join(entry.file_name()).display().to_string()));
         }
         for class in ["", "burstable", "besteffort"] {

@@ -7,8 +7,15 @@ pub(crate) const BUSYBOX: &str = "/bin/busybox";
 /// Where Debian, and everybody else, puts CNI plugins.
 const CNI_PLUGINS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
+/// Variable that names the directory of another containerd than the machine's: with it are `ctr` and its shim.
+const CONTAINERD_BIN: &str = "KEELSON_CONTAINERD_BIN";
+
 /// What the tests need of the machine.
 pub(crate) struct Machine {
+    /// The container runtime.
+    pub(crate) containerd: PathBuf,
+    /// Its client.
+    pub(crate) ctr: PathBuf,
     /// The directory of the CNI plugins.
     pub(crate) cni_plugins: PathBuf,
     /// `kubectl`, if there is one.
@@ -25,11 +32,23 @@ pub(crate) fn machine() -> Result<Machine, String> {
         missing.push("root".to_owned());
     }
     // Those of util-linux, coreutils and iproute2 set up namespaces; the rest is the runtime.
-    for program in ["containerd", "ctr", "containerd-shim-runc-v2", "runc", "unshare", "nsenter", "timeout", "ip"] {
+    for program in ["runc", "unshare", "nsenter", "timeout", "ip"] {
         if program_named(program).is_none() {
             missing.push(program.to_owned());
         }
     }
+    let mut of_containerd = |program: &str| {
+        let found = match std::env::var_os(CONTAINERD_BIN) {
+            Some(place) => Some(Path::new(&place).join(program)).filter(|path| path.is_file()),
+            None => program_named(program),
+        };
+        if found.is_none() {
+            missing.push(program.to_owned());
+        }
+        found
+    };
+    let (containerd, ctr) = (of_containerd("containerd"), of_containerd("ctr"));
+    of_containerd("containerd-shim-runc-v2");
     let plugins = ["bridge", "host-local", "loopback"];
     let cni_plugins = CNI_PLUGINS.map(PathBuf::from).into_iter().find(|dir| plugins.iter().all(|p| dir.join(p).exists()));
     if cni_plugins.is_none() {
@@ -38,8 +57,10 @@ pub(crate) fn machine() -> Result<Machine, String> {
     if !is_static(Path::new(BUSYBOX)) {
         missing.push("busybox-static".to_owned());
     }
-    match cni_plugins {
-        Some(cni_plugins) if missing.is_empty() => Ok(Machine { cni_plugins, kubectl: program_named("kubectl") }),
+    match (containerd, ctr, cni_plugins) {
+        (Some(containerd), Some(ctr), Some(cni_plugins)) if missing.is_empty() => {
+            Ok(Machine { containerd, ctr, cni_plugins, kubectl: program_named("kubectl") })
+        }
         _ => Err(missing.join(", ")),
     }
 }

@@ -77,6 +77,7 @@ impl HostModel {
             HostCall::PrepareNode
             | HostCall::LinkContainerLog { .. }
             | HostCall::RemoveContainerLogs { .. }
+            | HostCall::UndoLogRotation { .. }
             | HostCall::RemovePodLogs { .. }
             | HostCall::BindSubPath { .. } => Ok(HostReply::Done),
             HostCall::MachineInfo => Ok(HostReply::Machine(Box::new(self.machine.clone()))),
@@ -107,6 +108,9 @@ impl HostModel {
                 Some(contents) => Ok(HostReply::Contents(contents.clone())),
                 None => Err(Failure::new(FailureKind::NotFound, format!("open {path}: no such file or directory"))),
             },
+            // Pretend containers write nothing.
+            HostCall::LargeLogs { .. } => Ok(HostReply::LargeLogs { large: Vec::new(), missing: Vec::new() }),
+            HostCall::RotateLog { path, suffix, .. } => Ok(HostReply::Rotated(format!("{path}.{suffix}"))),
             HostCall::HighestLog { .. } => Ok(HostReply::HighestLog(None)),
             HostCall::SetUpVolume { pod, volume, setup } => self.space().map(|()| {
                 if let Some(plugin) = plugin(setup) {

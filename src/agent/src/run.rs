@@ -113,7 +113,6 @@ fn servers(
         node_name: settings.node_name.clone(),
         root_dir: config.paths.root.clone(),
         pod_logs_dir: config.paths.pod_logs.clone(),
-        pods_cgroup: "/kubepods".to_owned(),
         volume_stats_period: config.node.volume_stats_period,
     };
     let stats = Collector::new(env.clone(), stats_settings);

@@ -33,6 +33,10 @@ impl NodeView for CoreView {
         async move { self.0.ask(move |kubelet, _| kubelet.observation(&pod)).await.flatten() }.boxed()
     }
 
+    fn pods_cgroup(&self) -> BoxFuture<'_, Option<String>> {
+        async move { self.0.ask(|kubelet, _| kubelet.pods_cgroup()).await }.boxed()
+    }
+
     fn sync_loop_healthy(&self) -> BoxFuture<'_, bool> {
         async move { matches!(tokio::time::timeout(LOOP_TIMEOUT, self.0.ask(|_, _| ())).await, Ok(Some(()))) }.boxed()
     }

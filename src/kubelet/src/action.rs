@@ -343,6 +343,29 @@ pub enum HostCall {
         /// The link.
         link: String,
     },
+    /// Find the logs of at least that size, and those that are not there (LOG-008) → `LargeLogs`.
+    LargeLogs {
+        /// The logs.
+        paths: Vec<String>,
+        /// The size in bytes.
+        at_least: u64,
+    },
+    /// Rename a log, compress those renamed before, remove the oldest (LOG-008) → `Rotated`.
+    RotateLog {
+        /// The log.
+        path: String,
+        /// What its name gets, after a dot.
+        suffix: String,
+        /// How many files there may be in all.
+        max_files: u32,
+    },
+    /// Give a rotated log its name back, unless there is a new one by now → `Done`.
+    UndoLogRotation {
+        /// The log.
+        path: String,
+        /// The name that it got.
+        rotated: String,
+    },
     /// Remove a pod's log directory → `Done`.
     RemovePodLogs {
         /// The directory.

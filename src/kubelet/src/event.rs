@@ -263,6 +263,15 @@ pub enum HostReply {
     Fs(FsUsage),
     /// The highest restart count found among a container's log files, if there is one.
     HighestLog(Option<u32>),
+    /// Container logs that are too big, and those that are not there.
+    LargeLogs {
+        /// Too big.
+        large: Vec<String>,
+        /// Not there.
+        missing: Vec<String>,
+    },
+    /// The name that a rotated log got.
+    Rotated(String),
 }
 
 /// A directory that a volume plugin made for a pod.

@@ -326,8 +326,9 @@ impl Kubelet {
                 }
             }
             Some(Owner::Probe(number)) => {
-                let timeout = self.parts.prober.timeout(number);
-                self.probed(now, number, id, exec_outcome(outcome, timeout), out);
+                let (command, timeout) = self.parts.prober.exec_of(number);
+                let outcome = exec_outcome(outcome, command, timeout);
+                self.probed(now, number, id, outcome, out);
             }
             Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.cri_done(now, id, outcome, out),
             _ => {}
@@ -396,9 +397,14 @@ impl Kubelet {
     }
 
     fn probed(&mut self, now: Now, number: u64, id: ActionId, outcome: Result<ProbeOutcome, Failure>, out: &mut Out<'_>) {
-        if let Some(pod) = self.parts.prober.done(now, number, id, outcome, out) {
-            self.dirty.insert(pod);
+        let Some(told) = self.parts.prober.done(now, number, id, outcome, out) else { return };
+        if told.fatal
+            && let Some(worker) = self.workers.get_mut(&told.pod)
+        {
+            // A container that has ended meanwhile is not killed, and goes by its restart policy: looked at first.
+            worker.runtime_changed(now);
         }
+        self.dirty.insert(told.pod);
     }
 
     fn runtime_health_changed(&mut self, _now: Now, _out: &mut Out<'_>) {

@@ -11,12 +11,19 @@ use crate::kubelet::Kubelet;
 use crate::observation::Observed;
 use crate::pod::manager::name_of;
 use crate::pod::worker::PodWorker;
+use crate::resources::cgroup::cgroup_name;
 
 impl Kubelet {
     /// The pods that some source wants here, each with the status that was last computed (API-060).
     #[must_use]
     pub fn pods(&self) -> Vec<Arc<Pod>> {
         self.pods.iter().map(|(uid, desired)| self.with_status(uid, &desired.pod)).collect()
+    }
+
+    /// The cgroup that all pods are in, as the driver in use names it (NODE-130, NODE-131).
+    #[must_use]
+    pub fn pods_cgroup(&self) -> String {
+        cgroup_name(&self.parts.config, self.parts.cgroup_driver(), &["kubepods"])
     }
 
     /// One of them, by namespace and name; of two with one name, the one that is not being deleted.
@@ -51,5 +58,38 @@ impl Kubelet {
             }
             _ => Arc::clone(pod),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::action::{Call, CriCall};
+    use crate::config::Config;
+    use crate::event::{CriReply, Event};
+    use crate::observation::RuntimeVersion;
+    use crate::time::{Mono, Now};
+
+    // NODE-130: usage is measured where pods are, whatever driver is set.
+    #[test]
+    fn pods_cgroup_is_named_as_the_runtime_wants_it() {
+        let mut config = Config::new("n1");
+        config.cgroups.root = "/keel".to_owned();
+        let mut kubelet = Kubelet::new(Arc::new(config), 1);
+        let now = Now { mono: Mono::from_start(Duration::from_secs(1)), wall: jiff::Timestamp::UNIX_EPOCH };
+        let mut actions = Vec::new();
+        kubelet.handle(now, Event::Started, &mut actions);
+        assert_eq!(kubelet.pods_cgroup(), "/keel/kubepods");
+        for action in std::mem::take(&mut actions) {
+            let reply = match action.call {
+                Call::Cri(CriCall::Version) => CriReply::Version(RuntimeVersion::default()),
+                Call::Cri(CriCall::RuntimeConfig) => CriReply::RuntimeConfig { systemd_cgroup: Some(true) },
+                _ => continue,
+            };
+            kubelet.handle(now, Event::CriDone { id: action.id, outcome: Ok(reply) }, &mut actions);
+        }
+        assert_eq!(kubelet.pods_cgroup(), "/keel.slice/keel-kubepods.slice");
     }
 }

@@ -43,6 +43,8 @@ struct Tracked {
     wanted: Option<PodStatus>,
     gate: Gate,
     deleting: bool,
+    /// The API server let it go; only finalizers can hold it still.
+    released: bool,
     mirror: bool,
     in_flight: Option<Doing>,
     /// Something happened since the last patch was built.
@@ -82,10 +84,14 @@ impl StatusManager {
         let status = pod.status.clone().unwrap_or_default();
         let deleting = pod.metadata.deletion_timestamp.is_some();
         match self.pods.get_mut(&uid) {
+            // The watch may still show what was before the deletion that was done.
+            Some(tracked) if tracked.gone && tracked.version.is_some() && version_of(pod) <= tracked.version => {}
             Some(tracked) => {
                 tracked.api = status;
                 tracked.version = version_of(pod);
                 tracked.deleting = deleting;
+                // Its last state says that its grace is over.
+                tracked.released &= pod.metadata.deletion_grace_period_seconds == Some(0);
                 tracked.gone = false;
             }
             None => {
@@ -98,6 +104,7 @@ impl StatusManager {
                         wanted: None,
                         gate: Gate::default(),
                         deleting,
+                        released: false,
                         mirror: false,
                         in_flight: None,
                         failures: 0,
@@ -176,6 +183,7 @@ impl StatusManager {
                     tracked.deleting |= pod.metadata.deletion_timestamp.is_some();
                 }
                 if doing == Some(Doing::Deleting) {
+                    tracked.released = true;
                     tracked.gone = true;
                 }
             }
@@ -229,7 +237,7 @@ impl Tracked {
     }
 
     fn may_delete(&self) -> bool {
-        self.deleting && !self.mirror && self.gate.finished && is_terminal(&self.api)
+        self.deleting && !self.released && !self.mirror && self.gate.finished && is_terminal(&self.api)
     }
 
     fn tell(&mut self, _now: Now, uid: &PodUid, out: &mut Out<'_>) {
@@ -288,6 +296,12 @@ mod tests {
             }))
             .unwrap(),
         )
+    }
+
+    fn at_version(phase: &str, version: &str, deleting: bool) -> Arc<Pod> {
+        let mut pod = pod(json!({"phase": phase}), deleting);
+        Arc::make_mut(&mut pod).metadata.resource_version = Some(version.to_owned());
+        pod
     }
 
     fn status(phase: &str) -> PodStatus {
@@ -353,6 +367,26 @@ mod tests {
         assert!(matches!(&calls[..], [ApiCall::DeletePod { uid, grace_seconds: 0, .. }] if uid.as_str() == "u"));
     }
 
+    // POD-270: the answer to the last write overtakes what the watch has to tell of it.
+    #[test]
+    fn pod_that_was_deleted_is_not_deleted_again_because_the_watch_is_late() {
+        let mut bench = Bench::new();
+        let last = at_version("Failed", "12", true);
+        bench.manager.pod_seen(at(0), &at_version("Running", "10", true));
+        bench.set(at(0), "Failed", false, true);
+        assert!(matches!(&bench.done(at(1), Ok(ApiReply::Pod(Arc::clone(&last))))[..], [ApiCall::DeletePod { .. }]));
+        assert!(bench.done(at(1), Ok(ApiReply::Done)).is_empty());
+        let mut let_go = at_version("Failed", "13", true);
+        Arc::make_mut(&mut let_go).metadata.deletion_grace_period_seconds = Some(0);
+        for late in [at_version("Running", "11", true), last, let_go] {
+            bench.manager.pod_seen(at(1), &late);
+            assert!(bench.set(at(1), "Failed", false, true).is_empty());
+        }
+        // An API server that knows nothing of it any more is asked once more.
+        bench.manager.pod_seen(at(2), &at_version("Failed", "14", true));
+        assert!(matches!(&bench.set(at(2), "Failed", false, true)[..], [ApiCall::DeletePod { .. }]));
+    }
+
     // POD-301: a failed patch is tried again; a pod that is gone is not.
     #[test]
     fn failed_patch_is_tried_again() {
@@ -381,16 +415,11 @@ mod tests {
     // L6: the watch may outrun the answer to the agent's own write; the older of the two does not count.
     #[test]
     fn overwrite_that_outruns_the_answer_to_a_patch_is_repaired() {
-        let at_version = |phase: &str, version: &str| {
-            let mut pod = pod(json!({"phase": phase}), false);
-            Arc::make_mut(&mut pod).metadata.resource_version = Some(version.to_owned());
-            pod
-        };
         let mut bench = Bench::new();
         bench.set(at(0), "Running", true, false);
-        bench.manager.pod_seen(at(0), &at_version("Running", "9"));
-        bench.manager.pod_seen(at(0), &at_version("Pending", "10"));
-        let calls = bench.done(at(0), Ok(ApiReply::Pod(at_version("Running", "9"))));
+        bench.manager.pod_seen(at(0), &at_version("Running", "9", false));
+        bench.manager.pod_seen(at(0), &at_version("Pending", "10", false));
+        let calls = bench.done(at(0), Ok(ApiReply::Pod(at_version("Running", "9", false))));
         assert_eq!(patched_phase(&calls), Some("Running"));
     }
 

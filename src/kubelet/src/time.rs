@@ -79,3 +79,14 @@ impl Now {
 pub fn earliest(deadlines: impl IntoIterator<Item = Option<Mono>>) -> Option<Mono> {
     deadlines.into_iter().flatten().min()
 }
+
+/// As Go prints whole seconds: `10s`, `1m20s`, `1h0m0s`.
+#[must_use]
+pub fn go_seconds(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds}s"),
+        (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
+        (hours, minutes, seconds) => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}

@@ -80,7 +80,7 @@ impl ApiServer {
             };
             let node = model.get(model::api::resource::named("nodes"), "", node_name)?;
             let path = match request.subresource.as_str() {
-                "portforward" => format!("/portForward/{namespace}/{name}{}", encode(&pick(&connect.query, &["ports"], &[]))),
+                "portforward" => format!("/portForward/{namespace}/{name}{}", encode(&ports(&connect.query))),
                 "log" => {
                     let container = container_of(&object, get("container"))?;
                     let options =
@@ -151,6 +151,12 @@ fn pick(query: &[(String, String)], kept: &[&str], flags: &[(&str, &str)]) -> Ve
         }
     }
     picked
+}
+
+/// The ports of a client that cannot name them within the connection, as nodes are told of them.
+fn ports(query: &[(String, String)]) -> Vec<(String, String)> {
+    let named: Vec<&str> = query.iter().filter(|(key, _)| key == "ports").map(|(_, value)| value.as_str()).collect();
+    if named.is_empty() { Vec::new() } else { vec![("port".to_owned(), named.join(","))] }
 }
 
 fn encode(query: &[(String, String)]) -> String {

@@ -8,6 +8,7 @@ mod cgroups;
 mod error;
 mod files;
 mod layout;
+mod log_rotation;
 mod logs;
 mod machine;
 mod mounts;
@@ -113,6 +114,12 @@ fn operate(layout: &Layout, call: &HostCall) -> Result<HostReply, HostError> {
         HostCall::ListPodDirs => pod_dirs::list(layout).map(HostReply::PodDirs),
         HostCall::ReadFile { path } => files::read(&layout.at(path)?).map(HostReply::Contents),
         HostCall::HighestLog { directory } => pod_dirs::highest_log(layout, directory).map(HostReply::HighestLog),
+        HostCall::LargeLogs { paths, at_least } => {
+            log_rotation::large(layout, paths, *at_least).map(|(large, missing)| HostReply::LargeLogs { large, missing })
+        }
+        HostCall::RotateLog { path, suffix, max_files } => {
+            log_rotation::rotate(layout, path, suffix, *max_files).map(HostReply::Rotated)
+        }
         HostCall::ListVolumes { pod } => volumes::list(layout, pod).map(HostReply::Volumes),
         HostCall::FsUsage { path } => machine::filesystem(&layout.at(path)?).map(HostReply::Fs),
         call => change(layout, call).map(|()| HostReply::Done),
@@ -131,6 +138,7 @@ fn change(layout: &Layout, call: &HostCall) -> Result<(), HostError> {
         HostCall::CreateFile { path, mode } => files::create(&layout.at(path)?, *mode),
         HostCall::LinkContainerLog { target, link } => pod_dirs::link_log(layout, target, link),
         HostCall::RemoveContainerLogs { path, link } => pod_dirs::remove_container_logs(layout, path, link),
+        HostCall::UndoLogRotation { path, rotated } => log_rotation::undo(layout, path, rotated),
         HostCall::RemovePodLogs { path } => pod_dirs::remove_pod_logs(layout, path),
         HostCall::SetUpVolume { pod, volume, setup } => volumes::set_up(layout, pod, volume, setup),
         HostCall::TearDownVolume { pod, volume, plugin } => volumes::tear_down(layout, pod, volume, plugin),
@@ -143,6 +151,8 @@ fn change(layout: &Layout, call: &HostCall) -> Result<(), HostError> {
         | HostCall::ListPodDirs
         | HostCall::ReadFile { .. }
         | HostCall::HighestLog { .. }
+        | HostCall::LargeLogs { .. }
+        | HostCall::RotateLog { .. }
         | HostCall::ListVolumes { .. }
         | HostCall::FsUsage { .. } => Err(HostError::Invalid(format!("{call:?} changes nothing"))),
     }

@@ -44,6 +44,9 @@ pub trait NodeView: Send + Sync {
     /// What was last seen of a pod in the runtime; `None` if nothing was seen of it yet.
     fn observation(&self, pod: PodUid) -> BoxFuture<'_, Option<Observed>>;
 
+    /// The cgroup that all pods are in, such as `/kubepods`; `None` if nobody answers.
+    fn pods_cgroup(&self) -> BoxFuture<'_, Option<String>>;
+
     /// Whether the sync loop still turns (API-064); true before its first turn.
     fn sync_loop_healthy(&self) -> BoxFuture<'_, bool>;
 }

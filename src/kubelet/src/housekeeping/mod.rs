@@ -5,6 +5,7 @@
 pub mod clearing;
 pub mod dead;
 pub mod image_gc;
+pub mod log_rotation;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use self::clearing::{Clearing, Remains};
 use self::dead::DeadContainers;
 use self::image_gc::{ImageGc, InUse};
+use self::log_rotation::LogRotation;
 use crate::action::{Call, CgroupSettings, HostCall, Lane};
 use crate::event::{CriReply, HostReply};
 use crate::failure::Failure;
@@ -48,6 +50,7 @@ pub struct Housekeeping {
     clearing: BTreeMap<PodUid, Clearing>,
     dead: DeadContainers,
     image_gc: ImageGc,
+    logs: LogRotation,
     survey: Survey,
     found_dirs: Vec<PodUid>,
     found_cgroups: BTreeMap<PodUid, String>,
@@ -106,14 +109,14 @@ impl Housekeeping {
         let surveying = self.survey.dirs.is_some() || self.survey.cgroups.is_some();
         let survey = if surveying { None } else { self.survey.next };
         let clearing = self.clearing.values().filter_map(Clearing::deadline).min();
-        earliest([survey, clearing, self.tier_at, self.image_gc.deadline()])
+        earliest([survey, clearing, self.tier_at, self.image_gc.deadline(), self.logs.deadline()])
     }
 
     /// A runtime call ended.
     pub fn cri_done(&mut self, now: Now, id: ActionId, outcome: Result<CriReply, Failure>, out: &mut Out<'_>) {
         let Some(outcome) = self.image_gc.cri_done(now, id, outcome, out) else { return };
         let outcome = outcome.map(|_| ());
-        if !self.dead.done(id, &outcome) {
+        if !self.dead.done(id, &outcome) && !self.logs.done(id, outcome.clone().map(|()| None)) {
             self.clearing_done(now, id, &outcome);
         }
     }
@@ -133,11 +136,22 @@ impl Housekeeping {
                 _ => self.survey_at(now.mono + SURVEY_AGAIN),
             }
         } else if let Some(outcome) = self.image_gc.host_done(id, outcome) {
-            let outcome = outcome.map(|_| ());
+            let Some(outcome) = self.log_done(id, outcome) else { return };
             if !self.dead.done(id, &outcome) {
                 self.clearing_done(now, id, &outcome);
             }
         }
+    }
+
+    /// Gives back what was none of the logs'.
+    fn log_done(&mut self, id: ActionId, outcome: Result<HostReply, Failure>) -> Option<Result<(), Failure>> {
+        let ours = match outcome.clone() {
+            Ok(HostReply::LargeLogs { large, missing }) => self.logs.measured(id, Ok((large, missing))),
+            Ok(HostReply::Rotated(name)) => self.logs.done(id, Ok(Some(name))),
+            Ok(_) => self.logs.done(id, Ok(None)),
+            Err(failure) => self.logs.measured(id, Err(failure.clone())) || self.logs.done(id, Err(failure)),
+        };
+        (!ours).then(|| outcome.map(|_| ()))
     }
 
     fn clearing_done(&mut self, now: Now, id: ActionId, outcome: &Result<(), Failure>) {
@@ -164,6 +178,7 @@ impl Kubelet {
         self.size_tier(now, out);
         let limit = self.parts.config.pods.runtime_request_timeout;
         self.housekeeping.dead.due(limit, out);
+        self.housekeeping.logs.due(now, &self.parts.config.container_logs, self.workers.values(), out);
         if self.parts.runtime.version().is_some() {
             let in_use = || InUse::of(self.workers.values());
             self.housekeeping.image_gc.due(now, &self.parts.config.images, limit, in_use, out);

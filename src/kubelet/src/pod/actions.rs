@@ -305,3 +305,66 @@ fn running_kill(pod: &Pod, container: &Container, status: &ContainerStatus, verd
 fn kill(status: &ContainerStatus, message: String) -> ContainerKill {
     ContainerKill { id: status.id.clone(), name: status.name.clone(), message, by_probe: None, restart: false }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::ids::PodUid;
+    use crate::observation::SandboxStatus;
+    use crate::time::Mono;
+
+    fn pod(policy: &str, spec: &Value) -> Pod {
+        let mut pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+        pod.spec.as_mut().unwrap().restart_policy = Some(policy.to_owned());
+        pod
+    }
+
+    /// A pod whose only sandbox has died, with containers that have ended: name and exit code.
+    fn seen(ended: &[(&str, i32)]) -> PodObservation {
+        let mut seen = PodObservation::empty(PodUid::new("u"), Mono::ZERO);
+        seen.sandboxes.push(SandboxStatus {
+            id: SandboxId::new("s"),
+            attempt: 0,
+            state: SandboxState::NotReady,
+            created_at: 1,
+            ips: vec![],
+            host_network: false,
+            runtime_handler: String::new(),
+            labels: BTreeMap::new(),
+        });
+        let template = json!({"id": "c", "sandbox": "s", "name": "", "attempt": 0, "state": "Exited", "created_at": 1, "started_at": 2,
+            "finished_at": 3, "exit_code": 0, "reason": "", "message": "", "image": "", "image_ref": "", "log_path": "", "labels": {},
+            "annotations": {}, "user": null, "resources": null, "termination_log": "", "stop_signal": ""});
+        let template: ContainerStatus = serde_json::from_value(template).unwrap();
+        let of = |(name, code): &(&str, i32)| ContainerStatus { name: (*name).to_owned(), exit_code: *code, ..template.clone() };
+        seen.containers = ended.iter().map(of).collect();
+        seen
+    }
+
+    fn wanted(policy: &str, spec: &Value, ended: &[(&str, i32)]) -> (bool, Option<u32>) {
+        let actions = compute_pod_actions(&pod(policy, spec), &seen(ended), &VerdictsByName::new(), &ToRestart::new());
+        (actions.kill_pod, actions.create_sandbox)
+    }
+
+    // POD-116: what ran once and never runs again needs no new sandbox; what never ran does.
+    #[test]
+    fn pod_that_never_restarts_gets_no_second_sandbox() {
+        let spec = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}, {"name": "b"}]});
+        assert_eq!(wanted("Never", &spec, &[("i", 0)]), (true, None), "an init container counts too");
+        assert_eq!(wanted("Never", &spec, &[("a", 1)]), (true, None));
+        assert_eq!(wanted("Never", &spec, &[]), (true, Some(1)));
+        assert_eq!(wanted("Always", &spec, &[("a", 1)]), (true, Some(1)));
+    }
+
+    // POD-116: a new sandbox would have nothing to hold.
+    #[test]
+    fn pod_with_nothing_left_to_start_gets_no_new_sandbox() {
+        let spec = json!({"containers": [{"name": "a"}, {"name": "b"}]});
+        assert_eq!(wanted("OnFailure", &spec, &[("a", 0), ("b", 0)]), (true, None));
+        assert_eq!(wanted("OnFailure", &spec, &[("a", 0), ("b", 1)]), (true, Some(1)));
+        assert_eq!(wanted("OnFailure", &spec, &[("a", 0)]), (true, Some(1)), "one was never started");
+        assert_eq!(wanted("Always", &spec, &[("a", 0), ("b", 0)]), (true, Some(1)));
+    }
+}

@@ -208,6 +208,7 @@ fn semantically_equal(a: &Pod, b: &Pod) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
 
     fn pod(uid: &str, image: &str, phase: &str) -> Arc<Pod> {
@@ -219,6 +220,10 @@ mod tests {
             }))
             .unwrap(),
         )
+    }
+
+    fn annotate_with(pod: &mut Pod, key: &str) {
+        pod.metadata.annotations = Some([(key.to_owned(), "v".to_owned())].into());
     }
 
     const WALL: Timestamp = Timestamp::UNIX_EPOCH;
@@ -259,6 +264,29 @@ mod tests {
         let known = &manager.get(&PodUid::new("a")).unwrap().pod;
         assert_eq!(annotation(known, SOURCE_ANNOTATION), Some("api"));
         assert_eq!(annotation(known, SEEN_ANNOTATION), Some("1970-01-01T00:00:00.000000000Z"));
+    }
+
+    // POD-003: what an update is, and that the whole object is taken over with it.
+    #[test]
+    fn only_what_a_pod_is_to_be_makes_an_update() {
+        let changed = |change: fn(&mut Pod)| {
+            let mut manager = PodManager::new([PodSource::Api]);
+            let mut object = pod("a", "x:1", "Pending");
+            manager.applied(WALL, PodSource::Api, Arc::clone(&object));
+            change(Arc::make_mut(&mut object));
+            let changes = manager.applied(WALL, PodSource::Api, object);
+            let known = manager.get(&PodUid::new("a")).unwrap().pod.metadata.generation;
+            (changes.updated.len(), changes.reconciled.len(), known)
+        };
+        assert_eq!(changed(|p| p.spec.as_mut().unwrap().active_deadline_seconds = Some(5)), (1, 0, None));
+        assert_eq!(changed(|p| p.metadata.labels = Some([("l".to_owned(), "v".to_owned())].into())), (1, 0, None));
+        assert_eq!(changed(|p| p.metadata.deletion_grace_period_seconds = Some(5)), (1, 0, None));
+        assert_eq!(changed(|p| p.metadata.deletion_timestamp = Some(Time(WALL))), (1, 0, None));
+        assert_eq!(changed(|p| annotate_with(p, "a")), (1, 0, None));
+        assert_eq!(changed(|p| annotate_with(p, SOURCE_ANNOTATION)), (0, 0, None), "a local annotation is ours to set");
+        assert_eq!(changed(|p| annotate_with(p, SEEN_ANNOTATION)), (0, 0, None));
+        assert_eq!(changed(|p| p.metadata.finalizers = Some(vec!["f".to_owned()])), (0, 0, None));
+        assert_eq!(changed(|p| p.metadata.generation = Some(2)), (0, 0, Some(2)), "it is known all the same");
     }
 
     // POD-011: a mirror pod is an identity, never something to run.

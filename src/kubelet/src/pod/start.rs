@@ -19,7 +19,7 @@ use crate::observation::{ContainerState, PodObservation};
 use crate::out::Out;
 use crate::parts::Parts;
 use crate::recorder::{Recorded, Subject};
-use crate::time::{Now, earliest};
+use crate::time::{Now, earliest, go_seconds};
 
 /// What came of planning to start.
 #[derive(Debug)]
@@ -140,12 +140,6 @@ fn back_off(
     }
     set_error(worker, name, "CrashLoopBackOff", message);
     Some(left)
-}
-
-/// As Go prints whole seconds: `10s`, `1m20s`, `5m0s`.
-fn go_seconds(duration: std::time::Duration) -> String {
-    let seconds = duration.as_secs();
-    if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
 }
 
 /// POD-129: the instance's number: one more than any other's, or what the logs tell.

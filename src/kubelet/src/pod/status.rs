@@ -66,8 +66,7 @@ pub fn generate_api_pod_status(inputs: &StatusInputs<'_>) -> PodStatus {
     let mut containers = container_statuses(inputs, &spec.containers, false);
     let mut init_statuses = container_statuses(inputs, inits, true);
     if inputs.terminated {
-        settle_at_the_end(inputs, &mut containers);
-        settle_at_the_end(inputs, &mut init_statuses);
+        settle_at_the_end(inputs, &mut containers, &mut init_statuses);
     }
     let mut status = inputs.previous.cloned().unwrap_or_default();
     let phase = phase_of(inputs, &spec.containers, inits, &containers, &init_statuses);
@@ -216,35 +215,52 @@ fn ended_state(status: &ApiStatus) -> Option<&k8s_openapi::api::core::v1::Contai
     None
 }
 
-/// POD-269: at the end nothing waits or runs any more.
-fn settle_at_the_end(inputs: &StatusInputs<'_>, statuses: &mut [ApiStatus]) {
-    let initialised = inputs
-        .seen
-        .containers
-        .iter()
-        .any(|c| inputs.pod.spec.as_ref().is_some_and(|s| s.containers.iter().any(|r| r.name == c.name)));
-    for status in statuses {
-        let ended = status.state.as_ref().is_some_and(|s| s.terminated.is_some());
-        if ended {
-            continue;
-        }
-        if let Some(last) = status.last_state.clone().filter(|s| s.terminated.is_some()) {
-            // Due to restart when the pod was stopped: how it ended stands.
-            status.state = Some(last);
-            continue;
-        }
-        if initialised || status.state.as_ref().is_some_and(|s| s.running.is_some()) {
-            let lost = k8s_openapi::api::core::v1::ContainerStateTerminated {
-                exit_code: 137,
-                reason: Some("ContainerStatusUnknown".to_owned()),
-                message: Some("The container could not be located when the pod was terminated".to_owned()),
-                ..Default::default()
-            };
-            status.state = Some(ApiState { terminated: Some(lost), ..ApiState::default() });
-            status.ready = false;
-            status.started = Some(false);
-        }
+/// POD-269: at the end nothing waits or runs any more. What became of it cannot be told, so it counts as failed.
+fn settle_at_the_end(inputs: &StatusInputs<'_>, containers: &mut [ApiStatus], inits: &mut [ApiStatus]) {
+    if initialised(inputs, containers, inits) {
+        containers.iter_mut().for_each(settle_container);
     }
+    // Those after the last one that was ever started never came to be; the first was at least about to.
+    let begun = inits.iter().rposition(was_begun).map_or(1, |last| last + 1);
+    inits.iter_mut().take(begun).for_each(settle_container);
+}
+
+fn settle_container(status: &mut ApiStatus) {
+    if status.state.as_ref().is_some_and(|s| s.terminated.is_some()) {
+        return;
+    }
+    if let Some(last) = status.last_state.clone().filter(|s| s.terminated.is_some()) {
+        // Due to restart when the pod was stopped: how it ended stands.
+        status.state = Some(last);
+        return;
+    }
+    let lost = k8s_openapi::api::core::v1::ContainerStateTerminated {
+        exit_code: 137,
+        reason: Some("ContainerStatusUnknown".to_owned()),
+        message: Some("The container could not be located when the pod was terminated".to_owned()),
+        ..Default::default()
+    };
+    status.state = Some(ApiState { terminated: Some(lost), ..ApiState::default() });
+    status.ready = false;
+    status.started = Some(false);
+}
+
+/// Whether the regular containers' turn had come (status_manager.go, hasPodInitialized).
+fn initialised(inputs: &StatusInputs<'_>, containers: &[ApiStatus], inits: &[ApiStatus]) -> bool {
+    let specs = inputs.pod.spec.as_ref().and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
+    let Some((spec, status)) = specs.last().zip(inits.last()) else { return true };
+    let succeeded = |state: Option<&ApiState>| state.and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.exit_code == 0);
+    let last_done = if is_sidecar(spec) {
+        status.started == Some(true)
+    } else {
+        succeeded(status.state.as_ref()) || succeeded(status.last_state.as_ref())
+    };
+    last_done || containers.iter().any(was_begun)
+}
+
+fn was_begun(status: &ApiStatus) -> bool {
+    let waits = status.state.as_ref().is_some_and(|s| s.waiting.is_some());
+    !waits || status.last_state.as_ref().is_some_and(|s| s.terminated.is_some())
 }
 
 /// POD-298, POD-274, NET-005: IPs are kept when the sandbox goes.
@@ -253,14 +269,11 @@ fn set_addresses(inputs: &StatusInputs<'_>, host_network: bool, status: &mut Pod
         status.host_ip = Some(primary.clone());
         status.host_ips = Some(inputs.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect());
     }
-    let newest = inputs.seen.sandboxes.first().filter(|s| s.state == crate::observation::SandboxState::Ready);
-    let ips: Vec<String> = match (&status.pod_ip, host_network) {
-        (None, true) => inputs.host_ips.to_vec(),
-        // Fixed once set; but a node that became dual-stack lends its pods its second address.
-        (Some(own), true) => {
-            std::iter::once(own).chain(inputs.host_ips.iter().find(|ip| is_v6(ip) != is_v6(own))).cloned().collect()
-        }
-        (_, false) => newest.map(|s| sorted_ips(&s.ips, inputs.host_ips)).unwrap_or_default(),
+    let ips: Vec<String> = if host_network {
+        host_network_ips(inputs.host_ips, status)
+    } else {
+        let newest = inputs.seen.sandboxes.first().filter(|s| s.state == crate::observation::SandboxState::Ready);
+        newest.map(|s| sorted_ips(&s.ips, inputs.host_ips)).unwrap_or_default()
     };
     if let Some(first) = ips.first() {
         status.pod_ip = Some(first.clone());
@@ -268,8 +281,20 @@ fn set_addresses(inputs: &StatusInputs<'_>, host_network: bool, status: &mut Pod
     }
 }
 
-fn is_v6(ip: &str) -> bool {
-    ip.contains(':')
+/// The node's IPs as they were when the pod came; only the other family's is added when the node gets it.
+fn host_network_ips(host_ips: &[String], status: &PodStatus) -> Vec<String> {
+    let Some(first) = status.pod_ip.clone() else { return host_ips.to_vec() };
+    let mut ips: Vec<String> = status.pod_ips.iter().flatten().map(|known| known.ip.clone()).collect();
+    if ips.is_empty() {
+        ips.push(first);
+    }
+    let is_v6 = |ip: &str| ip.contains(':');
+    if let ([only], [_, second]) = (ips.as_slice(), host_ips)
+        && is_v6(only) != is_v6(second)
+    {
+        ips.push(second.clone());
+    }
+    ips
 }
 
 /// One IP of each family, the node's family first; none if any cannot be read.
@@ -289,71 +314,4 @@ fn set_pod_resources(pod: &Pod, status: &mut PodStatus) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::observation::{SandboxState, SandboxStatus};
-    use crate::time::Mono;
-
-    fn ips(all: &[&str]) -> Vec<String> {
-        all.iter().map(|ip| (*ip).to_owned()).collect()
-    }
-
-    /// The IPs of a pod that had some, now that its sandboxes are these, newest first.
-    fn told(had: &[&str], sandboxes: &[(SandboxState, &[&str])], host_network: bool, host: &[&str]) -> Vec<String> {
-        let mut seen = PodObservation::empty(PodUid::new("u"), Mono::ZERO);
-        let sandbox = |(state, all): &(SandboxState, &[&str])| SandboxStatus {
-            id: crate::ids::SandboxId::new("s"),
-            attempt: 0,
-            state: *state,
-            created_at: 1,
-            ips: ips(all),
-            host_network,
-            runtime_handler: String::new(),
-            labels: BTreeMap::new(),
-        };
-        seen.sandboxes = sandboxes.iter().map(sandbox).collect();
-        let inputs = StatusInputs {
-            pod: &Pod::default(),
-            uid: &PodUid::new("u"),
-            seen: &seen,
-            observed: true,
-            previous: None,
-            start_errors: &BTreeMap::new(),
-            prober: &Prober::new(1),
-            terminating: false,
-            terminated: false,
-            verdict: None,
-            host_ips: &ips(host),
-            runtime_name: "containerd",
-            now: Timestamp::UNIX_EPOCH,
-        };
-        let pod_ips = had.iter().map(|ip| PodIP { ip: (*ip).to_owned() }).collect();
-        let mut status =
-            PodStatus { pod_ip: had.first().map(|ip| (*ip).to_owned()), pod_ips: Some(pod_ips), ..PodStatus::default() };
-        set_addresses(&inputs, host_network, &mut status);
-        let all: Vec<String> = status.pod_ips.unwrap_or_default().into_iter().map(|ip| ip.ip).collect();
-        assert_eq!(status.pod_ip.as_ref(), all.first());
-        all
-    }
-
-    // NET-005: the newest sandbox is asked if it is up, and no older one; one IP of each family, the node's first.
-    #[test]
-    fn pod_has_the_ips_of_its_newest_sandbox_if_that_is_ready() {
-        use SandboxState::{NotReady, Ready};
-        let of = |sandboxes: &[(SandboxState, &[&str])]| told(&[], sandboxes, false, &["10.0.0.1"]);
-        assert_eq!(of(&[(Ready, &["fd00::2", "10.88.0.2", "10.88.0.3"])]), ["10.88.0.2", "fd00::2"]);
-        assert_eq!(told(&[], &[(Ready, &["10.88.0.2", "fd00::2"])], false, &["fd00::1"]), ["fd00::2", "10.88.0.2"]);
-        assert!(of(&[(NotReady, &["10.88.0.2"]), (Ready, &["10.88.0.3"])]).is_empty());
-        assert!(of(&[(Ready, &["10.88.0.2", "nonsense"])]).is_empty());
-        assert_eq!(told(&["10.88.0.2"], &[(NotReady, &[])], false, &[]), ["10.88.0.2"], "kept after teardown");
-    }
-
-    // NET-005: on the node's network the first address stays whatever becomes of the node's; the second family may join.
-    #[test]
-    fn pod_on_the_nodes_network_keeps_its_first_address() {
-        assert_eq!(told(&[], &[], true, &["10.0.0.1"]), ["10.0.0.1"]);
-        assert_eq!(told(&["10.0.0.1"], &[], true, &["10.0.0.9"]), ["10.0.0.1"]);
-        assert_eq!(told(&["10.0.0.1"], &[], true, &["10.0.0.9", "fd00::1"]), ["10.0.0.1", "fd00::1"]);
-        assert_eq!(told(&["10.0.0.1", "fd00::1"], &[], true, &["10.0.0.1"]), ["10.0.0.1"]);
-    }
-}
+mod tests;

@@ -20,12 +20,14 @@ use crate::observation::{ContainerState, PodObservation};
 use crate::out::{Out, Owner};
 use crate::recorder::{Recorded, Subject};
 use crate::rng::Rng;
-use crate::time::{Mono, Now};
+use crate::time::{Mono, Now, go_seconds};
 
 /// POD-245: how often an internal error is tried again at once.
 const RETRIES: u32 = 3;
 /// How much longer than its own time-out a probe's call may take to come back.
 const SLACK: Duration = Duration::from_secs(5);
+/// POD-246: how much of an exec probe's output is told.
+const MOST_OUTPUT: usize = 10 << 10;
 
 /// What the probes say of one container instance. `None`: there is no such probe, or it has said nothing yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,6 +96,15 @@ pub struct ProbedPod<'a> {
     pub pod_ip: Option<&'a str>,
     /// Whether it is being stopped: then only readiness is probed (POD-252).
     pub terminating: bool,
+}
+
+/// What a probe's answer has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Of which pod.
+    pub pod: PodUid,
+    /// Whether a container is to be killed for it: its liveness or startup probe has failed.
+    pub fatal: bool,
 }
 
 impl Prober {
@@ -197,13 +208,16 @@ impl Prober {
         id: ActionId,
         outcome: Result<ProbeOutcome, Failure>,
         out: &mut Out<'_>,
-    ) -> Option<PodUid> {
+    ) -> Option<Told> {
         let key = self.keys.get(&number)?.clone();
         let worker = self.workers.get_mut(&key)?;
         if worker.instance.as_ref().is_none_or(|i| i.in_flight != Some(id)) {
             return None;
         }
-        worker.answered(now, outcome, out).then_some(key.pod)
+        let told = worker.answered(now, outcome, out);
+        let verdict = worker.instance.as_ref().and_then(|instance| instance.verdict);
+        let fatal = key.kind != ProbeKind::Readiness && verdict == Some(false);
+        told.then_some(Told { pod: key.pod, fatal })
     }
 
     /// Until a container has started, only its startup probe runs (POD-243).
@@ -342,13 +356,17 @@ impl Worker {
 ///
 /// # Errors
 /// The call itself failed, which says nothing of the container.
-pub fn exec_outcome(reply: Result<CriReply, Failure>, timeout: Duration) -> Result<ProbeOutcome, Failure> {
+pub fn exec_outcome(reply: Result<CriReply, Failure>, command: &[String], timeout: Duration) -> Result<ProbeOutcome, Failure> {
     match reply {
         Ok(CriReply::Exec { exit_code: 0, .. }) => Ok(ProbeOutcome::Success),
-        Ok(CriReply::Exec { output, .. }) => Ok(ProbeOutcome::Failure(output)),
+        Ok(CriReply::Exec { mut output, .. }) => {
+            output.truncate(output.floor_char_boundary(MOST_OUTPUT));
+            Ok(ProbeOutcome::Failure(output))
+        }
         Ok(_) => Err(Failure::new(FailureKind::Other, "the runtime answered something else")),
         Err(failure) if failure.kind == FailureKind::UnknownOutcome => {
-            Ok(ProbeOutcome::Failure(format!("command timed out after {}s", timeout.as_secs())))
+            let (command, timeout) = (command.join(" "), go_seconds(timeout));
+            Ok(ProbeOutcome::Failure(format!("command timed out: {command:?} timed out after {timeout}")))
         }
         Err(failure) => Err(failure),
     }
@@ -362,11 +380,11 @@ impl Prober {
         self.workers.keys().map(|key| &key.pod).collect()
     }
 
-    /// The time-out of the probe of that number, for [`exec_outcome`].
+    /// The command and the time-out of the probe of that number, for [`exec_outcome`].
     #[must_use]
-    pub fn timeout(&self, number: u64) -> Duration {
+    pub fn exec_of(&self, number: u64) -> (&[String], Duration) {
         let worker = self.keys.get(&number).and_then(|key| self.workers.get(key));
-        worker.map_or(Duration::from_secs(1), |w| w.spec.timeout)
+        worker.map_or((&[], Duration::from_secs(1)), |w| (w.spec.command.as_slice(), w.spec.timeout))
     }
 }
 

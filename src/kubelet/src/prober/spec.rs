@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::action::ProbeCall;
+use crate::pod::env::expand;
 
 /// The kinds of probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +82,11 @@ impl ProbeSpec {
             let given = value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0);
             Duration::from_secs(given.unwrap_or(default))
         };
+        // POD-168: of a probe's command only variables with a value of their own are expanded; one from elsewhere is empty.
+        let literal = |name: &str| {
+            let variable = container.env.iter().flatten().rfind(|variable| variable.name == name)?;
+            Some(variable.value.clone().unwrap_or_default())
+        };
         let threshold = |value: Option<i32>, default: i32| value.filter(|v| *v > 0).unwrap_or(default);
         Self {
             kind,
@@ -89,7 +95,7 @@ impl ProbeSpec {
             initial_delay: Duration::from_secs(probe.initial_delay_seconds.and_then(|v| u64::try_from(v).ok()).unwrap_or(0)),
             success_threshold: threshold(probe.success_threshold, 1),
             failure_threshold: threshold(probe.failure_threshold, 3),
-            command: probe.exec.as_ref().and_then(|e| e.command.clone()).unwrap_or_default(),
+            command: probe.exec.iter().flat_map(|e| e.command.iter().flatten()).map(|word| expand(word, literal)).collect(),
             probe: Box::new(Probe { exec: None, ..probe.clone() }),
             container: Box::new(Container { ports: container.ports.clone(), ..Container::default() }),
         }

@@ -189,3 +189,32 @@ fn http_probe_resolves_named_ports() {
     let Call::Probe(crate::action::ProbeCall::Http { host, port, path, .. }) = &actions[0].call else { panic!("an HTTP probe") };
     assert_eq!((host.as_str(), *port, path.as_str()), ("10.0.0.2", 8080, "/healthz"));
 }
+
+// POD-246
+#[test]
+fn exec_probe_passes_with_zero_only_and_a_timeout_is_a_failure() {
+    let command = ["sh".to_owned(), "-c".to_owned(), "check".to_owned()];
+    let outcome = |reply| exec_outcome(reply, &command, Duration::from_secs(90));
+    let exited = |exit_code, output: &str| outcome(Ok(CriReply::Exec { exit_code, output: output.to_owned() }));
+    assert_eq!(exited(0, "fine"), Ok(ProbeOutcome::Success));
+    assert_eq!(exited(1, "not fine"), Ok(ProbeOutcome::Failure("not fine".to_owned())));
+    let Ok(ProbeOutcome::Failure(cut)) = exited(1, &"\u{e9}".repeat(10 << 10)) else { panic!("a failure") };
+    assert_eq!(cut.len(), 10 << 10);
+    let timed_out = outcome(Err(Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded")));
+    let told = "command timed out: \"sh -c check\" timed out after 1m30s";
+    assert_eq!(timed_out, Ok(ProbeOutcome::Failure(told.to_owned())));
+    // What says nothing of the container is no failure of it.
+    assert!(outcome(Err(Failure::new(FailureKind::Unavailable, "connection refused"))).is_err());
+}
+
+// POD-168: a probe's command knows the values that the spec gives, and nothing that comes from elsewhere.
+#[test]
+fn exec_probe_expands_literal_variables_only() {
+    let probe = json!({"exec": {"command": ["check", "$(PORT)", "$(SECRET)", "$(NONE)", "$$(PORT)"]}});
+    let secret = json!({"name": "SECRET", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}});
+    let mut bench = Bench::new(json!({"name": "c", "env": [{"name": "PORT", "value": "80"}, secret], "readinessProbe": probe}));
+    bench.sync(0, false);
+    let actions = bench.due(0);
+    let Call::Cri(CriCall::ExecSync { command, .. }) = &actions[0].call else { panic!("an exec probe") };
+    assert_eq!(command, &["check", "80", "", "$(NONE)", "$(PORT)"]);
+}

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::requests::{is_critical, is_sidecar};
+use super::requests::{Kind, container_sums, is_critical, is_sidecar};
 use crate::quantity::Amount;
 
 /// A QoS class.
@@ -82,22 +82,35 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: u64) -> 
         QosClass::Guaranteed => GUARANTEED,
         QosClass::BestEffort => BEST_EFFORT,
         QosClass::Burstable => {
-            let request = if is_sidecar(container) { greatest_request(pod) } else { memory_request(container) };
-            burstable_score(request, memory_capacity)
+            let own = memory_request(container);
+            // A sidecar is never rather killed than the smallest regular container: what needs it would go with it.
+            let request = if is_sidecar(container) { own.max(smallest_request(pod)) } else { own };
+            burstable_score(request + unclaimed_share(pod), memory_capacity)
         }
     }
 }
 
 fn memory_request(container: &Container) -> u64 {
-    let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-    let amount = requests.and_then(|r| r.get("memory")).and_then(Amount::parse);
+    memory_of(container.resources.as_ref())
+}
+
+fn memory_of(resources: Option<&ResourceRequirements>) -> u64 {
+    let amount = resources.and_then(|r| r.requests.as_ref()).and_then(|r| r.get("memory")).and_then(Amount::parse);
     amount.and_then(|a| u64::try_from(a.value()).ok()).unwrap_or(0)
 }
 
-/// A sidecar is never dearer than the smallest regular container: the pod's work goes before its helpers.
-fn greatest_request(pod: &Pod) -> u64 {
+fn smallest_request(pod: &Pod) -> u64 {
     let containers = pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
-    containers.iter().map(memory_request).max().unwrap_or(0)
+    containers.iter().map(memory_request).min().unwrap_or(0)
+}
+
+/// What the pod asks for beyond what its containers do, split evenly among them.
+fn unclaimed_share(pod: &Pod) -> u64 {
+    let Some(spec) = &pod.spec else { return 0 };
+    let of_pod = memory_of(spec.resources.as_ref());
+    let claimed = container_sums(pod, Kind::Requests).get("memory").and_then(|sum| u64::try_from(*sum).ok()).unwrap_or(0);
+    let count = spec.containers.len() + spec.init_containers.iter().flatten().count();
+    of_pod.saturating_sub(claimed) / (count.max(1) as u64)
 }
 
 fn burstable_score(request: u64, capacity: u64) -> i64 {
@@ -131,14 +144,52 @@ mod tests {
         assert_eq!(qos_class(&pod(&[less])), QosClass::Burstable);
     }
 
-    // POD-181
+    // POD-181, NODE-148
     #[test]
     fn score_falls_with_the_request() {
         let burstable = pod(&[json!({"requests": {"memory": "1Gi"}})]);
         let container = &burstable.spec.as_ref().unwrap().containers[0];
         assert_eq!(oom_score_adj(&burstable, container, 4 << 30), 750);
         assert_eq!(oom_score_adj(&burstable, container, 1 << 30), 3);
+        assert_eq!(oom_score_adj(&burstable, container, 1 << 50), 999);
         let none = pod(&[json!({})]);
         assert_eq!(oom_score_adj(&none, &none.spec.as_ref().unwrap().containers[0], 4 << 30), 1000);
+    }
+
+    // POD-181, NODE-148: Guaranteed pods, and those that the node cannot do without, are the last to be killed.
+    #[test]
+    fn guaranteed_and_node_critical_pods_go_last() {
+        let score = |pod: &Pod| oom_score_adj(pod, &pod.spec.as_ref().unwrap().containers[0], 4 << 30);
+        assert_eq!(score(&pod(&[json!({"limits": {"cpu": "1", "memory": "1Gi"}})])), -997);
+        let mut critical = pod(&[json!({})]);
+        let spec = critical.spec.as_mut().unwrap();
+        (spec.priority_class_name, spec.priority) = (Some("system-node-critical".to_owned()), Some(2_000_001_000));
+        assert_eq!(score(&critical), -997);
+        critical.spec.as_mut().unwrap().priority_class_name = Some("system-cluster-critical".to_owned());
+        assert_eq!(score(&critical), 1000);
+    }
+
+    // POD-181, NODE-148: of its own request and that of the smallest regular container the larger counts.
+    #[test]
+    fn sidecar_is_as_dear_as_the_smallest_regular_container() {
+        let asking = |memory: &str| json!({"requests": {"memory": memory}});
+        let mut helped = pod(&[asking("1Gi"), asking("2Gi")]);
+        let sidecar = |memory: &str| -> Container {
+            serde_json::from_value(json!({"name": "s", "restartPolicy": "Always", "resources": asking(memory)})).unwrap()
+        };
+        helped.spec.as_mut().unwrap().init_containers = Some(vec![sidecar("1Mi")]);
+        assert_eq!(oom_score_adj(&helped, &sidecar("1Mi"), 4 << 30), 750);
+        assert_eq!(oom_score_adj(&helped, &sidecar("3Gi"), 4 << 30), 250);
+    }
+
+    // NODE-148: what only the pod asks for is split evenly.
+    #[test]
+    fn request_of_the_pod_alone_is_shared_by_its_containers() {
+        let mut shared = pod(&[json!({"requests": {"memory": "1Gi"}}), json!({})]);
+        let spec = shared.spec.as_mut().unwrap();
+        spec.resources = Some(serde_json::from_value(json!({"requests": {"memory": "3Gi"}})).unwrap());
+        let containers = shared.spec.as_ref().unwrap().containers.clone();
+        assert_eq!(oom_score_adj(&shared, &containers[0], 4 << 30), 500);
+        assert_eq!(oom_score_adj(&shared, &containers[1], 4 << 30), 750);
     }
 }

@@ -62,10 +62,9 @@ fn of_kind(resources: &ResourceRequirements, kind: Kind) -> Option<&BTreeMap<Str
     }
 }
 
-/// The pod's effective amounts: regular containers and sidecars together, or the peak while init containers run; pod-level
-/// values instead where they are set; overhead on top (on limits only where there is a limit).
+/// What the pod's containers ask for together: regular containers and sidecars, or the peak while init containers run.
 #[must_use]
-pub fn pod_amounts(pod: &Pod, kind: Kind) -> Amounts {
+pub fn container_sums(pod: &Pod, kind: Kind) -> Amounts {
     let Some(spec) = &pod.spec else { return Amounts::new() };
     let mut total = Amounts::new();
     for container in &spec.containers {
@@ -85,6 +84,15 @@ pub fn pod_amounts(pod: &Pod, kind: Kind) -> Amounts {
         }
     }
     max(&mut total, &peak);
+    total
+}
+
+/// The pod's effective amounts: those of its containers; pod-level values instead where they are set; overhead on top (on limits
+/// only where there is a limit).
+#[must_use]
+pub fn pod_amounts(pod: &Pod, kind: Kind) -> Amounts {
+    let Some(spec) = &pod.spec else { return Amounts::new() };
+    let mut total = container_sums(pod, kind);
     if let Some(resources) = &spec.resources {
         total.extend(amounts_of(of_kind(resources, kind)));
     }
@@ -112,24 +120,16 @@ pub fn declares_limit(pod: &Pod, resource: &str) -> bool {
         || spec.containers.iter().chain(spec.init_containers.iter().flatten()).all(|c| has(c.resources.as_ref()))
 }
 
-/// The pod's resources as its status reports them (POD-297).
+/// The pod's resources as its status reports them (POD-297): what its containers declare together, also where not all of them
+/// declare a limit.
 #[must_use]
 pub fn reported_pod_resources(pod: &Pod) -> ResourceRequirements {
     let list = |kind| {
-        let amounts = pod_amounts(pod, kind);
-        let declared = declared_names(pod, kind);
-        let list: BTreeMap<String, Quantity> = amounts
-            .into_iter()
-            .filter(|(name, _)| declared.contains(name) && (kind == Kind::Requests || declares_limit(pod, name)))
-            .map(|(name, amount)| (name.clone(), printed(&name, amount)))
-            .collect();
+        let amounts = pod_amounts(pod, kind).into_iter().filter(|(name, _)| name == "cpu" || name == "memory");
+        let list: BTreeMap<String, Quantity> = amounts.map(|(name, amount)| (name.clone(), printed(&name, amount))).collect();
         (!list.is_empty()).then_some(list)
     };
     ResourceRequirements { requests: list(Kind::Requests), limits: list(Kind::Limits), claims: None }
-}
-
-fn declared_names(pod: &Pod, kind: Kind) -> Vec<String> {
-    pod_amounts(pod, kind).into_keys().filter(|name| name == "cpu" || name == "memory").collect()
 }
 
 /// An amount as a canonical quantity.

@@ -78,7 +78,7 @@ fn some(shared: &Shared, prefix: &str) -> Response {
 
 /// /metrics/resource (API-141): 200, whatever happens.
 pub(crate) async fn resource(State(shared): State<Arc<Shared>>) -> Response {
-    let summary = shared.stats.cpu_and_memory().await;
+    let summary = shared.stats.cpu_and_memory(shared.view.as_ref()).await;
     if let Err(failure) = &summary {
         tracing::error!(%failure, "Error getting summary for resourceMetric prometheus endpoint");
     }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use kubelet::action::{CriCall, HostCall};
 use kubelet::event::{CriReply, HostReply};
 use kubelet::failure::{Failure, FailureKind};
@@ -44,8 +43,6 @@ pub struct StatsSettings {
     pub root_dir: String,
     /// Where pods' logs are.
     pub pod_logs_dir: String,
-    /// The cgroup that pods are in, such as `/kubepods`.
-    pub pods_cgroup: String,
     /// How often volumes are measured; `None` is never (API-128).
     pub volume_stats_period: Option<Duration>,
 }
@@ -115,7 +112,7 @@ impl Collector {
         let sampling = async {
             loop {
                 self.demand.wanted().await;
-                self.sample().await;
+                self.sample(view).await;
                 tokio::time::sleep(SAMPLE).await;
             }
         };
@@ -137,7 +134,7 @@ impl Collector {
     }
 
     /// One round of samples. What cannot be had is left out of it.
-    pub(super) async fn sample(&self) {
+    pub(super) async fn sample(&self, view: &dyn NodeView) {
         let mut round = Vec::new();
         if let Ok(Ok(containers)) = tokio::time::timeout(SOURCE, self.env.runtime.container_stats()).await {
             round.extend(containers.into_iter().filter_map(|one| {
@@ -146,7 +143,7 @@ impl Collector {
             }));
         }
         let pods = self.pod_cgroups().await.unwrap_or_default();
-        let cgroups = ["/".to_owned(), self.settings.pods_cgroup.clone()].into_iter().chain(pods.into_values());
+        let cgroups = ["/".to_owned()].into_iter().chain(view.pods_cgroup().await).chain(pods.into_values());
         for cgroup in cgroups {
             if let Ok(Some(usage)) = self.env.host.cgroup_usage(cgroup.clone()).await {
                 round.push((cgroup, nanoseconds(self.env.clock.now()), usage.cpu_nanos));
@@ -161,16 +158,18 @@ impl Collector {
     }
 
     /// CPU, memory and swap: what changes from one moment to the next (API-129).
-    pub(crate) async fn cpu_and_memory(&self) -> Result<Summary, Failure> {
-        let (node, runtime) = tokio::join!(self.node(), self.runtime());
+    pub(crate) async fn cpu_and_memory(&self, view: &dyn NodeView) -> Result<Summary, Failure> {
+        let (node, runtime) = tokio::join!(self.node(view), self.runtime());
         let (node, runtime) = (node?, runtime?);
         let pods = self.pods(&runtime, None).await;
         Ok(Summary { node, pods })
     }
 
-    /// All of it (API-120). `known` are the pods that the agent knows, for their volumes.
-    pub(crate) async fn all(&self, known: &[Arc<Pod>]) -> Result<Summary, Failure> {
-        let (node, runtime, filesystems) = tokio::join!(self.node(), self.runtime(), self.filesystems());
+    /// All of it (API-120).
+    pub(crate) async fn all(&self, view: &dyn NodeView) -> Result<Summary, Failure> {
+        // For their volumes.
+        let known = view.pods().await;
+        let (node, runtime, filesystems) = tokio::join!(self.node(view), self.runtime(), self.filesystems());
         let (mut node, runtime, filesystems) = (node?, runtime?, filesystems?);
         node.fs = Some(filesystems.root.clone());
         node.runtime =
@@ -202,7 +201,7 @@ impl Collector {
         Time(self.env.clock.now())
     }
 
-    async fn node(&self) -> Result<NodeStats, Failure> {
+    async fn node(&self, view: &dyn NodeView) -> Result<NodeStats, Failure> {
         let machine = match within(self.env.host.call(HostCall::MachineInfo)).await? {
             HostReply::Machine(machine) => machine,
             other => return Err(unexpected(&other)),
@@ -218,10 +217,11 @@ impl Collector {
             swap_usage_bytes: Some(used),
         });
         let mut system_containers = Vec::new();
-        let pods = &self.settings.pods_cgroup;
         // One that cannot be measured is left out (API-120).
-        if let Ok(Some(usage)) = within(self.env.host.cgroup_usage(pods.clone())).await {
-            let (cpu, memory, swap) = self.of_cgroup(pods, &usage);
+        if let Some(pods) = view.pods_cgroup().await
+            && let Ok(Some(usage)) = within(self.env.host.cgroup_usage(pods.clone())).await
+        {
+            let (cpu, memory, swap) = self.of_cgroup(&pods, &usage);
             let start_time = Time(self.started);
             let name = "pods".to_owned();
             system_containers.push(ContainerStats { name, start_time, cpu, memory, rootfs: None, logs: None, swap });

@@ -26,10 +26,9 @@ pub(crate) async fn summary(State(shared): State<Arc<Shared>>, uri: Uri) -> Resp
     let query = Pairs::of(&uri);
     let mut only: Vec<&str> = query.all("only_cpu_and_memory").collect();
     let summary = if only.len() == 1 && only.pop() == Some("true") {
-        shared.stats.cpu_and_memory().await
+        shared.stats.cpu_and_memory(shared.view.as_ref()).await
     } else {
-        let pods = shared.view.pods().await;
-        shared.stats.all(&pods).await
+        shared.stats.all(shared.view.as_ref()).await
     };
     let encoded = match &summary {
         Ok(summary) => serde_json::to_vec_pretty(summary).map_err(|error| error.to_string()),

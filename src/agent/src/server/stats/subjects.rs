@@ -52,8 +52,8 @@ impl Collector {
         let runtime = self.runtime().await?;
         let mut running = runtime.running();
         let mut subjects = Vec::new();
-        for cgroup in ["/", &self.settings.pods_cgroup] {
-            subjects.extend(self.of_cgroup_alone(cgroup).await);
+        for cgroup in ["/".to_owned()].into_iter().chain(view.pods_cgroup().await) {
+            subjects.extend(self.of_cgroup_alone(&cgroup).await);
         }
         for (uid, cgroup) in &runtime.cgroups {
             let Some(sandbox) = runtime.sandbox(uid) else { continue };

@@ -343,6 +343,10 @@ impl NodeView for FakeView {
         async move { seen }.boxed()
     }
 
+    fn pods_cgroup(&self) -> BoxFuture<'_, Option<String>> {
+        async { Some("/kubepods".to_owned()) }.boxed()
+    }
+
     fn sync_loop_healthy(&self) -> BoxFuture<'_, bool> {
         let healthy = !*self.stuck.lock().unwrap();
         async move { healthy }.boxed()

@@ -106,7 +106,6 @@ impl World {
             node_name: "n1".to_owned(),
             root_dir: "/var/lib/kubelet".to_owned(),
             pod_logs_dir: "/var/log/pods".to_owned(),
-            pods_cgroup: "/kubepods".to_owned(),
             volume_stats_period: Some(Duration::from_secs(60)),
         };
         let collector = Collector::new(env.clone(), stats);

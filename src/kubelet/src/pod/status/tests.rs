@@ -1,0 +1,375 @@
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::action::CriCall;
+use crate::ids::SandboxId;
+use crate::observation::{ContainerState, ContainerStatus, LinuxUser, SandboxState, SandboxStatus};
+use crate::out::{Ledger, Out, Owner};
+use crate::prober::ProbedPod;
+use crate::status_patch::pod_status_patch;
+use crate::time::{Mono, Now};
+
+fn parsed(text: &str) -> Pod {
+    serde_json::from_str(text).unwrap()
+}
+
+/// A pod, what is seen of it, and what else its status is made of.
+struct Bench {
+    pod: Pod,
+    seen: PodObservation,
+    previous: Option<PodStatus>,
+    errors: BTreeMap<String, StartError>,
+    prober: Prober,
+    stopping: Stopping,
+    host_ips: Vec<String>,
+    now: Timestamp,
+}
+
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Stopping {
+    Not,
+    Terminating,
+    Terminated,
+}
+
+impl Bench {
+    fn new(pod: Pod) -> Self {
+        let uid = PodUid::new(pod.metadata.uid.clone().unwrap_or_default());
+        Self {
+            pod,
+            seen: PodObservation::empty(uid, Mono::ZERO),
+            previous: None,
+            errors: BTreeMap::new(),
+            prober: Prober::new(1),
+            stopping: Stopping::Not,
+            host_ips: vec!["10.77.0.1".to_owned()],
+            now: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn of(spec: &Value) -> Self {
+        Self::new(serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}, "spec": spec})).unwrap())
+    }
+
+    fn sandbox(&mut self, ip: &str, state: SandboxState) {
+        let status = SandboxStatus {
+            id: SandboxId::new("s"),
+            attempt: 0,
+            state,
+            created_at: 1,
+            ips: vec![ip.to_owned()],
+            host_network: false,
+            runtime_handler: String::new(),
+            labels: BTreeMap::new(),
+        };
+        self.seen.sandboxes = vec![status];
+    }
+
+    /// The status as it is now; the next one is made from it.
+    fn generate(&mut self) -> PodStatus {
+        let status = generate_api_pod_status(&StatusInputs {
+            pod: &self.pod,
+            uid: &self.seen.pod,
+            seen: &self.seen,
+            observed: true,
+            previous: self.previous.as_ref(),
+            start_errors: &self.errors,
+            prober: &self.prober,
+            terminating: self.stopping >= Stopping::Terminating,
+            terminated: self.stopping == Stopping::Terminated,
+            verdict: None,
+            host_ips: &self.host_ips,
+            runtime_name: "containerd",
+            now: self.now,
+        });
+        self.previous = Some(status.clone());
+        status
+    }
+
+    /// Its readiness probes are begun, and pass if `pass` says so.
+    fn probe(&mut self, pass: bool) {
+        let now = Now { mono: Mono::from_start(std::time::Duration::from_secs(100)), wall: self.now };
+        let pod = std::sync::Arc::new(self.pod.clone());
+        let probed = ProbedPod { uid: &self.seen.pod, pod: &pod, observation: &self.seen, pod_ip: None, terminating: false };
+        self.prober.sync_pod(now, probed);
+        let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+        if pass {
+            self.prober.due(now, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+        }
+        for action in actions {
+            assert!(matches!(action.call, crate::action::Call::Cri(CriCall::ExecSync { .. })));
+            let Some(Owner::Probe(number)) = ledger.take(action.id) else { panic!("a probe is the prober's") };
+            let mut none = Vec::new();
+            let mut out = Out::new(&mut ledger, &mut none, &mut recorded);
+            let _changed = self.prober.done(now, number, action.id, Ok(crate::event::ProbeOutcome::Success), &mut out);
+        }
+    }
+}
+
+fn nanos(time: Option<&Value>) -> i64 {
+    let time = time.and_then(Value::as_str).map(|text| text.parse::<Timestamp>().unwrap());
+    time.map_or(0, |time| time.as_second() * 1_000_000_000 + 5)
+}
+
+/// The instance that a container status in the API tells of; `state` is its state or its last state.
+fn instance(told: &Value, state: &Value, attempt: u64) -> Option<ContainerStatus> {
+    let (kind, details) = state.as_object()?.iter().next()?;
+    let text = |of: &Value, field: &str| of[field].as_str().unwrap_or_default().to_owned();
+    let id = details.get("containerID").or(told.get("containerID"))?.as_str()?.strip_prefix("containerd://")?;
+    let started = nanos(details.get("startedAt"));
+    Some(ContainerStatus {
+        id: ContainerId::new(id),
+        sandbox: SandboxId::new("s"),
+        name: text(told, "name"),
+        attempt: u32::try_from(attempt).unwrap(),
+        state: if kind == "running" { ContainerState::Running } else { ContainerState::Exited },
+        created_at: started,
+        started_at: started,
+        finished_at: nanos(details.get("finishedAt")),
+        exit_code: details["exitCode"].as_i64().and_then(|code| i32::try_from(code).ok()).unwrap_or(0),
+        reason: text(details, "reason"),
+        message: text(details, "message"),
+        image: text(told, "image"),
+        image_ref: text(told, "imageID"),
+        log_path: String::new(),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        user: Some(LinuxUser { uid: 0, gid: 0, supplemental_groups: vec![0] }),
+        resources: None,
+        termination_log: String::new(),
+        stop_signal: String::new(),
+    })
+}
+
+/// What the runtime must have shown for those container statuses: the newest instance of each, and the one before it.
+fn see(bench: &mut Bench, told: &Value) {
+    for status in ["initContainerStatuses", "containerStatuses"].iter().flat_map(|list| told[*list].as_array()).flatten() {
+        let restarts = status["restartCount"].as_u64().unwrap();
+        let (state, last) = (&status["state"], &status["lastState"]);
+        let newest = instance(status, state, restarts).filter(|_| state.get("waiting").is_none());
+        let older = if newest.is_some() { restarts.saturating_sub(1) } else { restarts };
+        let found: Vec<_> = newest.into_iter().chain(instance(status, last, older)).collect();
+        bench.seen.containers.retain(|known| !found.iter().any(|new| new.name == known.name));
+        bench.seen.containers.extend(found);
+        if let Some(waiting) = state.get("waiting").filter(|waiting| waiting.get("message").is_some()) {
+            let text = |field: &str| waiting[field].as_str().unwrap().to_owned();
+            let error = StartError { reason: text("reason"), message: text("message") };
+            bench.errors.insert(status["name"].as_str().unwrap().to_owned(), error);
+        }
+    }
+}
+
+/// Without what hangs on when things happened, and what the captured machine's cgroups made of the limits.
+fn comparable(mut status: Value) -> Value {
+    for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+        let condition = condition.as_object_mut().unwrap();
+        condition.retain(|key, _| key != "lastTransitionTime" && key != "lastProbeTime");
+    }
+    status.as_object_mut().unwrap().retain(|key, _| !["startTime", "resources", "qosClass"].contains(&key.as_str()));
+    status
+}
+
+// POD-285, POD-287, POD-291 to POD-293, POD-296, POD-306: what a real kubelet told of a pod that crashes, one whose image is not to
+// be had, one that is killed for its liveness, and one that is done.
+#[test]
+fn golden_pods_have_the_golden_statuses() {
+    let goldens = [
+        include_str!("../../../testdata/pod-running.json"),
+        include_str!("../../../testdata/pod-crash.json"),
+        include_str!("../../../testdata/pod-noimage.json"),
+        include_str!("../../../testdata/pod-unlive.json"),
+        include_str!("../../../testdata/pod-done.json"),
+    ];
+    for golden in goldens {
+        let told = serde_json::from_str::<Value>(golden).unwrap()["status"].clone();
+        let mut pod = parsed(golden);
+        pod.status = None;
+        let mut bench = Bench::new(pod);
+        let ended = told["phase"] == "Succeeded";
+        bench.sandbox(told["podIP"].as_str().unwrap(), SandboxState::Ready);
+        see(&mut bench, &told);
+        if ended {
+            // The IP is told while the sandbox is up, and stands when it is not.
+            bench.generate();
+            bench.sandbox("", SandboxState::NotReady);
+            bench.stopping = Stopping::Terminated;
+        }
+        bench.probe(true);
+        let ours = serde_json::to_value(bench.generate()).unwrap();
+        assert_eq!(comparable(ours), comparable(told), "{}", bench.pod.metadata.name.unwrap());
+    }
+}
+
+/// What the golden patches say, one after the other, in the order in which this agent says it: the pod's IP comes with its sandbox,
+/// not with its first container.
+fn golden_patches() -> Vec<Value> {
+    let text = include_str!("../../../testdata/pod-status-patches.json");
+    let mut patches: Vec<Value> = serde_json::from_str(text).unwrap();
+    let ips: Map<String, Value> = ["podIP", "podIPs"]
+        .into_iter()
+        .map(|key| (key.to_owned(), patches[2].as_object_mut().unwrap().remove(key).unwrap()))
+        .collect();
+    patches[1].as_object_mut().unwrap().extend(ips);
+    patches
+}
+
+// POD-285, POD-287, POD-288, POD-290 to POD-292, POD-296 to POD-298, POD-301: each status patch of an ordinary pod from its binding
+// to its end, field by field.
+#[test]
+fn golden_pod_has_the_golden_status_patches() {
+    let golden = golden_patches();
+    let mut pod = parsed(include_str!("../../../testdata/pod-running.json"));
+    let bound = json!({"phase": "Pending", "qosClass": "Burstable", "conditions": [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-23T08:35:17Z"}]});
+    pod.status = Some(serde_json::from_value(bound).unwrap());
+    let mut api = pod.status.clone().unwrap();
+    let mut bench = Bench::new(pod);
+    bench.previous = Some(api.clone());
+    let at = |second: i64| "2026-11-23T08:35:00Z".parse::<Timestamp>().unwrap() + jiff::SignedDuration::from_secs(second);
+    let ip = golden[1]["podIP"].as_str().unwrap().to_owned();
+    for (step, expected) in golden.iter().enumerate() {
+        bench.now = at(match step {
+            0..=1 => 17,
+            2..=5 => 18,
+            _ => 33,
+        });
+        match step {
+            0 => {}
+            1 => bench.sandbox(&ip, SandboxState::Ready),
+            6 => {
+                bench.pod.metadata.generation = Some(2);
+                bench.stopping = Stopping::Terminating;
+            }
+            7 => {
+                bench.sandbox("", SandboxState::NotReady);
+                bench.stopping = Stopping::Terminated;
+            }
+            _ => {}
+        }
+        if step > 1 {
+            see(&mut bench, expected);
+        }
+        bench.probe(step == 5);
+        let status = bench.generate();
+        let patch = pod_status_patch(&bench.seen.pod, &api, &status).unwrap();
+        assert_eq!(&patch["status"], expected, "patch {step}");
+        api = status;
+    }
+}
+
+fn terminated_codes(statuses: Option<&Vec<ApiStatus>>) -> Vec<Option<i32>> {
+    let code = |status: &ApiStatus| Some(status.state.as_ref()?.terminated.as_ref()?.exit_code);
+    statuses.into_iter().flatten().map(code).collect()
+}
+
+// POD-269: nobody knows what became of it, so it has failed.
+#[test]
+fn container_that_never_ended_is_told_as_lost_at_the_end() {
+    let mut bench = Bench::of(&json!({"containers": [{"name": "a"}, {"name": "b"}]}));
+    bench.stopping = Stopping::Terminating;
+    assert_eq!(terminated_codes(bench.generate().container_statuses.as_ref()), [None, None]);
+    bench.stopping = Stopping::Terminated;
+    let status = bench.generate();
+    assert_eq!(terminated_codes(status.container_statuses.as_ref()), [Some(137), Some(137)]);
+    let ended = status.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
+    assert_eq!(ended.reason.as_deref(), Some("ContainerStatusUnknown"));
+    assert_eq!(ended.message.as_deref(), Some("The container could not be located when the pod was terminated"));
+    assert_eq!(status.phase.as_deref(), Some("Failed"));
+}
+
+// POD-269: whose turn never came has not failed; of the init containers those after the last that began never came to be.
+#[test]
+fn container_whose_turn_never_came_stays_as_it_was() {
+    let spec = json!({"initContainers": [{"name": "i"}, {"name": "j"}, {"name": "k"}], "containers": [{"name": "a"}]});
+    let ended = |code: i32| json!({"terminated": {"containerID": "containerd://c", "exitCode": code}});
+    let told = |name: &str, state: Value| json!({"name": name, "restartCount": 0, "state": state});
+    let codes = |found: Value| {
+        let mut bench = Bench::of(&spec);
+        see(&mut bench, &found);
+        bench.stopping = Stopping::Terminated;
+        let status = bench.generate();
+        assert_eq!(status.phase.as_deref(), Some("Failed"));
+        (terminated_codes(status.init_container_statuses.as_ref()), terminated_codes(status.container_statuses.as_ref()))
+    };
+    assert_eq!(codes(json!({})), (vec![Some(137), None, None], vec![None]));
+    assert_eq!(
+        codes(json!({"initContainerStatuses": [told("j", ended(1))]})),
+        (vec![Some(137), Some(1), None], vec![None]),
+        "the first is gone from the runtime"
+    );
+    let all = json!({"initContainerStatuses": [told("i", ended(0)), told("j", ended(0)), told("k", ended(0))]});
+    assert_eq!(codes(all), (vec![Some(0); 3], vec![Some(137)]));
+}
+
+// POD-290: a transition is a change of status, nothing else; the pod starts once; all in whole seconds.
+#[test]
+fn transition_times_move_only_with_status() {
+    let mut bench = Bench::of(&json!({"containers": [{"name": "a"}]}));
+    let time_of = |status: &PodStatus, kind: &str| {
+        let condition = status.conditions.as_ref().unwrap().iter().find(|c| c.type_ == kind).unwrap();
+        condition.last_transition_time.as_ref().unwrap().0.as_second()
+    };
+    bench.now = Timestamp::from_second(5).unwrap();
+    bench.generate();
+    bench.now = Timestamp::from_second(9).unwrap();
+    bench.sandbox("10.0.0.2", SandboxState::Ready);
+    let running = json!({"running": {"startedAt": "1970-01-01T00:00:08Z"}});
+    let found = json!({"containerStatuses": [{"name": "a", "containerID": "containerd://c", "restartCount": 0, "state": running}]});
+    see(&mut bench, &found);
+    let status = bench.generate();
+    assert_eq!(time_of(&status, "Initialized"), 5);
+    assert_eq!(time_of(&status, "PodReadyToStartContainers"), 9);
+    assert_eq!(time_of(&status, "Ready"), 9);
+    assert_eq!(status.start_time.unwrap().0.as_second(), 5);
+    let started = status.container_statuses.unwrap()[0].state.clone().unwrap().running.unwrap().started_at.unwrap();
+    assert_eq!(started.0.subsec_nanosecond(), 0);
+}
+
+fn ips_of(status: &PodStatus) -> (Vec<&str>, Vec<&str>) {
+    let host = status.host_ips.iter().flatten().map(|ip| ip.ip.as_str()).collect();
+    (host, status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).collect())
+}
+
+// POD-298, NET-005: of each family one, the node's first.
+#[test]
+fn first_ip_of_each_family_is_told_the_nodes_family_first() {
+    let mut bench = Bench::of(&json!({"containers": []}));
+    bench.sandbox("fd00::2", SandboxState::Ready);
+    bench.seen.sandboxes[0].ips.extend(["10.0.0.2".to_owned(), "10.0.0.3".to_owned()]);
+    let status = bench.generate();
+    assert_eq!(ips_of(&status), (vec!["10.77.0.1"], vec!["10.0.0.2", "fd00::2"]));
+    assert_eq!((status.host_ip.as_deref(), status.pod_ip.as_deref()), (Some("10.77.0.1"), Some("10.0.0.2")));
+    bench.host_ips = vec!["fd77::1".to_owned()];
+    assert_eq!(ips_of(&bench.generate()), (vec!["fd77::1"], vec!["fd00::2", "10.0.0.2"]));
+}
+
+// NET-005: only the newest sandbox is asked, and only if it is up; what it said is kept when it goes.
+#[test]
+fn pod_has_the_ips_of_its_newest_sandbox_if_that_is_ready() {
+    let mut bench = Bench::of(&json!({"containers": []}));
+    bench.sandbox("10.0.0.3", SandboxState::Ready);
+    let old = bench.seen.sandboxes[0].clone();
+    bench.sandbox("10.0.0.2", SandboxState::NotReady);
+    bench.seen.sandboxes.push(old);
+    assert!(ips_of(&bench.generate()).1.is_empty());
+    bench.sandbox("10.0.0.2", SandboxState::Ready);
+    bench.seen.sandboxes[0].ips.push("nonsense".to_owned());
+    assert!(ips_of(&bench.generate()).1.is_empty());
+    bench.sandbox("10.0.0.2", SandboxState::Ready);
+    assert_eq!(ips_of(&bench.generate()).1, ["10.0.0.2"]);
+    bench.sandbox("", SandboxState::NotReady);
+    assert_eq!(ips_of(&bench.generate()).1, ["10.0.0.2"]);
+}
+
+// POD-298, NET-005: a pod on the host's network keeps the IPs that it came with, but for a family that the node gets later.
+#[test]
+fn ips_of_the_hosts_network_only_grow() {
+    let mut bench = Bench::of(&json!({"hostNetwork": true, "containers": []}));
+    assert_eq!(ips_of(&bench.generate()).1, ["10.77.0.1"]);
+    bench.host_ips = vec!["10.77.0.9".to_owned()];
+    assert_eq!(ips_of(&bench.generate()), (vec!["10.77.0.9"], vec!["10.77.0.1"]));
+    bench.host_ips = vec!["10.77.0.9".to_owned(), "fd77::9".to_owned()];
+    assert_eq!(ips_of(&bench.generate()), (vec!["10.77.0.9", "fd77::9"], vec!["10.77.0.1", "fd77::9"]));
+    bench.host_ips = vec!["10.77.0.9".to_owned()];
+    assert_eq!(ips_of(&bench.generate()).1, ["10.77.0.1", "fd77::9"]);
+}
