@@ -13,7 +13,8 @@ use crate::out::{Out, Owner};
 use crate::pod::worker::PodWorker;
 use crate::time::{Mono, Now};
 
-const TIMEOUT: Duration = Duration::from_secs(120);
+/// How long the host may take for one of these.
+const HOST_LIMIT: Duration = Duration::from_secs(120);
 const RETRY: Duration = Duration::from_secs(10);
 
 /// What is left of a pod.
@@ -113,8 +114,8 @@ impl Clearing {
         self.retry_at
     }
 
-    /// Asks for the next stage if the one before it has ended.
-    pub fn due(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
+    /// Asks for the next stage if the one before it has ended. The runtime may take as long as `limit` for one call.
+    pub fn due(&mut self, now: Now, uid: &PodUid, limit: Duration, out: &mut Out<'_>) {
         if self.retry_at.is_some_and(|at| at > now.mono) {
             return;
         }
@@ -126,7 +127,10 @@ impl Clearing {
                 continue;
             }
             self.asked = true;
-            let issue = |call| out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, call);
+            let issue = |call| {
+                let limit = if matches!(call, Call::Cri(_)) { limit } else { HOST_LIMIT };
+                out.issue(Owner::Housekeeping, Lane::Housekeeping, limit, call)
+            };
             self.in_flight = calls.into_iter().map(issue).collect();
         }
     }
