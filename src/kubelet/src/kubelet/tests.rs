@@ -1,8 +1,12 @@
 use serde_json::json;
 
 use super::*;
-use crate::action::CriCall;
-use crate::observation::{Listing, MachineInfo, PodObservation, RuntimeCondition, RuntimeStatus, RuntimeVersion};
+use crate::action::{CriCall, HostCall};
+use crate::ids::{ContainerId, SandboxId};
+use crate::observation::{
+    ContainerState, ContainerStatus, Listing, MachineInfo, PodObservation, RuntimeCondition, RuntimeStatus, RuntimeVersion,
+    SandboxState, SandboxStatus,
+};
 
 /// An agent whose calls are answered at once, in order, by a node that is well unless a test says otherwise.
 struct Bench {
@@ -31,10 +35,13 @@ impl Bench {
     fn handle(&mut self, event: Event) {
         let mut events = std::collections::VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
+            // A look counts only if it began after what came before it.
+            self.now = self.now + Duration::from_millis(1);
             let mut actions = Vec::new();
             let now = Now { mono: self.now, wall: jiff::Timestamp::UNIX_EPOCH };
             self.kubelet.handle(now, event, &mut actions);
             for action in actions {
+                assert!(self.calls.len() < 1000, "it goes on for ever: {:?}", &self.calls[990..]);
                 events.extend(self.answer(&action));
                 self.calls.push(action.call);
             }
@@ -42,7 +49,7 @@ impl Bench {
     }
 
     /// What comes back. What nobody waits for here stays unanswered.
-    fn answer(&self, action: &Action) -> Option<Event> {
+    fn answer(&mut self, action: &Action) -> Option<Event> {
         let id = action.id;
         match &action.call {
             Call::Cri(call) => self.answer_of_runtime(call).map(|reply| Event::CriDone { id, outcome: Ok(reply) }),
@@ -65,7 +72,7 @@ impl Bench {
         }
     }
 
-    fn answer_of_runtime(&self, call: &CriCall) -> Option<CriReply> {
+    fn answer_of_runtime(&mut self, call: &CriCall) -> Option<CriReply> {
         let condition = |status| Some(RuntimeCondition { status, ..RuntimeCondition::default() });
         Some(match call {
             CriCall::Version => CriReply::Version(RuntimeVersion::default()),
@@ -79,6 +86,18 @@ impl Bench {
             CriCall::Observe { pod } => {
                 let seen = self.observation.clone().unwrap_or_else(|| PodObservation::empty(pod.clone(), self.now));
                 CriReply::Observation(Arc::new(PodObservation { began: self.now, ..seen }))
+            }
+            CriCall::StopContainer { .. } => {
+                for container in self.observation.iter_mut().flat_map(|seen| &mut seen.containers) {
+                    container.state = ContainerState::Exited;
+                }
+                CriReply::Done
+            }
+            CriCall::StopPodSandbox { .. } => {
+                for sandbox in self.observation.iter_mut().flat_map(|seen| &mut seen.sandboxes) {
+                    sandbox.state = SandboxState::NotReady;
+                }
+                CriReply::Done
             }
             _ => return None,
         })
@@ -130,10 +149,6 @@ fn watches_pods(call: &Call) -> bool {
     matches!(call, Call::Api(ApiCall::Watch(WatchKey::Pods)))
 }
 
-fn runs_sandbox(call: &Call) -> bool {
-    matches!(call, Call::Cri(CriCall::RunPodSandbox { .. }))
-}
-
 // NODE-001
 #[test]
 fn start_of_the_agent_is_told() {
@@ -143,7 +158,8 @@ fn start_of_the_agent_is_told() {
     let events =
         bench.calls.iter().filter_map(|call| if let Call::Api(ApiCall::CreateEvent(event)) = call { Some(event) } else { None });
     let told: Vec<_> = events.map(|e| (e.type_.as_deref(), e.reason.as_deref(), e.message.as_deref())).collect();
-    assert_eq!(told, [(Some("Normal"), Some("Starting"), Some("Starting kubelet."))]);
+    assert_eq!(told[0], (Some("Normal"), Some("Starting"), Some("Starting kubelet.")));
+    assert_eq!(told.iter().filter(|(_, reason, _)| *reason == Some("Starting")).count(), 1);
 }
 
 // NODE-002: without an API server there is nobody to ask and nobody to tell.
@@ -188,13 +204,77 @@ fn nothing_is_begun_on_a_runtime_that_is_not_ready() {
     assert_eq!(bench.changes(), ["EnsureCgroup", "RunPodSandbox"]);
 }
 
-// POD-101: the pod's cgroup is there before its sandbox is; one that cannot be made is told, and nothing starts.
+/// The pod as an earlier life of the agent left it: one container runs.
+fn running() -> PodObservation {
+    let sandbox = SandboxStatus {
+        id: SandboxId::new("s"),
+        attempt: 0,
+        state: SandboxState::Ready,
+        created_at: 1,
+        ips: vec!["10.0.0.2".to_owned()],
+        host_network: false,
+        runtime_handler: String::new(),
+        labels: BTreeMap::new(),
+    };
+    let container = ContainerStatus {
+        id: ContainerId::new("c"),
+        sandbox: SandboxId::new("s"),
+        name: "main".to_owned(),
+        attempt: 0,
+        state: ContainerState::Running,
+        created_at: 2,
+        started_at: 3,
+        finished_at: 0,
+        exit_code: 0,
+        reason: String::new(),
+        message: String::new(),
+        image: "busybox".to_owned(),
+        image_ref: "sha256:1".to_owned(),
+        log_path: String::new(),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        user: None,
+        resources: None,
+        termination_log: String::new(),
+        stop_signal: String::new(),
+    };
+    let mut seen = PodObservation::empty(PodUid::new("web"), Mono::ZERO);
+    (seen.sandboxes, seen.containers) = (vec![sandbox], vec![container]);
+    seen
+}
+
+/// What an agent does to a pod that it finds running, with those pods' cgroups on the node.
+fn done_to_running_pod(config: Config, cgroup: Option<&str>) -> Vec<&'static str> {
+    let mut bench = Bench::new(config);
+    bench.observation = Some(running());
+    bench.cgroups = cgroup.into_iter().map(|name| (PodUid::new("web"), name.to_owned())).collect();
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.list_pods();
+    bench.pass(1);
+    bench.changes()
+}
+
+// POD-101: the pod's cgroup is there before its sandbox is.
 #[test]
-fn sandbox_waits_for_the_cgroup() {
+fn cgroup_comes_before_the_sandbox() {
     let mut bench = Bench::new(Config::new("n1"));
     bench.handle(Event::Started);
     bench.list_node();
     bench.list_pods();
     bench.pass(1);
     assert_eq!(bench.changes(), ["EnsureCgroup", "RunPodSandbox"]);
+}
+
+// POD-101: what runs outside the pod's cgroup is stopped, and runs again inside; what runs inside it is left alone.
+#[test]
+fn what_runs_outside_the_pods_cgroup_is_stopped_first() {
+    let inside = "/kubepods/besteffort/podweb";
+    assert_eq!(done_to_running_pod(Config::new("n1"), Some(inside)), ["EnsureCgroup"]);
+    let again = ["StopContainer", "StopPodSandbox", "EnsureCgroup", "RunPodSandbox"];
+    assert_eq!(done_to_running_pod(Config::new("n1"), None), again);
+    assert_eq!(done_to_running_pod(Config::new("n1"), Some("/other/besteffort/podweb")), again);
+    let mut config = Config::new("n1");
+    config.cgroups.per_qos = false;
+    assert!(done_to_running_pod(config, None).is_empty());
 }

@@ -107,6 +107,14 @@ impl RuntimeHealth {
         (now.since(stamp) > DOWN_AFTER).then(|| "container runtime is down".to_owned())
     }
 
+    /// Whether nothing is to be begun on it: it says that it is not ready, or was never ready in this life (POD-051). One whose status
+    /// call hangs may well run pods: its other calls tell.
+    #[must_use]
+    pub fn refuses_work(&self) -> bool {
+        let ready = self.status.as_ref().and_then(|status| status.runtime_ready.as_ref()).is_some_and(|condition| condition.status);
+        !(ready && self.was_ready())
+    }
+
     /// Why the network is not ready, if it is not (POD-052).
     #[must_use]
     pub fn network_error(&self) -> Option<String> {

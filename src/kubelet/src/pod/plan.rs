@@ -57,8 +57,8 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
         worker.observe(limits.runtime.min(LOOK_TIMEOUT), out);
         return false;
     };
-    if worker.batch.is_some() || parts.runtime.runtime_error(now.mono).is_some() {
-        // POD-051: nothing is begun while the runtime says that it is not ready, or says nothing; the pod is looked at all the same.
+    if worker.batch.is_some() || parts.runtime.refuses_work() {
+        // POD-051: nothing is begun while the runtime says that it is not ready; the pod is looked at all the same.
         return false;
     }
     match worker.phase {
