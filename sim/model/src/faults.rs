@@ -111,7 +111,11 @@ impl FaultPlan {
         if odds == Odds::default() {
             return Fate::Well;
         }
-        let fate = draw(odds, side, rng);
+        let mut fate = draw(odds, side, rng);
+        if call == "PullImage" && matches!(fate, Fate::Lost | Fate::ReplyLost | Fate::Late(_)) {
+            // A pull takes as long as it takes, so nobody but the runtime gives one up: those that make no progress.
+            fate = Fate::Fails(Failure::new(FailureKind::Other, "failed to pull and unpack image: context canceled"));
+        }
         if fate != Fate::Well {
             self.dealt += 1;
         }

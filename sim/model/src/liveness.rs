@@ -140,7 +140,8 @@ fn liveness_status_is_what_the_runtime_says(view: View<'_>, pod: &Value, wrong: 
     let mut say = |how| wrong.push(Unsettled { rule: "liveness_status_is_what_the_runtime_says", how });
     let (pod_name, uid) = (name(pod), uid(pod));
     let mut all_ready = true;
-    for status in pod["status"]["containerStatuses"].as_array().into_iter().flatten() {
+    let sidecars = pod["status"]["initContainerStatuses"].as_array().into_iter().flatten().filter(|s| is_sidecar(pod, &s["name"]));
+    for status in pod["status"]["containerStatuses"].as_array().into_iter().flatten().chain(sidecars) {
         all_ready &= status["ready"] == true;
         let container = text(&status["name"]);
         let newest = newest(view, uid, container);
@@ -168,6 +169,12 @@ fn liveness_status_is_what_the_runtime_says(view: View<'_>, pod: &Value, wrong: 
 
 fn status_of<'a>(pod: &'a Value, container: &str) -> Option<&'a Value> {
     pod["status"]["containerStatuses"].as_array()?.iter().find(|status| status["name"] == container)
+}
+
+/// An init container that runs as long as the pod does counts as much as a regular one.
+fn is_sidecar(pod: &Value, container: &Value) -> bool {
+    let inits = pod["spec"]["initContainers"].as_array().into_iter().flatten();
+    inits.into_iter().any(|init| init["name"] == *container && init["restartPolicy"] == "Always")
 }
 
 fn has_ended(pod: &Value) -> bool {

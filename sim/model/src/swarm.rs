@@ -34,8 +34,8 @@ pub struct Plan {
     pub odds: (Odds, Odds, Odds),
     /// What is done when, in words.
     pub deeds: Vec<(Duration, String)>,
-    /// Whether the runtime tells of changes.
-    pub events: bool,
+    /// The node.
+    pub node: NodeSpec,
 }
 
 /// What is drawn before a run begins.
@@ -51,8 +51,15 @@ impl Draw {
     #[must_use]
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x5741_524d);
-        let events = rng.below(4) != 0;
-        let node = NodeSpec { runtime_events: events, hints_lost: if rng.below(3) == 0 { 4 } else { 0 }, ..NodeSpec::default() };
+        let change_detection = [None, None, Some("Cache"), Some("Get")][usize::try_from(rng.below(4)).unwrap_or(0)];
+        let node = NodeSpec {
+            runtime_events: rng.below(4) != 0,
+            hints_lost: if rng.below(3) == 0 { 4 } else { 0 },
+            change_detection: change_detection.map(str::to_owned),
+            cgroups_per_qos: rng.below(8) != 0,
+            parallel_pulls: (rng.below(4) == 0).then_some(1),
+            ..NodeSpec::default()
+        };
         Self { node, rng }
     }
 }
@@ -74,7 +81,7 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
     let api = Odds { late: 0, ..draw_odds(&mut rng) };
     let odds = (draw_odds(&mut rng), api, if rng.below(4) == 0 { draw_odds(&mut rng) } else { Odds::default() });
     cluster.with_faults(|faults| (faults.runtime, faults.api, faults.host) = odds);
-    let mut plan = Plan { odds, deeds: Vec::new(), events: node.runtime_events };
+    let mut plan = Plan { odds, deeds: Vec::new(), node: node.clone() };
     let mut times: Vec<u64> = (0..3 + rng.below(MOST_DEEDS)).map(|_| rng.below(25_000)).collect();
     times.sort_unstable();
     let mut pods = 0;
@@ -90,6 +97,10 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
     }
     cluster.run_until(CHAOS);
     heal(cluster);
+    for kind in ["ConfigMap", "Secret"] {
+        // Pods may still wait for theirs.
+        let _made = apply(cluster, settings(&mut rng, kind));
+    }
     cluster.note("healed");
     if !cluster.is_alive() {
         cluster.crash(Some(Duration::from_millis(500)));
@@ -139,7 +150,7 @@ fn draw_odds(rng: &mut Rng) -> Odds {
 }
 
 fn deed(cluster: &mut impl Cluster, rng: &mut Rng, pods: &mut u64) -> String {
-    match rng.below(17) {
+    match rng.below(19) {
         0..=5 => {
             *pods += 1;
             let pod = draw_pod(rng, *pods);
@@ -180,6 +191,15 @@ fn deed(cluster: &mut impl Cluster, rng: &mut Rng, pods: &mut u64) -> String {
             format!("clock jumps by {by:?}")
         }
         15 => kill(cluster, rng),
+        16 | 17 => {
+            let kind = ["ConfigMap", "Secret"][at(rng, 2)];
+            let object = settings(rng, kind);
+            let text = format!("apply {object}");
+            match apply(cluster, object) {
+                Ok(()) => text,
+                Err(why) => format!("{text}: {why}"),
+            }
+        }
         _ => {
             cluster.crash_after(rng.below(60), Duration::from_millis(100));
             "kill the agent at some event".to_owned()
@@ -217,35 +237,47 @@ fn kill(cluster: &mut impl Cluster, rng: &mut Rng) -> String {
     format!("{name} of pod {pod} dies")
 }
 
+/// The one ConfigMap or Secret that pods are drawn to use, as it is now.
+fn settings(rng: &mut Rng, kind: &str) -> Value {
+    // A Secret's data are base64; a ConfigMap takes them as they are.
+    let value = ["YQ==", "Yg==", "Yw=="][at(rng, 3)];
+    json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "settings"}, "data": {"key": value}})
+}
+
+fn at(rng: &mut Rng, most: usize) -> usize {
+    usize::try_from(rng.below(most as u64)).unwrap_or(0)
+}
+
+/// One time in so many.
+fn seldom(rng: &mut Rng, times: u64) -> bool {
+    rng.below(times) == 0
+}
+
 /// A pod with a few containers that behave in some way.
 fn draw_pod(rng: &mut Rng, number: u64) -> Value {
-    let policy = ["Always", "Always", "OnFailure", "Never"][usize::try_from(rng.below(4)).unwrap_or(0)];
+    let policy = ["Always", "Always", "OnFailure", "Never"][at(rng, 4)];
     let scripts = ["", "", "exit=0@3s*", "exit=1@2s*", "term=ignore", "term=2s@0", "exec-fails=5s..8s"];
     let mut annotations = serde_json::Map::new();
-    let mut containers = Vec::new();
-    let mut inits = Vec::new();
-    for at in 0..=rng.below(2) {
-        let name = format!("c{at}");
-        let script = scripts[usize::try_from(rng.below(scripts.len() as u64)).unwrap_or(0)];
+    let mut behave = |name: &str, script: &str| {
         if !script.is_empty() {
             annotations.insert(format!("{ANNOTATION_PREFIX}{name}"), script.into());
         }
-        let mut container = json!({"name": name, "image": "busybox:1.36"});
-        if rng.below(4) == 0 {
-            container["readinessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 1 + rng.below(3)});
-        }
-        if rng.below(6) == 0 {
-            container["livenessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 2, "failureThreshold": 2});
-        }
-        if rng.below(6) == 0 {
-            container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 1 + rng.below(3)}}});
-        }
-        containers.push(container);
+    };
+    let volumes = draw_volumes(rng);
+    let mut containers = Vec::new();
+    let mut inits = Vec::new();
+    for number in 0..=rng.below(2) {
+        let name = format!("c{number}");
+        behave(&name, scripts[at(rng, scripts.len())]);
+        containers.push(draw_container(rng, &name, &volumes));
     }
-    if rng.below(3) == 0 {
-        let script = if rng.below(4) == 0 { "exit=1@1s,0@1s*" } else { "exit=0@1s*" };
-        annotations.insert(format!("{ANNOTATION_PREFIX}init"), script.into());
+    if seldom(rng, 3) {
+        behave("init", if seldom(rng, 4) { "exit=1@1s,0@1s*" } else { "exit=0@1s*" });
         inits.push(json!({"name": "init", "image": "busybox:1.36"}));
+    }
+    if seldom(rng, 6) {
+        behave("side", ["", "exit=1@4s*", "term=ignore"][at(rng, 3)]);
+        inits.push(json!({"name": "side", "image": "busybox:1.36", "restartPolicy": "Always"}));
     }
     json!({
         "apiVersion": "v1",
@@ -254,10 +286,51 @@ fn draw_pod(rng: &mut Rng, number: u64) -> Value {
         "spec": {
             "restartPolicy": policy,
             "terminationGracePeriodSeconds": 2 + rng.below(8),
+            "hostNetwork": seldom(rng, 8),
             "initContainers": inits,
             "containers": containers,
+            "volumes": volumes,
         },
     })
+}
+
+/// Volumes of which some need an object that may come late, or never while faults run.
+fn draw_volumes(rng: &mut Rng) -> Vec<Value> {
+    let kinds = [
+        json!({"name": "config", "configMap": {"name": "settings"}}),
+        json!({"name": "secret", "secret": {"secretName": "settings"}}),
+        json!({"name": "optional", "configMap": {"name": "nowhere", "optional": true}}),
+        json!({"name": "empty", "emptyDir": {}}),
+        json!({"name": "memory", "emptyDir": {"medium": "Memory"}}),
+        json!({"name": "info", "downwardAPI": {"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}),
+    ];
+    kinds.into_iter().filter(|_| seldom(rng, 6)).collect()
+}
+
+fn draw_container(rng: &mut Rng, name: &str, volumes: &[Value]) -> Value {
+    let image = ["busybox:1.36", "busybox:1.36", "registry.example/a:1", "registry.example/b:1"][at(rng, 4)];
+    let mounts: Vec<Value> =
+        volumes.iter().map(|v| json!({"name": v["name"], "mountPath": format!("/{}", text(&v["name"]))})).collect();
+    let mut container = json!({"name": name, "image": image, "volumeMounts": mounts});
+    if seldom(rng, 4) {
+        container["readinessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 1 + rng.below(3)});
+    }
+    if seldom(rng, 6) {
+        container["livenessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 2, "failureThreshold": 2});
+    }
+    if seldom(rng, 10) {
+        container["startupProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 1, "failureThreshold": 3});
+    }
+    if seldom(rng, 6) {
+        container["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 1 + rng.below(3)}}});
+    } else if seldom(rng, 8) {
+        container["lifecycle"] = json!({"postStart": {"sleep": {"seconds": 1}}});
+    }
+    if seldom(rng, 12) {
+        let reference = json!({"configMapKeyRef": {"name": "settings", "key": "key"}});
+        container["env"] = json!([{"name": "KEY", "valueFrom": reference}]);
+    }
+    container
 }
 
 fn text(value: &Value) -> String {

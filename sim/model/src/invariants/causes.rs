@@ -56,10 +56,14 @@ pub(super) fn may_be_stopped(scene: Scene<'_>, object: &Value, container: &Conta
 /// S8: whether an exec in the container passed at some time of its life; without an exec probe nothing is asked for.
 pub(super) fn passed_its_probe(scene: Scene<'_>, object: &Value, container: &Container) -> bool {
     let probed = regular(object).any(|c| c["name"] == container.name() && !c["readinessProbe"]["exec"].is_null());
+    !probed || container.behaviour.exec_passes_by(age(scene, container))
+}
+
+/// How long the container has run.
+pub(super) fn age(scene: Scene<'_>, container: &Container) -> Duration {
     let start = Timestamp::from_second(EPOCH_SECONDS).unwrap_or_default();
     let now = start.saturating_add(SignedDuration::try_from(scene.elapsed).unwrap_or(SignedDuration::MAX)).unwrap_or(start);
-    let age = container.started.and_then(|at| Duration::try_from(now.duration_since(at)).ok()).unwrap_or_default();
-    !probed || container.behaviour.exec_passes_by(age)
+    container.started.and_then(|at| Duration::try_from(now.duration_since(at)).ok()).unwrap_or_default()
 }
 
 /// Whether the agent's next life may refuse the pod: the node is not for it.

@@ -12,10 +12,10 @@ use kubelet::action::{Call, CriCall};
 use kubelet::observation::ContainerState;
 use serde_json::Value;
 
-use self::causes::{has_hook, is_ready, may_be_stopped, may_lose_readiness, passed_its_probe, pod_by_uid, text};
+use self::causes::{age, has_hook, is_ready, may_be_stopped, may_lose_readiness, passed_its_probe, pod_by_uid, text};
 use crate::api::ApiModel;
 use crate::api::store::ChangeKind;
-use crate::runtime::{RuntimeFact, RuntimeModel};
+use crate::runtime::{Container, RuntimeFact, RuntimeModel};
 
 /// S11: how many calls of the API server a minute may see, besides those that users' doings explain.
 const MOST_API_CALLS_A_MINUTE: usize = 1200;
@@ -23,6 +23,8 @@ const MOST_API_CALLS_A_MINUTE: usize = 1200;
 const MOST_IN_FLIGHT: usize = 2000;
 /// How much a grace may be short, for the time that the stop itself takes.
 const GRACE_SLACK: Duration = Duration::from_millis(1500);
+/// S5: how long after a start was withdrawn it may have its effect, before the pod's sandbox goes down.
+const WITHDRAWN_STARTS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What can be seen of a run at one moment, in whichever stage.
 #[derive(Clone, Copy, Debug)]
@@ -169,6 +171,11 @@ impl Witness {
             }
             CriCall::StopPodSandbox { id } => {
                 self.invariant_nothing_is_stopped_that_nobody_wants_stopped(scene, Some(id.as_str()), None);
+                // What still runs in it is killed at once. A start that was withdrawn may still have had its effect, a moment ago.
+                let settled = |c: &&Container| c.sandbox == id.as_str() && age(scene, c) > WITHDRAWN_STARTS_WITHIN;
+                for container in scene.runtime.running().filter(settled) {
+                    self.invariant_nothing_is_killed_before_its_grace(scene, &container.id, Duration::ZERO);
+                }
             }
             _ => {}
         }

@@ -68,6 +68,8 @@ pub fn config_for(node: &NodeSpec) -> Config {
     if let Some(most) = node.max_pods {
         config.pods.max = most;
     }
+    config.cgroups.per_qos = node.cgroups_per_qos;
+    config.images.max_parallel_pulls = node.parallel_pulls.or(config.images.max_parallel_pulls);
     config
 }
 

@@ -53,11 +53,23 @@ pub struct NodeSpec {
     pub change_detection: Option<String>,
     /// How many pods fit.
     pub max_pods: Option<u32>,
+    /// Whether pods lie in cgroups of the agent's making.
+    pub cgroups_per_qos: bool,
+    /// How many images are pulled at once.
+    pub parallel_pulls: Option<u32>,
 }
 
 impl Default for NodeSpec {
     fn default() -> Self {
-        Self { runtime_events: true, hints_lost: 0, registry: Vec::new(), change_detection: None, max_pods: None }
+        Self {
+            runtime_events: true,
+            hints_lost: 0,
+            registry: Vec::new(),
+            change_detection: None,
+            max_pods: None,
+            cgroups_per_qos: true,
+            parallel_pulls: None,
+        }
     }
 }
 

@@ -37,6 +37,8 @@ pub enum Step {
     PostStart(Hook),
     /// Run a container's preStop hook, at most until that moment.
     PreStop {
+        /// Whose.
+        of: ContainerId,
         /// The hook.
         hook: Hook,
         /// When the container's grace ends.
@@ -140,6 +142,11 @@ pub struct Batch {
     stages: VecDeque<Stage>,
     touches_runtime: bool,
     failed: bool,
+    /// Whether a stop that failed holds back what comes after it while its grace lasts.
+    patient: bool,
+    /// The end of the longest grace of a stop that failed.
+    unstopped: Option<Mono>,
+    held_back: bool,
 }
 
 /// How a step ended.
@@ -183,7 +190,14 @@ impl Batch {
     pub fn new(stages: impl IntoIterator<Item = Stage>) -> Self {
         let stages: VecDeque<Stage> = stages.into_iter().collect();
         let touches_runtime = stages.iter().flat_map(|stage| &stage.chains).any(|chain| chain.purpose != Purpose::Prepare);
-        Self { stages, touches_runtime, failed: false }
+        Self { stages, touches_runtime, failed: false, patient: false, unstopped: None, held_back: false }
+    }
+
+    /// The same, but a stop that fails while its grace lasts ends the batch: what comes after it, the sandbox's end above all, would
+    /// kill the container without its grace. (Upstream goes on.)
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self { patient: true, ..self }
     }
 
     /// Whether everything has ended.
@@ -196,6 +210,12 @@ impl Batch {
     #[must_use]
     pub fn failed(&self) -> bool {
         self.failed
+    }
+
+    /// Whether it ended for a stop that failed within its grace, of which the more is left the sooner it is tried again.
+    #[must_use]
+    pub fn held_back(&self) -> bool {
+        self.held_back
     }
 
     /// Whether what was seen of the pod in the runtime may be old after it.
@@ -246,6 +266,10 @@ impl Batch {
                 break;
             }
             self.stages.pop_front();
+            if self.patient && self.unstopped.is_some_and(|until| until > now.mono) {
+                self.stages.clear();
+                self.held_back = true;
+            }
         }
         ended
     }
@@ -260,6 +284,9 @@ impl Batch {
         let end = chain.end(outcome);
         if let Some(end) = &end {
             self.failed |= end.outcome.is_err() && !matches!(end.step, Step::PreStop { .. } | Step::LinkLog { .. });
+            if let (Step::Stop { until, .. }, Err(_)) = (&end.step, &end.outcome) {
+                self.unstopped = self.unstopped.max(Some(*until));
+            }
         }
         end
     }
@@ -302,7 +329,7 @@ impl Chain {
             Step::Create(call) => Some((Lane::Pods, limits.runtime, Call::Cri(call.clone()))),
             Step::Start => self.container.clone().map(|id| (Lane::Pods, limits.runtime, Call::Cri(CriCall::StartContainer { id }))),
             Step::PostStart(hook) => self.hook(hook, now, None, limits, &mut wakes),
-            Step::PreStop { hook, until } => self.hook(hook, now, Some(*until), limits, &mut wakes),
+            Step::PreStop { hook, until, .. } => self.hook(hook, now, Some(*until), limits, &mut wakes),
             Step::Stop { id, until } => id.clone().or_else(|| self.container.clone()).map(|id| {
                 let grace = until.since(now.mono).max(MINIMUM_GRACE);
                 // Whole seconds: the runtime is told no finer (POD-229).

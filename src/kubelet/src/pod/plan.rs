@@ -34,9 +34,9 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
         }
     }
     if worker.batch.as_ref().is_some_and(Batch::is_over) {
-        let failed = worker.end_batch(now);
-        if failed && worker.phase != Phase::Finished {
-            worker.retry_at = Some(now.mono + parts.rng.jitter(ERROR_RETRY, 0.5));
+        let wait = worker.end_batch(now).filter(|_| worker.phase != Phase::Finished);
+        if let Some(wait) = wait {
+            worker.retry_at = Some(now.mono + parts.rng.jitter(wait, 0.5));
         }
     }
     cut_short_for_termination(worker, now, out);
@@ -178,7 +178,7 @@ fn before_it_runs(worker: &mut PodWorker, parts: &Parts, now: Now, seen: &PodObs
             let kills = kill_all(seen, until(now, pod_grace(&worker.pod)));
             let sandboxes = sandboxes_to_stop(worker, seen);
             worker.stopped_sandboxes.extend(sandboxes.iter().cloned());
-            kill_batch(&worker.pod, &kills, &sandboxes, worker.pod_ip(), out)
+            kill_batch(worker, &kills, &sandboxes, out)
         }
     }
 }
@@ -212,7 +212,6 @@ fn container_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus>
 
 /// Stops what has to stop before anything is started: the whole pod, or some containers (POD-118).
 fn kills(worker: &mut PodWorker, seen: &PodObservation, actions: &PodActions, now: Now, out: &mut Out<'_>) -> Option<Batch> {
-    let pod_ip = worker.pod_ip().map(str::to_owned);
     if actions.kill_pod {
         let until = until(now, pod_grace(&worker.pod));
         let kills = kill_all(seen, until);
@@ -225,7 +224,7 @@ fn kills(worker: &mut PodWorker, seen: &PodObservation, actions: &PodActions, no
             out.record(Recorded::normal(Subject::Pod(worker.pod.clone()), "SandboxChanged", message));
         }
         worker.stopped_sandboxes.extend(sandboxes.iter().cloned());
-        return Some(kill_batch(&worker.pod, &kills, &sandboxes, pod_ip.as_deref(), out));
+        return Some(kill_batch(worker, &kills, &sandboxes, out));
     }
     if actions.kills.is_empty() {
         return None;
@@ -239,7 +238,7 @@ fn kills(worker: &mut PodWorker, seen: &PodObservation, actions: &PodActions, no
         }
         kills.push(Kill { container, message: kill.message.clone(), until: until(now, grace) });
     }
-    Some(kill_batch(&worker.pod, &kills, &[], pod_ip.as_deref(), out))
+    Some(kill_batch(worker, &kills, &[], out))
 }
 
 /// POD-253: a probe's own grace, unless the pod is being deleted.
@@ -305,8 +304,7 @@ fn terminate(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObse
         parts.images.forget(&worker.uid);
         return true;
     }
-    let pod_ip = worker.pod_ip().map(str::to_owned);
-    let batch = kill_batch(&worker.pod, &kills, &sandboxes, pod_ip.as_deref(), out);
+    let batch = kill_batch(worker, &kills, &sandboxes, out).patient();
     worker.stopped_sandboxes.extend(sandboxes);
     worker.stopping_with = worker.termination.as_ref().map(|t| t.grace);
     worker.begin(batch);

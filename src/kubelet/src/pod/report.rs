@@ -218,6 +218,12 @@ pub fn set_error(worker: &mut PodWorker, container: &str, reason: &str, message:
 }
 
 fn kill_step_ended(worker: &mut PodWorker, container: &str, end: &StepEnd, out: &mut Out<'_>) {
+    if let Step::PreStop { of, .. } = &end.step {
+        if let Some(seen) = &worker.observation {
+            worker.hooked.retain(|id| seen.containers.iter().any(|c| c.id == *id));
+        }
+        worker.hooked.insert(of.clone());
+    }
     if let Some(why) = hook_failure(end) {
         let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, container));
         out.record(Recorded::warning(subject, "FailedPreStopHook", format!("PreStopHook failed: {why}")));

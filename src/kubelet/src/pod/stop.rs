@@ -8,6 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 
 use super::batch::{Batch, Chain, Hook, MINIMUM_GRACE, Purpose, Stage, Step};
+use super::worker::PodWorker;
 use crate::action::ProbeCall;
 use crate::ids::{ContainerId, SandboxId};
 use crate::observation::{ContainerStatus, PodObservation};
@@ -51,9 +52,10 @@ fn is_sidecar(pod: &Pod, name: &str) -> Option<usize> {
 }
 
 /// The batch that stops those containers: regular ones side by side, then the sidecars from the last to the first (POD-267);
-/// then, if asked, the sandboxes.
+/// then, if asked, the sandboxes. Hooks that have run do not run again.
 #[must_use]
-pub fn kill_batch(pod: &Arc<Pod>, kills: &[Kill<'_>], sandboxes: &[SandboxId], pod_ip: Option<&str>, out: &mut Out<'_>) -> Batch {
+pub fn kill_batch(worker: &PodWorker, kills: &[Kill<'_>], sandboxes: &[SandboxId], out: &mut Out<'_>) -> Batch {
+    let pod = &worker.pod;
     let mut stages = Vec::new();
     let mut regular = Vec::new();
     let mut sidecars = Vec::new();
@@ -61,7 +63,7 @@ pub fn kill_batch(pod: &Arc<Pod>, kills: &[Kill<'_>], sandboxes: &[SandboxId], p
         let name = &kill.container.name;
         let subject = Subject::Container(Arc::clone(pod), field_path_of(pod, name));
         out.record(Recorded::normal(subject, "Killing", kill.message.clone()));
-        let chain = kill_chain(pod, kill, pod_ip);
+        let chain = kill_chain(worker, kill);
         match is_sidecar(pod, name) {
             Some(at) => sidecars.push((at, chain)),
             None => regular.push(chain),
@@ -79,11 +81,12 @@ pub fn kill_batch(pod: &Arc<Pod>, kills: &[Kill<'_>], sandboxes: &[SandboxId], p
     Batch::new(stages)
 }
 
-fn kill_chain(pod: &Pod, kill: &Kill<'_>, pod_ip: Option<&str>) -> Chain {
+fn kill_chain(worker: &PodWorker, kill: &Kill<'_>) -> Chain {
     let name = kill.container.name.clone();
     let mut steps = Vec::new();
-    if let Some(hook) = pre_stop(pod, kill.container, pod_ip) {
-        steps.push(Step::PreStop { hook, until: kill.until });
+    let has_run = worker.hooked.contains(&kill.container.id);
+    if let Some(hook) = pre_stop(&worker.pod, kill.container, worker.pod_ip()).filter(|_| !has_run) {
+        steps.push(Step::PreStop { of: kill.container.id.clone(), hook, until: kill.until });
     }
     steps.push(Step::Stop { id: Some(kill.container.id.clone()), until: kill.until });
     Chain::new(Purpose::Kill { container: name }, steps)

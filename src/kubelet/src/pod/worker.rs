@@ -25,6 +25,8 @@ use crate::time::{Mono, Now, earliest};
 
 /// POD-084: how long after an error a pod is tried again, before jitter.
 pub const ERROR_RETRY: Duration = Duration::from_secs(10);
+/// After a stop that failed while its grace lasts.
+const STOP_RETRY: Duration = Duration::from_secs(1);
 /// How long after a failed look at a pod the next one is.
 const OBSERVE_RETRY: Duration = Duration::from_secs(1);
 
@@ -111,6 +113,8 @@ pub struct PodWorker {
     pub to_restart: BTreeSet<ContainerId>,
     /// Sandboxes that were stopped in this life.
     pub stopped_sandboxes: BTreeSet<SandboxId>,
+    /// Containers whose preStop hook has run in this life.
+    pub hooked: BTreeSet<ContainerId>,
     /// The grace that the stop in flight was begun with.
     pub stopping_with: Option<Duration>,
     /// Whether it was found in the runtime or on the disk, and no source ever told of it: its cgroup is not known.
@@ -159,6 +163,7 @@ impl PodWorker {
             sandbox_attempt: 0,
             to_restart: BTreeSet::new(),
             stopped_sandboxes: BTreeSet::new(),
+            hooked: BTreeSet::new(),
             stopping_with: None,
             adopted: false,
             born: now.mono,
@@ -235,13 +240,14 @@ impl PodWorker {
         self.batch.as_ref().is_some_and(Batch::touches_runtime)
     }
 
-    /// The batch ended: the pod is seen afresh before anything else is planned. Tells whether it failed.
-    pub fn end_batch(&mut self, now: Now) -> bool {
-        let Some(batch) = self.batch.take() else { return false };
+    /// The batch is over. How long to wait before the next one, if it failed.
+    pub fn end_batch(&mut self, now: Now) -> Option<Duration> {
+        let batch = self.batch.take()?;
         if batch.touches_runtime() {
             self.stale_after = self.stale_after.max(now.mono);
         }
-        batch.failed()
+        let wait = if batch.held_back() { STOP_RETRY } else { ERROR_RETRY };
+        batch.failed().then_some(wait)
     }
 
     /// Lets the batch go, with what is in flight: its calls are withdrawn and their ends belong to nobody.
