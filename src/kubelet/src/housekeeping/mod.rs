@@ -227,7 +227,11 @@ impl Kubelet {
 
     /// NODE-134
     fn size_tier(&mut self, now: Now, out: &mut Out<'_>) {
-        if self.housekeeping.tier_at.is_none_or(|at| at > now.mono) || !self.parts.config.cgroups.per_qos {
+        if self.housekeeping.tier_at.is_none_or(|at| at > now.mono) {
+            return;
+        }
+        if !self.parts.config.cgroups.per_qos {
+            self.housekeeping.tier_at = None;
             return;
         }
         if !self.parts.startup.is_done() {

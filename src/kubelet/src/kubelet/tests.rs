@@ -1,17 +1,23 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
-use crate::action::CriCall;
-use crate::observation::{Listing, MachineInfo, PodObservation, RuntimeCondition, RuntimeStatus, RuntimeVersion};
+use crate::action::{Action, CriCall, HostCall};
+use crate::failure::{Failure, FailureKind};
+use crate::ids::{ContainerId, SandboxId};
+use crate::observation::{
+    ContainerState, ContainerStatus, Listing, MachineInfo, PodObservation, RuntimeCondition, RuntimeStatus, RuntimeVersion,
+    SandboxState, SandboxStatus,
+};
 
-/// An agent whose calls are answered at once, in order, by a node that is well unless a test says otherwise.
+/// An agent whose calls are answered a millisecond later, in order, by a node that is well unless a test says otherwise.
 struct Bench {
     kubelet: Kubelet,
     now: Mono,
     runtime_ready: bool,
-    cgroup_driver: Option<bool>,
-    observation: Option<PodObservation>,
-    cgroups: BTreeMap<PodUid, String>,
+    runtime_silent: bool,
+    /// What the runtime holds; nothing of a pod that is not here.
+    seen: BTreeMap<PodUid, PodObservation>,
+    cgroups: BTreeSet<String>,
     calls: Vec<Call>,
 }
 
@@ -21,9 +27,9 @@ impl Bench {
             kubelet: Kubelet::new(Arc::new(config), 1),
             now: Mono::ZERO,
             runtime_ready: true,
-            cgroup_driver: Some(false),
-            observation: None,
-            cgroups: BTreeMap::new(),
+            runtime_silent: false,
+            seen: BTreeMap::new(),
+            cgroups: BTreeSet::new(),
             calls: Vec::new(),
         }
     }
@@ -32,6 +38,7 @@ impl Bench {
         let mut events = std::collections::VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let mut actions = Vec::new();
+            self.now = self.now + Duration::from_millis(1);
             let now = Now { mono: self.now, wall: jiff::Timestamp::UNIX_EPOCH };
             self.kubelet.handle(now, event, &mut actions);
             for action in actions {
@@ -42,9 +49,12 @@ impl Bench {
     }
 
     /// What comes back. What nobody waits for here stays unanswered.
-    fn answer(&self, action: &Action) -> Option<Event> {
+    fn answer(&mut self, action: &Action) -> Option<Event> {
         let id = action.id;
         match &action.call {
+            Call::Cri(CriCall::Status) if self.runtime_silent => {
+                Some(Event::CriDone { id, outcome: Err(Failure::new(FailureKind::Unavailable, "connection refused")) })
+            }
             Call::Cri(call) => self.answer_of_runtime(call).map(|reply| Event::CriDone { id, outcome: Ok(reply) }),
             Call::Host(call) => {
                 let reply = match call {
@@ -55,7 +65,8 @@ impl Bench {
                         ..MachineInfo::default()
                     })),
                     HostCall::ListPodDirs => HostReply::PodDirs(Vec::new()),
-                    HostCall::ListPodCgroups => HostReply::PodCgroups(self.cgroups.clone()),
+                    HostCall::ListPodCgroups => HostReply::PodCgroups(BTreeMap::new()),
+                    HostCall::CgroupExists { name } => HostReply::Exists(self.cgroups.contains(name)),
                     HostCall::ReadFile { .. } => HostReply::Contents(b"nameserver 10.0.0.2\n".to_vec()),
                     _ => HostReply::Done,
                 };
@@ -65,11 +76,11 @@ impl Bench {
         }
     }
 
-    fn answer_of_runtime(&self, call: &CriCall) -> Option<CriReply> {
+    fn answer_of_runtime(&mut self, call: &CriCall) -> Option<CriReply> {
         let condition = |status| Some(RuntimeCondition { status, ..RuntimeCondition::default() });
         Some(match call {
             CriCall::Version => CriReply::Version(RuntimeVersion::default()),
-            CriCall::RuntimeConfig => CriReply::RuntimeConfig { systemd_cgroup: self.cgroup_driver },
+            CriCall::RuntimeConfig => CriReply::RuntimeConfig { systemd_cgroup: Some(false) },
             CriCall::Status => CriReply::Status(RuntimeStatus {
                 runtime_ready: condition(self.runtime_ready),
                 network_ready: condition(true),
@@ -77,8 +88,18 @@ impl Bench {
             }),
             CriCall::List => CriReply::Listing { began: self.now, listing: Listing::default() },
             CriCall::Observe { pod } => {
-                let seen = self.observation.clone().unwrap_or_else(|| PodObservation::empty(pod.clone(), self.now));
+                let seen = self.seen.get(pod).cloned().unwrap_or_else(|| PodObservation::empty(pod.clone(), self.now));
                 CriReply::Observation(Arc::new(PodObservation { began: self.now, ..seen }))
+            }
+            CriCall::StopContainer { id, .. } => {
+                let stopped = self.seen.values_mut().flat_map(|seen| &mut seen.containers).filter(|c| c.id == *id);
+                stopped.for_each(|container| container.state = ContainerState::Exited);
+                CriReply::Done
+            }
+            CriCall::StopPodSandbox { id } => {
+                let stopped = self.seen.values_mut().flat_map(|seen| &mut seen.sandboxes).filter(|s| s.id == *id);
+                stopped.for_each(|sandbox| sandbox.state = SandboxState::NotReady);
+                CriReply::Done
             }
             _ => return None,
         })
@@ -88,10 +109,11 @@ impl Bench {
     fn pass(&mut self, seconds: u64) {
         let end = self.now + Duration::from_secs(seconds);
         while let Some(at) = self.kubelet.deadline().filter(|at| *at <= end) {
-            self.now = self.now.max(at) + Duration::from_millis(1);
+            self.now = self.now.max(at);
             self.handle(Event::TimerFired);
+            assert!(self.now <= end + Duration::from_secs(1), "wakes without end: {:?}", self.kubelet.deadlines());
         }
-        self.now = end;
+        self.now = self.now.max(end);
     }
 
     fn list_node(&mut self) {
@@ -100,13 +122,52 @@ impl Bench {
         self.handle(Event::WatchListed { key: WatchKey::Services, objects: vec![] });
     }
 
-    fn list_pods(&mut self) {
-        let pod = json!({
-            "metadata": {"name": "web", "namespace": "default", "uid": "web"},
-            "spec": {"containers": [{"name": "main", "image": "busybox"}]},
-        });
-        let pod = Object::Pod(Arc::new(serde_json::from_value(pod).unwrap()));
-        self.handle(Event::WatchListed { key: WatchKey::Pods, objects: vec![pod] });
+    fn list_pods(&mut self, pods: &[Value]) {
+        let object = |pod: &Value| Object::Pod(Arc::new(serde_json::from_value(pod.clone()).unwrap()));
+        self.handle(Event::WatchListed { key: WatchKey::Pods, objects: pods.iter().map(object).collect() });
+    }
+
+    /// An earlier life left the pod's container running.
+    fn running(&mut self, pod: &str) {
+        let sandbox = SandboxStatus {
+            id: SandboxId::new(format!("sandbox-{pod}")),
+            attempt: 0,
+            state: SandboxState::Ready,
+            created_at: 1,
+            ips: vec!["10.0.0.7".to_owned()],
+            host_network: false,
+            runtime_handler: String::new(),
+            labels: BTreeMap::new(),
+        };
+        let container = ContainerStatus {
+            id: ContainerId::new(format!("main-{pod}")),
+            sandbox: sandbox.id.clone(),
+            name: "main".to_owned(),
+            attempt: 0,
+            state: ContainerState::Running,
+            created_at: 1,
+            started_at: 1,
+            finished_at: 0,
+            exit_code: 0,
+            reason: String::new(),
+            message: String::new(),
+            image: "busybox".to_owned(),
+            image_ref: "sha256:1".to_owned(),
+            log_path: String::new(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            user: None,
+            resources: None,
+            termination_log: String::new(),
+            stop_signal: String::new(),
+        };
+        let uid = PodUid::new(pod);
+        let seen = PodObservation {
+            sandboxes: vec![sandbox],
+            containers: vec![container],
+            ..PodObservation::empty(uid.clone(), Mono::ZERO)
+        };
+        self.seen.insert(uid, seen);
     }
 
     fn count(&self, is: impl Fn(&Call) -> bool) -> usize {
@@ -130,8 +191,15 @@ fn watches_pods(call: &Call) -> bool {
     matches!(call, Call::Api(ApiCall::Watch(WatchKey::Pods)))
 }
 
-fn runs_sandbox(call: &Call) -> bool {
-    matches!(call, Call::Cri(CriCall::RunPodSandbox { .. }))
+fn looks_for_cgroup(call: &Call) -> bool {
+    matches!(call, Call::Host(HostCall::CgroupExists { .. }))
+}
+
+fn pod(name: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "default", "uid": name},
+        "spec": {"containers": [{"name": "main", "image": "busybox"}]},
+    })
 }
 
 // NODE-001
@@ -142,8 +210,9 @@ fn start_of_the_agent_is_told() {
     bench.pass(1);
     let events =
         bench.calls.iter().filter_map(|call| if let Call::Api(ApiCall::CreateEvent(event)) = call { Some(event) } else { None });
-    let told: Vec<_> = events.map(|e| (e.type_.as_deref(), e.reason.as_deref(), e.message.as_deref())).collect();
-    assert_eq!(told, [(Some("Normal"), Some("Starting"), Some("Starting kubelet."))]);
+    let mut told = events.map(|e| (e.type_.as_deref(), e.reason.as_deref(), e.message.as_deref()));
+    assert_eq!(told.next(), Some((Some("Normal"), Some("Starting"), Some("Starting kubelet."))));
+    assert!(told.all(|(_, reason, _)| reason != Some("Starting")), "once");
 }
 
 // NODE-002: without an API server there is nobody to ask and nobody to tell.
@@ -179,7 +248,7 @@ fn nothing_is_begun_on_a_runtime_that_is_not_ready() {
     bench.runtime_ready = false;
     bench.handle(Event::Started);
     bench.list_node();
-    bench.list_pods();
+    bench.list_pods(&[pod("web")]);
     bench.pass(60);
     assert!(bench.changes().is_empty());
     assert!(bench.count(|call| matches!(call, Call::Cri(CriCall::Observe { .. }))) > 0);
@@ -188,13 +257,96 @@ fn nothing_is_begun_on_a_runtime_that_is_not_ready() {
     assert_eq!(bench.changes(), ["EnsureCgroup", "RunPodSandbox"]);
 }
 
-// POD-101: the pod's cgroup is there before its sandbox is; one that cannot be made is told, and nothing starts.
+// POD-051, NODE-104: a runtime that says nothing for long is not ready either.
+#[test]
+fn nothing_is_begun_on_a_runtime_that_is_silent() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.list_pods(&[]);
+    bench.pass(10);
+    bench.runtime_silent = true;
+    bench.pass(40);
+    bench.list_pods(&[pod("web")]);
+    bench.pass(40);
+    assert!(bench.changes().is_empty());
+    bench.runtime_silent = false;
+    bench.pass(2);
+    assert_eq!(bench.changes(), ["EnsureCgroup", "RunPodSandbox"]);
+}
+
+// POD-051: what is to stop is stopped all the same: whether the runtime can, it says itself.
+#[test]
+fn pod_is_stopped_on_a_runtime_that_is_not_ready() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.runtime_ready = false;
+    bench.running("web");
+    bench.handle(Event::Started);
+    bench.list_node();
+    let mut deleted = pod("web");
+    deleted["metadata"]["deletionTimestamp"] = json!("1970-01-01T00:00:30Z");
+    deleted["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+    bench.list_pods(&[deleted]);
+    bench.pass(60);
+    assert_eq!(bench.changes(), ["StopContainer", "StopPodSandbox"]);
+}
+
+// POD-101: the pod's cgroup is there before its sandbox is.
 #[test]
 fn sandbox_waits_for_the_cgroup() {
     let mut bench = Bench::new(Config::new("n1"));
     bench.handle(Event::Started);
     bench.list_node();
-    bench.list_pods();
+    bench.list_pods(&[pod("web")]);
     bench.pass(1);
     assert_eq!(bench.changes(), ["EnsureCgroup", "RunPodSandbox"]);
+    assert_eq!(bench.count(looks_for_cgroup), 0, "nothing runs that could be outside");
+}
+
+// POD-101: what an earlier life left running in its cgroup runs on, and one small look at each pod tells so.
+#[test]
+fn new_life_leaves_what_runs_in_its_cgroup_alone() {
+    let mut bench = Bench::new(Config::new("n1"));
+    let names: Vec<String> = (0..100).map(|n| format!("p{n}")).collect();
+    for name in &names {
+        bench.running(name);
+        bench.cgroups.insert(format!("/kubepods/besteffort/pod{name}"));
+    }
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.list_pods(&names.iter().map(|name| pod(name)).collect::<Vec<_>>());
+    bench.pass(120);
+    assert_eq!(bench.changes(), vec!["EnsureCgroup"; 100]);
+    assert_eq!(bench.count(looks_for_cgroup), 100);
+    let listings = bench.count(|call| matches!(call, Call::Host(HostCall::ListPodCgroups)));
+    assert!(listings < 10, "{listings} listings of all cgroups in two minutes");
+}
+
+// POD-101: what runs outside its cgroup is stopped before that is made.
+#[test]
+fn what_runs_outside_its_cgroup_is_stopped_first() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.running("web");
+    bench.cgroups.insert("/kubepods/podweb".to_owned());
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.list_pods(&[pod("web")]);
+    bench.pass(1);
+    assert_eq!(bench.changes(), ["StopContainer", "StopPodSandbox", "EnsureCgroup", "RunPodSandbox"]);
+    assert_eq!(bench.count(looks_for_cgroup), 1);
+}
+
+// POD-101: where pods have no cgroups of their own, nothing is outside.
+#[test]
+fn without_cgroups_of_pods_nothing_is_looked_for() {
+    let mut config = Config::new("n1");
+    config.cgroups.per_qos = false;
+    let mut bench = Bench::new(config);
+    bench.running("web");
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.list_pods(&[pod("web")]);
+    bench.pass(10);
+    assert!(bench.changes().is_empty());
+    assert_eq!(bench.count(looks_for_cgroup), 0);
 }

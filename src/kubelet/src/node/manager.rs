@@ -160,7 +160,7 @@ impl NodeManager {
         let status = match (&self.doing, self.registered) {
             // What the machine is comes with an event of its own.
             (Doing::Nothing, false) if self.machine_known => Some(self.attempts.next()),
-            (Doing::Nothing, true) if self.urgent => Some(Mono::ZERO.max(self.attempts.next())),
+            (Doing::Nothing, true) if self.urgent => Some(self.next_status.min(self.attempts.next())),
             (Doing::Nothing, true) => Some(self.next_status),
             _ => None,
         };

@@ -140,7 +140,8 @@ fn node_that_is_there_already_is_reconciled() {
         assert!(!bench.manager.is_registered());
         bench.done(0, id, failed(FailureKind::Unavailable));
         assert!(!bench.manager.is_registered(), "a patch that failed fails the attempt");
-        bench.done(200, Bench::created(&bench.due(200)).0, Ok(ApiReply::Node(Arc::new(node))));
+        let (id, _) = Bench::created(&bench.due(200));
+        bench.done(200, id, Ok(ApiReply::Node(Arc::new(node))));
         assert!(bench.manager.is_registered());
     }
 }
