@@ -15,6 +15,9 @@ struct Bench {
     now: Mono,
     runtime_ready: bool,
     runtime_silent: bool,
+    systemd_cgroup: Option<bool>,
+    sandboxes_fail: bool,
+    pod_dirs: Vec<PodUid>,
     /// What the runtime holds; nothing of a pod that is not here.
     seen: BTreeMap<PodUid, PodObservation>,
     cgroups: BTreeSet<String>,
@@ -28,6 +31,9 @@ impl Bench {
             now: Mono::ZERO,
             runtime_ready: true,
             runtime_silent: false,
+            systemd_cgroup: Some(false),
+            sandboxes_fail: false,
+            pod_dirs: Vec::new(),
             seen: BTreeMap::new(),
             cgroups: BTreeSet::new(),
             calls: Vec::new(),
@@ -55,6 +61,9 @@ impl Bench {
             Call::Cri(CriCall::Status) if self.runtime_silent => {
                 Some(Event::CriDone { id, outcome: Err(Failure::new(FailureKind::Unavailable, "connection refused")) })
             }
+            Call::Cri(CriCall::RunPodSandbox { .. }) if self.sandboxes_fail => {
+                Some(Event::CriDone { id, outcome: Err(Failure::new(FailureKind::Other, "no")) })
+            }
             Call::Cri(call) => self.answer_of_runtime(call).map(|reply| Event::CriDone { id, outcome: Ok(reply) }),
             Call::Host(call) => {
                 let reply = match call {
@@ -64,9 +73,10 @@ impl Bench {
                         root_fs_capacity: 1 << 30,
                         ..MachineInfo::default()
                     })),
-                    HostCall::ListPodDirs => HostReply::PodDirs(Vec::new()),
+                    HostCall::ListPodDirs => HostReply::PodDirs(self.pod_dirs.clone()),
                     HostCall::ListPodCgroups => HostReply::PodCgroups(BTreeMap::new()),
                     HostCall::CgroupExists { name } => HostReply::Exists(self.cgroups.contains(name)),
+                    HostCall::ListVolumes { .. } => HostReply::Volumes(Vec::new()),
                     HostCall::ReadFile { .. } => HostReply::Contents(b"nameserver 10.0.0.2\n".to_vec()),
                     _ => HostReply::Done,
                 };
@@ -80,7 +90,7 @@ impl Bench {
         let condition = |status| Some(RuntimeCondition { status, ..RuntimeCondition::default() });
         Some(match call {
             CriCall::Version => CriReply::Version(RuntimeVersion::default()),
-            CriCall::RuntimeConfig => CriReply::RuntimeConfig { systemd_cgroup: Some(false) },
+            CriCall::RuntimeConfig => CriReply::RuntimeConfig { systemd_cgroup: self.systemd_cgroup },
             CriCall::Status => CriReply::Status(RuntimeStatus {
                 runtime_ready: condition(self.runtime_ready),
                 network_ready: condition(true),
@@ -349,4 +359,79 @@ fn without_cgroups_of_pods_nothing_is_looked_for() {
     bench.pass(10);
     assert!(bench.changes().is_empty());
     assert_eq!(bench.count(looks_for_cgroup), 0);
+}
+
+// API-292, NODE-132: the runtime's word on the driver goes before the configuration's, which stands where the runtime has none.
+#[test]
+fn runtimes_cgroup_driver_wins() {
+    for (told, prefix) in [(Some(false), "/kubepods/"), (Some(true), "/kubepods.slice/"), (None, "/kubepods.slice/")] {
+        let mut config = Config::new("n1");
+        config.cgroups.driver = crate::config::CgroupDriver::Systemd;
+        let mut bench = Bench::new(config);
+        bench.systemd_cgroup = told;
+        bench.handle(Event::Started);
+        bench.list_node();
+        bench.list_pods(&[pod("web")]);
+        bench.pass(1);
+        let names = bench.calls.iter().filter_map(|call| match call {
+            Call::Host(HostCall::EnsureCgroup { name, .. }) => Some(name.as_str()),
+            _ => None,
+        });
+        let names: Vec<&str> = names.collect();
+        assert!(names.len() == 1 && names[0].starts_with(prefix), "{told:?}: {names:?}");
+    }
+}
+
+// POD-084, POD-053: after an error the pod is due again ten to fifteen seconds later, with no event but time.
+#[test]
+fn pod_that_failed_is_tried_again_after_ten_seconds() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.sandboxes_fail = true;
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.list_pods(&[pod("web")]);
+    let tries = |bench: &Bench| bench.changes().into_iter().filter(|change| *change == "RunPodSandbox").count();
+    bench.pass(9);
+    assert_eq!(tries(&bench), 1);
+    bench.pass(7);
+    assert_eq!(tries(&bench), 2);
+    bench.pass(60);
+    assert!((5..=8).contains(&tries(&bench)), "{}", tries(&bench));
+}
+
+// POD-085: what nobody knows is not removed before all sources have spoken, and is once they have.
+#[test]
+fn directory_of_an_unknown_pod_goes_once_every_source_has_spoken() {
+    let removed = |call: &Call| matches!(call, Call::Host(HostCall::RemovePodDir { .. }));
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.pod_dirs = vec![PodUid::new("gone"), PodUid::new("web")];
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.pass(300);
+    assert_eq!(bench.count(removed), 0);
+    bench.list_pods(&[pod("web")]);
+    bench.pass(60);
+    let of_gone = |call: &Call| matches!(call, Call::Host(HostCall::RemovePodDir { pod }) if pod.as_str() == "gone");
+    assert!(bench.count(of_gone) > 0);
+    assert_eq!(bench.count(of_gone), bench.count(removed), "the pod that runs keeps its own");
+}
+
+// POD-057: a look that began before something changed tells nothing of what is now: it is looked again.
+#[test]
+fn look_that_began_before_a_change_does_not_count() {
+    let now = |seconds| Now { mono: Mono::from_start(Duration::from_secs(seconds)), wall: jiff::Timestamp::UNIX_EPOCH };
+    let uid = PodUid::new("web");
+    let object = Arc::new(serde_json::from_value(pod("web")).unwrap());
+    let mut worker = PodWorker::new(now(1), uid.clone(), object, Some(PodSource::Api));
+    let look = |seconds| Arc::new(PodObservation::empty(uid.clone(), now(seconds).mono));
+    worker.observed(now(3), Ok(look(2)));
+    assert!(worker.fresh().is_some());
+    worker.runtime_changed(now(4));
+    assert!(worker.fresh().is_none());
+    worker.observed(now(6), Ok(look(3)));
+    assert!(worker.fresh().is_none(), "it began before the change and ended after it");
+    worker.observed(now(6), Ok(look(5)));
+    assert!(worker.fresh().is_some());
+    worker.observed(now(7), Ok(look(2)));
+    assert_eq!(worker.seen().began, now(5).mono, "a late look does not take the place of a newer one");
 }
