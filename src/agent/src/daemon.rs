@@ -151,3 +151,33 @@ fn write_private(path: &Path, contents: &[u8], mode: u32) -> anyhow::Result<()> 
     file.write_all(contents)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    // API-170: made once for the host and a year, kept beside its key, and the same in every later life.
+    #[test]
+    fn serving_certificate_is_made_once_and_kept() {
+        let directory = std::env::temp_dir().join(format!("keelson-daemon-{}", std::process::id()));
+        let (file, key_file) = (directory.join("pki/kubelet.crt"), directory.join("pki/kubelet.key"));
+        let source = CertificateSource::SelfSigned { certificate: file.clone(), key: key_file.clone() };
+        let tls = Tls { source, only_tls13: false, cipher_suites: Vec::new(), curve_preferences: Vec::new() };
+        let made = certificate(&tls, "n1", &[], Timestamp::from_second(1_767_225_600).unwrap()).unwrap();
+        let kept = certificate(&tls, "n1", &[], Timestamp::from_second(1_767_312_000).unwrap()).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let modes = (mode(&file), mode(&key_file));
+        fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(made, kept);
+        assert_eq!(modes, (0o644, 0o600));
+        server_config(&made.0, &made.1, None).unwrap();
+        let der = crate::tls::certificates("it", &made.0).unwrap();
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der[0]).unwrap();
+        let names = parsed.subject_alternative_name().unwrap().unwrap();
+        assert!(matches!(names.value.general_names[..], [x509_parser::extensions::GeneralName::DNSName("n1")]));
+        let seconds = parsed.validity().not_after.timestamp() - 1_767_225_600;
+        assert_eq!(seconds, 365 * 86_400);
+    }
+}
