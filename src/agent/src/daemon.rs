@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use rustls::crypto::ring;
 use rustls::server::danger::ClientCertVerifier;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +47,15 @@ pub async fn run(resolved: Resolved) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     tokio::spawn(signals(shutdown.clone()));
     let env = env(&resolved)?;
+    if let Err(error) = limit_open_files(resolved.process.max_open_files) {
+        tracing::warn!(%error, wanted = resolved.process.max_open_files, "Failed to set rlimit on max file handles");
+    }
     run_in(env, &resolved, shutdown).await
+}
+
+/// `maxOpenFiles`, both as what holds and as what it could be raised to. Upstream goes on when this fails, too.
+fn limit_open_files(most: u64) -> io::Result<()> {
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: Some(most) })?)
 }
 
 /// Runs the daemon in that environment until the token is cancelled.
@@ -157,6 +166,17 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    // NODE-001: the agent may open as many files as the configuration says.
+    #[test]
+    fn limit_of_open_files_is_set() {
+        let before = rustix::process::getrlimit(Resource::Nofile);
+        // Without privileges it can only go down.
+        let most = before.maximum.unwrap_or(1 << 20) - 1;
+        limit_open_files(most).unwrap();
+        let after = rustix::process::getrlimit(Resource::Nofile);
+        assert_eq!((after.current, after.maximum), (Some(most), Some(most)));
+    }
 
     // API-170: made once for the host and a year, kept beside its key, and the same in every later life.
     #[test]

@@ -212,7 +212,7 @@ fn pod(name: &str) -> Value {
     })
 }
 
-// NODE-001
+// NODE-001: the beginning of each life is told, once.
 #[test]
 fn start_of_the_agent_is_told() {
     let mut bench = Bench::new(Config::new("n1"));
