@@ -89,6 +89,7 @@ impl HostModel {
                 self.cgroups.remove(name);
                 Ok(HostReply::Done)
             }
+            HostCall::CgroupExists { name } => Ok(HostReply::Exists(self.cgroups.contains(name))),
             HostCall::ListPodCgroups => Ok(HostReply::PodCgroups(self.pod_cgroups())),
             HostCall::MakePodDirs { pod, .. } => self.space().map(|()| {
                 self.pod_dirs.insert(pod.clone());

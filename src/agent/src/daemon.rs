@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use rustls::crypto::ring;
 use rustls::server::danger::ClientCertVerifier;
 use tokio_util::sync::CancellationToken;
@@ -46,7 +47,15 @@ pub async fn run(resolved: Resolved) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     tokio::spawn(signals(shutdown.clone()));
     let env = env(&resolved)?;
+    if let Err(error) = limit_open_files(resolved.process.max_open_files) {
+        tracing::warn!(%error, wanted = resolved.process.max_open_files, "Failed to set rlimit on max file handles");
+    }
     run_in(env, &resolved, shutdown).await
+}
+
+/// `maxOpenFiles`, both as what holds and as what it could be raised to. Upstream goes on when this fails, too.
+fn limit_open_files(most: u64) -> io::Result<()> {
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: Some(most) })?)
 }
 
 /// Runs the daemon in that environment until the token is cancelled.
@@ -165,4 +174,45 @@ fn write_private(path: &Path, contents: &[u8], mode: u32) -> anyhow::Result<()> 
         .with_context(|| path.display().to_string())?;
     file.write_all(contents)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    // NODE-001: the agent may open as many files as the configuration says.
+    #[test]
+    fn limit_of_open_files_is_set() {
+        let before = rustix::process::getrlimit(Resource::Nofile);
+        // Without privileges it can only go down.
+        let most = before.maximum.unwrap_or(1 << 20) - 1;
+        limit_open_files(most).unwrap();
+        let after = rustix::process::getrlimit(Resource::Nofile);
+        assert_eq!((after.current, after.maximum), (Some(most), Some(most)));
+    }
+
+    // API-170: made once for the host and a year, kept beside its key, and the same in every later life.
+    #[test]
+    fn serving_certificate_is_made_once_and_kept() {
+        let directory = std::env::temp_dir().join(format!("keelson-daemon-{}", std::process::id()));
+        let (file, key_file) = (directory.join("pki/kubelet.crt"), directory.join("pki/kubelet.key"));
+        let source = CertificateSource::SelfSigned { certificate: file.clone(), key: key_file.clone() };
+        let tls = Tls { source, only_tls13: false, cipher_suites: Vec::new(), curve_preferences: Vec::new() };
+        let made = certificate(&tls, "n1", &[], Timestamp::from_second(1_767_225_600).unwrap()).unwrap();
+        let kept = certificate(&tls, "n1", &[], Timestamp::from_second(1_767_312_000).unwrap()).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let modes = (mode(&file), mode(&key_file));
+        fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(made, kept);
+        assert_eq!(modes, (0o644, 0o600));
+        server_config(&made.0, &made.1, None).unwrap();
+        let der = crate::tls::certificates("it", &made.0).unwrap();
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der[0]).unwrap();
+        let names = parsed.subject_alternative_name().unwrap().unwrap();
+        assert!(matches!(names.value.general_names[..], [x509_parser::extensions::GeneralName::DNSName("n1")]));
+        let seconds = parsed.validity().not_after.timestamp() - 1_767_225_600;
+        assert_eq!(seconds, 365 * 86_400);
+    }
 }

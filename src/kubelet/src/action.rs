@@ -285,6 +285,11 @@ pub enum HostCall {
         /// Its settings.
         settings: CgroupSettings,
     },
+    /// Whether a cgroup is there, with the controllers that it needs (NODE-132) → `Exists`.
+    CgroupExists {
+        /// Its name.
+        name: String,
+    },
     /// Kill what is left in a cgroup and remove it (NODE-136) → `Done`, also when it is gone.
     RemoveCgroup {
         /// Its name.

@@ -333,8 +333,8 @@ mod tests {
             "containers": [{"name": "c", "resources": {"requests": {"cpu": "3"}}, "ports": [{"containerPort": 80, "hostPort": 80}]}],
         }));
         let active = Arc::new(pod(json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]})));
-        type Mend = fn(&mut PodSpec);
-        let mendings: [(&str, Mend); 9] = [
+        type Mending = fn(&mut PodSpec);
+        let mendings: [(&str, Mending); 9] = [
             ("SysctlForbidden", |s| s.security_context.as_mut().unwrap().sysctls = None),
             ("PodOSNotSupported", |s| s.os = None),
             ("SupplementalGroupsPolicyNotSupported", |s| s.security_context = None),

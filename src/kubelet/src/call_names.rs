@@ -86,6 +86,7 @@ impl HostCall {
             Self::MachineInfo => "MachineInfo",
             Self::ApplyCgroup { .. } => "ApplyCgroup",
             Self::EnsureCgroup { .. } => "EnsureCgroup",
+            Self::CgroupExists { .. } => "CgroupExists",
             Self::RemoveCgroup { .. } => "RemoveCgroup",
             Self::ListPodCgroups => "ListPodCgroups",
             Self::MakePodDirs { .. } => "MakePodDirs",

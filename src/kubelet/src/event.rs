@@ -259,6 +259,8 @@ pub enum HostReply {
     Volumes(Vec<VolumeDirectory>),
     /// The pods that have a cgroup, with its name.
     PodCgroups(BTreeMap<PodUid, String>),
+    /// Whether it is there.
+    Exists(bool),
     /// A filesystem's fill.
     Fs(FsUsage),
     /// The highest restart count found among a container's log files, if there is one.

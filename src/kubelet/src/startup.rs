@@ -1,6 +1,7 @@
 //! Decides what the node needs before it can run pods: directories, machine info, cgroup tiers.
 //! Upstream: cmd/kubelet/app/server.go, pkg/kubelet/cm/{container_manager_linux,qos_container_manager_linux}.go.
-//! Differs: each step is tried again until it works, instead of the process exiting.
+//! Differs: each step is tried again until it works, instead of the process exiting; tiers are made once the runtime has told its
+//! cgroup driver, ready or not.
 
 use std::time::Duration;
 

@@ -292,6 +292,33 @@ fn the_table_of_flags_is_sorted_and_holds_no_removed_flag() {
     }
 }
 
+// API-001: the port that is served is the one that the node tells, unless nothing is served at all.
+#[test]
+fn served_port_is_the_one_that_the_node_tells() {
+    let served = with("address: 192.0.2.1\nport: 10350\n", "");
+    assert_eq!(served.server.https, Some("192.0.2.1:10350".parse().expect("an address")));
+    assert_eq!(served.kubelet.node.port, 10350);
+    assert_eq!(with("", "").server.https.map(|address| address.port()), Some(10250));
+    assert_eq!(with("enableServer: false\n", "").server.https, None);
+}
+
+// API-245: what can be said by flags alone, and what is called otherwise than its field.
+#[test]
+fn flags_that_are_no_field_or_have_another_name_are_known() {
+    let alone = "config config-dir kubeconfig bootstrap-kubeconfig hostname-override node-ip node-labels seccomp-default cert-dir \
+                 root-dir cloud-provider runtime-cgroups lock-file exit-on-lock-contention image-credential-provider-config \
+                 image-credential-provider-bin-dir housekeeping-interval version help minimum-container-ttl-duration \
+                 maximum-dead-containers maximum-dead-containers-per-container";
+    let renamed = "pod-manifest-path manifest-url manifest-url-header rotate-server-certificates reserved-cpus event-qps \
+                   registry-qps pod-max-pids image-gc-high-threshold image-gc-low-threshold minimum-image-ttl-duration \
+                   contention-profiling kube-api-content-type anonymous-auth client-ca-file authentication-token-webhook \
+                   authentication-token-webhook-cache-ttl authorization-mode authorization-webhook-cache-authorized-ttl \
+                   authorization-webhook-cache-unauthorized-ttl";
+    let unknown = |name: &&str| FLAGS.iter().all(|flag| flag.name != *name);
+    let missing: Vec<&str> = alone.split_whitespace().chain(renamed.split_whitespace()).filter(unknown).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 /// The page about flags, from the table.
 fn flags_page() -> String {
     let mut page = String::from(

@@ -111,6 +111,7 @@ fn operate(layout: &Layout, call: &HostCall) -> Result<HostReply, HostError> {
     match call {
         HostCall::MachineInfo => machine::info(layout).map(|found| HostReply::Machine(Box::new(found))),
         HostCall::ListPodCgroups => Cgroups::of(layout).pods(&layout.cgroup_root).map(HostReply::PodCgroups),
+        HostCall::CgroupExists { name } => Cgroups::of(layout).exists(name).map(HostReply::Exists),
         HostCall::ListPodDirs => pod_dirs::list(layout).map(HostReply::PodDirs),
         HostCall::ReadFile { path } => files::read(&layout.at(path)?).map(HostReply::Contents),
         HostCall::HighestLog { directory } => pod_dirs::highest_log(layout, directory).map(HostReply::HighestLog),
@@ -148,6 +149,7 @@ fn change(layout: &Layout, call: &HostCall) -> Result<(), HostError> {
         }
         HostCall::MachineInfo
         | HostCall::ListPodCgroups
+        | HostCall::CgroupExists { .. }
         | HostCall::ListPodDirs
         | HostCall::ReadFile { .. }
         | HostCall::HighestLog { .. }

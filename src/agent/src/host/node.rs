@@ -85,6 +85,28 @@ mod tests {
     use super::super::testing::Scratch;
     use super::*;
 
+    // NODE-005, NODE-004, API-293
+    #[test]
+    fn new_node_directories_have_their_modes() {
+        let scratch = Scratch::new();
+        make_directories(&scratch.layout()).unwrap();
+        let mode = |path: &str| fs::metadata(scratch.path().join(path)).unwrap().permissions().mode() & 0o7777;
+        for below in ["", "/pods", "/plugins", "/plugins_registry", "/pod-resources"] {
+            assert_eq!(mode(&format!("var/lib/kubelet{below}")), 0o750, "{below}");
+        }
+        assert_eq!(mode("var/lib/kubelet/checkpoints"), 0o700);
+        assert_eq!((mode("var/log/pods"), mode("var/log/containers")), (0o750, 0o755));
+    }
+
+    // NODE-148
+    #[test]
+    fn agent_is_the_last_to_be_killed() {
+        let scratch = Scratch::new();
+        scratch.put("proc/self/oom_score_adj", "0");
+        set_oom_score(&scratch.layout());
+        assert_eq!(scratch.get("proc/self/oom_score_adj"), "-999");
+    }
+
     // NODE-005
     #[test]
     fn node_directories_have_their_modes_and_keep_those_they_had() {

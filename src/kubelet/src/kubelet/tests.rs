@@ -1,21 +1,26 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
-use crate::action::{CriCall, HostCall};
+use crate::action::{Action, CriCall, HostCall};
+use crate::failure::{Failure, FailureKind};
 use crate::ids::{ContainerId, SandboxId};
 use crate::observation::{
     ContainerState, ContainerStatus, Listing, MachineInfo, PodObservation, RuntimeCondition, RuntimeStatus, RuntimeVersion,
     SandboxState, SandboxStatus,
 };
 
-/// An agent whose calls are answered at once, in order, by a node that is well unless a test says otherwise.
+/// An agent whose calls are answered a millisecond later, in order, by a node that is well unless a test says otherwise.
 struct Bench {
     kubelet: Kubelet,
     now: Mono,
     runtime_ready: bool,
-    cgroup_driver: Option<bool>,
-    observation: Option<PodObservation>,
-    cgroups: BTreeMap<PodUid, String>,
+    runtime_silent: bool,
+    systemd_cgroup: Option<bool>,
+    sandboxes_fail: bool,
+    pod_dirs: Vec<PodUid>,
+    /// What the runtime holds; nothing of a pod that is not here.
+    seen: BTreeMap<PodUid, PodObservation>,
+    cgroups: BTreeSet<String>,
     calls: Vec<Call>,
 }
 
@@ -25,9 +30,12 @@ impl Bench {
             kubelet: Kubelet::new(Arc::new(config), 1),
             now: Mono::ZERO,
             runtime_ready: true,
-            cgroup_driver: Some(false),
-            observation: None,
-            cgroups: BTreeMap::new(),
+            runtime_silent: false,
+            systemd_cgroup: Some(false),
+            sandboxes_fail: false,
+            pod_dirs: Vec::new(),
+            seen: BTreeMap::new(),
+            cgroups: BTreeSet::new(),
             calls: Vec::new(),
         }
     }
@@ -35,13 +43,11 @@ impl Bench {
     fn handle(&mut self, event: Event) {
         let mut events = std::collections::VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            // A look counts only if it began after what came before it.
-            self.now = self.now + Duration::from_millis(1);
             let mut actions = Vec::new();
+            self.now = self.now + Duration::from_millis(1);
             let now = Now { mono: self.now, wall: jiff::Timestamp::UNIX_EPOCH };
             self.kubelet.handle(now, event, &mut actions);
             for action in actions {
-                assert!(self.calls.len() < 1000, "it goes on for ever: {:?}", &self.calls[990..]);
                 events.extend(self.answer(&action));
                 self.calls.push(action.call);
             }
@@ -52,6 +58,12 @@ impl Bench {
     fn answer(&mut self, action: &Action) -> Option<Event> {
         let id = action.id;
         match &action.call {
+            Call::Cri(CriCall::Status) if self.runtime_silent => {
+                Some(Event::CriDone { id, outcome: Err(Failure::new(FailureKind::Unavailable, "connection refused")) })
+            }
+            Call::Cri(CriCall::RunPodSandbox { .. }) if self.sandboxes_fail => {
+                Some(Event::CriDone { id, outcome: Err(Failure::new(FailureKind::Other, "no")) })
+            }
             Call::Cri(call) => self.answer_of_runtime(call).map(|reply| Event::CriDone { id, outcome: Ok(reply) }),
             Call::Host(call) => {
                 let reply = match call {
@@ -61,8 +73,10 @@ impl Bench {
                         root_fs_capacity: 1 << 30,
                         ..MachineInfo::default()
                     })),
-                    HostCall::ListPodDirs => HostReply::PodDirs(Vec::new()),
-                    HostCall::ListPodCgroups => HostReply::PodCgroups(self.cgroups.clone()),
+                    HostCall::ListPodDirs => HostReply::PodDirs(self.pod_dirs.clone()),
+                    HostCall::ListPodCgroups => HostReply::PodCgroups(BTreeMap::new()),
+                    HostCall::CgroupExists { name } => HostReply::Exists(self.cgroups.contains(name)),
+                    HostCall::ListVolumes { .. } => HostReply::Volumes(Vec::new()),
                     HostCall::ReadFile { .. } => HostReply::Contents(b"nameserver 10.0.0.2\n".to_vec()),
                     _ => HostReply::Done,
                 };
@@ -76,7 +90,7 @@ impl Bench {
         let condition = |status| Some(RuntimeCondition { status, ..RuntimeCondition::default() });
         Some(match call {
             CriCall::Version => CriReply::Version(RuntimeVersion::default()),
-            CriCall::RuntimeConfig => CriReply::RuntimeConfig { systemd_cgroup: self.cgroup_driver },
+            CriCall::RuntimeConfig => CriReply::RuntimeConfig { systemd_cgroup: self.systemd_cgroup },
             CriCall::Status => CriReply::Status(RuntimeStatus {
                 runtime_ready: condition(self.runtime_ready),
                 network_ready: condition(true),
@@ -84,19 +98,17 @@ impl Bench {
             }),
             CriCall::List => CriReply::Listing { began: self.now, listing: Listing::default() },
             CriCall::Observe { pod } => {
-                let seen = self.observation.clone().unwrap_or_else(|| PodObservation::empty(pod.clone(), self.now));
+                let seen = self.seen.get(pod).cloned().unwrap_or_else(|| PodObservation::empty(pod.clone(), self.now));
                 CriReply::Observation(Arc::new(PodObservation { began: self.now, ..seen }))
             }
-            CriCall::StopContainer { .. } => {
-                for container in self.observation.iter_mut().flat_map(|seen| &mut seen.containers) {
-                    container.state = ContainerState::Exited;
-                }
+            CriCall::StopContainer { id, .. } => {
+                let stopped = self.seen.values_mut().flat_map(|seen| &mut seen.containers).filter(|c| c.id == *id);
+                stopped.for_each(|container| container.state = ContainerState::Exited);
                 CriReply::Done
             }
-            CriCall::StopPodSandbox { .. } => {
-                for sandbox in self.observation.iter_mut().flat_map(|seen| &mut seen.sandboxes) {
-                    sandbox.state = SandboxState::NotReady;
-                }
+            CriCall::StopPodSandbox { id } => {
+                let stopped = self.seen.values_mut().flat_map(|seen| &mut seen.sandboxes).filter(|s| s.id == *id);
+                stopped.for_each(|sandbox| sandbox.state = SandboxState::NotReady);
                 CriReply::Done
             }
             _ => return None,
@@ -107,10 +119,11 @@ impl Bench {
     fn pass(&mut self, seconds: u64) {
         let end = self.now + Duration::from_secs(seconds);
         while let Some(at) = self.kubelet.deadline().filter(|at| *at <= end) {
-            self.now = self.now.max(at) + Duration::from_millis(1);
+            self.now = self.now.max(at);
             self.handle(Event::TimerFired);
+            assert!(self.now <= end + Duration::from_secs(1), "wakes without end: {:?}", self.kubelet.deadlines());
         }
-        self.now = end;
+        self.now = self.now.max(end);
     }
 
     fn list_node(&mut self) {
@@ -119,13 +132,52 @@ impl Bench {
         self.handle(Event::WatchListed { key: WatchKey::Services, objects: vec![] });
     }
 
-    fn list_pods(&mut self) {
-        let pod = json!({
-            "metadata": {"name": "web", "namespace": "default", "uid": "web"},
-            "spec": {"containers": [{"name": "main", "image": "busybox"}]},
-        });
-        let pod = Object::Pod(Arc::new(serde_json::from_value(pod).unwrap()));
-        self.handle(Event::WatchListed { key: WatchKey::Pods, objects: vec![pod] });
+    fn list_pods(&mut self, pods: &[Value]) {
+        let object = |pod: &Value| Object::Pod(Arc::new(serde_json::from_value(pod.clone()).unwrap()));
+        self.handle(Event::WatchListed { key: WatchKey::Pods, objects: pods.iter().map(object).collect() });
+    }
+
+    /// An earlier life left the pod's container running.
+    fn running(&mut self, pod: &str) {
+        let sandbox = SandboxStatus {
+            id: SandboxId::new(format!("sandbox-{pod}")),
+            attempt: 0,
+            state: SandboxState::Ready,
+            created_at: 1,
+            ips: vec!["10.0.0.7".to_owned()],
+            host_network: false,
+            runtime_handler: String::new(),
+            labels: BTreeMap::new(),
+        };
+        let container = ContainerStatus {
+            id: ContainerId::new(format!("main-{pod}")),
+            sandbox: sandbox.id.clone(),
+            name: "main".to_owned(),
+            attempt: 0,
+            state: ContainerState::Running,
+            created_at: 1,
+            started_at: 1,
+            finished_at: 0,
+            exit_code: 0,
+            reason: String::new(),
+            message: String::new(),
+            image: "busybox".to_owned(),
+            image_ref: "sha256:1".to_owned(),
+            log_path: String::new(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            user: None,
+            resources: None,
+            termination_log: String::new(),
+            stop_signal: String::new(),
+        };
+        let uid = PodUid::new(pod);
+        let seen = PodObservation {
+            sandboxes: vec![sandbox],
+            containers: vec![container],
+            ..PodObservation::empty(uid.clone(), Mono::ZERO)
+        };
+        self.seen.insert(uid, seen);
     }
 
     fn count(&self, is: impl Fn(&Call) -> bool) -> usize {
@@ -149,7 +201,18 @@ fn watches_pods(call: &Call) -> bool {
     matches!(call, Call::Api(ApiCall::Watch(WatchKey::Pods)))
 }
 
-// NODE-001
+fn looks_for_cgroup(call: &Call) -> bool {
+    matches!(call, Call::Host(HostCall::CgroupExists { .. }))
+}
+
+fn pod(name: &str) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "default", "uid": name},
+        "spec": {"containers": [{"name": "main", "image": "busybox"}]},
+    })
+}
+
+// NODE-001: the beginning of each life is told, once.
 #[test]
 fn start_of_the_agent_is_told() {
     let mut bench = Bench::new(Config::new("n1"));
@@ -157,9 +220,9 @@ fn start_of_the_agent_is_told() {
     bench.pass(1);
     let events =
         bench.calls.iter().filter_map(|call| if let Call::Api(ApiCall::CreateEvent(event)) = call { Some(event) } else { None });
-    let told: Vec<_> = events.map(|e| (e.type_.as_deref(), e.reason.as_deref(), e.message.as_deref())).collect();
-    assert_eq!(told[0], (Some("Normal"), Some("Starting"), Some("Starting kubelet.")));
-    assert_eq!(told.iter().filter(|(_, reason, _)| *reason == Some("Starting")).count(), 1);
+    let mut told = events.map(|e| (e.type_.as_deref(), e.reason.as_deref(), e.message.as_deref()));
+    assert_eq!(told.next(), Some((Some("Normal"), Some("Starting"), Some("Starting kubelet."))));
+    assert!(told.all(|(_, reason, _)| reason != Some("Starting")), "once");
 }
 
 // NODE-002: without an API server there is nobody to ask and nobody to tell.
@@ -195,7 +258,7 @@ fn nothing_is_begun_on_a_runtime_that_is_not_ready() {
     bench.runtime_ready = false;
     bench.handle(Event::Started);
     bench.list_node();
-    bench.list_pods();
+    bench.list_pods(&[pod("web")]);
     bench.pass(60);
     assert!(bench.changes().is_empty());
     assert!(bench.count(|call| matches!(call, Call::Cri(CriCall::Observe { .. }))) > 0);
@@ -204,77 +267,169 @@ fn nothing_is_begun_on_a_runtime_that_is_not_ready() {
     assert_eq!(bench.changes(), ["EnsureCgroup", "RunPodSandbox"]);
 }
 
-/// The pod as an earlier life of the agent left it: one container runs.
-fn running() -> PodObservation {
-    let sandbox = SandboxStatus {
-        id: SandboxId::new("s"),
-        attempt: 0,
-        state: SandboxState::Ready,
-        created_at: 1,
-        ips: vec!["10.0.0.2".to_owned()],
-        host_network: false,
-        runtime_handler: String::new(),
-        labels: BTreeMap::new(),
-    };
-    let container = ContainerStatus {
-        id: ContainerId::new("c"),
-        sandbox: SandboxId::new("s"),
-        name: "main".to_owned(),
-        attempt: 0,
-        state: ContainerState::Running,
-        created_at: 2,
-        started_at: 3,
-        finished_at: 0,
-        exit_code: 0,
-        reason: String::new(),
-        message: String::new(),
-        image: "busybox".to_owned(),
-        image_ref: "sha256:1".to_owned(),
-        log_path: String::new(),
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
-        user: None,
-        resources: None,
-        termination_log: String::new(),
-        stop_signal: String::new(),
-    };
-    let mut seen = PodObservation::empty(PodUid::new("web"), Mono::ZERO);
-    (seen.sandboxes, seen.containers) = (vec![sandbox], vec![container]);
-    seen
-}
-
-/// What an agent does to a pod that it finds running, with those pods' cgroups on the node.
-fn done_to_running_pod(config: Config, cgroup: Option<&str>) -> Vec<&'static str> {
-    let mut bench = Bench::new(config);
-    bench.observation = Some(running());
-    bench.cgroups = cgroup.into_iter().map(|name| (PodUid::new("web"), name.to_owned())).collect();
+// POD-051: a runtime that was ready and whose status call hangs may run pods all the same; the node says that it is down (NODE-104).
+#[test]
+fn hanging_status_call_of_the_runtime_stops_no_pod() {
+    let mut bench = Bench::new(Config::new("n1"));
     bench.handle(Event::Started);
     bench.list_node();
-    bench.list_pods();
-    bench.pass(1);
-    bench.changes()
+    bench.list_pods(&[]);
+    bench.pass(10);
+    bench.runtime_silent = true;
+    bench.pass(40);
+    assert_eq!(bench.kubelet.parts.runtime.runtime_error(bench.now).as_deref(), Some("container runtime is down"));
+    bench.list_pods(&[pod("web")]);
+    bench.pass(2);
+    assert_eq!(bench.changes(), ["EnsureCgroup", "RunPodSandbox"]);
+}
+
+// POD-051: what is to stop is stopped all the same: whether the runtime can, it says itself.
+#[test]
+fn pod_is_stopped_on_a_runtime_that_is_not_ready() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.runtime_ready = false;
+    bench.running("web");
+    bench.handle(Event::Started);
+    bench.list_node();
+    let mut deleted = pod("web");
+    deleted["metadata"]["deletionTimestamp"] = json!("1970-01-01T00:00:30Z");
+    deleted["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+    bench.list_pods(&[deleted]);
+    bench.pass(60);
+    assert_eq!(bench.changes(), ["StopContainer", "StopPodSandbox"]);
 }
 
 // POD-101: the pod's cgroup is there before its sandbox is.
 #[test]
-fn cgroup_comes_before_the_sandbox() {
+fn sandbox_waits_for_the_cgroup() {
     let mut bench = Bench::new(Config::new("n1"));
     bench.handle(Event::Started);
     bench.list_node();
-    bench.list_pods();
+    bench.list_pods(&[pod("web")]);
     bench.pass(1);
     assert_eq!(bench.changes(), ["EnsureCgroup", "RunPodSandbox"]);
+    assert_eq!(bench.count(looks_for_cgroup), 0, "nothing runs that could be outside");
 }
 
-// POD-101: what runs outside the pod's cgroup is stopped, and runs again inside; what runs inside it is left alone.
+// POD-101: what an earlier life left running in its cgroup runs on, and one small look at each pod tells so.
 #[test]
-fn what_runs_outside_the_pods_cgroup_is_stopped_first() {
-    let inside = "/kubepods/besteffort/podweb";
-    assert_eq!(done_to_running_pod(Config::new("n1"), Some(inside)), ["EnsureCgroup"]);
-    let again = ["StopContainer", "StopPodSandbox", "EnsureCgroup", "RunPodSandbox"];
-    assert_eq!(done_to_running_pod(Config::new("n1"), None), again);
-    assert_eq!(done_to_running_pod(Config::new("n1"), Some("/other/besteffort/podweb")), again);
+fn new_life_leaves_what_runs_in_its_cgroup_alone() {
+    let mut bench = Bench::new(Config::new("n1"));
+    let names: Vec<String> = (0..100).map(|n| format!("p{n}")).collect();
+    for name in &names {
+        bench.running(name);
+        bench.cgroups.insert(format!("/kubepods/besteffort/pod{name}"));
+    }
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.list_pods(&names.iter().map(|name| pod(name)).collect::<Vec<_>>());
+    bench.pass(120);
+    assert_eq!(bench.changes(), vec!["EnsureCgroup"; 100]);
+    assert_eq!(bench.count(looks_for_cgroup), 100);
+    let listings = bench.count(|call| matches!(call, Call::Host(HostCall::ListPodCgroups)));
+    assert!(listings < 10, "{listings} listings of all cgroups in two minutes");
+}
+
+// POD-101: what runs outside its cgroup is stopped before that is made.
+#[test]
+fn what_runs_outside_its_cgroup_is_stopped_first() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.running("web");
+    bench.cgroups.insert("/kubepods/podweb".to_owned());
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.list_pods(&[pod("web")]);
+    bench.pass(1);
+    assert_eq!(bench.changes(), ["StopContainer", "StopPodSandbox", "EnsureCgroup", "RunPodSandbox"]);
+    assert_eq!(bench.count(looks_for_cgroup), 1);
+}
+
+// POD-101: where pods have no cgroups of their own, nothing is outside.
+#[test]
+fn without_cgroups_of_pods_nothing_is_looked_for() {
     let mut config = Config::new("n1");
     config.cgroups.per_qos = false;
-    assert!(done_to_running_pod(config, None).is_empty());
+    let mut bench = Bench::new(config);
+    bench.running("web");
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.list_pods(&[pod("web")]);
+    bench.pass(10);
+    assert!(bench.changes().is_empty());
+    assert_eq!(bench.count(looks_for_cgroup), 0);
+}
+
+// API-292, NODE-132: the runtime's word on the driver goes before the configuration's, which stands where the runtime has none.
+#[test]
+fn runtimes_cgroup_driver_wins() {
+    for (told, prefix) in [(Some(false), "/kubepods/"), (Some(true), "/kubepods.slice/"), (None, "/kubepods.slice/")] {
+        let mut config = Config::new("n1");
+        config.cgroups.driver = crate::config::CgroupDriver::Systemd;
+        let mut bench = Bench::new(config);
+        bench.systemd_cgroup = told;
+        bench.handle(Event::Started);
+        bench.list_node();
+        bench.list_pods(&[pod("web")]);
+        bench.pass(1);
+        let names = bench.calls.iter().filter_map(|call| match call {
+            Call::Host(HostCall::EnsureCgroup { name, .. }) => Some(name.as_str()),
+            _ => None,
+        });
+        let names: Vec<&str> = names.collect();
+        assert!(names.len() == 1 && names[0].starts_with(prefix), "{told:?}: {names:?}");
+    }
+}
+
+// POD-084, POD-053: after an error the pod is due again ten to fifteen seconds later, with no event but time.
+#[test]
+fn pod_that_failed_is_tried_again_after_ten_seconds() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.sandboxes_fail = true;
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.list_pods(&[pod("web")]);
+    let tries = |bench: &Bench| bench.changes().into_iter().filter(|change| *change == "RunPodSandbox").count();
+    bench.pass(9);
+    assert_eq!(tries(&bench), 1);
+    bench.pass(7);
+    assert_eq!(tries(&bench), 2);
+    bench.pass(60);
+    assert!((5..=8).contains(&tries(&bench)), "{}", tries(&bench));
+}
+
+// POD-085: what nobody knows is not removed before all sources have spoken, and is once they have.
+#[test]
+fn directory_of_an_unknown_pod_goes_once_every_source_has_spoken() {
+    let removed = |call: &Call| matches!(call, Call::Host(HostCall::RemovePodDir { .. }));
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.pod_dirs = vec![PodUid::new("gone"), PodUid::new("web")];
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.pass(300);
+    assert_eq!(bench.count(removed), 0);
+    bench.list_pods(&[pod("web")]);
+    bench.pass(60);
+    let of_gone = |call: &Call| matches!(call, Call::Host(HostCall::RemovePodDir { pod }) if pod.as_str() == "gone");
+    assert!(bench.count(of_gone) > 0);
+    assert_eq!(bench.count(of_gone), bench.count(removed), "the pod that runs keeps its own");
+}
+
+// POD-057: a look that began before something changed tells nothing of what is now: it is looked again.
+#[test]
+fn look_that_began_before_a_change_does_not_count() {
+    let now = |seconds| Now { mono: Mono::from_start(Duration::from_secs(seconds)), wall: jiff::Timestamp::UNIX_EPOCH };
+    let uid = PodUid::new("web");
+    let object = Arc::new(serde_json::from_value(pod("web")).unwrap());
+    let mut worker = PodWorker::new(now(1), uid.clone(), object, Some(PodSource::Api));
+    let look = |seconds| Arc::new(PodObservation::empty(uid.clone(), now(seconds).mono));
+    worker.observed(now(3), Ok(look(2)));
+    assert!(worker.fresh().is_some());
+    worker.runtime_changed(now(4));
+    assert!(worker.fresh().is_none());
+    worker.observed(now(6), Ok(look(3)));
+    assert!(worker.fresh().is_none(), "it began before the change and ended after it");
+    worker.observed(now(6), Ok(look(5)));
+    assert!(worker.fresh().is_some());
+    worker.observed(now(7), Ok(look(2)));
+    assert_eq!(worker.seen().began, now(5).mono, "a late look does not take the place of a newer one");
 }

@@ -1,6 +1,7 @@
 //! Keeps the Node object: registers it, reports its status when it changes and every so often, makes it again when it is gone.
 //! Upstream: pkg/kubelet/kubelet_node_status.go (syncNodeStatus, fastStatusUpdateOnce).
-//! Differs: a change of readiness is sent at once instead of at the next tick of ten seconds.
+//! Differs: a change of readiness is sent at once instead of at the next tick of ten seconds; a report that failed is repeated within
+//! a second, not five times at once.
 
 use std::sync::Arc;
 use std::time::Duration;

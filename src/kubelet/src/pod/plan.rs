@@ -1,7 +1,9 @@
 //! Plans one pod: from its phase, its spec and what was seen of it to the one batch that comes next. Called after every event
 //! that touched the pod; asking again without a change asks for nothing.
 //! Upstream: pkg/kubelet/kubelet.go (SyncPod, SyncTerminatingPod, SyncTerminatedPod), kuberuntime_manager.go (SyncPod).
-//! Differs: level-triggered; each batch is planned from an observation that began after the one before it ended.
+//! Differs: level-triggered; each batch is planned from an observation that began after the one before it ended. While the runtime is not
+//! ready, pods are looked at, reported and, if they are to stop, stopped all the same; upstream then does nothing at all. One whose
+//! status call hangs is not taken for one that is not ready: a stuck CNI plugin must not stop the whole node.
 
 use std::time::Duration;
 
@@ -57,11 +59,12 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
         worker.observe(limits.runtime.min(LOOK_TIMEOUT), out);
         return false;
     };
-    if worker.batch.is_some() || parts.runtime.refuses_work() {
-        // POD-051: nothing is begun while the runtime says that it is not ready; the pod is looked at all the same.
+    if worker.batch.is_some() {
         return false;
     }
     match worker.phase {
+        // POD-051: nothing is begun while the runtime says that it is not ready.
+        Phase::Syncing if parts.runtime.refuses_work() => false,
         Phase::Syncing => sync(worker, parts, now, &seen, out),
         Phase::Terminating => terminate(worker, parts, now, &seen, out),
         Phase::Terminated | Phase::Finished => false,
@@ -171,7 +174,8 @@ fn before_it_runs(worker: &mut PodWorker, parts: &Parts, now: Now, seen: &PodObs
     match worker.in_cgroup {
         Some(true) => prepare(worker, parts),
         None => {
-            let look = Chain::new(Purpose::Prepare, [Step::Host(HostCall::ListPodCgroups)]);
+            let name = pod_cgroup_name(&worker.pod, &parts.config, parts.cgroup_driver());
+            let look = Chain::new(Purpose::Prepare, [Step::Host(HostCall::CgroupExists { name })]);
             Batch::new([Stage { in_order: true, chains: vec![look] }])
         }
         Some(false) => {

@@ -17,7 +17,6 @@ use crate::parts::Parts;
 use crate::pod::batch::StepReply;
 use crate::prober::ProbedPod;
 use crate::recorder::{Recorded, Subject};
-use crate::resources::cgroup::pod_cgroup_name;
 use crate::status_manager::Gate;
 use crate::time::Now;
 use crate::workers::reports;
@@ -120,7 +119,7 @@ pub fn sandbox_failed(worker: &mut PodWorker, message: &str, out: &mut Out<'_>) 
 /// A step of the pod's batch ended: what does it mean to the users, and what must be remembered?
 pub fn step_ended(worker: &mut PodWorker, parts: &mut Parts, end: &StepEnd, out: &mut Out<'_>) {
     match &end.purpose {
-        Purpose::Prepare => prepared(worker, parts, end, out),
+        Purpose::Prepare => prepared(worker, end, out),
         Purpose::Sandbox => sandbox_ended(worker, end, out),
         Purpose::Start { container } => start_step_ended(worker, parts, container, end, out),
         Purpose::Kill { container } => kill_step_ended(worker, container, end, out),
@@ -135,14 +134,13 @@ pub fn step_ended(worker: &mut PodWorker, parts: &mut Parts, end: &StepEnd, out:
     }
 }
 
-fn prepared(worker: &mut PodWorker, parts: &Parts, end: &StepEnd, out: &mut Out<'_>) {
+fn prepared(worker: &mut PodWorker, end: &StepEnd, out: &mut Out<'_>) {
     use crate::action::HostCall;
     let subject = Subject::Pod(Arc::clone(&worker.pod));
     match (&end.step, &end.outcome) {
         (Step::Host(HostCall::MakePodDirs { .. }), Ok(_)) => worker.prepared = true,
-        (Step::Host(HostCall::ListPodCgroups), Ok(StepReply::Host(HostReply::PodCgroups(found)))) => {
-            let wanted = pod_cgroup_name(&worker.pod, &parts.config, parts.cgroup_driver());
-            worker.in_cgroup = Some(found.get(&worker.uid) == Some(&wanted));
+        (Step::Host(HostCall::CgroupExists { .. }), Ok(StepReply::Host(HostReply::Exists(exists)))) => {
+            worker.in_cgroup = Some(*exists);
         }
         (Step::Host(HostCall::HighestLog { directory }), Ok(StepReply::Host(HostReply::HighestLog(Some(highest))))) => {
             let container = directory.rsplit('/').next().unwrap_or_default().to_owned();

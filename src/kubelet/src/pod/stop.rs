@@ -162,3 +162,24 @@ pub fn kill_all(observation: &PodObservation, until: Mono) -> Vec<Kill<'_>> {
         .map(|container| Kill { container, message: format!("Stopping container {}", container.name), until })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    // POD-168: of a hook's command nothing is expanded, not even what the spec itself gives.
+    #[test]
+    fn variables_in_a_hooks_command_stay() {
+        let container: Container = serde_json::from_value(json!({
+            "name": "main",
+            "env": [{"name": "HOME", "value": "/root"}],
+            "lifecycle": {"preStop": {"exec": {"command": ["ls", "$(HOME)", "$$"]}}},
+        }))
+        .unwrap();
+        let handler = container.lifecycle.as_ref().unwrap().pre_stop.as_ref().unwrap();
+        let Hook::Exec { command, .. } = hook_of(handler, &container, None, None) else { panic!("an exec hook") };
+        assert_eq!(command, ["ls", "$(HOME)", "$$"]);
+    }
+}

@@ -70,8 +70,8 @@ fn failed_setup_is_told_once_and_tried_again() {
     let mut bench = Bench::new();
     for second in 1..=3 {
         let actions = bench.due(second);
-        for looks in actions.iter().filter(|a| matches!(a.call, Call::Host(HostCall::MachineInfo))) {
-            bench.done(second, looks.id, Ok(machine()));
+        for asked in actions.iter().filter(|a| matches!(a.call, Call::Host(HostCall::MachineInfo))) {
+            bench.done(second, asked.id, Ok(machine()));
         }
         let prepare = actions.iter().find(|a| matches!(a.call, Call::Host(HostCall::PrepareNode))).unwrap();
         bench.done(second, prepare.id, Err(Failure::new(FailureKind::Other, "mkdir /var/lib/kubelet: read-only file system")));

@@ -65,13 +65,19 @@ impl Cgroups {
         Ok(roots)
     }
 
+    /// Whether it is there in all hierarchies, with all controllers that it needs (NODE-132).
+    pub(super) fn exists(&self, name: &str) -> Result<bool, HostError> {
+        let path = relative(name)?;
+        match self {
+            Self::V1(root) => v1::exists(root, &path),
+            Self::V2(root) => v2::exists(root, &path),
+        }
+    }
+
     /// Makes a cgroup with these settings; brings an existing one to them unless `only_new` (NODE-134, NODE-135).
     pub(super) fn apply(&self, name: &str, settings: &CgroupSettings, only_new: bool) -> Result<(), HostError> {
         let path = relative(name)?;
-        let exists = match self {
-            Self::V1(root) => v1::exists(root, &path)?,
-            Self::V2(root) => v2::exists(root, &path)?,
-        };
+        let exists = self.exists(name)?;
         if exists && only_new {
             return Ok(());
         }

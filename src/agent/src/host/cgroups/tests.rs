@@ -61,8 +61,10 @@ fn existing_pod_group_is_not_rewritten() {
     let cgroups = Cgroups::of(&scratch.layout());
     cgroups.apply("/kubepods/podu1", &settings(), true).unwrap();
     assert_eq!(scratch.get("sys/fs/cgroup/kubepods/podu1/cpu.weight"), "7");
+    assert_eq!((cgroups.exists("/kubepods/podu1").unwrap(), cgroups.exists("/kubepods/podu2").unwrap()), (true, false));
     // NODE-132: one that lacks a controller does not count.
     scratch.put("sys/fs/cgroup/kubepods/podu1/cgroup.controllers", "cpu\n");
+    assert!(!cgroups.exists("/kubepods/podu1").unwrap());
     cgroups.apply("/kubepods/podu1", &settings(), true).unwrap();
     assert_eq!(scratch.get("sys/fs/cgroup/kubepods/podu1/cpu.weight"), "39");
 }

@@ -29,6 +29,7 @@ fn filled(path: &str) -> String {
 #[tokio::test(start_paused = true)]
 async fn no_route_answers_anything_but_401_without_credentials() {
     // INV-01, API-027: every route there is, taken from the router's own table.
+    // API-010: the refusal is plain text and offers no way to authenticate. API-048: who is unknown is not even judged.
     for debugging in [true, false] {
         let mut settings = settings();
         settings.listeners.debugging_handlers = debugging;
@@ -51,7 +52,7 @@ async fn no_route_answers_anything_but_401_without_credentials() {
 
 #[tokio::test(start_paused = true)]
 async fn a_user_without_rights_gets_403_on_every_route() {
-    // API-045, INV-01
+    // API-045, INV-01, API-048: judged before anything is looked up
     let world = World::new().start().await;
     world.api.tokens.lock().unwrap().insert("t".to_owned(), UserInfo { name: "eve".to_owned(), ..UserInfo::default() });
     for path in Gate::paths(&world.shared, Listener::Main) {
@@ -67,7 +68,7 @@ async fn a_user_without_rights_gets_403_on_every_route() {
 
 #[tokio::test(start_paused = true)]
 async fn each_path_and_method_has_its_verb_and_subresources() {
-    // API-041, API-042, API-043
+    // API-041, API-042, API-043, API-342: whoever scrapes metrics needs that right and no other.
     let world = World::new().start().await;
     world.api.tokens.lock().unwrap().insert("t".to_owned(), UserInfo { name: "u".to_owned(), ..UserInfo::default() });
     let cases = [
@@ -79,6 +80,10 @@ async fn each_path_and_method_has_its_verb_and_subresources() {
         ("GET", "/stats/summary", "u get stats"),
         ("DELETE", "/metrics/resource", "u delete metrics"),
         ("PATCH", "/metrics", "u patch metrics"),
+        ("GET", "/metrics", "u get metrics"),
+        ("GET", "/metrics/resource", "u get metrics"),
+        ("GET", "/metrics/cadvisor", "u get metrics"),
+        ("GET", "/metrics/probes", "u get metrics"),
         ("GET", "/logs/syslog", "u get log"),
         ("GET", "/exec/a/b/c", "u get proxy"),
         ("POST", "/attach/a/b/c", "u create proxy"),

@@ -272,6 +272,9 @@ impl Net for FakeNet {
     }
 
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
+        if self.listeners.lock().unwrap().get(&address).is_some_and(|listener| !listener.is_closed()) {
+            return async move { Err(io::Error::new(io::ErrorKind::AddrInUse, "bind: address already in use")) }.boxed();
+        }
         let (sender, streams) = mpsc::channel(8);
         self.listeners.lock().unwrap().insert(address, sender);
         let listener: Box<dyn Listener> = Box::new(FakeListener { address, streams });

@@ -515,6 +515,16 @@ async fn a_claim_is_measured_once_and_by_its_own_filesystem() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_listener_that_cannot_be_had_is_an_error() {
+    // API-004
+    let world = World::new().start().await;
+    let (net, gate) = (Arc::new(world.net.clone()), Gate::main(Arc::clone(&world.shared), world.guard(None)));
+    let ended = serve(net, MAIN.parse().unwrap(), gate, None, world.shutdown.clone()).await;
+    let expected = format!("Failed to listen and serve: listen tcp {MAIN}: bind: address already in use");
+    assert_eq!(ended.unwrap_err().to_string(), expected);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_that_asks_nothing_is_closed() {
     // API-005
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
