@@ -82,7 +82,8 @@ pub(crate) struct Agent {
     pub(crate) log: PathBuf,
     /// Its root directory.
     pub(crate) root: PathBuf,
-    pid: u32,
+    /// Its process, by its number inside the enclosure.
+    pub(crate) pid: u32,
 }
 
 /// What the agent needs to know of its surroundings.
