@@ -13,8 +13,8 @@ use crate::live::api::{container, pod};
 use crate::live::bed::is_ready;
 use crate::live::wait::{throughout, until};
 
-/// As many as a Deployment that matters.
-const COUNT: usize = 20;
+/// As many as a node has that is well used.
+const COUNT: usize = 50;
 /// How long the agent that comes back may take.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Longer than it takes to list, to observe and to probe all of them anew.

@@ -1,5 +1,5 @@
 //! A real etcd and kube-apiserver beside the agent, as a cluster that cares has them: node authorization, NodeRestriction, an audit
-//! log. No controllers and no scheduler: what they would make, the tests make.
+//! log. Controllers and a scheduler run if their programs are there too; without them, the tests make what they would make.
 
 use std::fs;
 use std::io::Write as _;
@@ -30,6 +30,8 @@ pub(super) struct Programs {
     etcd: PathBuf,
     apiserver: PathBuf,
     kubectl: PathBuf,
+    /// `kube-controller-manager` and `kube-scheduler`, which not everybody has beside the others.
+    controllers: Option<[PathBuf; 2]>,
 }
 
 impl Programs {
@@ -41,7 +43,13 @@ impl Programs {
         let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) else {
             return Err("KUBEBUILDER_ASSETS is not set".to_owned());
         };
-        let found = Self { etcd: folder.join("etcd"), apiserver: folder.join("kube-apiserver"), kubectl: folder.join("kubectl") };
+        let controllers = ["kube-controller-manager", "kube-scheduler"].map(|name| folder.join(name));
+        let found = Self {
+            etcd: folder.join("etcd"),
+            apiserver: folder.join("kube-apiserver"),
+            kubectl: folder.join("kubectl"),
+            controllers: Some(controllers).filter(|programs| programs.iter().all(|program| program.is_file())),
+        };
         let missing: Vec<String> = [&found.etcd, &found.apiserver, &found.kubectl]
             .into_iter()
             .filter(|program| !program.is_file())
@@ -57,6 +65,8 @@ pub(super) struct ControlPlane {
     /// Where its files are.
     pub(super) directory: PathBuf,
     pub(super) pki: Pki,
+    /// Whether controllers and a scheduler run.
+    pub(super) controlled: bool,
 }
 
 impl ControlPlane {
@@ -64,7 +74,8 @@ impl ControlPlane {
     pub(super) fn start(site: &Site, programs: Programs) -> anyhow::Result<Self> {
         let directory = site.directory.join("control-plane");
         fs::create_dir_all(&directory)?;
-        let plane = Self { kubectl: programs.kubectl, directory, pki: Pki::new()? };
+        let controlled = programs.controllers.is_some();
+        let plane = Self { kubectl: programs.kubectl, directory, pki: Pki::new()?, controlled };
         let file = |name: &str| plane.directory.join(name).display().to_string();
         let write = |name: &str, text: &str| fs::write(plane.directory.join(name), text).context(name.to_owned());
         let pair = |name: &str, pair: wire::apiserver::pki::PemPair| {
@@ -108,6 +119,14 @@ impl ControlPlane {
             plane.kubectl(&["get", "--raw=/readyz"], "").map_err(|error| error.to_string())
         });
         ready.with_context(|| fs::read_to_string(plane.directory.join("apiserver.log")).unwrap_or_default())?;
+        if let Some([controllers, scheduler]) = programs.controllers {
+            let common = format!("--kubeconfig={} --leader-elect=false", file("admin.kubeconfig"));
+            let account = format!("--service-account-private-key-file={} --root-ca-file={}", file("accounts.key"), file("ca.crt"));
+            let controllers = format!("{} {common} {account}", controllers.display());
+            site.enclosure.start(&controllers, &plane.directory.join("controllers.log"))?;
+            let scheduler = format!("{} {common}", scheduler.display());
+            site.enclosure.start(&scheduler, &plane.directory.join("scheduler.log"))?;
+        }
         Ok(plane)
     }
 
@@ -184,10 +203,18 @@ impl ControlPlane {
             Ok(Some(_)) => Ok(()),
             other => Err(format!("{other:?}")),
         })?;
-        // The second is mounted by OpenShift's API server only.
-        let authorities = [authority("kube-root-ca.crt", "ca.crt"), authority("openshift-service-ca.crt", "service-ca.crt")];
-        self.create(&[of("ServiceAccount", "default")])?;
-        self.create(&authorities).map(drop)
+        if self.controlled {
+            until("what controllers make", PATIENCE, || {
+                match (self.get("serviceaccount/default"), self.get("configmap/kube-root-ca.crt")) {
+                    (Ok(Some(_)), Ok(Some(_))) => Ok(()),
+                    other => Err(format!("{other:?}")),
+                }
+            })?;
+        } else {
+            self.create(&[of("ServiceAccount", "default"), authority("kube-root-ca.crt", "ca.crt")])?;
+        }
+        // Mounted by OpenShift's API server only.
+        self.create(&[authority("openshift-service-ca.crt", "service-ca.crt")])
     }
 
     /// The requests of that user that were refused (403), or that deleted in vain (404).

@@ -3,6 +3,7 @@
 
 mod agent_restart;
 mod control_plane;
+mod deployment;
 mod node;
 mod pods;
 mod streams;
@@ -33,6 +34,8 @@ fn the_agent_serves_a_real_api_server() {
         ("a_pods_whole_life", pods::live_and_go),
         // API-100, API-102, API-105, API-106
         ("streams_reach_containers_and_ports", streams::reach_containers_and_ports),
+        // POD-090, POD-268, POD-301, POD-343, TOK-001
+        ("deployment_rolls_over_its_pods", deployment::rolls_over_its_pods),
         // POD-090, POD-250, NODE-261, NODE-262, API-130
         ("many_pods_survive_the_agents_death", agent_restart::many_pods_survive_the_agents_death),
         // API-341, API-360, API-362, API-363
@@ -73,7 +76,7 @@ impl Cluster {
     }
 
     fn down(self, failed: bool) -> anyhow::Result<()> {
-        self.site.down(failed, &["control-plane/etcd.log", "agent/keelson.log"])
+        self.site.down(failed, &["control-plane/etcd.log", "control-plane/controllers.log", "agent/keelson.log"])
     }
 
     /// Deletes all pods, as between two tests.

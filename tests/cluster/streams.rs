@@ -1,5 +1,6 @@
 //! What kubectl does with running pods, through a real API server.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::process::{Child, Stdio};
@@ -33,10 +34,26 @@ pub(super) fn reach_containers_and_ports(cluster: &mut Cluster) -> anyhow::Resul
     let said = plane.kubectl(&["logs", "--follow", "streams", "--container=listens"], "")?;
     ensure!(said == "heard you\nbye\n", "logs: {said}");
 
+    copies_files_both_ways(cluster)?;
+    let plane = &cluster.plane;
     let forward = Forward(plane.command(&["port-forward", "pod/streams", ":8081"]).stdout(Stdio::piped()).spawn()?);
     let echoed = forwarded(forward)?;
     ensure!(echoed == "ping\n", "port-forward: {echoed}");
     plane.kubectl(&["delete", "pod", "streams", "--timeout=60s"], "").map(drop)
+}
+
+/// `kubectl cp` is `tar` in the container, with its output and its input.
+fn copies_files_both_ways(cluster: &Cluster) -> anyhow::Result<()> {
+    let plane = &cluster.plane;
+    let (there, back) = (plane.directory.join("there.bin"), plane.directory.join("back.bin"));
+    // More than one frame and no text.
+    let content: Vec<u8> = (0..300_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    fs::write(&there, &content)?;
+    let (there, inside) = (there.display().to_string(), "streams:/tmp/copied.bin");
+    plane.kubectl(&["cp", &there, inside, "--container=serves"], "")?;
+    plane.kubectl(&["cp", inside, &back.display().to_string(), "--container=serves"], "")?;
+    ensure!(fs::read(&back)? == content, "cp: the file that came back is another");
+    Ok(())
 }
 
 /// A port-forward, which ends with this.

@@ -12,6 +12,7 @@ pub(crate) mod bed;
 mod containerd;
 mod containers;
 pub(crate) mod enclosure;
+mod golden;
 mod image;
 mod inputs;
 mod node;
@@ -63,6 +64,10 @@ fn the_agent_runs_pods_on_containerd() {
         ("each_kind_of_probe_makes_its_container_ready", probes::each_kind_of_probe_makes_its_container_ready),
         // POD-120, POD-244
         ("failed_liveness_restarts_the_container", probes::failed_liveness_restarts_the_container),
+        // DIR-002, DIR-003, DIR-008 to DIR-010, LOG-005, VTY-001, VTY-007, VTY-008, AWR-001, NODE-134, NODE-135
+        ("files_and_cgroups_are_as_a_kubelet_makes_them", golden::files_and_cgroups_are_as_a_kubelet_makes_them),
+        // POD-202, POD-225, POD-306
+        ("events_are_those_of_a_kubelet", golden::events_are_those_of_a_kubelet),
         // POD-268, POD-270, POD-343, NODE-136, VOL-031
         ("deletion_leaves_nothing", pods::deletion_leaves_nothing),
         // NODE-260, API-294

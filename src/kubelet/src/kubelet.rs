@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::action::{Action, ApiCall, Call, Lane};
+use crate::alarms::Alarms;
 use crate::cache::ObjectCache;
 use crate::cache::services::ServiceCache;
 use crate::config::Config;
@@ -47,6 +48,8 @@ pub struct Kubelet {
     pub(crate) pleg: Pleg,
     pub(crate) housekeeping: Housekeeping,
     pub(crate) dirty: BTreeSet<PodUid>,
+    /// When each worker wants to be planned again: of every worker that is not dirty.
+    pub(crate) alarms: Alarms<PodUid>,
     lease: NodeLease,
     recorder: Recorder,
     ledger: Ledger,
@@ -93,6 +96,7 @@ impl Kubelet {
             pleg: Pleg::new(config.pods.runtime_request_timeout.min(LOOK_TIMEOUT)),
             housekeeping: Housekeeping::default(),
             dirty: BTreeSet::new(),
+            alarms: Alarms::default(),
             lease: NodeLease::new(&config.node.name, config.node.lease_duration),
             recorder: Recorder::new(&config.node.name, config.events.qps, config.events.burst),
             ledger: Ledger::default(),
@@ -129,8 +133,9 @@ impl Kubelet {
     /// When [`Event::TimerFired`] is wanted next.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        let workers = self.workers.values().map(PodWorker::deadline);
-        earliest(self.deadlines().into_iter().map(|(_, at)| at).chain(workers))
+        let workers = self.alarms.first();
+        debug_assert_eq!(workers, earliest(self.workers.values().map(PodWorker::deadline)), "a worker changed and was not planned");
+        earliest(self.deadlines().into_iter().map(|(_, at)| at).chain([workers]))
     }
 
     /// What each part waits for: to tell why the agent wakes.
@@ -459,11 +464,11 @@ impl Kubelet {
             self.lease.due(now, out);
         }
         self.dirty.extend(woken);
-        for (uid, worker) in &mut self.workers {
-            if worker.deadline().is_some_and(|at| at <= now.mono) {
+        for uid in self.alarms.due(now.mono) {
+            if let Some(worker) = self.workers.get_mut(uid) {
                 worker.time_passed(now);
-                self.dirty.insert(uid.clone());
             }
+            self.dirty.insert(uid.clone());
         }
         self.keep_house(now, out);
     }

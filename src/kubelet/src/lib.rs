@@ -6,6 +6,7 @@
 
 pub mod action;
 pub mod admission;
+pub mod alarms;
 pub mod backoff;
 pub mod cache;
 pub mod call_names;

@@ -203,12 +203,14 @@ impl Kubelet {
             let again = plan::plan(&mut worker, &mut self.parts, now, out);
             if worker.phase == Phase::Finished && worker.source.is_none() {
                 // Nobody knows the pod any more: what is left of it can go.
+                self.alarms.set(&uid, None);
                 self.forget(now, &worker);
                 continue;
             }
             if worker.batch.is_none() {
                 self.collect_dead(&worker, out);
             }
+            self.alarms.set(&uid, worker.deadline());
             self.workers.insert(uid.clone(), worker);
             if again {
                 self.dirty.insert(uid);

@@ -12,9 +12,9 @@ mod live;
 mod plane;
 mod process;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
 use model::api::authorize::Identity;
 use serde_json::{Value, json};
 
@@ -85,11 +85,12 @@ fn singles(plane: &Plane) -> anyhow::Result<()> {
 fn many(plane: &Plane, agent: &Agent, site: &Site) -> anyhow::Result<Duration> {
     let usage = || Used::of(&site.enclosure.path(format!("/proc/{}", agent.pid)));
     let pods: Vec<Value> = (0..MANY).map(|number| sleeper(&format!("many-{number}"))).collect();
-    let before = usage()?;
+    let (before, own) = (usage()?, Used::of(Path::new("/proc/self"))?);
     show_memory("resident without pods", &before);
     let up = plane.up(&pods)?;
-    let started = usage()?;
+    let (started, own_then) = (usage()?, Used::of(Path::new("/proc/self"))?);
     show(&format!("{MANY} pods at once, all Ready"), up);
+    show("CPU of the bench meanwhile, pretend API server included", own_then.cpu.saturating_sub(own.cpu));
     show(&format!("agent CPU to start {MANY} pods"), started.cpu.saturating_sub(before.cpu));
     std::thread::sleep(Duration::from_secs(10));
     let settled = usage()?;
@@ -104,8 +105,6 @@ fn many(plane: &Plane, agent: &Agent, site: &Site) -> anyhow::Result<Duration> {
     show(&format!("{MANY} pods deleted at once, all gone"), down);
     show(&format!("agent CPU to delete {MANY} pods"), ended.cpu.saturating_sub(idle.cpu));
     show_memory("most ever resident", &Used { resident: ended.most_resident, ..ended });
-    let left = site.containerd.containers(&site.enclosure)?;
-    ensure!(left.is_empty(), "containers are left: {left:?}");
     Ok(up)
 }
 
