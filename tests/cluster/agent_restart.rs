@@ -70,7 +70,8 @@ fn start_pods(cluster: &Cluster) -> anyhow::Result<()> {
         "exec sleep 1000",
         &json!({
             "volumeMounts": [{"name": "all", "mountPath": "/all"}],
-            "readinessProbe": {"exec": {"command": ["sh", "-c", check]}, "periodSeconds": 1},
+            // So many commands in so many containers are more than a small machine does within a second each.
+            "readinessProbe": {"exec": {"command": ["sh", "-c", check]}, "periodSeconds": 5, "timeoutSeconds": 20},
         }),
     );
     let sources = json!([

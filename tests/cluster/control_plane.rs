@@ -211,10 +211,12 @@ impl ControlPlane {
                 }
             })?;
         } else {
-            self.create(&[of("ServiceAccount", "default"), authority("kube-root-ca.crt", "ca.crt")])?;
+            // The last is mounted by OpenShift's API server only.
+            let authorities = [authority("kube-root-ca.crt", "ca.crt"), authority("openshift-service-ca.crt", "service-ca.crt")];
+            self.create(&[of("ServiceAccount", "default")])?;
+            self.create(&authorities)?;
         }
-        // Mounted by OpenShift's API server only.
-        self.create(&[authority("openshift-service-ca.crt", "service-ca.crt")])
+        Ok(())
     }
 
     /// The requests of that user that were refused (403), or that deleted in vain (404).
