@@ -20,6 +20,10 @@ use crate::time::{Mono, Now};
 
 const RETRY: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Upstream's words (pkg/kubelet/cm/container_manager.go).
+const CGROUP_V1_DEPRECATED: &str = "cgroup v1 detected. cgroup v1 support is deprecated and will be removed in a future release. \
+                                    Please migrate to cgroup v2. More information at \
+                                    https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1";
 
 #[derive(Debug, Default)]
 enum Step {
@@ -27,6 +31,12 @@ enum Step {
     Waiting,
     Asked(ActionId),
     Done,
+}
+
+impl Step {
+    fn is(&self, id: ActionId) -> bool {
+        matches!(self, Self::Asked(asked) if *asked == id)
+    }
 }
 
 /// What is done once in the agent's life.
@@ -81,7 +91,7 @@ impl Startup {
         let Some(machine) = self.machine.as_ref().filter(|_| !self.tiers_planned) else { return };
         if let Some(message) = overreserved(config, machine) {
             // NODE-007: no time mends this, only other settings or another machine.
-            self.failed(message, out);
+            self.failed("KubeletSetupFailed", message, out);
             return;
         }
         self.tiers_planned = true;
@@ -111,26 +121,44 @@ impl Startup {
 
     /// A step ended.
     pub fn done(&mut self, now: Now, id: ActionId, outcome: Result<HostReply, Failure>, out: &mut Out<'_>) {
+        let enforced = self.tiers.first().is_some_and(|(.., step)| step.is(id));
         let steps = [&mut self.prepare, &mut self.machine_asked].into_iter().chain(self.tiers.iter_mut().map(|(.., step)| step));
-        let Some(step) = steps.into_iter().find(|step| matches!(step, Step::Asked(asked) if *asked == id)) else { return };
+        let Some(step) = steps.into_iter().find(|step| step.is(id)) else { return };
         match outcome {
             Ok(reply) => {
                 *step = Step::Done;
+                if enforced {
+                    // NODE-142
+                    let message = "Updated Node Allocatable limit across pods";
+                    out.record(Recorded::normal(Subject::Node, "NodeAllocatableEnforced", message));
+                }
                 if let HostReply::Machine(machine) = reply {
+                    if !machine.cgroup_v2 {
+                        // NODE-028
+                        out.record(Recorded::warning(Subject::Node, "CgroupV1", CGROUP_V1_DEPRECATED));
+                    }
                     self.machine = Some(*machine);
                 }
             }
             Err(failure) => {
                 *step = Step::Waiting;
                 self.next = now.mono + RETRY;
-                self.failed(failure.message, out);
+                let reason = if enforced { "FailedNodeAllocatableEnforcement" } else { "KubeletSetupFailed" };
+                let message = match self.tiers.first().filter(|_| enforced) {
+                    Some((name, ..)) => {
+                        let parts: Vec<String> = name.split('/').filter(|p| !p.is_empty()).map(|p| format!("{p:?}")).collect();
+                        format!("Failed to update Node Allocatable Limits [{}]: {}", parts.join(" "), failure.message)
+                    }
+                    None => failure.message,
+                };
+                self.failed(reason, message, out);
             }
         }
     }
 
-    fn failed(&mut self, message: String, out: &mut Out<'_>) {
+    fn failed(&mut self, reason: &str, message: String, out: &mut Out<'_>) {
         if self.last_error.as_ref() != Some(&message) {
-            out.record(Recorded::warning(Subject::Node, "KubeletSetupFailed", message.clone()));
+            out.record(Recorded::warning(Subject::Node, reason, message.clone()));
             self.last_error = Some(message);
         }
     }

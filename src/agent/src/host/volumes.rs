@@ -16,6 +16,9 @@ use super::{atomic_writer, files, mounts, subpath, tree};
 
 const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 
+/// Of the marker that says that an emptyDir is whole.
+const READY_MODE: u32 = 0o644;
+
 /// Plugins whose directories hold nothing but what this agent and the pod's containers wrote.
 const OWN: [&str; 5] =
     [EMPTY_DIR, "kubernetes.io~configmap", "kubernetes.io~secret", "kubernetes.io~downward-api", "kubernetes.io~projected"];
@@ -33,7 +36,7 @@ pub(super) fn set_up(layout: &Layout, pod: &PodUid, volume: &str, setup: &Volume
                         tracing::warn!(volume, %error, "the volume could not be given to its group");
                     }
                 }
-                files::create(&ready, 0o640)?;
+                files::create(&ready, READY_MODE)?;
             }
             Ok(())
         }
@@ -43,7 +46,7 @@ pub(super) fn set_up(layout: &Layout, pod: &PodUid, volume: &str, setup: &Volume
             let ready = layout.volume_meta(pod, EMPTY_DIR, &format!("wrapped_{volume}"))?.join("ready");
             let medium = if *tmpfs { EmptyDirMedium::Memory { size: None } } else { EmptyDirMedium::Disk };
             if set_up_directory(&directory, &ready, &medium)? {
-                files::create(&ready, 0o640)?;
+                files::create(&ready, READY_MODE)?;
             }
             // VTY-019
             for nested in directories {

@@ -15,7 +15,9 @@ fn at(seconds: u64) -> Now {
 }
 
 fn machine() -> HostReply {
-    HostReply::Machine(Box::new(MachineInfo { cpus: 2, memory: 4 << 30, root_fs_capacity: 1 << 30, ..MachineInfo::default() }))
+    let cgroup_v2 = true;
+    let machine = MachineInfo { cpus: 2, memory: 4 << 30, root_fs_capacity: 1 << 30, cgroup_v2, ..MachineInfo::default() };
+    HostReply::Machine(Box::new(machine))
 }
 
 impl Bench {
@@ -38,6 +40,11 @@ impl Bench {
         let mut none = Vec::new();
         let mut out = Out::new(&mut self.ledger, &mut none, &mut self.recorded);
         self.startup.plan_tiers(&self.config, CgroupDriver::Cgroupfs, &mut out);
+    }
+
+    /// The events so far.
+    fn told(&self) -> Vec<String> {
+        self.recorded.iter().map(|event| format!("{} {}", event.reason, event.message)).collect()
     }
 
     /// Does what is asked for until nothing is, and answers the cgroups that were set, in order.
@@ -102,8 +109,38 @@ fn tiers_are_made_once_when_the_runtime_has_told_its_driver() {
     bench.plan_tiers();
     assert_eq!(bench.settle(), ["/kubepods", "/kubepods/burstable", "/kubepods/besteffort"]);
     assert!(bench.startup.is_done());
+    assert_eq!(bench.told(), ["NodeAllocatableEnforced Updated Node Allocatable limit across pods"]);
     bench.plan_tiers();
     assert!(bench.settle().is_empty());
+}
+
+// NODE-142: while the limits of all pods together cannot be set, the node says so, once.
+#[test]
+fn limits_that_cannot_be_enforced_are_told_and_tried_again() {
+    let mut bench = Bench::new();
+    bench.settle();
+    bench.plan_tiers();
+    for second in 10..12 {
+        let asked = bench.due(second);
+        bench.done(second, asked[0].id, Err(Failure::new(FailureKind::Other, "write memory.max: device or resource busy")));
+    }
+    let failed = "FailedNodeAllocatableEnforcement Failed to update Node Allocatable Limits [\"kubepods\"]: write memory.max: device \
+                  or resource busy";
+    assert_eq!(bench.told(), [failed]);
+    let asked = bench.due(20);
+    bench.done(20, asked[0].id, Ok(HostReply::Done));
+    assert_eq!(bench.told()[1], "NodeAllocatableEnforced Updated Node Allocatable limit across pods");
+}
+
+// NODE-028: a node that was allowed to start on the old hierarchy says that this will end.
+#[test]
+fn cgroup_v1_is_warned_of() {
+    let mut bench = Bench::new();
+    let asked = bench.due(1);
+    let machine_asked = asked.iter().find(|a| matches!(a.call, Call::Host(HostCall::MachineInfo))).unwrap();
+    bench.done(1, machine_asked.id, Ok(HostReply::Machine(Box::default())));
+    assert!(bench.recorded[0].warning);
+    assert!(bench.told()[0].starts_with("CgroupV1 cgroup v1 detected. cgroup v1 support is deprecated"), "{:?}", bench.told());
 }
 
 // NODE-007: what is kept from pods must be there to be kept.
