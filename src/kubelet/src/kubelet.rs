@@ -34,6 +34,7 @@ use crate::status_manager::StatusManager;
 use crate::time::{Mono, Now, earliest};
 use crate::tokens::TokenManager;
 use crate::volumes::manager::VolumeManager;
+use crate::workers::Doubts;
 
 /// How long a look at the runtime may take: one whose answer was lost must not blind the agent for as long as a change may take.
 pub(crate) const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,6 +48,7 @@ pub struct Kubelet {
     pub(crate) pleg: Pleg,
     pub(crate) housekeeping: Housekeeping,
     pub(crate) dirty: BTreeSet<PodUid>,
+    pub(crate) affinity: Doubts,
     lease: NodeLease,
     recorder: Recorder,
     ledger: Ledger,
@@ -93,6 +95,7 @@ impl Kubelet {
             pleg: Pleg::new(config.pods.runtime_request_timeout.min(LOOK_TIMEOUT)),
             housekeeping: Housekeeping::default(),
             dirty: BTreeSet::new(),
+            affinity: Doubts::default(),
             lease: NodeLease::new(&config.node.name, config.node.lease_duration),
             recorder: Recorder::new(&config.node.name, config.events.qps, config.events.burst),
             ledger: Ledger::default(),
@@ -349,6 +352,7 @@ impl Kubelet {
                 self.parts.node.done(now, id, outcome, &mut self.parts.rng, out);
                 self.node_known(now);
             }
+            Some(Owner::Affinity) => self.doubts_end(now, outcome, out),
             Some(Owner::Lease) => self.lease.done(now, outcome, &mut self.parts.rng),
             Some(Owner::PodStatus(uid)) => {
                 self.parts.statuses.done(now, &uid, outcome, out);
