@@ -83,6 +83,8 @@ impl Drop for Folder {
 const SETTINGS: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nfailCgroupV1: false\nfailSwapOn: false\n\
                         containerRuntimeEndpoint: unix:///nowhere.sock\n";
 
+type Words<'a> = &'a [&'a str];
+
 // API-290, API-291, INV-16: flags and settings come first, and with a fault in them nothing is opened or made; then the API server's
 // credentials, then the files of TLS. Each is told in the words that operators look for.
 #[test]
@@ -95,7 +97,7 @@ fn start_fails_in_order_and_in_known_words() {
     let no_tls = folder.put("tls.yaml", &format!("{SETTINGS}{alone}{tls}"));
     let (missing, kubeconfig) = (folder.path("none.yaml"), folder.put("kubelet.conf", "clusters: [\n"));
     let not_found = format!("failed to load kubelet config file, path: {missing}");
-    let cases: [(&[&str], i32, &[&str], &[&str]); 4] = [
+    let cases: [(Words<'_>, i32, Words<'_>, Words<'_>); 4] = [
         (&["--config", &missing, "--kubeconfig", &kubeconfig], 64, &[&not_found], &["invalid kubeconfig"]),
         (&["--config", &bad, "--kubeconfig", &kubeconfig], 64, &["maxPods"], &["invalid kubeconfig"]),
         (
