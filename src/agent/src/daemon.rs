@@ -47,10 +47,21 @@ pub async fn run(resolved: Resolved) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     tokio::spawn(signals(shutdown.clone()));
     let env = env(&resolved)?;
+    refuse_swap(&fs::read_to_string("/proc/swaps").unwrap_or_default(), resolved.kubelet.node.fail_swap_on)?;
     if let Err(error) = limit_open_files(resolved.process.max_open_files) {
         tracing::warn!(%error, wanted = resolved.process.max_open_files, "Failed to set rlimit on max file handles");
     }
     run_in(env, &resolved, shutdown).await
+}
+
+/// NODE-146: whether the machine swaps, as `/proc/swaps` says, and must not. Its first line is a heading.
+fn refuse_swap(swaps: &str, must_not: bool) -> anyhow::Result<()> {
+    let on = swaps.lines().skip(1).any(|line| !line.trim().is_empty());
+    anyhow::ensure!(
+        !(on && must_not),
+        "running with swap on is not supported, please disable swap or set --fail-swap-on flag to false"
+    );
+    Ok(())
 }
 
 /// `maxOpenFiles`, both as what holds and as what it could be raised to. Upstream goes on when this fails, too.
@@ -103,7 +114,7 @@ fn access(kubeconfig: &Path, bootstrap: Option<&Path>) -> anyhow::Result<Access>
             bootstrap.display()
         );
     }
-    Ok(Access::from_kubeconfig(kubeconfig)?)
+    Access::from_kubeconfig(kubeconfig).context("invalid kubeconfig")
 }
 
 fn seed() -> io::Result<u64> {
@@ -115,14 +126,21 @@ fn seed() -> io::Result<u64> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
+/// API-294: the first signal ends the agent in good order; who asks twice does not want to wait.
 async fn signals(shutdown: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else { return };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+    async fn either(term: &mut Signal, interrupt: &mut Signal) {
+        tokio::select! {
+            biased;
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
+    let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else { return };
+    either(&mut term, &mut interrupt).await;
     shutdown.cancel();
+    either(&mut term, &mut interrupt).await;
+    std::process::exit(1);
 }
 
 fn serving(resolved: &Resolved, now: Timestamp) -> anyhow::Result<Serving> {
@@ -191,6 +209,18 @@ mod tests {
         limit_open_files(most).unwrap();
         let after = rustix::process::getrlimit(Resource::Nofile);
         assert_eq!((after.current, after.maximum), (Some(most), Some(most)));
+    }
+
+    // NODE-146, API-291
+    #[test]
+    fn swap_is_refused_unless_it_is_allowed() {
+        let heading = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
+        let swapping = format!("{heading}/swapfile file 2097148 0 -2\n");
+        let told = refuse_swap(&swapping, true).unwrap_err().to_string();
+        assert_eq!(told, "running with swap on is not supported, please disable swap or set --fail-swap-on flag to false");
+        refuse_swap(&swapping, false).unwrap();
+        refuse_swap(heading, true).unwrap();
+        refuse_swap("", true).unwrap();
     }
 
     // API-170: made once for the host and a year, kept beside its key, and the same in every later life.

@@ -78,27 +78,38 @@ impl EventLoop {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                event = self.executor.next() => {
-                    self.handle(event);
-                    for _ in 1..BURST {
-                        let Some(event) = self.executor.try_next() else { break };
-                        self.handle(event);
-                    }
-                }
-                () = sleep => self.handle(Event::TimerFired),
-                Some(event) = self.sources.recv() => {
-                    self.handle(event);
-                    for _ in 1..BURST {
-                        let Ok(event) = self.sources.try_recv() else { break };
-                        self.handle(event);
-                    }
-                }
-                Some(query) = self.queries.recv() => {
-                    let now = self.now();
-                    query(&self.kubelet, now);
-                }
+                event = self.executor.next() => self.handle(event),
+                () = sleep => {}
+                Some(event) = self.sources.recv() => self.handle(event),
+                Some(query) = self.queries.recv() => self.answer(query),
             }
+            self.give_everyone_a_turn();
         }
+    }
+
+    /// Whichever it was that woke the loop, everyone gets a turn: however much one has to say, it keeps none of the others out
+    /// (POD-050).
+    fn give_everyone_a_turn(&mut self) {
+        for _ in 0..BURST {
+            let Some(event) = self.executor.try_next() else { break };
+            self.handle(event);
+        }
+        if self.kubelet.deadline().is_some_and(|at| at <= self.now().mono) {
+            self.handle(Event::TimerFired);
+        }
+        for _ in 0..BURST {
+            let Ok(event) = self.sources.try_recv() else { break };
+            self.handle(event);
+        }
+        for _ in 0..BURST {
+            let Ok(query) = self.queries.try_recv() else { break };
+            self.answer(query);
+        }
+    }
+
+    fn answer(&self, query: Query) {
+        let now = self.now();
+        query(&self.kubelet, now);
     }
 
     fn handle(&mut self, event: Event) {

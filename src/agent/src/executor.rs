@@ -280,4 +280,44 @@ mod tests {
         let outcome = limits(&lane, None, &token).hold(async { Ok(()) }).await;
         assert_eq!(outcome.unwrap_err().kind, FailureKind::Canceled);
     }
+
+    // POD-203: so many pulls run at once as may; the others wait, however long those take.
+    #[tokio::test(start_paused = true)]
+    async fn pulls_beyond_the_limit_wait() {
+        for images in [1, 3] {
+            let lane = Arc::new(Semaphore::new(LaneLimits { images, sandboxes: 4 }.of(Lane::Images)));
+            let (token, begun) = (CancellationToken::new(), Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+            let place = gives_up_its_place(Lane::Images).then_some(PLACE);
+            for _ in 0..5 {
+                let begun = Arc::clone(&begun);
+                let pull = async move {
+                    begun.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    futures::future::pending::<Result<(), Failure>>().await
+                };
+                tokio::spawn(limits(&lane, place, &token).hold(pull));
+            }
+            tokio::time::advance(Duration::from_secs(60)).await;
+            tokio::task::yield_now().await;
+            assert_eq!(begun.load(std::sync::atomic::Ordering::Relaxed), images);
+        }
+    }
+
+    // INV-15: whatever else hangs, the lease is renewed.
+    #[tokio::test(start_paused = true)]
+    async fn lease_waits_for_nothing_else() {
+        let limits_of = LaneLimits { images: 1, sandboxes: 1 };
+        let lanes: BTreeMap<Lane, Arc<Semaphore>> =
+            LANES.into_iter().map(|lane| (lane, Arc::new(Semaphore::new(limits_of.of(lane))))).collect();
+        let token = CancellationToken::new();
+        for lane in LANES.into_iter().filter(|lane| *lane != Lane::Lease) {
+            for _ in 0..300 {
+                let hangs = futures::future::pending::<Result<(), Failure>>();
+                tokio::spawn(limits(&lanes[&lane], None, &token).hold(hangs));
+            }
+        }
+        tokio::task::yield_now().await;
+        let began = Instant::now();
+        limits(&lanes[&Lane::Lease], None, &token).hold(async { Ok(()) }).await.unwrap();
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
 }

@@ -44,7 +44,8 @@ fn run(resolved: Resolved) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            // API-291
+            tracing::error!(err = %format_args!("failed to run Kubelet: {error:#}"), "command failed");
             ExitCode::FAILURE
         }
     }

@@ -152,3 +152,6 @@ pub fn server_settings(resolved: &Resolved) -> Settings {
         configz: serde_json::to_value(resolved.effective()).unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests;

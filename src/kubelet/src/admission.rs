@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::node::status::Resources;
 use crate::observation::MachineInfo;
-use crate::resources::requests::{Kind, pod_amounts};
+use crate::resources::requests::{Kind, amounts_of, pod_amounts};
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,9 @@ pub enum Admission {
     },
 }
 
+/// The reason of a refusal that the node's labels are to blame for.
+pub const NODE_AFFINITY: &str = "NodeAffinity";
+
 fn refused(reason: &str, message: impl Into<String>) -> Admission {
     Admission::Refused { reason: reason.to_owned(), message: message.into() }
 }
@@ -39,7 +42,7 @@ pub fn admit(pod: &Pod, active: &[&Arc<Pod>], node: Option<&Node>, machine: Opti
     if let Some(message) = sysctls::forbidden(spec, &config.pods.allowed_unsafe_sysctls, kernel) {
         return refused("SysctlForbidden", message);
     }
-    let resources = || machine.and_then(|machine| resources(pod, active, machine, config));
+    let resources = || machine.and_then(|machine| resources(pod, active, node, machine, config));
     let of_node = || node.and_then(|node| affinity(pod, node).or_else(|| name(spec, node)));
     let taints = || node.and_then(|node| taints(pod, node));
     operating_system(pod, spec)
@@ -87,11 +90,11 @@ fn unsupported(spec: &PodSpec) -> Option<Admission> {
 }
 
 /// `OutOf<resource>` for the first resource that is short.
-fn resources(pod: &Pod, active: &[&Arc<Pod>], machine: &MachineInfo, config: &Config) -> Option<Admission> {
-    let node = Resources::new(config, machine);
+fn resources(pod: &Pod, active: &[&Arc<Pod>], node: Option<&Node>, machine: &MachineInfo, config: &Config) -> Option<Admission> {
+    let own = Resources::new(config, machine);
     let count = active.len() as u64;
-    if count + 1 > node.pods {
-        return Some(out_of("pods", 1, count, node.pods));
+    if count + 1 > own.pods {
+        return Some(out_of("pods", 1, count, own.pods));
     }
     let wanted = pod_amounts(pod, Kind::Requests);
     let mut used: BTreeMap<String, i64> = BTreeMap::new();
@@ -101,8 +104,9 @@ fn resources(pod: &Pod, active: &[&Arc<Pod>], machine: &MachineInfo, config: &Co
         }
     }
     let capacities =
-        [("cpu", node.allocatable_cpu_milli), ("memory", node.allocatable_memory), ("ephemeral-storage", node.allocatable_storage)];
-    for (name, capacity) in capacities {
+        [("cpu", own.allocatable_cpu_milli), ("memory", own.allocatable_memory), ("ephemeral-storage", own.allocatable_storage)];
+    let others = wanted.keys().filter_map(|name| Some((name.as_str(), other_capacity(name, &own, pod, node)?)));
+    for (name, capacity) in capacities.into_iter().chain(others) {
         let asked = wanted.get(name).and_then(|a| u64::try_from(*a).ok()).unwrap_or(0);
         let taken = used.get(name).and_then(|a| u64::try_from(*a).ok()).unwrap_or(0);
         if asked > 0 && asked > capacity.saturating_sub(taken) {
@@ -110,6 +114,19 @@ fn resources(pod: &Pod, active: &[&Arc<Pod>], machine: &MachineInfo, config: &Co
         }
     }
     None
+}
+
+/// What pods may have of a resource that not every node has: huge pages, of which a node may have none, and extended resources that its
+/// object names. Those that it does not name are the cluster's, or come with a claim, and are nothing to go by here (POD-036).
+fn other_capacity(name: &str, own: &Resources, pod: &Pod, node: Option<&Node>) -> Option<u64> {
+    if name.starts_with("hugepages-") {
+        return Some(amounts_of(Some(&own.allocatable)).get(name).and_then(|amount| u64::try_from(*amount).ok()).unwrap_or(0));
+    }
+    let extended = name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.");
+    let claimed = pod.status.as_ref().and_then(|status| status.extended_resource_claim_status.as_ref());
+    let by_claim = claimed.is_some_and(|claim| claim.request_mappings.iter().any(|mapping| mapping.resource_name == name));
+    let allocatable = node.and_then(|node| node.status.as_ref()?.allocatable.as_ref()).filter(|_| extended && !by_claim);
+    amounts_of(allocatable).get(name).and_then(|amount| u64::try_from(*amount).ok())
 }
 
 fn out_of(resource: &str, requested: u64, used: u64, capacity: u64) -> Admission {
@@ -140,7 +157,7 @@ fn affinity(pod: &Pod, node: &Node) -> Option<Admission> {
         })
     });
     (!selector_matches || !affinity_matches)
-        .then(|| refused("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"))
+        .then(|| refused(NODE_AFFINITY, "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"))
 }
 
 fn matches(requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {
@@ -249,6 +266,34 @@ mod tests {
             verdict(&asking("501m"), &[&other], &Node::default()),
             refused("OutOfcpu", "Node didn't have enough resource: cpu, requested: 501, used: 1500, capacity: 2000")
         );
+    }
+
+    // POD-036, POD-034: what the node's object names is counted, huge pages always; what it does not name is not the node's to give.
+    #[test]
+    fn extended_resources_count_where_the_node_has_them() {
+        let asking = |name: &str, amount: &str| {
+            pod(json!({"containers": [{"name": "c", "resources": {"requests": {name: amount}, "limits": {name: amount}}}]}))
+        };
+        let here = node(json!({"status": {"allocatable": {"example.com/gpu": "2", "example.com/none": "0"}}}));
+        let other = Arc::new(asking("example.com/gpu", "1"));
+        assert_eq!(verdict(&asking("example.com/gpu", "1"), &[&other], &here), Admission::Admitted);
+        assert_eq!(
+            verdict(&asking("example.com/gpu", "2"), &[&other], &here),
+            refused(
+                "OutOfexample.com/gpu",
+                "Node didn't have enough resource: example.com/gpu, requested: 2, used: 1, capacity: 2"
+            )
+        );
+        assert_eq!(reason(&asking("example.com/none", "1"), &[], &here), "OutOfexample.com/none");
+        assert_eq!(reason(&asking("example.com/elsewhere", "1"), &[], &here), "admitted");
+        assert_eq!(reason(&asking("hugepages-2Mi", "2Mi"), &[], &here), "OutOfhugepages-2Mi");
+        let mut claiming = asking("example.com/gpu", "3");
+        claiming.status = serde_json::from_value(json!({"extendedResourceClaimStatus": {
+            "resourceClaimName": "gpus",
+            "requestMappings": [{"containerName": "c", "resourceName": "example.com/gpu", "requestName": "container-0"}],
+        }}))
+        .unwrap();
+        assert_eq!(reason(&claiming, &[], &here), "admitted");
     }
 
     // POD-034: NodeAffinity

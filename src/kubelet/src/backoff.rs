@@ -64,7 +64,7 @@ mod tests {
         let nanos = i64::try_from(ran * 1_000_000_000).unwrap();
         serde_json::from_value(json!({
             "id": id, "sandbox": "s1", "name": "main", "attempt": 0, "state": "Exited", "created_at": 0, "started_at": 1,
-            "finished_at": 1 + nanos, "exit_code": 1, "reason": "Error", "message": "", "image": "", "image_ref": "",
+            "finished_at": 1 + nanos, "exit_code": 1, "reason": "Error", "message": "", "image": "", "image_ref": "", "image_id": "",
             "log_path": "", "labels": {}, "annotations": {}, "user": null, "resources": null, "termination_log": "",
             "stop_signal": "",
         }))

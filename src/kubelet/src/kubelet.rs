@@ -35,6 +35,7 @@ use crate::status_manager::StatusManager;
 use crate::time::{Mono, Now, earliest};
 use crate::tokens::TokenManager;
 use crate::volumes::manager::VolumeManager;
+use crate::workers::Doubts;
 
 /// How long a look at the runtime may take: one whose answer was lost must not blind the agent for as long as a change may take.
 pub(crate) const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
@@ -50,6 +51,7 @@ pub struct Kubelet {
     pub(crate) dirty: BTreeSet<PodUid>,
     /// When each worker wants to be planned again: of every worker that is not dirty.
     pub(crate) alarms: Alarms<PodUid>,
+    pub(crate) affinity: Doubts,
     lease: NodeLease,
     recorder: Recorder,
     ledger: Ledger,
@@ -97,6 +99,7 @@ impl Kubelet {
             housekeeping: Housekeeping::default(),
             dirty: BTreeSet::new(),
             alarms: Alarms::default(),
+            affinity: Doubts::default(),
             lease: NodeLease::new(&config.node.name, config.node.lease_duration),
             recorder: Recorder::new(&config.node.name, config.events.qps, config.events.burst),
             ledger: Ledger::default(),
@@ -354,6 +357,7 @@ impl Kubelet {
                 self.parts.node.done(now, id, outcome, &mut self.parts.rng, out);
                 self.node_known(now);
             }
+            Some(Owner::Affinity) => self.doubts_end(now, outcome, out),
             Some(Owner::Lease) => self.lease.done(now, outcome, &mut self.parts.rng),
             Some(Owner::PodStatus(uid)) => {
                 self.parts.statuses.done(now, &uid, outcome, out);

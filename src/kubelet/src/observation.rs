@@ -129,6 +129,8 @@ pub struct ContainerStatus {
     pub image: String,
     /// What the image resolved to, for `imageID`.
     pub image_ref: String,
+    /// The image's ID on this node; what it resolved to where the runtime does not tell (CRI-021).
+    pub image_id: String,
     /// The absolute path of its log.
     pub log_path: String,
     /// Labels and annotations carry what a kill needs when the pod object is gone (LOG-001, LOG-002).
@@ -355,7 +357,7 @@ mod tests {
         let status = |(id, state): &(&str, &str)| {
             let status = json!({
                 "id": id, "sandbox": "s1", "name": "main", "attempt": 0, "state": state, "created_at": 0, "started_at": 0,
-                "finished_at": 0, "exit_code": 0, "reason": "", "message": "", "image": "", "image_ref": "", "log_path": "",
+                "finished_at": 0, "exit_code": 0, "reason": "", "message": "", "image": "", "image_ref": "", "image_id": "", "log_path": "",
                 "labels": {}, "annotations": {}, "user": null, "resources": null, "termination_log": "", "stop_signal": "",
             });
             serde_json::from_value(status).unwrap()

@@ -21,6 +21,8 @@ pub enum Owner {
     Pleg,
     /// Registration, node status, CSINode.
     Node,
+    /// The own Node, asked for again because pods do not fit its labels.
+    Affinity,
     /// The node lease.
     Lease,
     /// A worker's observation or batch.

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proto::cri::{AuthConfig, PodSandboxConfig};
 
@@ -300,18 +300,37 @@ impl Parts {
         }
     }
 
-    /// The credentials in the pod's pull secrets that match the image (POD-104: those that cannot be read count as none).
+    /// The pod's pull secrets (POD-104: those that cannot be read count as none, and are told).
     #[must_use]
-    pub fn pull_credentials(&self, pod: &Pod, image: &str) -> Vec<Sensitive<AuthConfig>> {
+    pub fn pull_secrets(&self, pod: &Pod) -> PullSecrets {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let names = pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten());
-        let secrets: Vec<_> = names
-            .filter_map(|reference| match self.objects.lookup_secret(namespace, &reference.name) {
-                Lookup::Found(secret) => Some(secret),
-                _ => None,
-            })
-            .collect();
-        credentials_for(image, secrets.iter().map(|s| s.reveal().as_ref()))
+        let mut secrets = PullSecrets::default();
+        for reference in pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten()).filter(|r| !r.name.is_empty()) {
+            match self.objects.lookup_secret(namespace, &reference.name) {
+                Lookup::Found(secret) => secrets.found.push(secret),
+                Lookup::Pending => secrets.pending = true,
+                Lookup::NotFound | Lookup::Failed(_) | Lookup::NotRegistered => secrets.missing.push(reference.name.clone()),
+            }
+        }
+        secrets
+    }
+}
+
+/// What is known of a pod's pull secrets.
+#[derive(Debug, Default)]
+pub struct PullSecrets {
+    found: Vec<Sensitive<Arc<Secret>>>,
+    /// Those that are not to be had.
+    pub missing: Vec<String>,
+    /// Whether one of them is still on its way.
+    pub pending: bool,
+}
+
+impl PullSecrets {
+    /// The credentials in them that match the image.
+    #[must_use]
+    pub fn credentials(&self, image: &str) -> Vec<Sensitive<AuthConfig>> {
+        credentials_for(image, self.found.iter().map(|secret| secret.reveal().as_ref()))
     }
 }
 

@@ -2,19 +2,20 @@
 //! Upstream: pkg/kubelet/pod_workers.go (UpdatePod), pkg/kubelet/kubelet_pods.go (HandlePodCleanups).
 //! Differs: clean-up follows each change, without a pass every two seconds; a running pod that is refused stops before it is Failed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::admission::{Admission, admit};
-use crate::event::PodSource;
+use crate::action::{ApiCall, Call, Lane};
+use crate::admission::{Admission, NODE_AFFINITY, admit};
+use crate::event::{ApiReply, PodSource};
 use crate::failure::Failure;
 use crate::ids::{ActionId, PodName, PodUid};
 use crate::kubelet::Kubelet;
-use crate::out::Out;
+use crate::out::{Out, Owner};
 use crate::pleg::RuntimePod;
 use crate::pod::batch::StepReply;
 use crate::pod::manager::Changes;
@@ -27,8 +28,20 @@ use crate::time::Now;
 
 /// POD-087: the grace of a pod that no source knows.
 const ORPHAN_GRACE: Duration = Duration::from_secs(1);
+/// How long the node may be asked for before a pod is judged by what is known of it.
+const NODE_LIMIT: Duration = Duration::from_secs(10);
 /// How often one pod may be planned within one event: planning converges at once, or something is wrong.
 const MOST_PLANS: usize = 16;
+
+/// Pods that the node as it is known does not fit, by its labels.
+#[derive(Debug, Default)]
+pub(crate) struct Doubts {
+    /// Those that wait for the node to be asked for again.
+    waiting: BTreeSet<PodUid>,
+    /// Those that have waited.
+    known: BTreeSet<PodUid>,
+    asked: Option<ActionId>,
+}
 
 /// Whether the API says that the pod has ended.
 #[must_use]
@@ -68,6 +81,9 @@ impl Kubelet {
             && !deleting
             && let Admission::Refused { reason, message } = self.admit(&desired.pod)
         {
+            if reason == NODE_AFFINITY && self.doubt(uid, out) {
+                return;
+            }
             out.record(Recorded::warning(Subject::Pod(Arc::clone(&desired.pod)), reason.clone(), message.clone()));
             if self.was_here(&desired.pod, uid) {
                 let verdict = Verdict { reason, message: format!("Pod was rejected: {message}"), disruption: false };
@@ -81,6 +97,34 @@ impl Kubelet {
         let worker = PodWorker::new(now, uid.clone(), desired.pod, Some(desired.source));
         self.workers.insert(uid.clone(), worker);
         self.pod_updated(now, uid, out);
+    }
+
+    /// POD-035: the scheduler may know labels of the node that have not come this far yet. Before a pod is refused for good on their
+    /// account, they are asked for, once. True if the pod is to wait for them.
+    fn doubt(&mut self, uid: &PodUid, out: &mut Out<'_>) -> bool {
+        let doubts = &mut self.affinity;
+        if doubts.known.contains(uid) {
+            return false;
+        }
+        doubts.waiting.insert(uid.clone());
+        if doubts.asked.is_none() {
+            let call = Call::Api(ApiCall::GetNode);
+            doubts.asked = Some(out.issue(Owner::Affinity, Lane::Objects, NODE_LIMIT, call));
+        }
+        true
+    }
+
+    /// The node was asked for again, or is not to be had: those who wait are judged by what is known.
+    pub(crate) fn doubts_end(&mut self, now: Now, outcome: Result<ApiReply, Failure>, out: &mut Out<'_>) {
+        if let Ok(ApiReply::Node(node)) = outcome {
+            self.parts.node.seen(node, out);
+        }
+        self.affinity.asked = None;
+        self.affinity.known = std::mem::take(&mut self.affinity.waiting);
+        for uid in self.affinity.known.clone() {
+            self.pod_added(now, &uid, out);
+        }
+        self.affinity.known.clear();
     }
 
     /// Whether the runtime may hold something of a pod that this life of the agent has not looked at yet.
@@ -100,7 +144,9 @@ impl Kubelet {
 
     /// Refused pods of which the runtime turns out to hold something: a listing may come after the pods did.
     fn stop_refused_that_were_here(&mut self, now: Now) {
-        let refused = |pod: &&RuntimePod| !self.workers.contains_key(&pod.uid) && self.pods.get(&pod.uid).is_some();
+        let refused = |pod: &&RuntimePod| {
+            !self.workers.contains_key(&pod.uid) && self.pods.get(&pod.uid).is_some() && !self.affinity.waiting.contains(&pod.uid)
+        };
         let running: Vec<PodUid> = self.pleg.runtime_pods().filter(refused).map(|pod| pod.uid.clone()).collect();
         for uid in running {
             let status = self.parts.statuses.status(&uid).cloned().unwrap_or_default();

@@ -82,6 +82,7 @@ fn found(scenario: &Scenario, planted: Planted) -> BTreeSet<&'static str> {
     wrong.into_iter().map(|one| one.rule).collect()
 }
 
+// INV-14: among them is a call that the Node authorizer forbids.
 #[test]
 fn every_planted_fault_is_found_by_its_invariant_and_no_other() {
     let wrong = MUTATIONS.iter().enumerate().filter_map(|(number, mutation)| {
@@ -93,6 +94,7 @@ fn every_planted_fault_is_found_by_its_invariant_and_no_other() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+// INV-14
 #[test]
 fn scenarios_hold_without_a_planted_fault() {
     let scenarios: BTreeSet<&str> = MUTATIONS.iter().map(|mutation| mutation.scenario).collect();

@@ -318,6 +318,7 @@ fn status_of(container: &Container) -> ContainerStatus {
         reason: container.reason.clone(),
         message: if container.state == ContainerState::Exited { container.behaviour.says.clone() } else { String::new() },
         image: image.user_specified_image,
+        image_id: image.image.clone(),
         image_ref: image.image,
         log_path: config.log_path.clone(),
         labels: config.labels.clone(),

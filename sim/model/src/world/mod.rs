@@ -535,4 +535,6 @@ fn fails(call: &Call) -> Fails {
 }
 
 #[cfg(test)]
+mod runtime_calls;
+#[cfg(test)]
 mod tests;

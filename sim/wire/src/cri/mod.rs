@@ -5,6 +5,8 @@
 mod convert;
 mod images;
 mod runtime;
+#[cfg(test)]
+mod tests;
 
 use std::future::{Future, pending};
 use std::sync::{Arc, Mutex, PoisonError};

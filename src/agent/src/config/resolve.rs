@@ -248,6 +248,7 @@ pub(super) fn resolve(
         warnings: Vec::new(),
         configuration: config.clone(),
     };
+    resolver.warn_of_what_is_not_done();
     let warnings = resolver.warnings;
     if resolver.problems.is_empty() { Ok(Resolved { warnings, ..resolved }) } else { Err(resolver.problems) }
 }
@@ -260,6 +261,22 @@ fn in_range<T: Default, N: TryInto<T>>(number: N) -> T {
 impl Resolver<'_> {
     fn problem(&mut self, field: &str, value: &str, message: impl Into<String>, remedy: &str) {
         self.problems.push(Problem::new(field, value, message, remedy));
+    }
+
+    /// Policies that are valid and that this agent does not follow: pods run all the same, on shared CPUs and memory.
+    fn warn_of_what_is_not_done(&mut self) {
+        let config = self.config;
+        let policies = [
+            ("cpuManagerPolicy", &config.cpu_manager_policy, "none"),
+            ("memoryManagerPolicy", &config.memory_manager_policy, "None"),
+            ("topologyManagerPolicy", &config.topology_manager_policy, "none"),
+        ];
+        for (field, policy, idle) in policies {
+            if policy != idle {
+                self.warnings
+                    .push(format!("{field} {policy} is not supported yet and has no effect: nothing is pinned or aligned"));
+            }
+        }
     }
 
     /// A path below the working directory, as the process would open it.

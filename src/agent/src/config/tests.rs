@@ -54,7 +54,7 @@ fn an_empty_file_gives_the_core_upstreams_defaults() {
 
 #[test]
 fn a_start_without_file_keeps_the_legacy_defaults() {
-    // API-242, NODE-020, NODE-021
+    // API-002, API-242, NODE-020, NODE-021
     let legacy = run("--kubeconfig=/k", None, None).expect("valid");
     assert!(legacy.auth.anonymous);
     assert_eq!(legacy.auth.token_webhook, None);
@@ -67,6 +67,7 @@ fn a_start_without_file_keeps_the_legacy_defaults() {
     assert_eq!(strict.auth.token_webhook, Some(Duration::from_mins(2)));
     assert!(matches!(strict.auth.authorization, Authorization::Webhook { .. }));
     assert_eq!(strict.server.read_only, None);
+    assert_eq!(with("readOnlyPort: 10355", "").server.read_only, Some("0.0.0.0:10355".parse().expect("an address")));
     assert_eq!(strict.kubelet.eviction.thresholds.len(), 6);
 
     // API-241: drop-ins alone are no file.
@@ -244,6 +245,57 @@ fn drop_ins_apply_in_lexical_order_through_directories() {
     std::fs::remove_dir_all(&dir).expect("ours");
     let names: Vec<PathBuf> = files.expect("readable").into_iter().map(|file| file.path).collect();
     assert_eq!(names, [dir.join("10-a/99.conf"), dir.join("15.conf"), dir.join("20-b.conf")]);
+}
+
+// INV-16: what /configz shows can be given to an agent as its file, and is in force there.
+#[test]
+fn effective_configuration_is_one_to_start_with() {
+    let fields = "failSwapOn: false\nmaxPods: 42\nclusterDNS: [10.96.0.10]\nsyncFrequency: 90s\nevictionHard: {memory.available: 5%}\n\
+                  featureGates: {MemoryQoS: true}\nreservedSystemCPUs: '0'\nimageMinimumGCAge: 3m0.5s";
+    let first = with(fields, "--node-ip=10.0.0.9 --max-pods=43 --v=4");
+    let shown = serde_json::to_value(first.effective()).expect("it is JSON");
+    let content = shown.to_string();
+    let again = run("--kubeconfig=/k --node-ip=10.0.0.9", Some(file("/etc/kubernetes/again.json", &content)), None);
+    let again = again.unwrap_or_else(|error| panic!("{error}\n{content}"));
+    assert_eq!(serde_json::to_value(again.effective()).expect("it is JSON"), shown);
+    assert_eq!(again.kubelet, first.kubelet);
+    assert_eq!(again.kubelet.pods.max, 43);
+}
+
+// API-225: without an API server nobody can be asked who somebody is and what they may; that is said of both.
+#[test]
+fn standalone_agent_cannot_ask_who_may_do_what() {
+    let standalone = |fields: &str| run("", Some(config_file(&format!("failSwapOn: false\n{fields}"))), None);
+    let error = standalone("").unwrap_err();
+    let told: Vec<String> = error.problems.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].starts_with("no client provided, cannot use webhook authentication"), "{told:?}");
+    assert!(told[1].starts_with("no client provided, cannot use webhook authorization"), "{told:?}");
+    let off = "authentication: {webhook: {enabled: false}}\nauthorization: {mode: AlwaysAllow}";
+    let resolved = standalone(off).unwrap_or_else(|error| panic!("{error}"));
+    assert!(resolved.kubelet.node.standalone && resolved.api.kubeconfig.is_none());
+}
+
+// POD-203: one image at a time, unless the configuration says otherwise, by either of its words.
+#[test]
+fn images_are_pulled_one_by_one_unless_told_otherwise() {
+    let most = |fields: &str| with(&format!("failSwapOn: false\n{fields}"), "").kubelet.images.max_parallel_pulls;
+    assert_eq!(most(""), Some(1));
+    assert_eq!(most("serializeImagePulls: false"), None);
+    assert_eq!(most("maxParallelImagePulls: 5"), Some(5));
+    assert_eq!(most("serializeImagePulls: false\nmaxParallelImagePulls: 5"), Some(5));
+}
+
+// NODE-205: with another policy than none nothing is pinned either, and that is said.
+#[test]
+fn policies_without_effect_are_warned_of() {
+    let warned = |fields: &str| with(&format!("failSwapOn: false\n{fields}"), "").warnings;
+    assert_eq!(warned("cpuManagerPolicy: none"), [""; 0]);
+    let fields = "cpuManagerPolicy: static\nreservedSystemCPUs: '0'\ntopologyManagerPolicy: best-effort";
+    let warnings: Vec<String> = warned(fields).into_iter().filter(|warning| warning.contains("Policy ")).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].starts_with("cpuManagerPolicy static is not supported yet and has no effect"), "{warnings:?}");
+    assert!(warnings[1].starts_with("topologyManagerPolicy best-effort is not supported yet"), "{warnings:?}");
 }
 
 #[test]

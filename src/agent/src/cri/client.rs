@@ -70,7 +70,9 @@ impl CriRuntime {
         match call {
             CriCall::Version => {
                 let request = VersionRequest { version: "0.1.0".to_owned() };
-                convert::version(reply(client.version(request).await)?).map(CriReply::Version)
+                let version = reply(client.version(request).await).and_then(convert::version);
+                self.trouble.tell(version.as_ref().map(|_| ()));
+                version.map(CriReply::Version)
             }
             CriCall::Status => {
                 convert::runtime_status(reply(client.status(StatusRequest { verbose: false }).await)?).map(CriReply::Status)

@@ -141,6 +141,7 @@ pub(super) fn container_status(status: cri::ContainerStatus, sandbox: &str) -> R
         reason: status.reason,
         message: status.message,
         image: image.image,
+        image_id: if status.image_id.is_empty() { status.image_ref.clone() } else { status.image_id },
         image_ref: status.image_ref,
         log_path: status.log_path,
         termination_log: termination_log(&status.annotations, &status.mounts),
@@ -338,6 +339,16 @@ mod tests {
         assert_eq!(status.stop_signal, "SIGQUIT");
         // POD-175
         assert_eq!(status.termination_log, "/r/pods/u1/containers/main/0a");
+    }
+
+    // CRI-021: images are collected by ID; what the image resolved to is what users are shown.
+    #[test]
+    fn image_of_a_container_is_known_by_its_id_where_the_runtime_tells() {
+        let found = container_status(container(), "s1").unwrap().status;
+        assert_eq!((found.image_ref.as_str(), found.image_id.as_str()), ("sha256:abc", "sha256:abc"));
+        let told = cri::ContainerStatus { image_id: "sha256:def".into(), ..container() };
+        let found = container_status(told, "s1").unwrap().status;
+        assert_eq!((found.image_ref.as_str(), found.image_id.as_str()), ("sha256:abc", "sha256:def"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod observe;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -38,6 +38,31 @@ pub struct CriRuntime {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     epoch: Instant,
+    trouble: Arc<Trouble>,
+}
+
+/// What keeps the runtime from telling its version, told once.
+#[derive(Debug, Default)]
+struct Trouble {
+    endpoint: String,
+    told: Mutex<String>,
+}
+
+impl Trouble {
+    /// API-291: what operators look for in the log of an agent whose runtime is not there. Says whether it was told.
+    fn tell(&self, outcome: Result<(), &Failure>) -> bool {
+        let now = outcome.err().map(|failure| failure.message.clone()).unwrap_or_default();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told == now {
+            return false;
+        }
+        *told = now;
+        if !told.is_empty() {
+            let endpoint = &self.endpoint;
+            tracing::error!(error = %told, "validate service connection: validate CRI v1 runtime API for endpoint {endpoint:?}");
+        }
+        !told.is_empty()
+    }
 }
 
 impl CriRuntime {
@@ -52,11 +77,20 @@ impl CriRuntime {
             runtime: RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
             images: ImageServiceClient::new(image_channel).max_decoding_message_size(MAX_MESSAGE),
             epoch,
+            trouble: Arc::new(Trouble { endpoint: shown(runtime), told: Mutex::default() }),
         }
     }
 
     fn now(&self) -> Mono {
         Mono::from_start(Instant::now().duration_since(self.epoch))
+    }
+}
+
+/// An endpoint as the configuration has it.
+fn shown(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Unix(path) => format!("unix://{path}"),
+        Endpoint::Tcp { host, port } => format!("tcp://{host}:{port}"),
     }
 }
 

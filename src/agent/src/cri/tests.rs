@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -37,19 +37,24 @@ enum Behaviour {
 struct Scripted {
     script: Vec<Behaviour>,
     connections: AtomicUsize,
+    /// The methods that were called, by their path.
+    called: Called,
 }
+
+type Called = Arc<Mutex<Vec<String>>>;
 
 impl Net for Scripted {
     fn connect(&self, _: Endpoint) -> BoxFuture<'_, io::Result<BoxedStream>> {
         let turn = self.connections.fetch_add(1, Ordering::Relaxed);
         let behaviour = self.script.get(turn).copied().unwrap_or(Behaviour::Refuses);
+        let called = Arc::clone(&self.called);
         Box::pin(async move {
             let (ours, theirs) = tokio::io::duplex(1 << 16);
             match behaviour {
                 Behaviour::Refuses => return Err(io::ErrorKind::ConnectionRefused.into()),
                 Behaviour::HangsUp => drop(tokio::spawn(hang_up(theirs))),
-                Behaviour::IsSilent => drop(tokio::spawn(say(theirs, None))),
-                Behaviour::Says(code) => drop(tokio::spawn(say(theirs, Some(code)))),
+                Behaviour::IsSilent => drop(tokio::spawn(say(theirs, None, called))),
+                Behaviour::Says(code) => drop(tokio::spawn(say(theirs, Some(code), called))),
             }
             Ok(Box::pin(ours) as BoxedStream)
         })
@@ -79,27 +84,48 @@ async fn hang_up(mut stream: tokio::io::DuplexStream) {
     }
 }
 
-async fn say(stream: tokio::io::DuplexStream, code: Option<u16>) {
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| async move {
-        request.into_body().collect().await?;
-        let Some(code) = code else { return std::future::pending().await };
-        let response = Response::builder()
-            .header("content-type", "application/grpc")
-            .header("grpc-status", code)
-            .header("grpc-message", "said the runtime");
-        Ok::<_, hyper::Error>(response.body(Empty::<Bytes>::new()).unwrap())
+async fn say(stream: tokio::io::DuplexStream, code: Option<u16>, called: Called) {
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        called.lock().unwrap().push(request.uri().path().to_owned());
+        answer(request, code)
     });
     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 
+async fn answer(request: Request<Incoming>, code: Option<u16>) -> Result<Response<Empty<Bytes>>, hyper::Error> {
+    request.into_body().collect().await?;
+    let Some(code) = code else { return std::future::pending().await };
+    let response = Response::builder()
+        .header("content-type", "application/grpc")
+        .header("grpc-status", code)
+        .header("grpc-message", "said the runtime");
+    Ok(response.body(Empty::<Bytes>::new()).unwrap())
+}
+
 fn runtime(script: &[Behaviour]) -> CriRuntime {
-    let net: Arc<dyn Net> = Arc::new(Scripted { script: script.to_vec(), connections: AtomicUsize::new(0) });
+    watched(script).0
+}
+
+fn watched(script: &[Behaviour]) -> (CriRuntime, Called) {
+    let called = Called::default();
+    let scripted = Scripted { script: script.to_vec(), connections: AtomicUsize::new(0), called: Arc::clone(&called) };
+    let net: Arc<dyn Net> = Arc::new(scripted);
     let endpoint = Endpoint::Unix("/run/nobody.sock".into());
-    CriRuntime::new(&net, &endpoint, &endpoint, Instant::now())
+    (CriRuntime::new(&net, &endpoint, &endpoint, Instant::now()), called)
 }
 
 const NOT_FOUND: u16 = 5;
+
+// API-291: a runtime that is away does not end the agent; what is wrong is in the log, once, and again when it is something else.
+#[test]
+fn runtime_that_is_away_is_told_once() {
+    let trouble = Trouble { endpoint: "unix:///run/nobody.sock".into(), told: Mutex::default() };
+    let failure = |message: &str| Failure::new(FailureKind::Unavailable, message);
+    let (refused, unknown) = (failure("connection refused"), failure("unknown service runtime.v1.RuntimeService"));
+    let told = [Err(&refused), Err(&refused), Err(&unknown), Ok(()), Ok(()), Err(&unknown)].map(|outcome| trouble.tell(outcome));
+    assert_eq!(told, [true, false, true, false, false, true]);
+}
 
 // CRI-001
 #[tokio::test]
@@ -123,6 +149,43 @@ async fn connects_again_after_refusal_and_loss() {
     assert_eq!(stop().await.unwrap_err().kind, FailureKind::Unavailable);
     assert_eq!(stop().await.unwrap_err().kind, FailureKind::UnknownOutcome);
     assert!(matches!(stop().await, Ok(CriReply::Done)));
+}
+
+// RTD-016, CRI-012, CRI-013, CRI-019: whatever a runtime answers to an ID that it does not know, what is gone is stopped and removed; an
+// image too. What is to run must be there.
+#[tokio::test]
+async fn what_the_runtime_does_not_know_is_gone() {
+    let runtime = runtime(&[Behaviour::Says(NOT_FOUND)]);
+    let (sandbox, container) = (SandboxId::new("s1"), kubelet::ids::ContainerId::new("c1"));
+    let gone = [
+        CriCall::StopPodSandbox { id: sandbox.clone() },
+        CriCall::RemovePodSandbox { id: sandbox },
+        CriCall::StopContainer { id: container.clone(), grace: Duration::ZERO },
+        CriCall::RemoveContainer { id: container.clone() },
+        CriCall::RemoveImage { image: "sha256:1".into() },
+    ];
+    for call in gone {
+        assert!(matches!(runtime.call(call.clone()).await, Ok(CriReply::Done)), "{call:?}");
+    }
+    for call in [CriCall::StartContainer { id: container.clone() }, CriCall::ReopenContainerLog { id: container }] {
+        assert!(runtime.call(call.clone()).await.unwrap_err().is_not_found(), "{call:?}");
+    }
+}
+
+// RTD-015: v1 and nothing older; a runtime that has only v1alpha2 has none of it, and says so.
+#[tokio::test]
+async fn runtime_is_spoken_to_in_v1() {
+    let unimplemented = 12;
+    let (runtime, called) = watched(&[Behaviour::Says(unimplemented)]);
+    for call in [CriCall::Version, CriCall::List, CriCall::ListImages] {
+        assert_eq!(runtime.call(call).await.unwrap_err().kind, FailureKind::Unimplemented);
+    }
+    let mut called = called.lock().unwrap().clone();
+    called.sort_unstable();
+    called.dedup();
+    assert!(called.contains(&"/runtime.v1.RuntimeService/Version".to_owned()), "{called:?}");
+    assert!(called.contains(&"/runtime.v1.ImageService/ListImages".to_owned()), "{called:?}");
+    assert!(called.iter().all(|path| path.starts_with("/runtime.v1.")), "{called:?}");
 }
 
 // RTD-011

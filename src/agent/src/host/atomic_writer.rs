@@ -106,9 +106,11 @@ fn replace(volume: &Path, payload: &Files, group: Option<u32>, old: Option<&Path
     if let Some(group) = group {
         tree::give_to_group(volume, group, true)?;
     }
+    // A link or rename that failed leaves nothing behind (AWR-005).
     let temporary = volume.join(DATA_TEMPORARY);
-    unless_missing(fs::remove_file(&temporary).context("remove", &temporary))?;
-    let turned = symlink(&name, &temporary).context("symlink", &temporary).and_then(|()| {
+    let cleared = unless_missing(fs::remove_file(&temporary).context("remove", &temporary));
+    let linked = cleared.and_then(|()| symlink(&name, &temporary).context("symlink", &temporary));
+    let turned = linked.and_then(|()| {
         let data = volume.join(DATA);
         fs::rename(&temporary, &data).context("rename", &data)
     });
@@ -249,6 +251,31 @@ mod tests {
         let scratch = Scratch::new();
         write(scratch.path(), &Files::new(), None).unwrap();
         assert!(fs::metadata(scratch.path().join("..data")).unwrap().is_dir());
+    }
+
+    // AWR-005: what is there stays as it was; the directory of a write that failed stays too, and harms nobody.
+    #[test]
+    fn failed_write_leaves_its_directory_and_what_was_there() {
+        let scratch = Scratch::new();
+        write(scratch.path(), &payload(&[("a", "1")]), None).unwrap();
+        // A file cannot be a directory as well.
+        assert!(write(scratch.path(), &payload(&[("a", "2"), ("a/b", "2")]), None).is_err());
+        assert_eq!((scratch.get("a"), dated_in(scratch.path()).len()), ("1".into(), 2));
+        write(scratch.path(), &payload(&[("a", "3")]), None).unwrap();
+        assert_eq!(scratch.get("a"), "3");
+        assert_eq!(fs::read_link(scratch.path().join("a")).unwrap(), Path::new("..data/a"));
+    }
+
+    // AWR-005
+    #[test]
+    fn failed_link_or_rename_takes_its_directory_with_it() {
+        for in_the_way in ["..data_tmp/x", "..data/x"] {
+            let scratch = Scratch::new();
+            scratch.put(in_the_way, "a directory where a link belongs");
+            assert!(write(scratch.path(), &payload(&[("a", "1")]), None).is_err(), "{in_the_way}");
+            let left = files::names(scratch.path()).unwrap();
+            assert_eq!(left, [in_the_way.trim_end_matches("/x")], "{in_the_way}");
+        }
     }
 
     // VTY-019: directories for nested mounts are not the writer's.

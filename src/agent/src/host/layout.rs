@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
-use kubelet::config::Config;
+use kubelet::config::{Config, Managers};
 use kubelet::ids::PodUid;
 
 use super::error::HostError;
@@ -24,6 +24,7 @@ pub(super) struct Layout {
     pub(super) addresses_given: bool,
     pub(super) protect_kernel_defaults: bool,
     pub(super) oom_score_adj: i32,
+    pub(super) managers: Managers,
     pub(super) notify_socket: Option<OsString>,
 }
 
@@ -39,6 +40,7 @@ impl Layout {
             addresses_given: config.node.ips.iter().any(|ip| !ip.is_unspecified()),
             protect_kernel_defaults: config.node.protect_kernel_defaults,
             oom_score_adj: config.cgroups.kubelet_oom_score_adj,
+            managers: config.managers.clone(),
             notify_socket: std::env::var_os("NOTIFY_SOCKET").filter(|s| !s.is_empty()),
         }
     }

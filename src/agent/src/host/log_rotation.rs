@@ -98,7 +98,7 @@ mod tests {
         names
     }
 
-    // LOG-008
+    // LOG-008, POD-344
     #[test]
     fn logs_are_compressed_one_rotation_later_and_the_oldest_go() {
         let scratch = Scratch::new();
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(names(&scratch), ["0.log.20261123-180001.gz", "0.log.20261123-180003"]);
     }
 
-    // LOG-008
+    // LOG-008, POD-344
     #[test]
     fn rotation_is_undone_unless_a_new_log_was_begun() {
         let scratch = Scratch::new();

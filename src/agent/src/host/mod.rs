@@ -15,6 +15,7 @@ mod mounts;
 mod node;
 mod notify;
 mod pod_dirs;
+mod state_files;
 mod subpath;
 #[cfg(test)]
 mod testing;

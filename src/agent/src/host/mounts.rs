@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(inside.len(), 1);
     }
 
-    // NODE-005
+    // NODE-005, DIR-001
     #[test]
     fn root_directory_is_shared_once() {
         if !may_mount() {

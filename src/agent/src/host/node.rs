@@ -1,12 +1,14 @@
 //! What must be right on a machine before pods can run on it: directories, mount propagation, kernel settings.
 //! Upstream: pkg/kubelet/kubelet.go (setupDataDirs), pkg/kubelet/cm/container_manager_linux.go (setupKernelTunables).
-//! Differs: plugin directories get no SELinux label.
+//! Differs: nothing on purpose.
 
 use std::fs;
 
+use rustix::fs::XattrFlags;
+
 use super::error::{Context as _, HostError};
 use super::layout::Layout;
-use super::{files, mounts};
+use super::{files, mounts, state_files};
 
 /// NODE-145
 const SETTINGS: [(&str, &str); 6] = [
@@ -21,7 +23,9 @@ const SETTINGS: [(&str, &str); 6] = [
 /// Makes everything right (NODE-005, NODE-145, NODE-148).
 pub(super) fn prepare(layout: &Layout) -> Result<(), HostError> {
     make_directories(layout)?;
+    label_plugins(layout)?;
     mounts::make_shared(&layout.root()?)?;
+    state_files::prepare(&layout.root()?, &layout.managers)?;
     set_kernel(layout)?;
     set_oom_score(layout);
     Ok(())
@@ -47,6 +51,23 @@ fn make_directories(layout: &Layout) -> Result<(), HostError> {
             files::make_dirs(parent, 0o755)?;
         }
         files::make_dir(&path, mode)?;
+    }
+    Ok(())
+}
+
+/// DIR-004: what plugins in containers make there is to be theirs. Upstream goes on when this fails.
+fn label_plugins(layout: &Layout) -> Result<(), HostError> {
+    const LABEL: &[u8] = b"system_u:object_r:container_file_t:s0";
+    if !layout.system("sys/fs/selinux/enforce").exists() {
+        return Ok(());
+    }
+    for name in ["plugins", "plugins_registry"] {
+        let path = layout.root()?.join(name);
+        let labelled = rustix::fs::lsetxattr(&path, "security.selinux", LABEL, XattrFlags::empty());
+        if let Err(error) = labelled {
+            let path = path.display();
+            tracing::info!(%path, %error, "Unprivileged containerized plugins might not work, could not set selinux context");
+        }
     }
     Ok(())
 }
@@ -82,10 +103,10 @@ fn set_oom_score(layout: &Layout) {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use super::super::testing::Scratch;
+    use super::super::testing::{Scratch, may_mount};
     use super::*;
 
-    // NODE-005, NODE-004, API-293
+    // NODE-005, NODE-004, API-293, DIR-001, DIR-002, DIR-004, DIR-005, DIR-008
     #[test]
     fn new_node_directories_have_their_modes() {
         let scratch = Scratch::new();
@@ -96,6 +117,54 @@ mod tests {
         }
         assert_eq!(mode("var/lib/kubelet/checkpoints"), 0o700);
         assert_eq!((mode("var/log/pods"), mode("var/log/containers")), (0o750, 0o755));
+    }
+
+    // DIR-001: a root that is there keeps its mode; the certificates may have come first.
+    #[test]
+    fn root_that_was_there_keeps_its_mode() {
+        let scratch = Scratch::new();
+        fs::create_dir_all(scratch.path().join("var/lib/kubelet/pki")).unwrap();
+        files::chmod(&scratch.path().join("var/lib/kubelet"), 0o755).unwrap();
+        make_directories(&scratch.layout()).unwrap();
+        assert_eq!(fs::metadata(scratch.path().join("var/lib/kubelet")).unwrap().permissions().mode() & 0o7777, 0o755);
+    }
+
+    // DIR-005: device plugins know one place, wherever the root is; the pod resources are below the root.
+    #[test]
+    fn device_plugins_have_the_place_that_they_know() {
+        let scratch = Scratch::new();
+        let mut layout = scratch.layout();
+        "/data/kubelet".clone_into(&mut layout.kubelet_root);
+        make_directories(&layout).unwrap();
+        let mode = |path: &str| fs::metadata(scratch.path().join(path)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode("var/lib/kubelet/device-plugins"), mode("data/kubelet/pod-resources")), (0o755, 0o750));
+        assert!(!scratch.path().join("data/kubelet/device-plugins").exists());
+    }
+
+    // DIR-004
+    #[test]
+    fn plugin_directories_have_their_label_where_labels_count() {
+        if !may_mount() {
+            return;
+        }
+        let scratch = Scratch::new();
+        let layout = scratch.layout();
+        make_directories(&layout).unwrap();
+        let label = |name: &str| {
+            let mut label = [0; 64];
+            let path = scratch.path().join("var/lib/kubelet").join(name);
+            let read = rustix::fs::lgetxattr(path, "security.selinux", &mut label[..]);
+            read.ok().map(|length| String::from_utf8_lossy(&label[..length]).trim_end_matches('\0').to_owned())
+        };
+        let unlabelled = label("plugins");
+        label_plugins(&layout).unwrap();
+        assert_eq!(label("plugins"), unlabelled, "not without SELinux");
+        scratch.put("sys/fs/selinux/enforce", "1");
+        label_plugins(&layout).unwrap();
+        for name in ["plugins", "plugins_registry"] {
+            assert_eq!(label(name).as_deref(), Some("system_u:object_r:container_file_t:s0"), "{name}");
+        }
+        assert_ne!(label("pods").as_deref(), Some("system_u:object_r:container_file_t:s0"));
     }
 
     // NODE-148

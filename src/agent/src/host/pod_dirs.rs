@@ -22,7 +22,13 @@ pub(super) fn make(layout: &Layout, pod: &PodUid, containers: &[String], logs: &
     for container in containers {
         files::make_dir(&directory.join("containers").join(component(container)?), 0o750)?;
     }
-    files::make_dirs(&layout.below_pod_logs(logs)?, 0o755)
+    // DIR-009: not every runtime makes the directory that a log is to lie in.
+    let logs = layout.below_pod_logs(logs)?;
+    files::make_dirs(&logs, 0o755)?;
+    for container in containers {
+        files::make_dir(&logs.join(component(container)?), 0o755)?;
+    }
+    Ok(())
 }
 
 /// The pods that have a directory.
@@ -105,7 +111,7 @@ mod tests {
         (layout, pod)
     }
 
-    // POD-102
+    // POD-102, DIR-002, DIR-009
     #[test]
     fn pod_has_its_directories_with_their_modes() {
         let scratch = Scratch::new();
@@ -114,7 +120,8 @@ mod tests {
         for path in ["", "/volumes", "/plugins", "/containers", "/containers/main"] {
             assert_eq!(mode(&format!("var/lib/kubelet/pods/u1{path}")), 0o750, "{path}");
         }
-        assert_eq!(mode(&LOGS[1..]), 0o755);
+        assert_eq!(mode("var/lib/kubelet/pods"), 0o750);
+        assert_eq!((mode(&LOGS[1..]), mode(&format!("{}/main", &LOGS[1..]))), (0o755, 0o755));
         assert_eq!(list(&layout).unwrap(), [pod]);
     }
 

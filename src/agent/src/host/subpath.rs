@@ -147,18 +147,37 @@ mod tests {
     use super::super::testing::{Scratch, may_mount};
     use super::*;
 
+    // MNT-011: whatever the umask is; a group that the volume hands down is handed down further.
     #[test]
     fn missing_directories_get_the_mode_of_the_volume() {
         let scratch = Scratch::new();
         let volume = fs::canonicalize(scratch.path()).unwrap();
-        files::chmod(&volume, 0o2771).unwrap();
+        let mode = |path: &str| fs::metadata(volume.join(path)).unwrap().permissions().mode() & 0o7777;
+        files::chmod(&volume, 0o2773).unwrap();
         make_missing(&volume, "a/b").unwrap();
-        assert_eq!(fs::metadata(volume.join("a/b")).unwrap().permissions().mode() & 0o777, 0o771);
-        make_missing(&volume, "a/b").unwrap();
+        assert_eq!((mode("a"), mode("a/b")), (0o2773, 0o2773));
         files::chmod(&volume, 0o755).unwrap();
+        make_missing(&volume, "a/b").unwrap();
+        assert_eq!(mode("a/b"), 0o2773, "what was there keeps its mode");
+        make_missing(&volume, "c").unwrap();
+        assert_eq!(mode("c"), 0o755);
     }
 
-    // MNT-012
+    // MNT-011, INV-06: nothing is made through a link that leads out, whether or not it leads anywhere yet.
+    #[test]
+    fn missing_directory_is_not_made_through_a_link() {
+        let scratch = Scratch::new();
+        scratch.put("volume/file", "x");
+        let volume = fs::canonicalize(scratch.path().join("volume")).unwrap();
+        symlink("../new", volume.join("dangling")).unwrap();
+        symlink("..", volume.join("out")).unwrap();
+        for sub_path in ["dangling", "dangling/inner", "out/new", "file/new"] {
+            assert!(make_missing(&volume, sub_path).is_err(), "{sub_path}");
+        }
+        assert_eq!(files::names(scratch.path()).unwrap(), ["volume"]);
+    }
+
+    // MNT-012, INV-06
     #[test]
     fn link_may_lead_within_the_volume_but_not_out_of_it() {
         let scratch = Scratch::new();

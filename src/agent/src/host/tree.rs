@@ -93,23 +93,29 @@ pub(super) fn remove_dirs(path: &Path) -> Result<(), HostError> {
     files::remove_dir(path)
 }
 
-/// Gives a tree to a group, as upstream does for `fsGroup`: group owner, group rights, setgid on directories. Links change
-/// their owner and nothing else. For trees that no container has written to.
+/// Gives a tree to a group, as upstream does for `fsGroup` (MNT-001): group owner, group rights, setgid on directories. Links
+/// change their owner and nothing else. What lies in a directory comes before it, so that the root tells that all is done. A
+/// filesystem that has no owners, or is read-only, must not keep the pod from starting: that is only logged. For trees that no
+/// container has written to.
 pub(super) fn give_to_group(path: &Path, group: u32, read_only: bool) -> Result<(), HostError> {
     let entry = rustix::fs::lstat(path).context("lstat", path)?;
-    let owner = Some(Gid::from_raw(group));
-    rustix::fs::chownat(rustix::fs::CWD, path, None, owner, AtFlags::SYMLINK_NOFOLLOW).context("lchown", path)?;
     let kind = FileType::from_raw_mode(entry.st_mode);
+    if kind == FileType::Directory {
+        for name in files::names(path)? {
+            give_to_group(&path.join(name), group, read_only)?;
+        }
+    }
+    let owner = Some(Gid::from_raw(group));
+    if let Err(error) = rustix::fs::chownat(rustix::fs::CWD, path, None, owner, AtFlags::SYMLINK_NOFOLLOW) {
+        tracing::error!(%error, path = %path.display(), "Lchown failed");
+    }
     if kind == FileType::Symlink {
         return Ok(());
     }
     let rights = if read_only { 0o440 } else { 0o660 };
     let more = if kind == FileType::Directory { rights | 0o2110 } else { rights };
-    files::chmod(path, entry.st_mode & 0o7777 | more)?;
-    if kind == FileType::Directory {
-        for name in files::names(path)? {
-            give_to_group(&path.join(name), group, read_only)?;
-        }
+    if let Err(error) = files::chmod(path, entry.st_mode & 0o7777 | more) {
+        tracing::error!(%error, "chmod failed");
     }
     Ok(())
 }
@@ -204,10 +210,14 @@ mod tests {
         assert!(files::names(scratch.path()).unwrap().is_empty());
     }
 
+    // MNT-001
     #[test]
     fn group_gets_its_rights_and_directories_pass_them_on() {
         let scratch = Scratch::new();
         scratch.put("tree/file", "x");
+        scratch.put("beyond", "y");
+        files::chmod(&scratch.path().join("beyond"), 0o600).unwrap();
+        symlink("../beyond", scratch.path().join("tree/link")).unwrap();
         let (tree, file) = (scratch.path().join("tree"), scratch.path().join("tree/file"));
         files::chmod(&tree, 0o755).unwrap();
         files::chmod(&file, 0o600).unwrap();
@@ -219,6 +229,43 @@ mod tests {
         give_to_group(&tree, group, false).unwrap();
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o660);
         assert_eq!(fs::metadata(&tree).unwrap().mode() & 0o7777, 0o2775);
+        assert_eq!(fs::metadata(scratch.path().join("beyond")).unwrap().mode() & 0o7777, 0o600, "links are not followed");
+    }
+
+    // MNT-001: what cannot be given is no reason to keep the pod from starting; what cannot be looked at is.
+    #[test]
+    fn group_on_a_filesystem_that_refuses_it_is_only_logged() {
+        if !may_mount() {
+            return;
+        }
+        let scratch = Scratch::new();
+        scratch.put("tree/file", "x");
+        let tree = scratch.path().join("tree");
+        let read_only = rustix::mount::MountFlags::RDONLY | rustix::mount::MountFlags::BIND;
+        rustix::mount::mount_bind(&tree, &tree).unwrap();
+        rustix::mount::mount_remount(&tree, read_only, "").unwrap();
+        let outcome = give_to_group(&tree, 4711, false);
+        let group = fs::metadata(tree.join("file")).unwrap().gid();
+        rustix::mount::unmount(&tree, rustix::mount::UnmountFlags::empty()).unwrap();
+        outcome.unwrap();
+        assert_ne!(group, 4711);
+        assert!(give_to_group(&scratch.path().join("none"), 4711, false).is_err());
+    }
+
+    // MNT-001: whoever finds the root given finds all of it given.
+    #[test]
+    fn root_of_a_tree_is_given_last() {
+        let scratch = Scratch::new();
+        scratch.put("tree/inner/file", "x");
+        let (tree, inner) = (scratch.path().join("tree"), scratch.path().join("tree/inner"));
+        let group = fs::metadata(&tree).unwrap().gid();
+        let changed = |path: &Path| {
+            let meta = fs::metadata(path).unwrap();
+            (meta.ctime(), meta.ctime_nsec())
+        };
+        give_to_group(&tree, group, false).unwrap();
+        assert!(changed(&inner.join("file")) <= changed(&inner) && changed(&inner) <= changed(&tree));
+        assert_eq!(fs::metadata(&inner).unwrap().mode() & 0o2070, 0o2070);
     }
 
     #[test]

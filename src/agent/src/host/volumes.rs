@@ -230,6 +230,39 @@ mod tests {
         assert!(list(&layout, &uid()).unwrap().is_empty());
     }
 
+    // DIR-010: `volumes/<plugin>/<name>` below the pod's directory, the plugin's open to look at, the volume's as its kind says.
+    #[test]
+    fn volume_lies_below_its_plugin() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout();
+        let home = scratch.path().join("var/lib/kubelet/pods/u1");
+        files::make_dirs(&home.join("volumes"), 0o750).unwrap();
+        set_up(&layout, &uid(), "data", &VolumeSetup::EmptyDir { medium: EmptyDirMedium::Disk, fs_group: None }).unwrap();
+        set_up(&layout, &uid(), "cm", &config_map(false, "kubernetes.io~configmap")).unwrap();
+        let modes =
+            ["kubernetes.io~empty-dir", "kubernetes.io~empty-dir/data", "kubernetes.io~configmap", "kubernetes.io~configmap/cm"]
+                .map(|path| mode(&home.join("volumes").join(path)));
+        assert_eq!(modes, [0o755, 0o777, 0o755, 0o777]);
+        assert_eq!((mode(&home), mode(&home.join("volumes"))), (0o750, 0o750));
+    }
+
+    // VOL-025: what is bound out of a volume goes before the volume; while it cannot go, neither does the volume.
+    #[test]
+    fn sub_paths_go_before_their_volume() {
+        let scratch = Scratch::new();
+        let layout = scratch.layout();
+        set_up(&layout, &uid(), "data", &VolumeSetup::EmptyDir { medium: EmptyDirMedium::Disk, fs_group: None }).unwrap();
+        let directory = layout.volume(&uid(), EMPTY_DIR, "data").unwrap();
+        fs::write(directory.join("file"), "x").unwrap();
+        let stuck = "var/lib/kubelet/pods/u1/volume-subpaths/data/main/0/still-in-use";
+        scratch.put(stuck, "x");
+        assert!(tear_down(&layout, &uid(), "data", EMPTY_DIR).is_err());
+        assert!(directory.join("file").exists());
+        fs::remove_file(scratch.path().join(stuck)).unwrap();
+        tear_down(&layout, &uid(), "data", EMPTY_DIR).unwrap();
+        assert!(!directory.exists() && !layout.pod(&uid()).unwrap().join("volume-subpaths").exists());
+    }
+
     // VTY-001
     #[test]
     fn empty_dir_is_given_to_its_group() {

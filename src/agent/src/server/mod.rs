@@ -16,7 +16,7 @@ mod routes;
 pub mod stats;
 mod streaming;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 

@@ -20,6 +20,8 @@ const KEPT_PER_NAME: usize = 1;
 enum Removal {
     Logs(PodUid, DeadContainer),
     Container(PodUid, ContainerId),
+    /// A sandbox that an earlier life left: its network goes with the stop.
+    Stop(PodUid, SandboxId),
     Sandbox(PodUid, SandboxId),
 }
 
@@ -37,6 +39,8 @@ pub struct DeadContainers {
     pods: BTreeMap<PodUid, Removed>,
     /// Those whose log is gone.
     next: Vec<(PodUid, DeadContainer)>,
+    /// Those that were stopped.
+    stopped: Vec<(PodUid, SandboxId)>,
 }
 
 impl DeadContainers {
@@ -69,10 +73,16 @@ impl DeadContainers {
         }
         let used: BTreeSet<&SandboxId> = seen.containers.iter().map(|c| &c.sandbox).collect();
         for sandbox in seen.sandboxes.iter().skip(1).filter(|s| s.state == SandboxState::NotReady) {
-            let stopped = worker.stopped_sandboxes.contains(&sandbox.id);
-            if stopped && !used.contains(&sandbox.id) && removed.sandboxes.insert(sandbox.id.clone()) {
-                let action = issue(Call::Cri(CriCall::RemovePodSandbox { id: sandbox.id.clone() }), limit, out);
-                self.in_flight.insert(action, Removal::Sandbox(worker.uid.clone(), sandbox.id.clone()));
+            if used.contains(&sandbox.id) || !removed.sandboxes.insert(sandbox.id.clone()) {
+                continue;
+            }
+            let (uid, id) = (worker.uid.clone(), sandbox.id.clone());
+            // POD-342: stopped before it is removed, by whichever life.
+            if worker.stopped_sandboxes.contains(&id) {
+                self.stopped.push((uid, id));
+            } else {
+                let action = issue(Call::Cri(CriCall::StopPodSandbox { id: id.clone() }), limit, out);
+                self.in_flight.insert(action, Removal::Stop(uid, id));
             }
         }
         if removed.containers.is_empty() && removed.sandboxes.is_empty() {
@@ -80,12 +90,16 @@ impl DeadContainers {
         }
     }
 
-    /// Removes the containers whose logs are gone.
+    /// Removes the containers whose logs are gone, and the sandboxes that were stopped.
     pub fn due(&mut self, limit: Duration, out: &mut Out<'_>) {
         for (uid, container) in std::mem::take(&mut self.next) {
             let id = container.id().clone();
             let action = issue(Call::Cri(CriCall::RemoveContainer { id: id.clone() }), limit, out);
             self.in_flight.insert(action, Removal::Container(uid, id));
+        }
+        for (uid, id) in std::mem::take(&mut self.stopped) {
+            let action = issue(Call::Cri(CriCall::RemovePodSandbox { id: id.clone() }), limit, out);
+            self.in_flight.insert(action, Removal::Sandbox(uid, id));
         }
     }
 
@@ -99,10 +113,13 @@ impl DeadContainers {
         let Some(removal) = self.in_flight.remove(&id) else { return false };
         match (removal, outcome) {
             (Removal::Logs(uid, container), Ok(())) => self.next.push((uid, container)),
+            (Removal::Stop(uid, id), Ok(())) => self.stopped.push((uid, id)),
             (_, Ok(())) => {}
             (Removal::Logs(uid, container), Err(_)) => self.again(&uid, |removed| removed.containers.remove(container.id())),
             (Removal::Container(uid, id), Err(_)) => self.again(&uid, |removed| removed.containers.remove(&id)),
-            (Removal::Sandbox(uid, id), Err(_)) => self.again(&uid, |removed| removed.sandboxes.remove(&id)),
+            (Removal::Stop(uid, id) | Removal::Sandbox(uid, id), Err(_)) => {
+                self.again(&uid, |removed| removed.sandboxes.remove(&id))
+            }
         }
         true
     }

@@ -33,6 +33,7 @@ impl InUse {
             for container in worker.observation.iter().flat_map(|seen| &seen.containers) {
                 names.insert(container.image.clone());
                 names.insert(container.image_ref.clone());
+                names.insert(container.image_id.clone());
             }
             for spec in worker.pod.spec.iter() {
                 let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
@@ -102,8 +103,13 @@ impl ImageGc {
             self.collect_at = Some(now.mono + PERIOD);
             self.asking_where = Some(ask(Call::Cri(CriCall::ImageFsInfo), Owner::ImageGc));
         }
-        if let Some(fill) = self.fill.take().filter(|fill| fill.capacity > 0) {
-            self.collect(now, config, &fill, &in_use(), limit, out);
+        match self.fill.take() {
+            Some(fill) if fill.capacity > 0 => self.collect(now, config, &fill, &in_use(), limit, out),
+            Some(fill) => {
+                let message = format!("invalid capacity {} on image filesystem", fill.capacity);
+                out.record(Recorded::warning(Subject::Node, "InvalidDiskCapacity", message));
+            }
+            None => {}
         }
     }
 
@@ -161,6 +167,9 @@ impl ImageGc {
         if self.listing == Some(id) {
             self.listing = None;
             if let Ok(CriReply::Images(images)) = outcome {
+                for image in &images {
+                    self.records.entry(image.id.clone()).or_insert(Record { first_seen: now.mono, last_used: None });
+                }
                 self.images = images;
             }
         } else if self.asking_where == Some(id) {
@@ -201,3 +210,6 @@ impl ImageGc {
         None
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,8 +54,16 @@ impl LogRotation {
         if self.measuring.is_some() || !self.waiting.is_empty() || !self.working.is_empty() { None } else { self.next }
     }
 
-    /// Looks at the logs of what runs when it is time, and goes on with those that are too big, a few at a time.
-    pub fn due<'a>(&mut self, now: Now, config: &ContainerLogs, pods: impl Iterator<Item = &'a PodWorker>, out: &mut Out<'_>) {
+    /// Looks at the logs of what runs when it is time, and goes on with those that are too big, a few at a time. The runtime may take
+    /// as long as `limit` for one call.
+    pub fn due<'a>(
+        &mut self,
+        now: Now,
+        config: &ContainerLogs,
+        limit: Duration,
+        pods: impl Iterator<Item = &'a PodWorker>,
+        out: &mut Out<'_>,
+    ) {
         let Some(at_least) = config.max_size else { return };
         let next = *self.next.get_or_insert(now.mono + config.monitor_interval);
         if next <= now.mono && self.deadline().is_some() {
@@ -76,7 +84,7 @@ impl LogRotation {
                     let suffix = now.wall.strftime("%Y%m%d-%H%M%S").to_string();
                     (ROTATION_TIMEOUT, Call::Host(HostCall::RotateLog { path, suffix, max_files: config.max_files }))
                 }
-                Step::Reopen(_) => (TIMEOUT, Call::Cri(CriCall::ReopenContainerLog { id: job.container.clone() })),
+                Step::Reopen(_) => (limit, Call::Cri(CriCall::ReopenContainerLog { id: job.container.clone() })),
                 Step::Undo(rotated) => (TIMEOUT, Call::Host(HostCall::UndoLogRotation { path, rotated: rotated.clone() })),
             };
             self.working.insert(out.issue(Owner::Housekeeping, Lane::Housekeeping, limit, call), job);
@@ -147,7 +155,7 @@ mod tests {
         let container = |id: &str, state: &str, log: &str| {
             serde_json::from_value(json!({
                 "id": id, "sandbox": "s1", "name": "main", "attempt": 0, "state": state, "created_at": 0, "started_at": 0,
-                "finished_at": 0, "exit_code": 0, "reason": "", "message": "", "image": "", "image_ref": "", "log_path": log,
+                "finished_at": 0, "exit_code": 0, "reason": "", "message": "", "image": "", "image_ref": "", "image_id": "", "log_path": log,
                 "labels": {}, "annotations": {}, "user": null, "resources": null, "termination_log": "", "stop_signal": "",
             }))
             .unwrap()
@@ -169,7 +177,7 @@ mod tests {
         fn due(&mut self, seconds: u64, config: &ContainerLogs) -> Vec<(ActionId, Call)> {
             let (mut actions, mut recorded, pod) = (Vec::new(), Vec::new(), pod());
             let mut out = Out::new(&mut self.ledger, &mut actions, &mut recorded);
-            self.rotation.due(at(seconds), config, std::iter::once(&pod), &mut out);
+            self.rotation.due(at(seconds), config, Duration::from_secs(120), std::iter::once(&pod), &mut out);
             actions.into_iter().map(|action| (action.id, action.call)).collect()
         }
 
@@ -185,7 +193,7 @@ mod tests {
         (Bench { rotation: LogRotation::default(), ledger: Ledger::default() }, config)
     }
 
-    // LOG-008: every ten seconds, running containers only.
+    // LOG-008, POD-344: every ten seconds, running containers only.
     #[test]
     fn log_that_is_too_big_is_rotated_and_reopened() {
         let (mut bench, config) = bench();

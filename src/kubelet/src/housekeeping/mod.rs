@@ -178,7 +178,7 @@ impl Kubelet {
         self.size_tier(now, out);
         let limit = self.parts.config.pods.runtime_request_timeout;
         self.housekeeping.dead.due(limit, out);
-        self.housekeeping.logs.due(now, &self.parts.config.container_logs, self.workers.values(), out);
+        self.housekeeping.logs.due(now, &self.parts.config.container_logs, limit, self.workers.values(), out);
         if self.parts.runtime.version().is_some() {
             let in_use = || InUse::of(self.workers.values());
             self.housekeeping.image_gc.due(now, &self.parts.config.images, limit, in_use, out);

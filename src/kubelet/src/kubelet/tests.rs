@@ -1,7 +1,10 @@
+mod volumes;
+
 use serde_json::{Value, json};
 
 use super::*;
 use crate::action::{Action, CriCall, HostCall};
+use crate::event::VolumeDirectory;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{ContainerId, SandboxId};
 use crate::observation::{
@@ -16,8 +19,15 @@ struct Bench {
     runtime_ready: bool,
     runtime_silent: bool,
     systemd_cgroup: Option<bool>,
+    network_ready: bool,
     sandboxes_fail: bool,
+    /// What the API server answers of the node.
+    stored_node: Option<Value>,
     pod_dirs: Vec<PodUid>,
+    /// What lies on the disk.
+    volumes: BTreeMap<PodUid, BTreeSet<VolumeDirectory>>,
+    /// No volume can be taken away.
+    volumes_are_busy: bool,
     /// What the runtime holds; nothing of a pod that is not here.
     seen: BTreeMap<PodUid, PodObservation>,
     cgroups: BTreeSet<String>,
@@ -32,8 +42,12 @@ impl Bench {
             runtime_ready: true,
             runtime_silent: false,
             systemd_cgroup: Some(false),
+            network_ready: true,
             sandboxes_fail: false,
+            stored_node: None,
             pod_dirs: Vec::new(),
+            volumes: BTreeMap::new(),
+            volumes_are_busy: false,
             seen: BTreeMap::new(),
             cgroups: BTreeSet::new(),
             calls: Vec::new(),
@@ -58,6 +72,10 @@ impl Bench {
     fn answer(&mut self, action: &Action) -> Option<Event> {
         let id = action.id;
         match &action.call {
+            Call::Api(ApiCall::GetNode) => self
+                .stored_node
+                .clone()
+                .map(|node| Event::ApiDone { id, outcome: Ok(ApiReply::Node(Arc::new(serde_json::from_value(node).unwrap()))) }),
             Call::Cri(CriCall::Status) if self.runtime_silent => {
                 Some(Event::CriDone { id, outcome: Err(Failure::new(FailureKind::Unavailable, "connection refused")) })
             }
@@ -65,6 +83,9 @@ impl Bench {
                 Some(Event::CriDone { id, outcome: Err(Failure::new(FailureKind::Other, "no")) })
             }
             Call::Cri(call) => self.answer_of_runtime(call).map(|reply| Event::CriDone { id, outcome: Ok(reply) }),
+            Call::Host(HostCall::TearDownVolume { .. }) if self.volumes_are_busy => {
+                Some(Event::HostDone { id, outcome: Err(Failure::new(FailureKind::Other, "target is busy")) })
+            }
             Call::Host(call) => {
                 let reply = match call {
                     HostCall::MachineInfo => HostReply::Machine(Box::new(MachineInfo {
@@ -76,7 +97,18 @@ impl Bench {
                     HostCall::ListPodDirs => HostReply::PodDirs(self.pod_dirs.clone()),
                     HostCall::ListPodCgroups => HostReply::PodCgroups(BTreeMap::new()),
                     HostCall::CgroupExists { name } => HostReply::Exists(self.cgroups.contains(name)),
-                    HostCall::ListVolumes { .. } => HostReply::Volumes(Vec::new()),
+                    HostCall::ListVolumes { pod } => {
+                        HostReply::Volumes(self.volumes.get(pod).into_iter().flatten().cloned().collect())
+                    }
+                    HostCall::SetUpVolume { pod, volume, .. } => {
+                        let directory = VolumeDirectory { plugin: "of-a-test".to_owned(), volume: volume.clone() };
+                        self.volumes.entry(pod.clone()).or_default().insert(directory);
+                        HostReply::Done
+                    }
+                    HostCall::TearDownVolume { pod, volume, .. } => {
+                        self.volumes.entry(pod.clone()).or_default().retain(|directory| directory.volume != *volume);
+                        HostReply::Done
+                    }
                     HostCall::ReadFile { .. } => HostReply::Contents(b"nameserver 10.0.0.2\n".to_vec()),
                     _ => HostReply::Done,
                 };
@@ -93,7 +125,7 @@ impl Bench {
             CriCall::RuntimeConfig => CriReply::RuntimeConfig { systemd_cgroup: self.systemd_cgroup },
             CriCall::Status => CriReply::Status(RuntimeStatus {
                 runtime_ready: condition(self.runtime_ready),
-                network_ready: condition(true),
+                network_ready: condition(self.network_ready),
                 ..RuntimeStatus::default()
             }),
             CriCall::List => CriReply::Listing { began: self.now, listing: Listing::default() },
@@ -163,6 +195,7 @@ impl Bench {
             message: String::new(),
             image: "busybox".to_owned(),
             image_ref: "sha256:1".to_owned(),
+            image_id: "sha256:1".to_owned(),
             log_path: String::new(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
@@ -432,4 +465,115 @@ fn look_that_began_before_a_change_does_not_count() {
     assert!(worker.fresh().is_some());
     worker.observed(now(7), Ok(look(2)));
     assert_eq!(worker.seen().began, now(5).mono, "a late look does not take the place of a newer one");
+}
+
+// POD-035: the scheduler may have seen a label of the node before the agent did: the node is asked for again, once, before the pod is
+// refused for good.
+#[test]
+fn node_is_asked_for_again_before_a_pod_is_refused_for_its_labels() {
+    let node = |zone: &str| json!({"metadata": {"name": "n1", "uid": "n", "labels": {"zone": zone}}});
+    for (zone, changes, refused) in [("a", vec!["EnsureCgroup", "RunPodSandbox"], 0), ("b", vec![], 1)] {
+        let mut bench = Bench::new(Config::new("n1"));
+        bench.stored_node = Some(node(zone));
+        bench.handle(Event::Started);
+        bench.list_node();
+        let mut wanting = pod("web");
+        wanting["spec"]["nodeSelector"] = json!({"zone": "a"});
+        bench.list_pods(&[pod("other"), wanting]);
+        bench.pass(30);
+        let asked = |call: &Call| matches!(call, Call::Api(ApiCall::GetNode));
+        assert_eq!(bench.count(asked), 1, "zone {zone}");
+        let of_web = |call: &&Call| {
+            matches!(call, Call::Api(ApiCall::PatchPodStatus { name, patch, .. })
+            if name == "web" && patch["status"]["phase"] == "Failed" && patch["status"]["reason"] == "NodeAffinity")
+        };
+        assert_eq!(bench.calls.iter().filter(of_web).count(), refused, "zone {zone}");
+        let others = ["EnsureCgroup", "RunPodSandbox"];
+        let mut found = bench.changes();
+        for other in others {
+            found.remove(found.iter().position(|change| *change == other).unwrap());
+        }
+        assert_eq!(found, changes, "zone {zone}");
+    }
+}
+
+// POD-131: why there is no sandbox is told, each reason once, until the pod makes progress; not of a pod that is to stop anyway.
+#[test]
+fn sandbox_that_cannot_be_made_is_told() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.sandboxes_fail = true;
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.list_pods(&[pod("web")]);
+    bench.pass(120);
+    let told = |call: &&Call| {
+        matches!(call, Call::Api(ApiCall::CreateEvent(event))
+        if event.reason.as_deref() == Some("FailedCreatePodSandBox")
+            && event.message.as_deref() == Some("Failed to create pod sandbox: no") && event.type_.as_deref() == Some("Warning"))
+    };
+    assert_eq!(bench.calls.iter().filter(told).count(), 1);
+    let now = Now { mono: bench.now, wall: jiff::Timestamp::UNIX_EPOCH };
+    let object = Arc::new(serde_json::from_value(pod("web")).unwrap());
+    let mut worker = PodWorker::new(now, PodUid::new("web"), object, Some(PodSource::Api));
+    worker.terminate(now, Duration::ZERO, None);
+    let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+    crate::pod::report::sandbox_failed(&mut worker, "no", &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+    assert!(recorded.is_empty());
+}
+
+// POD-132: that a pod has its sandbox is told before its images are there.
+#[test]
+fn sandbox_is_told_before_images_are_pulled() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.running("web");
+    bench.seen.get_mut(&PodUid::new("web")).unwrap().containers.clear();
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.list_pods(&[pod("web")]);
+    bench.pass(5);
+    assert_eq!(bench.count(|call| matches!(call, Call::Cri(CriCall::CreateContainer { .. }))), 0, "the image is still looked for");
+    let told = bench.count(|call| match call {
+        Call::Api(ApiCall::PatchPodStatus { patch, .. }) => {
+            let mut conditions = patch["status"]["conditions"].as_array().into_iter().flatten();
+            conditions.any(|c| c["type"] == "PodReadyToStartContainers" && c["status"] == "True")
+        }
+        _ => false,
+    });
+    assert_eq!(told, 1);
+}
+
+// POD-341, POD-342: of a pod that lives on, one dead instance of each name stays, and the sandbox that it runs in; older sandboxes are
+// stopped, by whichever life made them, and go.
+#[test]
+fn remains_of_a_pod_that_lives_on_go() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.running("web");
+    bench.cgroups.insert("/kubepods/besteffort/podweb".to_owned());
+    let seen = bench.seen.get_mut(&PodUid::new("web")).unwrap();
+    let (running, sandbox) = (seen.containers[0].clone(), seen.sandboxes[0].clone());
+    (seen.containers[0].attempt, seen.sandboxes[0].attempt) = (3, 1);
+    for attempt in [2, 1, 0] {
+        let (id, state) = (ContainerId::new(format!("dead-{attempt}")), ContainerState::Exited);
+        seen.containers.push(ContainerStatus { id, attempt, state, ..running.clone() });
+    }
+    let (id, state) = (SandboxId::new("old"), SandboxState::NotReady);
+    seen.sandboxes.push(SandboxStatus { id, state, ..sandbox });
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.list_pods(&[pod("web")]);
+    bench.pass(30);
+    let removed: Vec<String> = bench
+        .calls
+        .iter()
+        .filter_map(|call| match call {
+            Call::Cri(CriCall::RemoveContainer { id }) => Some(id.to_string()),
+            Call::Cri(CriCall::StopPodSandbox { id }) => Some(format!("stop {id}")),
+            Call::Cri(CriCall::RemovePodSandbox { id }) => Some(format!("remove {id}")),
+            _ => None,
+        })
+        .collect();
+    let of = |what: &str| removed.iter().filter(|one| one.contains(what)).map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(of("dead"), ["dead-1", "dead-0"]);
+    assert_eq!(of("old"), ["stop old", "remove old"]);
+    assert_eq!(removed.len(), 4, "{removed:?}");
 }

@@ -20,11 +20,15 @@ const RETRY: Duration = Duration::from_secs(1);
 const DOWN_AFTER: Duration = Duration::from_secs(30);
 /// A poll is given up after this, long before the runtime counts as down.
 const POLL_TIMEOUT: Duration = Duration::from_secs(10);
+/// CRI-010: for how long the version that the runtime told counts, as long as it answers.
+const VERSION_FOR: Duration = Duration::from_secs(60);
 
 /// What is known of the runtime's health.
 #[derive(Debug, Default)]
 pub struct RuntimeHealth {
     version: Option<RuntimeVersion>,
+    /// When the version is asked for again: one that went away may come back as another one.
+    version_until: Mono,
     systemd_cgroup: Option<Option<bool>>,
     status: Option<RuntimeStatus>,
     last_ready: Option<Mono>,
@@ -144,7 +148,7 @@ impl RuntimeHealth {
         }
         if self.asking.status.is_none() && self.next.is_some_and(|next| next <= now.mono) {
             let mut ask = |call| Some(out.issue(Owner::RuntimeHealth, Lane::Runtime, POLL_TIMEOUT, Call::Cri(call)));
-            if self.version.is_none() && self.asking.version.is_none() {
+            if (self.version.is_none() || self.version_until <= now.mono) && self.asking.version.is_none() {
                 self.asking.version = ask(CriCall::Version);
             }
             if self.systemd_cgroup.is_none() && self.asking.config.is_none() {
@@ -158,6 +162,7 @@ impl RuntimeHealth {
     /// The runtime's event stream broke: perhaps the runtime did too, so it is asked at once.
     pub fn suspect(&mut self, now: Now) {
         self.next = Some(now.mono);
+        self.version_until = now.mono;
     }
 
     /// One of the questions was answered.
@@ -165,8 +170,10 @@ impl RuntimeHealth {
         if self.asking.version == Some(id) {
             self.asking.version = None;
             if let Ok(CriReply::Version(version)) = outcome {
+                self.version_until = now.mono + VERSION_FOR;
+                let changed = self.version.as_ref() != Some(&version);
                 self.version = Some(version);
-                return HealthChange { changed: true };
+                return HealthChange { changed };
             }
         } else if self.asking.config == Some(id) {
             self.asking.config = None;
@@ -186,6 +193,7 @@ impl RuntimeHealth {
     fn status_done(&mut self, now: Now, outcome: Result<CriReply, Failure>) -> HealthChange {
         let Ok(CriReply::Status(status)) = outcome else {
             self.next = Some(now.mono + RETRY);
+            self.version_until = now.mono;
             return HealthChange::default();
         };
         let complete = self.version.is_some() && self.systemd_cgroup.is_some();
@@ -300,6 +308,41 @@ mod tests {
             assert_eq!(health.systemd_cgroup(), Some(driver));
             assert_eq!(asked(&mut health, at(6), unimplemented()), ["Status"]);
         }
+    }
+
+    /// Asks what is due and answers with that version.
+    fn told(health: &mut RuntimeHealth, now: Now, version: &str) -> (bool, HealthChange) {
+        let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+        health.due(now, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+        let (mut asked, mut change) = (false, HealthChange::default());
+        for action in actions {
+            if matches!(action.call, Call::Cri(CriCall::Version)) {
+                asked = true;
+                let version = RuntimeVersion { version: version.to_owned(), ..RuntimeVersion::default() };
+                change = health.done(now, action.id, Ok(CriReply::Version(version)));
+            } else if matches!(action.call, Call::Cri(CriCall::Status)) {
+                health.done(now, action.id, Ok(ready(true)));
+            } else {
+                health.done(now, action.id, Ok(CriReply::RuntimeConfig { systemd_cgroup: None }));
+            }
+        }
+        (asked, change)
+    }
+
+    // CRI-010: a runtime that was replaced under the agent is found out within a minute, and at once if it was seen to go.
+    #[test]
+    fn version_of_the_runtime_follows_its_upgrade() {
+        let mut health = RuntimeHealth::new();
+        let version = |health: &RuntimeHealth| health.version().unwrap().version.clone();
+        assert_eq!(told(&mut health, at(0), "1.7"), (true, HealthChange { changed: true }));
+        assert!((1..12).all(|poll| !told(&mut health, at(5 * poll), "2.1").0), "what was told counts for a minute");
+        assert_eq!(told(&mut health, at(60), "1.7"), (true, HealthChange { changed: false }));
+        health.suspect(at(62));
+        assert_eq!(told(&mut health, at(62), "2.1"), (true, HealthChange { changed: true }));
+        assert_eq!(version(&health), "2.1");
+        poll(&mut health, at(67), Err(Failure::new(FailureKind::Unavailable, "connection refused")));
+        assert_eq!(told(&mut health, at(68), "2.2"), (true, HealthChange { changed: true }));
+        assert_eq!(version(&health), "2.2");
     }
 
     // NODE-104: age alone decides, whether the call fails or hangs.

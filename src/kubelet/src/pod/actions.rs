@@ -335,7 +335,7 @@ mod tests {
             labels: BTreeMap::new(),
         });
         let template = json!({"id": "c", "sandbox": "s", "name": "", "attempt": 0, "state": "Exited", "created_at": 1, "started_at": 2,
-            "finished_at": 3, "exit_code": 0, "reason": "", "message": "", "image": "", "image_ref": "", "log_path": "", "labels": {},
+            "finished_at": 3, "exit_code": 0, "reason": "", "message": "", "image": "", "image_ref": "", "image_id": "", "log_path": "", "labels": {},
             "annotations": {}, "user": null, "resources": null, "termination_log": "", "stop_signal": ""});
         let template: ContainerStatus = serde_json::from_value(template).unwrap();
         let of = |(name, code): &(&str, i32)| ContainerStatus { name: (*name).to_owned(), exit_code: *code, ..template.clone() };

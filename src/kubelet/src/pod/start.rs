@@ -97,7 +97,13 @@ fn readiness(
     }
     let field_path = field_path_of(&worker.pod, &container.name);
     let image = container.image.clone().unwrap_or_default();
-    let credentials = parts.pull_credentials(&worker.pod, &image);
+    let secrets = parts.pull_secrets(&worker.pod);
+    if secrets.pending {
+        // Without it the registry may refuse, and that costs a back-off.
+        return Readiness::HoldsOthers;
+    }
+    pull_secrets_missing(worker, &secrets.missing, out);
+    let credentials = secrets.credentials(&image);
     let need = ImageNeed {
         pod: &worker.pod,
         uid: &worker.uid,
@@ -115,6 +121,17 @@ fn readiness(
             set_error(worker, &container.name, &reason, message);
             Readiness::Skipped
         }
+    }
+}
+
+/// POD-104
+fn pull_secrets_missing(worker: &mut PodWorker, missing: &[String], out: &mut Out<'_>) {
+    let message = format!(
+        "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+        missing.join(", ")
+    );
+    if !missing.is_empty() && worker.warn_once(&message) {
+        out.record(Recorded::warning(Subject::Pod(Arc::clone(&worker.pod)), "FailedToRetrieveImagePullSecret", message));
     }
 }
 

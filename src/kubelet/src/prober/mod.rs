@@ -1,6 +1,7 @@
 //! Decides when to probe which container, and what the answers in a row mean for it.
 //! Upstream: pkg/kubelet/prober/{prober_manager,worker,prober}.go.
-//! Differs: probes wait for deadlines in one place instead of in a goroutine each; a stalled loop delays none of them.
+//! Differs: probes wait for deadlines in one place instead of in a goroutine each; a stalled loop delays none of them. A command whose
+//! answer does not come is given up five seconds after its time-out, not two minutes after it.
 
 pub mod spec;
 

@@ -72,6 +72,7 @@ fn running(id: &str, started: i64) -> ContainerStatus {
         message: String::new(),
         image: String::new(),
         image_ref: String::new(),
+        image_id: String::new(),
         log_path: String::new(),
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),

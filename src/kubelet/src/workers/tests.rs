@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::action::{Action, ApiCall, Call, CriCall};
 use crate::config::Config;
 use crate::event::{CriReply, Event, Object, WatchKey};
+use crate::failure::{Failure, FailureKind};
 use crate::ids::{PodUid, SandboxId};
 use crate::kubelet::Kubelet;
 use crate::observation::{ListedSandbox, Listing, SandboxState};
@@ -26,6 +27,11 @@ impl Bench {
         bench.handle(Event::WatchListed { key: WatchKey::Node, objects: vec![Object::Node(Arc::new(node))] });
         let pods = pods.iter().map(|pod| Object::Pod(Arc::new(serde_json::from_value(pod.clone()).unwrap()))).collect();
         bench.handle(Event::WatchListed { key: WatchKey::Pods, objects: pods });
+        // POD-035: before a pod is refused for the node's labels, the node is asked for; here it is not to be had.
+        let asked = bench.actions.iter().find(|a| matches!(a.call, Call::Api(ApiCall::GetNode))).map(|a| a.id);
+        if let Some(id) = asked {
+            bench.handle(Event::ApiDone { id, outcome: Err(Failure::new(FailureKind::Unavailable, "connection refused")) });
+        }
         bench
     }
 

@@ -32,12 +32,12 @@ fn unheard_of<T>() -> BoxFuture<'static, Result<T, Failure>> {
 
 /// Knows tokens and who may do what: `user verb subresource`.
 #[derive(Default)]
-pub(super) struct FakeApi {
-    pub(super) tokens: Mutex<BTreeMap<String, UserInfo>>,
-    pub(super) allowed: Mutex<BTreeSet<String>>,
-    pub(super) down: Mutex<Option<FailureKind>>,
-    pub(super) token_reviews: Mutex<u32>,
-    pub(super) access_reviews: Mutex<Vec<String>>,
+pub(crate) struct FakeApi {
+    pub(crate) tokens: Mutex<BTreeMap<String, UserInfo>>,
+    pub(crate) allowed: Mutex<BTreeSet<String>>,
+    pub(crate) down: Mutex<Option<FailureKind>>,
+    pub(crate) token_reviews: Mutex<u32>,
+    pub(crate) access_reviews: Mutex<Vec<String>>,
 }
 
 impl FakeApi {
@@ -71,20 +71,20 @@ impl ApiServer for FakeApi {
 
 /// Answers what it was told to.
 #[derive(Default)]
-pub(super) struct FakeRuntime {
-    pub(super) observations: Mutex<BTreeMap<PodUid, Observed>>,
-    pub(super) answers: Mutex<Answers>,
-    pub(super) sessions: Mutex<Vec<StreamRequest>>,
-    pub(super) hung: Mutex<bool>,
+pub(crate) struct FakeRuntime {
+    pub(crate) observations: Mutex<BTreeMap<PodUid, Observed>>,
+    pub(crate) answers: Mutex<Answers>,
+    pub(crate) sessions: Mutex<Vec<StreamRequest>>,
+    pub(crate) hung: Mutex<bool>,
 }
 
 #[derive(Default)]
-pub(super) struct Answers {
-    pub(super) listing: Option<CriReply>,
-    pub(super) image_fs: Option<CriReply>,
-    pub(super) exec: Option<CriReply>,
-    pub(super) stream_url: Option<Result<String, Failure>>,
-    pub(super) stats: Vec<cri::ContainerStats>,
+pub(crate) struct Answers {
+    pub(crate) listing: Option<CriReply>,
+    pub(crate) image_fs: Option<CriReply>,
+    pub(crate) exec: Option<CriReply>,
+    pub(crate) stream_url: Option<Result<String, Failure>>,
+    pub(crate) stats: Vec<cri::ContainerStats>,
 }
 
 impl FakeRuntime {
@@ -134,32 +134,32 @@ impl ContainerRuntime for FakeRuntime {
 }
 
 /// One file's bytes: what is at a path may change while somebody reads what was there before.
-pub(super) type File = Arc<Mutex<Vec<u8>>>;
+pub(crate) type File = Arc<Mutex<Vec<u8>>>;
 
 /// Files, cgroups and a few facts.
 #[derive(Default)]
-pub(super) struct FakeHost {
-    pub(super) files: Arc<Mutex<BTreeMap<String, File>>>,
-    pub(super) replies: Mutex<BTreeMap<&'static str, HostReply>>,
-    pub(super) fs: Mutex<BTreeMap<String, HostReply>>,
-    pub(super) cgroups: Mutex<BTreeMap<String, CgroupUsage>>,
-    pub(super) trees: Mutex<BTreeMap<String, (u64, u64)>>,
+pub(crate) struct FakeHost {
+    pub(crate) files: Arc<Mutex<BTreeMap<String, File>>>,
+    pub(crate) replies: Mutex<BTreeMap<&'static str, HostReply>>,
+    pub(crate) fs: Mutex<BTreeMap<String, HostReply>>,
+    pub(crate) cgroups: Mutex<BTreeMap<String, CgroupUsage>>,
+    pub(crate) trees: Mutex<BTreeMap<String, (u64, u64)>>,
 }
 
 impl FakeHost {
     /// Puts a new file in place.
-    pub(super) fn write(&self, path: &str, text: &str) {
+    pub(crate) fn write(&self, path: &str, text: &str) {
         self.files.lock().unwrap().insert(path.to_owned(), Arc::new(Mutex::new(text.as_bytes().to_vec())));
     }
 
     /// Adds to the file that is in place.
-    pub(super) fn append(&self, path: &str, text: &str) {
+    pub(crate) fn append(&self, path: &str, text: &str) {
         let file = Arc::clone(&self.files.lock().unwrap()[path]);
         file.lock().unwrap().extend_from_slice(text.as_bytes());
     }
 
     /// Moves it away; whoever reads it goes on reading it.
-    pub(super) fn rename(&self, from: &str, to: &str) {
+    pub(crate) fn rename(&self, from: &str, to: &str) {
         let mut files = self.files.lock().unwrap();
         let file = files.remove(from).expect("nothing to rename");
         files.insert(to.to_owned(), file);
@@ -252,7 +252,7 @@ impl LogFile for FakeLog {
 
 /// Streams within the process.
 #[derive(Clone, Default)]
-pub(super) struct FakeNet {
+pub(crate) struct FakeNet {
     listeners: Arc<Mutex<BTreeMap<SocketAddr, mpsc::Sender<BoxedStream>>>>,
 }
 
@@ -302,14 +302,14 @@ impl Listener for FakeListener {
 }
 
 /// Wall time that follows tokio's.
-pub(super) struct FakeClock {
+pub(crate) struct FakeClock {
     epoch: Instant,
 }
 
 impl FakeClock {
-    pub(super) const START: &'static str = "2026-11-23T08:31:45Z";
+    pub(crate) const START: &'static str = "2026-11-23T08:31:45Z";
 
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { epoch: Instant::now() }
     }
 }
@@ -323,10 +323,10 @@ impl Clock for FakeClock {
 
 /// Pods, and what was seen of them.
 #[derive(Default)]
-pub(super) struct FakeView {
-    pub(super) pods: Mutex<Vec<Arc<Pod>>>,
-    pub(super) observations: Mutex<BTreeMap<PodUid, Observed>>,
-    pub(super) stuck: Mutex<bool>,
+pub(crate) struct FakeView {
+    pub(crate) pods: Mutex<Vec<Arc<Pod>>>,
+    pub(crate) observations: Mutex<BTreeMap<PodUid, Observed>>,
+    pub(crate) stuck: Mutex<bool>,
 }
 
 impl NodeView for FakeView {

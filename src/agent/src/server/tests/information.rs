@@ -539,3 +539,21 @@ async fn a_connection_that_asks_nothing_is_closed() {
         assert_eq!(started.elapsed().as_secs(), 90, "{said}");
     }
 }
+
+// API-140: how stable each family is comes before what it is.
+#[tokio::test(start_paused = true)]
+async fn metrics_say_how_stable_they_are() {
+    let world = World::new().start().await;
+    world.run_pod("p");
+    for path in ["/metrics", "/metrics/resource", "/metrics/probes", "/metrics/slis"] {
+        let answer = world.get(path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        for help in answer.body.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
+            let (name, text) = help.split_once(' ').unwrap();
+            let stable = ["[STABLE] ", "[BETA] ", "[ALPHA] "].iter().any(|level| text.starts_with(level));
+            // The libraries' own have none.
+            let of_a_library = (name.starts_with("process_") && name != "process_start_time_seconds") || name.starts_with("go_");
+            assert!(stable != of_a_library, "{path}: {help}");
+        }
+    }
+}

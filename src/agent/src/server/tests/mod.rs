@@ -1,7 +1,7 @@
 //! The server over streams within the process: real HTTP requests through the gate.
 
 mod auth;
-mod fakes;
+pub(crate) mod fakes;
 mod information;
 mod logs;
 mod streaming;
@@ -50,7 +50,7 @@ impl Drop for World {
     }
 }
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     let webhook = Authorization::Webhook { authorized_ttl: Duration::from_secs(300), unauthorized_ttl: Duration::from_secs(30) };
     Settings {
         node_name: "n1".to_owned(),
@@ -171,7 +171,7 @@ impl World {
 }
 
 /// One request on a stream of its own; the connection lives as long as the answer's body.
-async fn send(stream: BoxedStream, request: Request<Body>) -> Response<hyper::body::Incoming> {
+pub(crate) async fn send(stream: BoxedStream, request: Request<Body>) -> Response<hyper::body::Incoming> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection.with_upgrades());
     sender.send_request(request).await.unwrap()
@@ -230,6 +230,7 @@ fn observation(uid: &PodUid, name: &str, state: ContainerState) -> PodObservatio
         message: String::new(),
         image: "i".to_owned(),
         image_ref: "sha256:i".to_owned(),
+        image_id: "sha256:i".to_owned(),
         log_path: LOG.to_owned(),
         labels: [].into(),
         annotations: [].into(),

@@ -131,6 +131,7 @@ fn instance(told: &Value, state: &Value, attempt: u64) -> Option<ContainerStatus
         message: text(details, "message"),
         image: text(told, "image"),
         image_ref: text(told, "imageID"),
+        image_id: String::new(),
         log_path: String::new(),
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
@@ -169,7 +170,7 @@ fn comparable(mut status: Value) -> Value {
     status
 }
 
-// POD-285, POD-287, POD-291 to POD-293, POD-296, POD-306: what a real kubelet told of a pod that crashes, one whose image is not to
+// POD-274, POD-285, POD-287, POD-291 to POD-293, POD-296, POD-303, POD-306: what a real kubelet told of a pod that crashes, one whose image is not to
 // be had, one that is killed for its liveness, and one that is done.
 #[test]
 fn golden_pods_have_the_golden_statuses() {
@@ -343,7 +344,7 @@ fn first_ip_of_each_family_is_told_the_nodes_family_first() {
     assert_eq!(ips_of(&bench.generate()), (vec!["fd77::1"], vec!["fd00::2", "10.0.0.2"]));
 }
 
-// NET-005: only the newest sandbox is asked, and only if it is up; what it said is kept when it goes.
+// POD-058, NET-005: only the newest sandbox is asked, and only if it is up; what it said is kept when it goes.
 #[test]
 fn pod_has_the_ips_of_its_newest_sandbox_if_that_is_ready() {
     let mut bench = Bench::of(&json!({"containers": []}));
@@ -372,4 +373,27 @@ fn ips_of_the_hosts_network_only_grow() {
     assert_eq!(ips_of(&bench.generate()), (vec!["10.77.0.9", "fd77::9"], vec!["10.77.0.1", "fd77::9"]));
     bench.host_ips = vec!["10.77.0.9".to_owned()];
     assert_eq!(ips_of(&bench.generate()).1, ["10.77.0.1", "fd77::9"]);
+}
+
+// POD-295: an init container that the runtime has forgotten must have ended well, since a container that comes after it was made.
+#[test]
+fn init_container_that_is_gone_has_ended_well_once_the_others_were_made() {
+    let spec = json!({
+        "initContainers": [{"name": "i"}, {"name": "side", "restartPolicy": "Always"}], "containers": [{"name": "a"}, {"name": "b"}],
+    });
+    let mut bench = Bench::of(&spec);
+    bench.sandbox("10.0.0.2", SandboxState::Ready);
+    assert_eq!(terminated_codes(bench.generate().init_container_statuses.as_ref()), [None, None]);
+    let running = json!({"running": {"startedAt": "1970-01-01T00:00:08Z"}});
+    let found = json!({"containerStatuses": [{"name": "b", "containerID": "containerd://c", "restartCount": 0, "state": running}]});
+    see(&mut bench, &found);
+    let status = bench.generate();
+    assert_eq!(terminated_codes(status.init_container_statuses.as_ref()), [Some(0), None], "a sidecar does not end");
+    let ended = status.init_container_statuses.unwrap()[0].clone();
+    assert!(ended.ready);
+    let ended = ended.state.unwrap().terminated.unwrap();
+    assert_eq!(ended.reason.as_deref(), Some("Completed"));
+    let message =
+        "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally";
+    assert_eq!(ended.message.as_deref(), Some(message));
 }

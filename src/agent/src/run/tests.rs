@@ -1,0 +1,106 @@
+//! The agent as a whole, with an API server, a runtime and a machine that answer little.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use http::Request;
+use http_body_util::BodyExt as _;
+use kubelet::action::{Action, Call, HostCall, Lane};
+use kubelet::event::Event;
+use kubelet::ids::{ActionId, PodUid};
+
+use super::*;
+use crate::certificate::self_signed;
+use crate::env::{Endpoint, Net as _};
+use crate::server::tests::fakes::{FakeApi, FakeClock, FakeHost, FakeNet, FakeRuntime};
+use crate::server::tests::{send, settings};
+use crate::tls::server_config;
+
+fn env(net: &FakeNet) -> Env {
+    Env {
+        api: Arc::new(FakeApi::default()),
+        runtime: Arc::new(FakeRuntime::default()),
+        host: Arc::new(FakeHost::default()),
+        net: Arc::new(net.clone()),
+        clock: Arc::new(FakeClock::new()),
+        seed: 7,
+        cores: 2,
+    }
+}
+
+// API-321: kubeadm waits for this before there is anything that the node could do: neither API server nor runtime answers.
+#[tokio::test(start_paused = true)]
+async fn healthz_answers_as_soon_as_the_agent_runs() {
+    let net = FakeNet::default();
+    let made = self_signed("n1", &[], 1_767_225_600).unwrap();
+    let tls = server_config(made.certificate.as_bytes(), made.key.as_bytes(), None).unwrap();
+    let mut settings = settings();
+    settings.listeners.healthz = Some("127.0.0.1:10248".parse().unwrap());
+    let serving = Serving { settings, tls: Arc::new(tls), client_ca: None };
+    let agent = Agent::new(Arc::new(Config::new("n1")), env(&net), None);
+    let asked = async {
+        let endpoint = || Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 10248 };
+        let mut stream = net.connect(endpoint()).await;
+        for _ in 0..1000 {
+            if stream.is_ok() {
+                break;
+            }
+            tokio::task::yield_now().await;
+            stream = net.connect(endpoint()).await;
+        }
+        let request = Request::builder().uri("/healthz").header("Host", "127.0.0.1:10248").body(Body::empty()).unwrap();
+        let response = send(stream.expect("it listens"), request).await;
+        let status = response.status().as_u16();
+        (status, response.into_body().collect().await.unwrap().to_bytes())
+    };
+    tokio::select! {
+        biased;
+        ended = agent.run(Some(serving), CancellationToken::new()) => panic!("it ended: {ended:?}"),
+        answer = asked => assert_eq!((answer.0, &answer.1[..]), (200, &b"ok"[..])),
+    }
+}
+
+/// After how many events a question is answered that comes while the loop has all these to handle.
+async fn answered_after(completions: u64, events: usize) -> usize {
+    let net = FakeNet::default();
+    let env = env(&net);
+    let (sink, sources) = mpsc::channel(SOURCE_BACKLOG);
+    let (handle, queries) = handle();
+    let limits = LaneLimits { images: 1, sandboxes: 4 };
+    let mut executor = Executor::new(env.clone(), Instant::now(), probe::prober(Arc::clone(&env.net)), sink.clone(), &limits);
+    for number in 0..completions {
+        let call = Call::Host(HostCall::ReadFile { path: "/nowhere".to_owned() });
+        executor.start(Action { id: ActionId((1 << 40) + number), lane: Lane::Host, timeout: Some(Duration::from_secs(9)), call });
+    }
+    for _ in 0..events {
+        sink.try_send(Event::RuntimeChanged { pod: PodUid::new("nobody's") }).unwrap();
+    }
+    let handled = Arc::new(AtomicUsize::new(0));
+    let (counted, told) = (Arc::clone(&handled), Arc::clone(&handled));
+    let tap: Tap = Box::new(move |_, _, _| {
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    let asked = tokio::spawn(async move { handle.ask(move |_, _| told.load(Ordering::Relaxed)).await });
+    for _ in 0..2000 {
+        tokio::task::yield_now().await;
+    }
+    let kubelet = Kubelet::new(Arc::new(Config::new("n1")), 1);
+    let event_loop = EventLoop { kubelet, env, executor, sources, queries, epoch: Instant::now(), tap: Some(tap) };
+    tokio::select! {
+        biased;
+        () = event_loop.run(CancellationToken::new()) => panic!("it ended"),
+        answer = asked => answer.unwrap().expect("the loop runs"),
+    }
+}
+
+// POD-050: the loop hears everyone, however much one of them has to say: watches, the runtime, calls that end.
+#[tokio::test(start_paused = true)]
+async fn nobody_keeps_the_others_out_of_the_loop() {
+    let alone = answered_after(0, 0).await;
+    assert!(alone < 10, "{alone}");
+    for (completions, events) in [(1000, 0), (0, 1000), (1000, 1000)] {
+        let after = answered_after(completions, events).await;
+        assert!(after < 200, "answered after {after} events, with {completions} completions and {events} events to handle");
+    }
+}
