@@ -3,6 +3,7 @@
 
 mod agent_restart;
 mod control_plane;
+mod join;
 mod node;
 mod pods;
 mod streams;
@@ -37,6 +38,8 @@ fn the_agent_serves_a_real_api_server() {
         ("many_pods_survive_the_agents_death", agent_restart::many_pods_survive_the_agents_death),
         // API-341, API-360, API-362, API-363
         ("a_node_identity_is_enough", node::identity_is_enough),
+        // API-190, API-191, API-193, API-194, API-195
+        ("a_bootstrap_token_is_enough_to_join", join::token_is_enough),
     ];
     let up = || {
         let programs = Programs::find()?;
@@ -73,7 +76,7 @@ impl Cluster {
     }
 
     fn down(self, failed: bool) -> anyhow::Result<()> {
-        self.site.down(failed, &["control-plane/etcd.log", "agent/keelson.log"])
+        self.site.down(failed, &["control-plane/etcd.log", "agent/keelson.log", "joiner/keelson.log"])
     }
 
     /// Deletes all pods, as between two tests.
