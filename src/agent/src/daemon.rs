@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustls::crypto::ring;
@@ -81,11 +82,9 @@ pub async fn run_in(surroundings: Surroundings, resolved: &Resolved, shutdown: C
     let serving = serving(resolved, env.clock.now())?;
     let agent = Agent::new(Arc::new(resolved.kubelet.clone()), env, None);
     tracing::info!(node = %resolved.kubelet.node.name, version = env!("CARGO_PKG_VERSION"), "Keelson runs");
-    let renewed = async {
-        match renewal {
-            Some(renewal) => renewal.run().await,
-            None => std::future::pending().await,
-        }
+    let renewed = match renewal {
+        Some(renewal) => renewal.run().boxed(),
+        None => std::future::pending().boxed(),
     };
     tokio::select! {
         biased;
