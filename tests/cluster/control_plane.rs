@@ -109,7 +109,7 @@ impl ControlPlane {
         ];
         let apiserver = format!(
             "{} --etcd-servers=http://127.0.0.1:2379 --secure-port=6443 --authorization-mode=Node,RBAC \
-             --enable-admission-plugins=NodeRestriction --allow-privileged=true --kubelet-preferred-address-types=InternalIP \
+             --enable-admission-plugins=NodeRestriction --enable-bootstrap-token-auth=true --allow-privileged=true --kubelet-preferred-address-types=InternalIP \
              --service-cluster-ip-range=10.96.0.0/16 --service-account-issuer=https://kubernetes.default.svc --v=1 {}",
             programs.apiserver.display(),
             flags.join(" ")

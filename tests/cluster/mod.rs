@@ -4,6 +4,7 @@
 mod agent_restart;
 mod control_plane;
 mod deployment;
+mod join;
 mod node;
 mod pods;
 mod streams;
@@ -40,6 +41,8 @@ fn the_agent_serves_a_real_api_server() {
         ("many_pods_survive_the_agents_death", agent_restart::many_pods_survive_the_agents_death),
         // API-341, API-360, API-362, API-363
         ("a_node_identity_is_enough", node::identity_is_enough),
+        // API-190, API-191, API-193, API-194, API-195
+        ("a_bootstrap_token_is_enough_to_join", join::token_is_enough),
     ];
     let up = || {
         let programs = Programs::find()?;
@@ -76,7 +79,8 @@ impl Cluster {
     }
 
     fn down(self, failed: bool) -> anyhow::Result<()> {
-        self.site.down(failed, &["control-plane/etcd.log", "control-plane/controllers.log", "agent/keelson.log"])
+        let logs = ["control-plane/etcd.log", "control-plane/controllers.log", "agent/keelson.log", "joiner/keelson.log"];
+        self.site.down(failed, &logs)
     }
 
     /// Deletes all pods, as between two tests.

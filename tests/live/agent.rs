@@ -94,22 +94,39 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) directory: &'a Path,
     /// The runtime's socket.
     pub(crate) socket: &'a Path,
-    /// The kubeconfig's text.
-    pub(crate) kubeconfig: &'a str,
+    /// The node's name.
+    pub(crate) node: &'a str,
+    /// What it shows the API server.
+    pub(crate) credentials: Credentials<'a>,
     /// The certificate of the authority that signs clients.
     pub(crate) client_ca: &'a str,
     /// The cgroup that everything of it is in.
     pub(crate) cgroup_root: &'a str,
 }
 
+/// What an agent is given to show the API server.
+#[derive(Clone, Copy)]
+pub(crate) enum Credentials<'a> {
+    /// A kubeconfig, which nobody renews.
+    Kubeconfig(&'a str),
+    /// A kubeconfig to join by; certificates are renewed.
+    Bootstrap(&'a str),
+}
+
 impl Agent {
     /// Writes its files and starts it.
     pub(crate) fn start(enclosure: &Enclosure, surroundings: &Surroundings<'_>) -> anyhow::Result<Self> {
-        let Surroundings { binary, directory, socket, kubeconfig, client_ca, cgroup_root } = surroundings;
+        let Surroundings { binary, directory, socket, node, credentials, client_ca, cgroup_root } = surroundings;
         let root = directory.join("kubelet");
         fs::create_dir_all(&root)?;
         let file = |name: &str| directory.join(name);
-        fs::write(file("kubeconfig"), kubeconfig)?;
+        let joins = match credentials {
+            Credentials::Kubeconfig(text) => fs::write(file("kubeconfig"), text).map(|()| String::new()),
+            Credentials::Bootstrap(text) => {
+                let path = file("bootstrap-kubeconfig");
+                fs::write(&path, text).map(|()| format!(" --bootstrap-kubeconfig={}", path.display()))
+            }
+        }?;
         fs::write(file("ca.crt"), client_ca)?;
         fs::write(file("resolv.conf"), "nameserver 10.87.0.53\n")?;
         let config = json!({
@@ -123,14 +140,14 @@ impl Agent {
             "clusterDNS": ["10.96.0.10"], "clusterDomain": "cluster.local", "resolvConf": file("resolv.conf"),
             // What else the machine is used for must not get pods evicted, nor the only image removed.
             "evictionHard": {"memory.available": "1Mi"}, "imageGCHighThresholdPercent": 100,
-            "volumePluginDir": file("plugins"),
+            "volumePluginDir": file("plugins"), "rotateCertificates": matches!(credentials, Credentials::Bootstrap(_)),
             // Back-off begins at once, so that tests see it.
             "crashLoopBackOff": {"maxContainerRestartPeriod": "3s"}, "featureGates": {"KubeletCrashLoopBackOffMax": true},
         });
         // JSON is YAML.
         fs::write(file("config.yaml"), serde_json::to_string_pretty(&config)?)?;
         let command = format!(
-            "{} --config={} --kubeconfig={} --hostname-override={NODE} --node-ip={NODE_IP} --root-dir={} --cert-dir={} --v=2",
+            "{} --config={} --kubeconfig={} --hostname-override={node} --node-ip={NODE_IP} --root-dir={} --cert-dir={} --v=2{joins}",
             binary.display(),
             file("config.yaml").display(),
             file("kubeconfig").display(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rustix::fs::FlockOperation;
 
-use super::agent::{Agent, Surroundings, program};
+use super::agent::{Agent, Credentials, NODE, Surroundings, program};
 use super::containerd::Containerd;
 use super::enclosure::Enclosure;
 use super::requirements::Machine;
@@ -64,13 +64,25 @@ impl Site {
 
     /// Starts the agent with that kubeconfig; `client_ca` signs the clients of its HTTPS API.
     pub(crate) fn start_agent(&self, kubeconfig: &str, client_ca: &str) -> anyhow::Result<Agent> {
-        let directory = self.directory.join("agent");
+        self.start_agent_as("agent", NODE, Credentials::Kubeconfig(kubeconfig), client_ca)
+    }
+
+    /// Starts an agent of that node, with its files in that folder. There is one at a time: it has the ports.
+    pub(crate) fn start_agent_as(
+        &self,
+        folder: &str,
+        node: &str,
+        credentials: Credentials<'_>,
+        client_ca: &str,
+    ) -> anyhow::Result<Agent> {
+        let directory = self.directory.join(folder);
         fs::create_dir_all(&directory)?;
         let surroundings = Surroundings {
             binary: &self.binary,
             directory: &directory,
             socket: &self.containerd.socket,
-            kubeconfig,
+            node,
+            credentials,
             client_ca,
             cgroup_root: CGROUP_ROOT,
         };

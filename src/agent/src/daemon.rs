@@ -10,17 +10,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustls::crypto::ring;
 use rustls::server::danger::ClientCertVerifier;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Access, KubeApi};
+use crate::api::KubeApi;
 use crate::certificate::self_signed;
+use crate::client_certificate::{Joining, Renewal, World, connect};
 use crate::config::{CertificateSource, Resolved, Tls};
 use crate::cri::{CriRuntime, parse_endpoint};
-use crate::env::{ApiServer, Clock, Env, Net};
+use crate::env::{ApiServer, Clock, Env, Host};
 use crate::host::LinuxHost;
 use crate::net::SystemNet;
 use crate::run::{Agent, Serving, server_settings};
@@ -39,19 +41,32 @@ impl Clock for SystemClock {
     }
 }
 
+/// What an agent runs in.
+pub struct Surroundings {
+    /// The five seams.
+    pub env: Env,
+    /// What keeps the client certificate young; none if somebody else does, or nobody.
+    pub renewal: Option<Renewal>,
+}
+
 /// Runs the daemon until a signal ends it.
 ///
 /// # Errors
-/// What keeps it from starting, or the end of a listener.
+/// What keeps it from starting, the end of a listener, or of its credentials.
 pub async fn run(resolved: Resolved) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     tokio::spawn(signals(shutdown.clone()));
-    let env = env(&resolved)?;
     refuse_swap(&fs::read_to_string("/proc/swaps").unwrap_or_default(), resolved.kubelet.node.fail_swap_on)?;
+    let surroundings = tokio::select! {
+        biased;
+        // The first certificate may take an hour.
+        () = shutdown.cancelled() => return Ok(()),
+        surroundings = surroundings(&resolved) => surroundings?,
+    };
     if let Err(error) = limit_open_files(resolved.process.max_open_files) {
         tracing::warn!(%error, wanted = resolved.process.max_open_files, "Failed to set rlimit on max file handles");
     }
-    run_in(env, &resolved, shutdown).await
+    run_in(surroundings, &resolved, shutdown).await
 }
 
 /// NODE-146: whether the machine swaps, as `/proc/swaps` says, and must not. Its first line is a heading.
@@ -69,52 +84,64 @@ fn limit_open_files(most: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: Some(most) })?)
 }
 
-/// Runs the daemon in that environment until the token is cancelled.
+/// Runs the daemon in those surroundings until the token is cancelled.
 ///
 /// # Errors
-/// What keeps it from starting, or the end of a listener.
-pub async fn run_in(env: Env, resolved: &Resolved, shutdown: CancellationToken) -> anyhow::Result<()> {
+/// What keeps it from starting, the end of a listener, or of its credentials.
+pub async fn run_in(surroundings: Surroundings, resolved: &Resolved, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let Surroundings { env, renewal } = surroundings;
     let serving = serving(resolved, env.clock.now())?;
     let agent = Agent::new(Arc::new(resolved.kubelet.clone()), env, None);
     tracing::info!(node = %resolved.kubelet.node.name, version = env!("CARGO_PKG_VERSION"), "Keelson runs");
-    agent.run(Some(serving), shutdown).await?;
+    let renewed = match renewal {
+        Some(renewal) => renewal.run().boxed(),
+        None => std::future::pending().boxed(),
+    };
+    tokio::select! {
+        biased;
+        ended = agent.run(Some(serving), shutdown) => ended?,
+        ended = renewed => return Err(ended.into()),
+    }
     tracing::info!("Keelson stops; containers go on running");
     Ok(())
 }
 
-/// The real system as an environment: sockets, files, clock.
+/// The real system: sockets, files, clock. Joins the cluster first if that is asked for and cannot be done while the agent runs.
 ///
 /// # Errors
-/// If the kubeconfig or an endpoint cannot be used.
-pub fn env(resolved: &Resolved) -> anyhow::Result<Env> {
-    let net: Arc<dyn Net> = Arc::new(SystemNet);
-    let seed = seed()?;
+/// If the kubeconfig or an endpoint cannot be used, or the node cannot join.
+pub async fn surroundings(resolved: &Resolved) -> anyhow::Result<Surroundings> {
+    let world = World { net: Arc::new(SystemNet), clock: Arc::new(SystemClock), seed: seed()? };
+    let host = Arc::new(LinuxHost::new(&resolved.kubelet));
+    surroundings_in(resolved, world, host).await
+}
+
+/// The same with another network, clock and machine; the files of certificates are the real system's.
+///
+/// # Errors
+/// If the kubeconfig or an endpoint cannot be used, or the node cannot join.
+pub async fn surroundings_in(resolved: &Resolved, world: World, host: Arc<dyn Host>) -> anyhow::Result<Surroundings> {
+    let World { net, clock, seed } = world.clone();
     let node = resolved.kubelet.node.name.to_string();
-    let api: Arc<dyn ApiServer> = match &resolved.api.kubeconfig {
-        Some(path) => {
-            Arc::new(KubeApi::new(access(path, resolved.api.bootstrap_kubeconfig.as_deref())?, Arc::clone(&net), &node, seed))
+    let (api, renewal): (Arc<dyn ApiServer>, _) = match &resolved.api.kubeconfig {
+        Some(kubeconfig) => {
+            let joining = Joining {
+                node: &node,
+                kubeconfig,
+                bootstrap: resolved.api.bootstrap_kubeconfig.as_deref(),
+                directory: &resolved.api.cert_dir,
+                rotates: resolved.api.rotate_certificates,
+            };
+            let (access, renewal) = connect(&joining, world).await?;
+            (Arc::new(KubeApi::new(access, Arc::clone(&net), &node, seed)), renewal)
         }
-        None => Arc::new(Standalone),
+        None => (Arc::new(Standalone), None),
     };
     let runtime = parse_endpoint(&resolved.runtime.endpoint)?;
     let images = parse_endpoint(&resolved.runtime.image_endpoint)?;
     let runtime = CriRuntime::new(&net, &runtime, &images, tokio::time::Instant::now());
-    let host = LinuxHost::new(&resolved.kubelet);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(Env { api, runtime: Arc::new(runtime), host: Arc::new(host), net, clock: Arc::new(SystemClock), seed, cores })
-}
-
-/// A node that has joined has its kubeconfig; how to get one is told to who counts on the bootstrap.
-fn access(kubeconfig: &Path, bootstrap: Option<&Path>) -> anyhow::Result<Access> {
-    if let Some(bootstrap) = bootstrap.filter(|_| !kubeconfig.exists()) {
-        anyhow::bail!(
-            "--kubeconfig {}: there is no such file, and requesting a client certificate with --bootstrap-kubeconfig {} is not supported yet; \
-             join the node with the kubelet first, or write a kubeconfig with a client certificate or token of system:node:<name>",
-            kubeconfig.display(),
-            bootstrap.display()
-        );
-    }
-    Access::from_kubeconfig(kubeconfig).context("invalid kubeconfig")
+    Ok(Surroundings { env: Env { api, runtime: Arc::new(runtime), host, net, clock, seed, cores }, renewal })
 }
 
 fn seed() -> io::Result<u64> {

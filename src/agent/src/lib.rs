@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod certificate;
+pub mod client_certificate;
 pub mod config;
 pub mod cri;
 pub mod daemon;

@@ -125,7 +125,7 @@ pub fn validate_new(resource: &Resource, object: &Value) -> Result<(), ApiError>
     }
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
     let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    let path_name = matches!(resource.plural, "events");
+    let path_name = matches!(resource.plural, "events" | "certificatesigningrequests");
     let subdomain = name.chars().all(fits) && edge(name.chars().next()) && edge(name.chars().last()) && name.len() <= 253;
     if !path_name && !subdomain {
         let why = format!(

@@ -41,6 +41,13 @@ impl Identity {
         Self::new(&format!("system:node:{name}"), &["system:nodes", "system:authenticated"])
     }
 
+    /// Who joins by the bootstrap token with that ID, as kubeadm makes them.
+    #[must_use]
+    pub fn bootstrap(id: &str) -> Self {
+        let groups = ["system:bootstrappers", "system:bootstrappers:kubeadm:default-node-token", "system:authenticated"];
+        Self::new(&format!("system:bootstrap:{id}"), &groups)
+    }
+
     /// Nobody in particular.
     #[must_use]
     pub fn anonymous() -> Self {
@@ -70,6 +77,8 @@ pub fn authorize(store: &Store, who: &Identity, privileged: &BTreeSet<String>, r
     }
     let allowed = match who.node_name() {
         Some(node) => node_may(store, node, request),
+        // The role system:node-bootstrapper.
+        None if who.groups.contains("system:bootstrappers") => asks_for_certificate(request),
         None if request.resource.plural.starts_with("selfsubject") => Ok(()),
         None => Err(String::new()),
     };
@@ -137,9 +146,16 @@ fn node_may(store: &Store, node: &str, request: &Request) -> Result<(), String> 
         "services" | "runtimeclasses" | "csidrivers" => when(reads && sub.is_empty()),
         "endpoints" => when(verb == Get),
         "events" => when(matches!(verb, Create | Update | Patch)),
+        "certificatesigningrequests" => asks_for_certificate(request),
         _ if is_review(request.resource) => when(verb == Create),
         _ => Err(String::new()),
     }
+}
+
+fn asks_for_certificate(request: &Request) -> Result<(), String> {
+    let verb = matches!(request.verb, Verb::Create | Verb::Get | Verb::List | Verb::Watch);
+    let allowed = verb && request.resource.plural == "certificatesigningrequests" && request.subresource.is_empty();
+    if allowed { Ok(()) } else { Err(String::new()) }
 }
 
 fn related(store: &Store, node: &str, request: &Request, refers: impl Fn(&Value) -> bool) -> Result<(), String> {

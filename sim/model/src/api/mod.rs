@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod authorize;
+pub mod certificates;
 pub mod controllers;
 pub mod defaults;
 pub mod discovery;
@@ -40,6 +41,8 @@ pub struct ApiModel {
     pub store: Store,
     /// Users beside the administrators that may do everything.
     pub privileged: BTreeSet<String>,
+    /// Bootstrap tokens that let a node ask for its first certificate, as `id.secret`.
+    pub bootstrap_tokens: BTreeSet<String>,
     /// The certificate that pods are given to trust the API server by.
     pub ca_certificate: String,
     rng: Rng,
@@ -54,6 +57,7 @@ impl ApiModel {
         let mut model = Self {
             store: Store::new(10_000),
             privileged: BTreeSet::new(),
+            bootstrap_tokens: BTreeSet::new(),
             ca_certificate: "-----BEGIN CERTIFICATE-----\nsimulated\n-----END CERTIFICATE-----\n".to_owned(),
             rng: Rng::new(seed),
             next_cluster_ip: 2,

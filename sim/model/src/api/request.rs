@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::ApiModel;
 use super::authorize::{self, Identity};
+use super::certificates;
 use super::error::ApiError;
 use super::patch::{self, PatchKind};
 use super::resource::{Resource, is_review, named};
@@ -179,7 +180,7 @@ impl ApiModel {
         match (request.verb, request.subresource.as_str()) {
             (Verb::Get, "scale") => Ok(Reply::Object(Arc::new(scale_of(&*self.get(resource, namespace, name)?)))),
             (Verb::Update | Verb::Patch, "scale") => self.rescale(now, who, request),
-            (Verb::Get, "" | "status" | "resize" | "ephemeralcontainers") => {
+            (Verb::Get, "" | "status" | "approval" | "resize" | "ephemeralcontainers") => {
                 Ok(Reply::Object(self.get(resource, namespace, name)?))
             }
             (Verb::List | Verb::Watch, "") => {
@@ -188,7 +189,11 @@ impl ApiModel {
             }
             (Verb::Create, "") => {
                 authorize::admit(&self.store, who, request, &Value::Null, &request.body)?;
-                self.create(now, resource, namespace, request.body.clone()).map(Reply::Created)
+                let mut object = request.body.clone();
+                if resource.plural == "certificatesigningrequests" {
+                    certificates::stamp(who, &mut object);
+                }
+                self.create(now, resource, namespace, object).map(Reply::Created)
             }
             (Verb::Create, "binding") => {
                 let node = request.body["target"]["name"].as_str().unwrap_or_default();

@@ -118,7 +118,7 @@ const POD_SUBRESOURCES: &[(&str, &str)] = &[
 ];
 
 /// All resources, by group.
-pub static RESOURCES: [Resource; 26] = [
+pub static RESOURCES: [Resource; 27] = [
     resource!("" "v1", "pods" "pod" "Pod", true, WORKLOAD, &["po"], POD_SUBRESOURCES),
     resource!("" "v1", "nodes" "node" "Node", false, STATUS, &["no"], &[("status", "Node"), ("proxy", "NodeProxyOptions")]),
     resource!("" "v1", "namespaces" "namespace" "Namespace", false, STATUS, &["ns"], &[("status", "Namespace"), ("finalize", "Namespace")]),
@@ -141,6 +141,7 @@ pub static RESOURCES: [Resource; 26] = [
     resource!("storage.k8s.io" "v1", "storageclasses" "storageclass" "StorageClass", false, PLAIN, &["sc"], &[]),
     resource!("storage.k8s.io" "v1", "volumeattachments" "volumeattachment" "VolumeAttachment", false, STATUS, &[], &[("status", "VolumeAttachment")]),
     resource!("resource.k8s.io" "v1", "resourceslices" "resourceslice" "ResourceSlice", false, PLAIN, &[], &[]),
+    resource!("certificates.k8s.io" "v1", "certificatesigningrequests" "certificatesigningrequest" "CertificateSigningRequest", false, STATUS, &["csr"], &[("status", "CertificateSigningRequest"), ("approval", "CertificateSigningRequest")]),
     resource!("authentication.k8s.io" "v1", "tokenreviews" "tokenreview" "TokenReview", false, PLAIN, &[], &[]),
     resource!("authentication.k8s.io" "v1", "selfsubjectreviews" "selfsubjectreview" "SelfSubjectReview", false, PLAIN, &[], &[]),
     resource!("authorization.k8s.io" "v1", "subjectaccessreviews" "subjectaccessreview" "SubjectAccessReview", false, PLAIN, &[], &[]),

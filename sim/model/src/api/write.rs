@@ -368,6 +368,11 @@ fn next_version(resource: &Resource, subresource: &str, old: &Value, sent: Value
         "" | "finalize" => sent,
         "status" => status_only(resource, old, sent),
         "resize" => resize_only(old, &sent),
+        "approval" => {
+            let mut new = old.clone();
+            new["status"]["conditions"] = sent["status"]["conditions"].clone();
+            new
+        }
         "ephemeralcontainers" => {
             let mut new = old.clone();
             new["spec"]["ephemeralContainers"] = sent["spec"]["ephemeralContainers"].clone();

@@ -5,8 +5,11 @@
 mod connect;
 mod handler;
 pub mod pki;
+pub mod signer;
 mod watch;
 
+#[cfg(test)]
+mod join_tests;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +29,8 @@ use model::api::authorize::Identity;
 use model::api::controllers::Controllers;
 use model::api::request::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use self::signer::Signer;
 
 /// What happens to one request, decided by the simulator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,6 +102,7 @@ struct Break {
 pub struct ApiServer {
     model: Arc<Mutex<ApiModel>>,
     controllers: Option<Arc<Mutex<Controllers>>>,
+    signer: Option<Arc<Signer>>,
     clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
     faults: ApiFaultPlan,
     nodes: Option<NodeDialer>,
@@ -111,6 +117,7 @@ impl ApiServer {
         Self {
             model,
             controllers: None,
+            signer: None,
             clock,
             faults,
             nodes: None,
@@ -124,6 +131,13 @@ impl ApiServer {
     #[must_use]
     pub fn with_controllers(mut self) -> Self {
         self.controllers = Some(Arc::new(Mutex::new(Controllers::default())));
+        self
+    }
+
+    /// The same with somebody who approves and signs nodes' requests for certificates.
+    #[must_use]
+    pub fn with_signer(mut self, signer: Signer) -> Self {
+        self.signer = Some(Arc::new(signer));
         self
     }
 
@@ -161,6 +175,9 @@ impl ApiServer {
         let result = f(&mut model, now);
         if let Some(controllers) = &self.controllers {
             controllers.lock().unwrap_or_else(PoisonError::into_inner).run(&mut model, now);
+        }
+        if let Some(signer) = &self.signer {
+            signer.run(&mut model, now);
         }
         let revision = model.store.revision();
         drop(model);

@@ -1,22 +1,31 @@
 //! The certificates of a pretend cluster: one authority, servers and clients that it signed, and whom a client's names.
 //! Upstream: cmd/kubeadm/app/phases/certs, staging/src/k8s.io/apiserver/pkg/authentication/request/x509.
-//! Differs: certificates do not expire; a node's serving certificate is not checked, as without `--kubelet-certificate-authority`.
+//! Differs: certificates that nobody asked for by a request do not expire; a node's serving certificate is not checked, as without `--kubelet-certificate-authority`.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use model::api::authorize::Identity;
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use model::api::certificates::Asked;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm,
+};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::WebPkiClientVerifier;
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use x509_parser::prelude::{FromDer as _, X509CertificationRequest};
 
 use super::{NodeDialer, NodeStream};
 
@@ -32,6 +41,67 @@ pub enum PkiError {
     /// The verifier of client certificates could not be made.
     #[error("client certificates could not be verified: {0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
+    /// A request for a certificate is none, or its signature is not its key's.
+    #[error("the request cannot be read: {0}")]
+    Request(String),
+}
+
+/// A request for a certificate: what it asks for, and the key that it is for.
+pub struct ReadRequest {
+    /// What it asks for.
+    pub asked: Asked,
+    key: Vec<u8>,
+}
+
+impl ReadRequest {
+    /// Reads one that is in PEM.
+    ///
+    /// # Errors
+    /// If it is none, or not signed by its key.
+    pub fn new(pem: &[u8]) -> Result<Self, PkiError> {
+        let wrong = |why: &dyn fmt::Display| PkiError::Request(why.to_string());
+        let (_, block) = x509_parser::pem::parse_x509_pem(pem).map_err(|e| wrong(&e))?;
+        let (_, request) = X509CertificationRequest::from_der(&block.contents).map_err(|e| wrong(&e))?;
+        request.verify_signature().map_err(|e| wrong(&e))?;
+        let info = &request.certification_request_info;
+        let text = |value: &x509_parser::x509::AttributeTypeAndValue<'_>| value.as_str().unwrap_or_default().to_owned();
+        Ok(Self {
+            asked: Asked {
+                common_name: info.subject.iter_common_name().next().map(text).unwrap_or_default(),
+                organizations: info.subject.iter_organization().map(text).collect(),
+                other_names: request.requested_extensions().is_some_and(|mut extensions| extensions.next().is_some()),
+            },
+            key: info.subject_pki.subject_public_key.data.to_vec(),
+        })
+    }
+}
+
+impl PublicKeyData for ReadRequest {
+    fn der_bytes(&self) -> &[u8] {
+        &self.key
+    }
+
+    // What nodes use; a signature by another key would not have been verified.
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+/// A clock for the expiry of certificates.
+pub type PkiClock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+struct Watchful(PkiClock);
+
+impl fmt::Debug for Watchful {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watchful")
+    }
+}
+
+impl TimeProvider for Watchful {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from((self.0)().as_second()).ok()?)))
+    }
 }
 
 /// A certificate and its key, in PEM.
@@ -114,11 +184,44 @@ impl Pki {
         Ok(PemPair { certificate, key: key.serialize_pem() })
     }
 
+    /// Signs what a request asks for, for a client and from that moment to the other; in PEM.
+    ///
+    /// # Errors
+    /// If it cannot be done.
+    pub fn sign_request(&self, request: &ReadRequest, from: Timestamp, to: Timestamp) -> Result<String, PkiError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        // A distinguished name holds one organization here.
+        for organization in request.asked.organizations.iter().take(1) {
+            params.distinguished_name.push(DnType::OrganizationName, organization.as_str());
+        }
+        params.distinguished_name.push(DnType::CommonName, request.asked.common_name.as_str());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let moment = |at: Timestamp| {
+            rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(at.as_second()).unwrap_or_default())
+        };
+        (params.not_before, params.not_after) = (moment(from), moment(to));
+        Ok(params.signed_by(request, &self.issuer)?.pem())
+    }
+
     /// How the API server serves TLS under those names: client certificates of this authority are welcome, not required.
     ///
     /// # Errors
     /// If a certificate cannot be made.
     pub fn server_config(&self, names: &[&str]) -> Result<Arc<ServerConfig>, PkiError> {
+        self.server_config_at(names, Arc::new(DefaultTimeProvider))
+    }
+
+    /// The same, with another clock for the expiry of clients' certificates.
+    ///
+    /// # Errors
+    /// If a certificate cannot be made.
+    pub fn server_config_by(&self, names: &[&str], clock: PkiClock) -> Result<Arc<ServerConfig>, PkiError> {
+        self.server_config_at(names, Arc::new(Watchful(clock)))
+    }
+
+    fn server_config_at(&self, names: &[&str], time: Arc<dyn TimeProvider>) -> Result<Arc<ServerConfig>, PkiError> {
         let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
         let (certificate, key, _) = self.sign(CertificateParams::new(names)?, ExtendedKeyUsagePurpose::ServerAuth)?;
         let mut roots = RootCertStore::empty();
@@ -126,7 +229,7 @@ impl Pki {
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
             .allow_unauthenticated()
             .build()?;
-        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+        let mut config = ServerConfig::builder_with_details(Arc::clone(&self.provider), time)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(clients)
             .with_single_cert(vec![certificate], private(&key))?;
@@ -159,6 +262,17 @@ impl Pki {
                 Ok(Box::new(stream) as Box<dyn NodeStream>)
             })
         }))
+    }
+
+    /// A kubeconfig for that server URL and whoever has that token.
+    #[must_use]
+    pub fn token_kubeconfig(&self, server: &str, token: &str) -> String {
+        let ca = STANDARD.encode(&self.ca_certificate);
+        format!(
+            "apiVersion: v1\nkind: Config\nclusters:\n- name: keelson\n  cluster:\n    server: {server}\n    \
+             certificate-authority-data: {ca}\nusers:\n- name: tls-bootstrap-token-user\n  user:\n    token: {token}\ncontexts:\n- name: \
+             keelson\n  context:\n    cluster: keelson\n    user: tls-bootstrap-token-user\ncurrent-context: keelson\n"
+        )
     }
 
     /// A kubeconfig for that identity and that server URL.

@@ -14,7 +14,7 @@ use kubelet::failure::Failure;
 use model::host::HostModel;
 
 /// The pretend machine.
-pub(super) struct PretendHost(pub(super) Arc<Mutex<HostModel>>);
+pub(crate) struct PretendHost(pub(crate) Arc<Mutex<HostModel>>);
 
 impl Host for PretendHost {
     fn call(&self, call: HostCall) -> BoxFuture<'_, Result<HostReply, Failure>> {

@@ -2,7 +2,7 @@
 //! Upstream: none.
 //! Differs: nothing on purpose.
 
-mod host;
+pub(crate) mod host;
 mod runs;
 mod up;
 

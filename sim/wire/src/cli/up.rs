@@ -74,11 +74,11 @@ async fn cluster(options: &Up, dir: &Path) -> anyhow::Result<bool> {
     std::fs::write(&node_kubeconfig, pki.kubeconfig(&url, &Identity::node(NODE))?)?;
     let endpoint = if options.runtime == "sim" { pretend_runtime(dir)? } else { options.runtime.clone() };
     let resolved = settings(options, dir, &pki, &node_kubeconfig, &endpoint)?;
-    let mut env = daemon::env(&resolved)?;
+    let mut surroundings = daemon::surroundings(&resolved).await?;
     if options.runtime == "sim" {
         let mut host = HostModel::new();
         host.machine.default_ips = vec![Ipv4Addr::LOCALHOST.to_string()];
-        env.host = Arc::new(PretendHost(Arc::new(Mutex::new(host))));
+        surroundings.env.host = Arc::new(PretendHost(Arc::new(Mutex::new(host))));
     }
     if options.v > 0 {
         agent::telemetry::init(&resolved.logging, now)?;
@@ -86,7 +86,7 @@ async fn cluster(options: &Up, dir: &Path) -> anyhow::Result<bool> {
     let shutdown = CancellationToken::new();
     let agent = {
         let shutdown = shutdown.clone();
-        tokio::spawn(async move { daemon::run_in(env, &resolved, shutdown).await })
+        tokio::spawn(async move { daemon::run_in(surroundings, &resolved, shutdown).await })
     };
     println!("API server  {url}");
     println!("runtime     {}", if options.runtime == "sim" { "pretend" } else { &options.runtime });

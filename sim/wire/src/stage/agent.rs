@@ -57,6 +57,7 @@ fn access() -> Result<Access, http::uri::InvalidUri> {
         certificate: None,
         key: None,
         token: None,
+        rotating: None,
     })
 }
 

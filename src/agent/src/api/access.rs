@@ -2,12 +2,17 @@
 //! Upstream: k8s.io/client-go/tools/clientcmd.
 //! Differs: exec plugins and auth providers are refused by name; a node's kubeconfig has none.
 
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use kube::config::{AuthInfo, Cluster, Kubeconfig};
+
+use super::rotating::Rotating;
+use crate::tls::ClientIdentity;
 
 /// A piece of identity: given as it is, or in a file that may change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,14 +24,14 @@ pub enum Material {
 }
 
 impl Material {
+    /// As it is now.
+    ///
     /// # Errors
     /// If its file cannot be read.
-    pub(super) fn read(&self) -> std::io::Result<Vec<u8>> {
+    pub fn read(&self) -> io::Result<Vec<u8>> {
         match self {
             Self::Data(data) => Ok(data.clone()),
-            Self::File(path) => {
-                std::fs::read(path).map_err(|e| std::io::Error::new(e.kind(), format!("open {}: {e}", path.display())))
-            }
+            Self::File(path) => std::fs::read(path).map_err(|e| io::Error::new(e.kind(), format!("open {}: {e}", path.display()))),
         }
     }
 }
@@ -66,6 +71,15 @@ pub struct Access {
     pub key: Option<Material>,
     /// A bearer token.
     pub token: Option<Material>,
+    /// A client certificate that is renewed in this process; it goes before the one above.
+    pub rotating: Option<Arc<Rotating>>,
+}
+
+/// What tells that an identity is another than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stamps {
+    files: Vec<Option<Stamp>>,
+    renewals: u64,
 }
 
 /// A kubeconfig that cannot be used.
@@ -88,8 +102,40 @@ impl Access {
     }
 
     /// What connections are made with, as it is now on the disk. Connections of other stamps show an old identity.
-    pub(super) fn stamps(&self) -> Vec<Option<Stamp>> {
-        [&self.authority, &self.certificate, &self.key].into_iter().flatten().map(Material::stamp).collect()
+    pub(super) fn stamps(&self) -> Stamps {
+        Stamps {
+            files: [&self.authority, &self.certificate, &self.key].into_iter().flatten().map(Material::stamp).collect(),
+            renewals: self.rotating.as_ref().map_or(0, |rotating| rotating.renewals()),
+        }
+    }
+
+    /// The same server, shown nothing.
+    #[must_use]
+    pub fn anonymous(&self) -> Self {
+        Self { certificate: None, key: None, token: None, rotating: None, ..self.clone() }
+    }
+
+    /// The client certificate with its key, as it is now; none if there is to be none.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn identity(&self) -> io::Result<Option<ClientIdentity>> {
+        let read = |material: &Option<Material>| material.as_ref().map(Material::read).transpose();
+        Ok(match (read(&self.certificate)?, read(&self.key)?) {
+            (Some(certificate), Some(key)) => Some(ClientIdentity { certificate, key }),
+            _ => None,
+        })
+    }
+
+    /// Whose certificates are trusted, as it is now; none if nobody's is looked at.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn trusted(&self) -> io::Result<Option<Vec<u8>>> {
+        if self.insecure {
+            return Ok(None);
+        }
+        Ok(Some(self.authority.as_ref().map(Material::read).transpose()?.unwrap_or_default()))
     }
 
     fn of(config: &Kubeconfig) -> Result<Self, String> {
@@ -136,6 +182,7 @@ impl Access {
             )?,
             key: material("client-key", key_data.as_deref(), user.client_key.as_deref())?,
             token: user.token_file.as_ref().map(|path| Material::File(path.into())).or(token),
+            rotating: None,
         })
     }
 }

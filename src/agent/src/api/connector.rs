@@ -1,6 +1,7 @@
 //! One connection to the API server: a stream of `Net`, and TLS above it where the URL says so.
 //! Upstream: k8s.io/client-go/transport.
-//! Differs: identity files are read for each new connection, and changed files make new connections: no restart for a renewed certificate.
+//! Differs: identity files are read for each new connection, and changed files make new connections: no restart for a renewed certificate;
+//! while a node has no certificate yet, a connection waits for it, where upstream would ask as nobody.
 
 use std::io;
 use std::pin::Pin;
@@ -16,11 +17,12 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::Service;
 
 use super::access::Access;
 use crate::env::{BoxedStream, Endpoint, Net};
-use crate::tls::{ClientIdentity, client_config};
+use crate::tls::client_config;
 
 /// How long a connection may take to be there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,13 +57,25 @@ impl Service<Uri> for Connector {
         let (access, net) = (Arc::clone(&self.access), Arc::clone(&self.net));
         async move {
             let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect(&access, net.as_ref(), &uri)).await;
-            connected.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "dial: i/o timeout")))
+            connected.unwrap_or_else(|_| {
+                let waits = access.rotating.as_ref().is_some_and(|rotating| rotating.is_empty());
+                let why = if waits { "there is no valid client certificate; it is being requested" } else { "dial: i/o timeout" };
+                Err(io::Error::new(io::ErrorKind::TimedOut, why))
+            })
         }
         .boxed()
     }
 }
 
 async fn connect(access: &Access, net: &dyn Net, uri: &Uri) -> io::Result<ApiStream> {
+    // First, for a certificate that is renewed meanwhile must end this connection too.
+    let (identity, outdated) = match &access.rotating {
+        Some(rotating) => {
+            let (identity, outdated) = rotating.shown().await;
+            (Some(identity), Some(outdated))
+        }
+        None => (access.identity()?, None),
+    };
     let secure = uri.scheme_str() != Some("http");
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
@@ -69,19 +83,13 @@ async fn connect(access: &Access, net: &dyn Net, uri: &Uri) -> io::Result<ApiStr
     // Go's words, without the system's number: people search for them.
     let stream = dialed.map_err(|e| io::Error::new(e.kind(), format!("dial tcp {host}:{port}: connect: {}", plain(&e))))?;
     if !secure {
-        return Ok(ApiStream { io: TokioIo::new(stream), h2: false });
+        return Ok(ApiStream::new(stream, false, outdated));
     }
-    let read = |material: &Option<super::Material>| material.as_ref().map(super::Material::read).transpose();
-    let identity = match (read(&access.certificate)?, read(&access.key)?) {
-        (Some(certificate), Some(key)) => Some(ClientIdentity { certificate, key }),
-        _ => None,
-    };
-    let authority = if access.insecure { None } else { Some(read(&access.authority)?.unwrap_or_default()) };
-    let config = client_config(authority.as_deref(), identity.as_ref()).map_err(io::Error::other)?;
+    let config = client_config(access.trusted()?.as_deref(), identity.as_ref()).map_err(io::Error::other)?;
     let name = ServerName::try_from(access.server_name.clone().unwrap_or(host)).map_err(io::Error::other)?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    Ok(ApiStream { io: TokioIo::new(Box::pin(stream)), h2 })
+    Ok(ApiStream::new(Box::pin(stream), h2, outdated))
 }
 
 /// An error of the system as Go tells it.
@@ -100,6 +108,14 @@ fn plain(error: &io::Error) -> String {
 pub(super) struct ApiStream {
     io: TokioIo<BoxedStream>,
     h2: bool,
+    /// Ready once the certificate that it was made with has been replaced.
+    outdated: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+impl ApiStream {
+    fn new(stream: BoxedStream, h2: bool, outdated: Option<CancellationToken>) -> Self {
+        Self { io: TokioIo::new(stream), h2, outdated: outdated.map(|token| Box::pin(token.cancelled_owned())) }
+    }
 }
 
 impl Connection for ApiStream {
@@ -110,6 +126,11 @@ impl Connection for ApiStream {
 
 impl Read for ApiStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        // API-195. Somebody always reads, for an answer or for the end.
+        if self.outdated.as_mut().is_some_and(|outdated| outdated.as_mut().poll(cx).is_ready()) {
+            let why = "the client certificate was renewed: connections with the old one are closed";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, why)));
+        }
         Pin::new(&mut self.io).poll_read(cx, buffer)
     }
 }

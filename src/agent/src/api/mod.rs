@@ -4,9 +4,12 @@
 
 mod access;
 mod calls;
+mod certificates;
 mod connector;
 mod error;
+mod lines;
 mod reviews;
+mod rotating;
 mod send;
 mod watch;
 
@@ -23,7 +26,9 @@ use kubelet::event::{ApiReply, WatchKey};
 use kubelet::failure::Failure;
 
 pub use self::access::{Access, AccessError, Material};
+pub use self::certificates::CertificateRequests;
 use self::connector::Connector;
+pub use self::rotating::Rotating;
 use self::send::Sender;
 use self::watch::WatchPool;
 use crate::env::{AccessReview, ApiServer, EventSink, Net, UserInfo};

@@ -17,7 +17,7 @@ use kubelet::failure::{Failure, FailureKind};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::access::Stamp;
+use super::access::Stamps;
 use super::connector::Connector;
 use super::error;
 
@@ -65,7 +65,7 @@ impl Ask {
 /// Connections of one age: made with the same identity, and trusted or not together.
 struct Connections {
     client: kube::Client,
-    identity: Vec<Option<Stamp>>,
+    identity: Stamps,
     trust: Trust,
 }
 
@@ -112,7 +112,7 @@ pub(super) struct Opened {
 }
 
 impl Connections {
-    fn new(connector: &Connector, identity: Vec<Option<Stamp>>) -> Self {
+    fn new(connector: &Connector, identity: Stamps) -> Self {
         let pool = legacy::Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())

@@ -1,5 +1,6 @@
 //! The node: what it registers, what it reports, how it shows that it lives.
 
+pub mod certificates;
 pub mod conditions;
 pub mod lease;
 pub mod manager;

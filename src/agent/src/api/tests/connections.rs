@@ -24,7 +24,7 @@ use crate::api::{Access, Material};
 use crate::env::ApiServer as _;
 
 /// An authority, and a directory that goes away with it.
-struct Pki {
+pub(super) struct Pki {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: PathBuf,
 }
@@ -36,7 +36,7 @@ impl Drop for Pki {
 }
 
 impl Pki {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("keelson-api-{}-{name}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -49,7 +49,7 @@ impl Pki {
         Self { issuer, directory }
     }
 
-    fn leaf(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
+    pub(super) fn leaf(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
         let mut params = CertificateParams::new(vec!["10.0.0.1".to_owned()]).unwrap();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -70,7 +70,7 @@ impl Pki {
         fs::rename(self.path("next.pem"), self.path("current.pem")).unwrap();
     }
 
-    fn access(&self) -> Access {
+    pub(super) fn access(&self) -> Access {
         let file = |name: &str| Some(Material::File(self.path(name)));
         Access {
             authority: file("ca.crt"),
@@ -80,7 +80,7 @@ impl Pki {
         }
     }
 
-    fn server(&self, script: impl IntoIterator<Item = Answer>) -> Arc<FakeServer> {
+    pub(super) fn server(&self, script: impl IntoIterator<Item = Answer>) -> Arc<FakeServer> {
         let provider = Arc::new(ring::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();

@@ -1,6 +1,7 @@
 //! The client against a scripted server: real HTTP over streams within the process, in paused time.
 
 mod calls;
+mod certificates;
 mod connections;
 mod fake;
 mod watches;
@@ -21,6 +22,7 @@ fn access(server: &str) -> Access {
         certificate: None,
         key: None,
         token: None,
+        rotating: None,
     }
 }
 

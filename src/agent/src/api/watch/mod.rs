@@ -9,8 +9,6 @@ mod pool;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
-use http_body_util::BodyExt as _;
 use kubelet::event::{Event, WatchKey};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::rng::Rng;
@@ -20,6 +18,7 @@ use self::decode::{Envelope, Page, Subject, encoded, subject};
 use self::pool::Place;
 pub(super) use self::pool::WatchPool;
 use super::error::{in_watch, is_too_large_revision};
+use super::lines::Lines;
 use super::send::{Ask, Opened};
 use crate::env::EventSink;
 
@@ -38,8 +37,6 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(120);
 const VERY_SHORT: Duration = Duration::from_secs(1);
 /// How long a page of a list may take, and how long the headers of a watch.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// The longest line of a watch: the largest object that etcd takes, and some.
-const LINE_LIMIT: usize = 8 << 20;
 /// Upstream's pager.
 const PAGE: &str = "limit=500&";
 
@@ -229,28 +226,21 @@ impl Watch {
     }
 
     /// Reads to the end of the stream, or until something else comes next.
-    async fn lines(&self, mut opened: Opened, progress: &mut Progress<'_>) -> Option<Ended> {
-        let mut buffer = BytesMut::new();
+    async fn lines(&self, opened: Opened, progress: &mut Progress<'_>) -> Option<Ended> {
+        let mut lines = Lines::new(opened.body);
         loop {
-            let Ok(frame) = timeout(progress.idle, opened.body.frame()).await else {
+            let Ok(line) = timeout(progress.idle, lines.next()).await else {
                 tracing::warn!(watch = ?self.key, "Nothing came on a watch for too long; it is opened again");
                 opened.connections.distrust();
                 return None;
             };
-            // Half a line at the end will come again.
-            let Some(Ok(frame)) = frame else { return None };
-            if let Some(data) = frame.data_ref() {
-                buffer.extend_from_slice(data);
-            }
-            while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-                let line = buffer.split_to(end);
-                buffer.advance(1);
-                if let Some(ended) = self.line(&line, progress).await {
-                    return Some(ended);
-                }
-            }
-            if buffer.len() > LINE_LIMIT {
-                return Some(Ended::Failed(Failure::new(FailureKind::Other, "a line of the watch is too long")));
+            let ended = match line {
+                Ok(Some(line)) => self.line(&line, progress).await,
+                Ok(None) => return None,
+                Err(failure) => Some(Ended::Failed(failure)),
+            };
+            if ended.is_some() {
+                return ended;
             }
         }
     }
