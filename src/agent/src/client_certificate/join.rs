@@ -34,6 +34,9 @@ pub enum JoinError {
     /// There is no bootstrap kubeconfig, and this.
     #[error("unable to load kubeconfig: {0}")]
     Kubeconfig(AccessError),
+    /// Nobody renews the certificate in the kubeconfig, and this is wrong with it (API-291).
+    #[error("invalid kubeconfig: {0}")]
+    Invalid(AccessError),
     /// The kubeconfig is no use, and neither is this.
     #[error("unable to load bootstrap kubeconfig: {0}")]
     Bootstrap(AccessError),
@@ -92,7 +95,7 @@ pub async fn connect(joining: &Joining<'_>, world: World) -> Result<(Access, Opt
     if let Some(bootstrap) = joining.bootstrap {
         join_now(joining, bootstrap, &world).await?;
     }
-    Ok((Access::from_kubeconfig(joining.kubeconfig).map_err(JoinError::Kubeconfig)?, None))
+    Ok((Access::from_kubeconfig(joining.kubeconfig).map_err(JoinError::Invalid)?, None))
 }
 
 /// API-190: whether the kubeconfig that is there is good.
