@@ -189,6 +189,8 @@ pub struct CgroupUsage {
     pub memory_limit: Option<u64>,
     /// Swap in bytes.
     pub swap: Option<u64>,
+    /// Swap limit in bytes; `None` if there is none, or none is known.
+    pub swap_limit: Option<u64>,
     /// Processes.
     pub pids: Option<u64>,
 }

@@ -6,6 +6,7 @@ use crate::out::Ledger;
 struct Bench {
     startup: Startup,
     config: Config,
+    machine: MachineInfo,
     ledger: Ledger,
     recorded: Vec<Recorded>,
 }
@@ -14,13 +15,19 @@ fn at(seconds: u64) -> Now {
     Now { mono: Mono::from_start(Duration::from_secs(seconds)), wall: jiff::Timestamp::UNIX_EPOCH }
 }
 
-fn machine() -> HostReply {
-    HostReply::Machine(Box::new(MachineInfo { cpus: 2, memory: 4 << 30, root_fs_capacity: 1 << 30, ..MachineInfo::default() }))
+fn machine() -> MachineInfo {
+    MachineInfo { cpus: 2, memory: 4 << 30, root_fs_capacity: 1 << 30, ..MachineInfo::default() }
 }
 
 impl Bench {
     fn new() -> Self {
-        Self { startup: Startup::default(), config: Config::new("n1"), ledger: Ledger::default(), recorded: Vec::new() }
+        Self {
+            startup: Startup::default(),
+            config: Config::new("n1"),
+            machine: machine(),
+            ledger: Ledger::default(),
+            recorded: Vec::new(),
+        }
     }
 
     fn due(&mut self, seconds: u64) -> Vec<Action> {
@@ -51,7 +58,7 @@ impl Bench {
             for action in actions {
                 let Call::Host(call) = action.call else { panic!("only the host is asked") };
                 let reply = match call {
-                    HostCall::MachineInfo => machine(),
+                    HostCall::MachineInfo => HostReply::Machine(Box::new(self.machine.clone())),
                     HostCall::ApplyCgroup { name, .. } => {
                         set.push(name);
                         HostReply::Done
@@ -71,7 +78,7 @@ fn failed_setup_is_told_once_and_tried_again() {
     for second in 1..=3 {
         let actions = bench.due(second);
         for asked in actions.iter().filter(|a| matches!(a.call, Call::Host(HostCall::MachineInfo))) {
-            bench.done(second, asked.id, Ok(machine()));
+            bench.done(second, asked.id, Ok(HostReply::Machine(Box::new(machine()))));
         }
         let prepare = actions.iter().find(|a| matches!(a.call, Call::Host(HostCall::PrepareNode))).unwrap();
         bench.done(second, prepare.id, Err(Failure::new(FailureKind::Other, "mkdir /var/lib/kubelet: read-only file system")));
@@ -121,4 +128,53 @@ fn reservation_beyond_capacity_stops_the_start() {
                    capacity >= reservation.";
     assert_eq!(bench.startup.last_error(), Some(message));
     assert_eq!(bench.recorded.len(), 1);
+}
+
+// NODE-142: what runs already may need more than it is to have, until some of it is gone.
+#[test]
+fn limits_that_cannot_be_set_on_all_pods_are_tried_again_without_holding_up_the_start() {
+    let mut bench = Bench::new();
+    bench.settle();
+    bench.plan_tiers();
+    let asked = |actions: Vec<Action>| {
+        let named = |a: Action| match a.call {
+            Call::Host(HostCall::ApplyCgroup { name, .. }) => (a.id, name),
+            _ => panic!("only cgroups are made"),
+        };
+        actions.into_iter().map(named).collect::<Vec<_>>()
+    };
+    let kubepods = asked(bench.due(9));
+    assert_eq!(kubepods[0].1, "/kubepods");
+    bench.done(9, kubepods[0].0, Err(Failure::new(FailureKind::Other, "write memory.limit_in_bytes: EBUSY")));
+    for tier in ["/kubepods/burstable", "/kubepods/besteffort"] {
+        let made = asked(bench.due(9));
+        assert_eq!((made.len(), made[0].1.as_str()), (1, tier));
+        bench.done(9, made[0].0, Ok(HostReply::Done));
+    }
+    assert!(bench.startup.is_done());
+    assert_eq!(bench.startup.deadline(), Some(at(69).mono));
+    assert!(bench.due(68).is_empty());
+    let kubepods = asked(bench.due(69));
+    bench.done(69, kubepods[0].0, Ok(HostReply::Done));
+    assert_eq!(bench.startup.deadline(), None);
+    let told: Vec<_> = bench.recorded.iter().map(|r| (r.warning, r.reason.as_str(), r.message.as_str())).collect();
+    let failed = "Failed to update Node Allocatable Limits [\"kubepods\"]: write memory.limit_in_bytes: EBUSY";
+    let enforced = (false, "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods");
+    assert_eq!(told, [(true, "FailedNodeAllocatableEnforcement", failed), enforced]);
+}
+
+// NODE-146
+#[test]
+fn machine_that_swaps_runs_no_pods_unless_it_may() {
+    for (fail_swap_on, starts) in [(true, false), (false, true)] {
+        let mut bench = Bench::new();
+        bench.machine.swap_on = true;
+        bench.config.node.fail_swap_on = fail_swap_on;
+        bench.settle();
+        bench.plan_tiers();
+        bench.settle();
+        assert_eq!(bench.startup.is_done(), starts);
+        let told = "running with swap on is not supported, please disable swap or set --fail-swap-on flag to false";
+        assert_eq!(bench.startup.last_error(), (!starts).then_some(told));
+    }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::network;
 use super::samples::{Demand, Samples};
+use super::subjects::container_cgroup;
 use super::summary::{
     ContainerStats, CpuStats, FsStats, MemoryStats, NodeStats, PodReference, PodStats, ProcessStats, RlimitStats, RuntimeStats,
     Summary, SwapStats, Time, VolumeStats,
@@ -216,15 +217,17 @@ impl Collector {
             swap_available_bytes: Some(machine.swap.saturating_sub(used)),
             swap_usage_bytes: Some(used),
         });
+        let own = self.read("/proc/self/cgroup").await.as_deref().and_then(own_cgroup);
         let mut system_containers = Vec::new();
-        // One that cannot be measured is left out (API-120).
-        if let Some(pods) = view.pods_cgroup().await
-            && let Ok(Some(usage)) = within(self.env.host.cgroup_usage(pods.clone())).await
-        {
-            let (cpu, memory, swap) = self.of_cgroup(&pods, &usage);
-            let start_time = Time(self.started);
-            let name = "pods".to_owned();
-            system_containers.push(ContainerStats { name, start_time, cpu, memory, rootfs: None, logs: None, swap });
+        for (name, cgroup) in [("kubelet", own), ("pods", view.pods_cgroup().await)] {
+            // One that cannot be measured is left out (API-120).
+            if let Some(cgroup) = cgroup
+                && let Ok(Some(usage)) = within(self.env.host.cgroup_usage(cgroup.clone())).await
+            {
+                let (cpu, memory, swap) = self.of_cgroup(&cgroup, &usage);
+                let (name, start_time) = (name.to_owned(), Time(self.started));
+                system_containers.push(ContainerStats { name, start_time, cpu, memory, rootfs: None, logs: None, swap });
+            }
         }
         let (cpu, memory, _) = self.of_cgroup("/", &usage);
         Ok(NodeStats {
@@ -254,7 +257,11 @@ impl Collector {
             page_faults: Some(usage.page_faults),
             major_page_faults: Some(usage.major_page_faults),
         };
-        let swap = usage.swap.map(|used| SwapStats { time, swap_available_bytes: None, swap_usage_bytes: Some(used) });
+        let swap = usage.swap.map(|used| SwapStats {
+            time,
+            swap_available_bytes: usage.swap_limit.map(|limit| limit.saturating_sub(used)),
+            swap_usage_bytes: Some(used),
+        });
         (Some(cpu), Some(memory), swap)
     }
 
@@ -319,6 +326,9 @@ impl Collector {
         for (name, container) in containers {
             let Some(usage) = runtime.usage.get(container.id.as_str()) else { continue };
             let mut one = self.container(name, container, usage);
+            if let Some(pod) = runtime.cgroups.get(uid) {
+                self.measure(&mut one, container_cgroup(pod, container.id.as_str(), self.cgroup_prefix().await)).await;
+            }
             if let Some(filesystems) = filesystems {
                 one.rootfs = usage.writable_layer.as_ref().map(|layer| of_writable_layer(layer, &filesystems.images));
                 let logs = format!("{}/{}_{}_{uid}/{name}", self.settings.pod_logs_dir, pod_ref.namespace, pod_ref.name);
@@ -350,6 +360,16 @@ impl Collector {
         })
     }
 
+    /// API-124, NODE-126: a container's cgroup knows better than the runtime, which may tell limits that there are not.
+    async fn measure(&self, container: &mut ContainerStats, cgroup: String) {
+        let Ok(Some(usage)) = within(self.env.host.cgroup_usage(cgroup.clone())).await else { return };
+        let (cpu, memory, swap) = self.of_cgroup(&cgroup, &usage);
+        let rate = container.cpu.as_ref().and_then(|cpu| cpu.usage_nano_cores);
+        container.cpu = cpu.map(|cpu| CpuStats { usage_nano_cores: rate, ..cpu });
+        container.memory = memory;
+        container.swap = swap.or(container.swap.take());
+    }
+
     fn container(&self, name: &str, container: &ListedContainer, usage: &cri::ContainerStats) -> ContainerStats {
         let cpu = usage.cpu.as_ref().map(|cpu| CpuStats {
             time: Time(timestamp(cpu.timestamp)),
@@ -370,6 +390,9 @@ impl Collector {
             swap_available_bytes: value(&swap.swap_available_bytes),
             swap_usage_bytes: value(&swap.swap_usage_bytes),
         });
+        // Of a runtime that tells nothing of it, there is none.
+        let none = SwapStats { time: self.now(), swap_available_bytes: Some(0), swap_usage_bytes: Some(0) };
+        let swap = Some(swap.unwrap_or(none));
         let start_time = Time(timestamp(container.created_at));
         ContainerStats { name: name.to_owned(), start_time, cpu, memory, rootfs: None, logs: None, swap }
     }
@@ -416,6 +439,22 @@ pub(super) fn timestamp(nanoseconds: i64) -> Timestamp {
 
 fn nanoseconds(at: Timestamp) -> i64 {
     i64::try_from(at.as_nanosecond()).unwrap_or_default()
+}
+
+/// The cgroup of this process: that of version 2, or else the one of both CPU and memory (API-122).
+fn own_cgroup(table: &str) -> Option<String> {
+    let of = |controller: &str| {
+        table.lines().find_map(|line| {
+            let (_, line) = line.split_once(':')?;
+            let (controllers, path) = line.split_once(':')?;
+            controllers.split(',').any(|c| c == controller).then(|| path.to_owned())
+        })
+    };
+    match (of("cpu"), of("memory")) {
+        (None, None) => of(""),
+        (cpu, memory) if cpu == memory => of("name=systemd").or(cpu),
+        _ => None,
+    }
 }
 
 /// `btime` of /proc/stat.

@@ -245,6 +245,7 @@ fn cgroup(cpu_nanos: u64, memory: u64, working_set: u64, rss: u64, faults: (u64,
         major_page_faults: faults.1,
         memory_limit: limit,
         swap: Some(0),
+        swap_limit: None,
         pids: None,
     }
 }
