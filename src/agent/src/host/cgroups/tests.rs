@@ -4,6 +4,7 @@
 
 use super::super::testing::Scratch;
 use super::*;
+use crate::env::{Pressure, Stall};
 
 const V2_FILES: &str = "sys/fs/cgroup/cgroup.controllers";
 
@@ -139,6 +140,8 @@ fn v2_usage_is_less_inactive_files_and_the_root_has_the_machines_limit() {
     scratch.put("sys/fs/cgroup/kubepods/memory.max", "max\n");
     scratch.put("sys/fs/cgroup/kubepods/memory.swap.current", "4\n");
     scratch.put("sys/fs/cgroup/kubepods/memory.swap.max", "0\n");
+    let pressure = "some avg10=1.50 avg60=0.00 avg300=0.00 total=12\nfull avg10=0.25 avg60=0.00 avg300=0.00 total=7\n";
+    scratch.put("sys/fs/cgroup/kubepods/memory.pressure", pressure);
     let cgroups = Cgroups::of(&scratch.layout());
     let root = usage(&cgroups, "/", Whole { memory: 1000, swap: 99, swap_used: 9 }).unwrap().unwrap();
     assert_eq!((root.memory, root.working_set, root.memory_limit), (150, 130, Some(1000)));
@@ -146,6 +149,9 @@ fn v2_usage_is_less_inactive_files_and_the_root_has_the_machines_limit() {
     assert_eq!((root.cpu_nanos, root.page_faults, root.rss), (7000, 9, 100));
     let pods = usage(&cgroups, "/kubepods", Whole::default()).unwrap().unwrap();
     assert_eq!((pods.working_set, pods.memory_limit), (0, None));
+    let stall = |avg10, total| Stall { avg10, total, ..Stall::default() };
+    assert_eq!(pods.memory_pressure, Some(Pressure { some: stall(1.5, 12), full: stall(0.25, 7) }));
+    assert_eq!((pods.io_pressure, root.cpu_pressure), (None, None));
     assert_eq!((pods.swap, pods.swap_limit), (Some(4), Some(0)));
     assert_eq!(usage(&cgroups, "/none", Whole::default()).unwrap(), None);
 }

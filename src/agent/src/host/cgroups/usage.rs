@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{Cgroups, HostError, component, read};
-use crate::env::CgroupUsage;
+use crate::env::{CgroupUsage, Pressure, Stall};
 
 /// Above this a limit of version 1 is none (NODE-125).
 const NO_LIMIT: u64 = 1 << 62;
@@ -63,7 +63,23 @@ fn v2(cgroup: &Path, whole: Whole) -> Result<CgroupUsage, HostError> {
         swap: if current.is_some() { number(cgroup, "memory.swap.current")? } else { Some(whole.swap_used) },
         swap_limit: if current.is_some() { number(cgroup, "memory.swap.max")? } else { Some(whole.swap) },
         pids: number(cgroup, "pids.current")?,
+        cpu_pressure: pressure(cgroup, "cpu.pressure"),
+        memory_pressure: pressure(cgroup, "memory.pressure"),
+        io_pressure: pressure(cgroup, "io.pressure"),
     })
+}
+
+/// A kernel may have been told not to measure it: then there is no such file, or none that can be read.
+fn pressure(cgroup: &Path, file: &str) -> Option<Pressure> {
+    let text = std::fs::read_to_string(cgroup.join(file)).ok()?;
+    let stall = |kind: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(kind));
+        let field = |name: &str| line?.split_whitespace().find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+        let share = |name| field(name).and_then(|share| share.parse().ok()).unwrap_or(0.0);
+        let total = field("total").and_then(|total| total.parse().ok()).unwrap_or(0);
+        Stall { avg10: share("avg10"), avg60: share("avg60"), avg300: share("avg300"), total }
+    };
+    Some(Pressure { some: stall("some "), full: stall("full ") })
 }
 
 fn v1(root: &Path, path: &Path) -> Result<CgroupUsage, HostError> {
@@ -81,7 +97,7 @@ fn v1(root: &Path, path: &Path) -> Result<CgroupUsage, HostError> {
         major_page_faults: total("total_pgmajfault"),
         memory_limit: limit.filter(|l| *l < NO_LIMIT),
         swap: stat.get("total_swap").copied(),
-        swap_limit: None,
         pids: number(&of("pids"), "pids.current")?,
+        ..CgroupUsage::default()
     })
 }

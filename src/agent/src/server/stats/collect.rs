@@ -21,8 +21,8 @@ use super::network;
 use super::samples::{Demand, Samples};
 use super::subjects::container_cgroup;
 use super::summary::{
-    ContainerStats, CpuStats, FsStats, MemoryStats, NodeStats, PodReference, PodStats, ProcessStats, RlimitStats, RuntimeStats,
-    Summary, SwapStats, Time, VolumeStats,
+    ContainerStats, CpuStats, FsStats, IoStats, MemoryStats, NodeStats, PodReference, PodStats, ProcessStats, PsiStats,
+    RlimitStats, RuntimeStats, Summary, SwapStats, Time, VolumeStats,
 };
 use super::volumes::Volumes;
 use crate::env::{CgroupUsage, Env};
@@ -163,7 +163,9 @@ impl Collector {
         let (node, runtime) = tokio::join!(self.node(view), self.runtime());
         let (node, runtime) = (node?, runtime?);
         let pods = self.pods(&runtime, None).await;
-        Ok(Summary { node, pods })
+        let mut summary = Summary { node, pods };
+        summary.leave_out_io();
+        Ok(summary)
     }
 
     /// All of it (API-120).
@@ -226,7 +228,8 @@ impl Collector {
             {
                 let (cpu, memory, swap) = self.of_cgroup(&cgroup, &usage);
                 let (name, start_time) = (name.to_owned(), Time(self.started));
-                system_containers.push(ContainerStats { name, start_time, cpu, memory, rootfs: None, logs: None, swap });
+                let io = self.io(&usage);
+                system_containers.push(ContainerStats { name, start_time, cpu, memory, io, rootfs: None, logs: None, swap });
             }
         }
         let (cpu, memory, _) = self.of_cgroup("/", &usage);
@@ -236,6 +239,7 @@ impl Collector {
             start_time: Time(boot.unwrap_or(self.started)),
             cpu,
             memory,
+            io: self.io(&usage),
             network: None,
             fs: None,
             runtime: None,
@@ -247,7 +251,12 @@ impl Collector {
     /// API-123
     fn of_cgroup(&self, cgroup: &str, usage: &CgroupUsage) -> (Option<CpuStats>, Option<MemoryStats>, Option<SwapStats>) {
         let time = self.now();
-        let cpu = CpuStats { time, usage_nano_cores: self.samples.rate(cgroup), usage_core_nano_seconds: Some(usage.cpu_nanos) };
+        let cpu = CpuStats {
+            time,
+            usage_nano_cores: self.samples.rate(cgroup),
+            usage_core_nano_seconds: Some(usage.cpu_nanos),
+            psi: usage.cpu_pressure.map(PsiStats::from),
+        };
         let memory = MemoryStats {
             time,
             available_bytes: usage.memory_limit.map(|limit| limit.saturating_sub(usage.working_set)),
@@ -256,6 +265,7 @@ impl Collector {
             rss_bytes: Some(usage.rss),
             page_faults: Some(usage.page_faults),
             major_page_faults: Some(usage.major_page_faults),
+            psi: usage.memory_pressure.map(PsiStats::from),
         };
         let swap = usage.swap.map(|used| SwapStats {
             time,
@@ -263,6 +273,10 @@ impl Collector {
             swap_usage_bytes: Some(used),
         });
         (Some(cpu), Some(memory), swap)
+    }
+
+    fn io(&self, usage: &CgroupUsage) -> Option<IoStats> {
+        usage.io_pressure.map(|pressure| IoStats { time: self.now(), psi: pressure.into() })
     }
 
     pub(super) async fn runtime(&self) -> Result<FromRuntime, Failure> {
@@ -352,6 +366,7 @@ impl Collector {
             containers: stats,
             cpu,
             memory,
+            io: of_cgroup.as_ref().and_then(|(_, usage)| self.io(usage)),
             network: None,
             volume: Vec::new(),
             ephemeral_storage: None,
@@ -367,6 +382,7 @@ impl Collector {
         let rate = container.cpu.as_ref().and_then(|cpu| cpu.usage_nano_cores);
         container.cpu = cpu.map(|cpu| CpuStats { usage_nano_cores: rate, ..cpu });
         container.memory = memory;
+        container.io = self.io(&usage);
         container.swap = swap.or(container.swap.take());
     }
 
@@ -375,6 +391,7 @@ impl Collector {
             time: Time(timestamp(cpu.timestamp)),
             usage_nano_cores: value(&cpu.usage_nano_cores).or_else(|| self.samples.rate(container.id.as_str())),
             usage_core_nano_seconds: value(&cpu.usage_core_nano_seconds),
+            psi: None,
         });
         let memory = usage.memory.as_ref().map(|memory| MemoryStats {
             time: Time(timestamp(memory.timestamp)),
@@ -384,6 +401,7 @@ impl Collector {
             rss_bytes: value(&memory.rss_bytes),
             page_faults: value(&memory.page_faults),
             major_page_faults: value(&memory.major_page_faults),
+            psi: None,
         });
         let swap = usage.swap.as_ref().map(|swap| SwapStats {
             time: Time(timestamp(swap.timestamp)),
@@ -394,7 +412,7 @@ impl Collector {
         let none = SwapStats { time: self.now(), swap_available_bytes: Some(0), swap_usage_bytes: Some(0) };
         let swap = Some(swap.unwrap_or(none));
         let start_time = Time(timestamp(container.created_at));
-        ContainerStats { name: name.to_owned(), start_time, cpu, memory, rootfs: None, logs: None, swap }
+        ContainerStats { name: name.to_owned(), start_time, cpu, memory, io: None, rootfs: None, logs: None, swap }
     }
 
     /// What lies below a path of the root filesystem; `None` if there is nothing, or if it takes too long.
@@ -512,6 +530,8 @@ fn sum(containers: &[ContainerStats]) -> (Option<CpuStats>, Option<MemoryStats>,
         time: later(a.time, b.time),
         usage_nano_cores: add(a.usage_nano_cores, b.usage_nano_cores),
         usage_core_nano_seconds: add(a.usage_core_nano_seconds, b.usage_core_nano_seconds),
+        // Shares of time do not add up.
+        psi: None,
     });
     let memory = containers.iter().filter_map(|one| one.memory.clone()).reduce(|a, b| MemoryStats {
         time: later(a.time, b.time),
@@ -521,6 +541,7 @@ fn sum(containers: &[ContainerStats]) -> (Option<CpuStats>, Option<MemoryStats>,
         rss_bytes: add(a.rss_bytes, b.rss_bytes),
         page_faults: add(a.page_faults, b.page_faults),
         major_page_faults: add(a.major_page_faults, b.major_page_faults),
+        psi: None,
     });
     let swap = containers.iter().filter_map(|one| one.swap.clone()).reduce(|a, b| SwapStats {
         time: later(a.time, b.time),
