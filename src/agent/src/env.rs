@@ -170,6 +170,28 @@ pub trait LogFile: Send {
     fn replaced(&mut self) -> BoxFuture<'_, io::Result<bool>>;
 }
 
+/// How much of the time tasks stalled for want of something, as the kernel tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Stall {
+    /// Of the last ten seconds, in percent.
+    pub avg10: f64,
+    /// Of the last minute, in percent.
+    pub avg60: f64,
+    /// Of the last five minutes, in percent.
+    pub avg300: f64,
+    /// In all, in microseconds.
+    pub total: u64,
+}
+
+/// Pressure for one resource (API-123).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pressure {
+    /// While some tasks stalled.
+    pub some: Stall,
+    /// While all of them did.
+    pub full: Stall,
+}
+
 /// What a cgroup uses now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CgroupUsage {
@@ -189,8 +211,16 @@ pub struct CgroupUsage {
     pub memory_limit: Option<u64>,
     /// Swap in bytes.
     pub swap: Option<u64>,
+    /// Swap limit in bytes; `None` if there is none, or none is known.
+    pub swap_limit: Option<u64>,
     /// Processes.
     pub pids: Option<u64>,
+    /// Pressure for CPU; `None` if the kernel does not measure it.
+    pub cpu_pressure: Option<Pressure>,
+    /// Pressure for memory.
+    pub memory_pressure: Option<Pressure>,
+    /// Pressure for disks.
+    pub io_pressure: Option<Pressure>,
 }
 
 /// A byte stream.

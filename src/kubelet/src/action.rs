@@ -441,6 +441,9 @@ pub struct CgroupSettings {
     pub memory_limit: Option<i64>,
     /// Processes.
     pub pids_max: Option<i64>,
+    /// CPUs as the kernel lists them, such as `0-3,8`.
+    #[serde(default)]
+    pub cpuset: Option<String>,
     /// Bytes by page size as the kernel names it, such as `2MB`.
     pub hugetlb: BTreeMap<String, u64>,
     /// cgroup v2 keys written as they are, such as `memory.oom.group`.

@@ -342,6 +342,12 @@ pub struct MachineInfo {
     pub cpu_cfs_quota: bool,
     /// Whether swap is on.
     pub swap_on: bool,
+    /// Whether the kernel can limit a cgroup's swap (NODE-147).
+    #[serde(default)]
+    pub swap_controller: bool,
+    /// CPUs that are online, as the kernel lists them, such as `0-3,8`.
+    #[serde(default)]
+    pub online_cpus: String,
 }
 
 /// Shared handle to an observation.

@@ -14,7 +14,7 @@ use crate::node::status::Resources;
 use crate::observation::MachineInfo;
 use crate::out::{Out, Owner};
 use crate::recorder::{Recorded, Subject};
-use crate::resources::cgroup::{kubepods_cgroups, kubepods_settings};
+use crate::resources::cgroup::kubepods_cgroups;
 use crate::resources::requests::printed;
 use crate::time::{Mono, Now};
 
@@ -24,6 +24,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const CGROUP_V1_DEPRECATED: &str = "cgroup v1 detected. cgroup v1 support is deprecated and will be removed in a future release. \
                                     Please migrate to cgroup v2. More information at \
                                     https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1";
+/// How long limits of all pods together that could not be set are left alone (NODE-142).
+const ENFORCE_AGAIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 enum Step {
@@ -33,17 +35,16 @@ enum Step {
     Done,
 }
 
-impl Step {
-    fn is(&self, id: ActionId) -> bool {
-        matches!(self, Self::Asked(asked) if *asked == id)
-    }
-}
-
 /// What is done once in the agent's life.
 #[derive(Debug, Default)]
 pub struct Startup {
     prepare: Step,
     machine_asked: Step,
+    /// The cgroup of all pods, and from when on it is due (NODE-142).
+    kubepods: Option<(String, CgroupSettings, Step)>,
+    enforce_at: Mono,
+    /// Whether `kubepods` was tried: what lies in it can be made.
+    enforced: bool,
     tiers: Vec<(String, CgroupSettings, Step)>,
     tiers_planned: bool,
     machine: Option<MachineInfo>,
@@ -64,6 +65,7 @@ impl Startup {
         matches!(self.prepare, Step::Done)
             && self.machine.is_some()
             && self.tiers_planned
+            && (self.kubepods.is_none() || self.enforced)
             && self.tiers.iter().all(|(.., step)| matches!(step, Step::Done))
     }
 
@@ -78,12 +80,9 @@ impl Startup {
     pub fn deadline(&self) -> Option<Mono> {
         let waits = matches!(self.prepare, Step::Waiting)
             || matches!(self.machine_asked, Step::Waiting)
-            || self
-                .tiers
-                .iter()
-                .find(|(.., step)| !matches!(step, Step::Done))
-                .is_some_and(|(.., step)| matches!(step, Step::Waiting));
-        waits.then_some(self.next)
+            || self.tier_due().is_some_and(|(.., step)| matches!(step, Step::Waiting));
+        let enforce = self.kubepods.as_ref().filter(|(.., step)| matches!(step, Step::Waiting)).map(|_| self.enforce_at);
+        waits.then_some(self.next).into_iter().chain(enforce).min()
     }
 
     /// The runtime has told its cgroup driver: the tiers can be made (NODE-134, NODE-141).
@@ -91,47 +90,80 @@ impl Startup {
         let Some(machine) = self.machine.as_ref().filter(|_| !self.tiers_planned) else { return };
         if let Some(message) = overreserved(config, machine) {
             // NODE-007: no time mends this, only other settings or another machine.
-            self.failed("KubeletSetupFailed", message, out);
+            self.failed(message, out);
             return;
         }
         self.tiers_planned = true;
         if config.cgroups.per_qos {
-            let node = kubepods_settings(config, machine);
-            self.tiers = kubepods_cgroups(config, driver, node).into_iter().map(|(name, s)| (name, s, Step::Waiting)).collect();
+            let mut groups = kubepods_cgroups(config, driver, machine).into_iter().map(|(name, s)| (name, s, Step::Waiting));
+            self.kubepods = groups.next();
+            self.tiers = groups.collect();
         }
     }
 
     /// Asks for what has not been asked.
     pub fn due(&mut self, now: Now, out: &mut Out<'_>) {
-        if self.next > now.mono {
-            return;
-        }
         let mut ask = |step: &mut Step, call| {
             if matches!(step, Step::Waiting) {
                 *step = Step::Asked(out.issue(Owner::Startup, Lane::Host, TIMEOUT, Call::Host(call)));
             }
         };
+        let apply =
+            |name: &str, settings: &CgroupSettings| HostCall::ApplyCgroup { name: name.to_owned(), settings: settings.clone() };
+        if let Some((name, settings, step)) = self.kubepods.as_mut().filter(|(.., step)| !matches!(step, Step::Done))
+            && self.enforce_at <= now.mono
+        {
+            ask(step, apply(name, settings));
+        }
+        if self.next > now.mono {
+            return;
+        }
         ask(&mut self.prepare, HostCall::PrepareNode);
         ask(&mut self.machine_asked, HostCall::MachineInfo);
-        // One after the other: a tier lies in the one before it.
-        if let Some((name, settings, step)) = self.tiers.iter_mut().find(|(.., step)| !matches!(step, Step::Done)) {
-            ask(step, HostCall::ApplyCgroup { name: name.clone(), settings: settings.clone() });
+        // One after the other, and after the group that they lie in.
+        let enforced = self.enforced;
+        if let Some((name, settings, step)) =
+            self.tiers.iter_mut().find(|(.., step)| !matches!(step, Step::Done)).filter(|_| enforced)
+        {
+            ask(step, apply(name, settings));
+        }
+    }
+
+    /// The tier that comes next.
+    fn tier_due(&self) -> Option<&(String, CgroupSettings, Step)> {
+        self.tiers.iter().find(|(.., step)| !matches!(step, Step::Done)).filter(|_| self.enforced)
+    }
+
+    /// NODE-142: too little for what runs already is no reason not to start. It is tried again, until there is room for it.
+    fn enforcement_done(&mut self, now: Now, outcome: Result<HostReply, Failure>, out: &mut Out<'_>) {
+        self.enforced = true;
+        let Some((_, _, step)) = &mut self.kubepods else { return };
+        match outcome {
+            Ok(_) => {
+                *step = Step::Done;
+                let message = "Updated Node Allocatable limit across pods";
+                out.record(Recorded::normal(Subject::Node, "NodeAllocatableEnforced", message));
+            }
+            Err(failure) => {
+                *step = Step::Waiting;
+                self.enforce_at = now.mono + ENFORCE_AGAIN;
+                let message = format!("Failed to update Node Allocatable Limits [\"kubepods\"]: {}", failure.message);
+                out.record(Recorded::warning(Subject::Node, "FailedNodeAllocatableEnforcement", message));
+            }
         }
     }
 
     /// A step ended.
     pub fn done(&mut self, now: Now, id: ActionId, outcome: Result<HostReply, Failure>, out: &mut Out<'_>) {
-        let enforced = self.tiers.first().is_some_and(|(.., step)| step.is(id));
+        if self.kubepods.as_ref().is_some_and(|(.., step)| matches!(step, Step::Asked(asked) if *asked == id)) {
+            self.enforcement_done(now, outcome, out);
+            return;
+        }
         let steps = [&mut self.prepare, &mut self.machine_asked].into_iter().chain(self.tiers.iter_mut().map(|(.., step)| step));
-        let Some(step) = steps.into_iter().find(|step| step.is(id)) else { return };
+        let Some(step) = steps.into_iter().find(|step| matches!(step, Step::Asked(asked) if *asked == id)) else { return };
         match outcome {
             Ok(reply) => {
                 *step = Step::Done;
-                if enforced {
-                    // NODE-142
-                    let message = "Updated Node Allocatable limit across pods";
-                    out.record(Recorded::normal(Subject::Node, "NodeAllocatableEnforced", message));
-                }
                 if let HostReply::Machine(machine) = reply {
                     if !machine.cgroup_v2 {
                         // NODE-028
@@ -143,22 +175,14 @@ impl Startup {
             Err(failure) => {
                 *step = Step::Waiting;
                 self.next = now.mono + RETRY;
-                let reason = if enforced { "FailedNodeAllocatableEnforcement" } else { "KubeletSetupFailed" };
-                let message = match self.tiers.first().filter(|_| enforced) {
-                    Some((name, ..)) => {
-                        let parts: Vec<String> = name.split('/').filter(|p| !p.is_empty()).map(|p| format!("{p:?}")).collect();
-                        format!("Failed to update Node Allocatable Limits [{}]: {}", parts.join(" "), failure.message)
-                    }
-                    None => failure.message,
-                };
-                self.failed(reason, message, out);
+                self.failed(failure.message, out);
             }
         }
     }
 
-    fn failed(&mut self, reason: &str, message: String, out: &mut Out<'_>) {
+    fn failed(&mut self, message: String, out: &mut Out<'_>) {
         if self.last_error.as_ref() != Some(&message) {
-            out.record(Recorded::warning(Subject::Node, reason, message.clone()));
+            out.record(Recorded::warning(Subject::Node, "KubeletSetupFailed", message.clone()));
             self.last_error = Some(message);
         }
     }

@@ -40,6 +40,8 @@ pub(super) fn info(layout: &Layout) -> Result<MachineInfo, HostError> {
         selinux: layout.system("sys/fs/selinux/enforce").exists(),
         cpu_cfs_quota: cgroups.is_v2() || layout.system("sys/fs/cgroup/cpu/cpu.cfs_quota_us").exists(),
         swap_on: text("proc/swaps").lines().count() > 1,
+        swap_controller: cgroups.limits_swap(&text("proc/self/cgroup")),
+        online_cpus: text("sys/devices/system/cpu/online"),
     })
 }
 
@@ -51,12 +53,20 @@ fn required(layout: &Layout, path: &str) -> Result<String, HostError> {
 /// MemTotal and SwapTotal in bytes.
 pub(super) fn memory(layout: &Layout) -> Result<(u64, u64), HostError> {
     let table = required(layout, "proc/meminfo")?;
-    let bytes = |name: &str| {
-        let value = table.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
-        value.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
-    };
-    let total = bytes("MemTotal").ok_or_else(|| HostError::Unfit("/proc/meminfo has no MemTotal".to_owned()))?;
-    Ok((total, bytes("SwapTotal").unwrap_or(0)))
+    let total = kilobytes(&table, "MemTotal").ok_or_else(|| HostError::Unfit("/proc/meminfo has no MemTotal".to_owned()))?;
+    Ok((total, kilobytes(&table, "SwapTotal").unwrap_or(0)))
+}
+
+/// Swap that is used, in bytes.
+pub(super) fn swap_used(layout: &Layout) -> Result<u64, HostError> {
+    let table = required(layout, "proc/meminfo")?;
+    Ok(kilobytes(&table, "SwapTotal").unwrap_or(0).saturating_sub(kilobytes(&table, "SwapFree").unwrap_or(0)))
+}
+
+/// A line of /proc/meminfo, in bytes.
+fn kilobytes(table: &str, name: &str) -> Option<u64> {
+    let value = table.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
+    value.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 fn cpus(cpu_info: &str) -> u64 {
@@ -148,6 +158,25 @@ mod tests {
         assert_eq!(found.os_image, "Debian GNU/Linux 12 (bookworm)");
         assert_eq!((found.max_pids, found.swap_on, found.selinux, found.cgroup_v2), (95_000, true, false, false));
         assert!(found.root_fs_capacity > 0 && !found.kernel_version.is_empty());
+    }
+
+    // NODE-147: the root of version 2 has no such file, so the agent's own group tells.
+    #[test]
+    fn swap_can_be_limited_where_a_cgroup_has_a_file_for_it() {
+        let scratch = Scratch::new();
+        scratch.put("proc/cpuinfo", "processor: 0\n");
+        scratch.put("proc/meminfo", "MemTotal: 1 kB\nSwapTotal: 9 kB\nSwapFree: 2 kB\n");
+        scratch.put("proc/self/cgroup", "0::/system.slice/keelson.service\n");
+        scratch.put("sys/devices/system/cpu/online", "0-3,8\n");
+        let found = || info(&scratch.layout()).unwrap();
+        assert_eq!((found().swap_controller, found().online_cpus.as_str()), (false, "0-3,8"));
+        scratch.put("sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", "9\n");
+        assert!(found().swap_controller);
+        scratch.put("sys/fs/cgroup/cgroup.controllers", "memory\n");
+        assert!(!found().swap_controller);
+        scratch.put("sys/fs/cgroup/system.slice/keelson.service/memory.swap.max", "max\n");
+        assert!(found().swap_controller);
+        assert_eq!(swap_used(&scratch.layout()).unwrap(), 7 << 10);
     }
 
     #[test]

@@ -93,7 +93,11 @@ impl Host for LinuxHost {
     }
 
     fn cgroup_usage(&self, cgroup: String) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
-        self.blocking(move |layout| cgroups::usage(&Cgroups::of(layout), &cgroup, machine::memory(layout)?.0))
+        self.blocking(move |layout| {
+            let (memory, swap) = machine::memory(layout)?;
+            let whole = cgroups::Whole { memory, swap, swap_used: machine::swap_used(layout)? };
+            cgroups::usage(&Cgroups::of(layout), &cgroup, whole)
+        })
     }
 
     fn tree_usage(&self, path: String) -> BoxFuture<'_, Result<(u64, u64), Failure>> {

@@ -18,6 +18,7 @@ use crate::observation::MachineInfo;
 use crate::resources::cgroup::{cpu_quota, cpu_shares, kernel_page_size};
 use crate::resources::qos::oom_score_adj;
 use crate::resources::requests::{Kind, amounts_of, container_amounts};
+use crate::resources::swap::limit_swap;
 
 /// What a container is made of, beyond its spec.
 #[derive(Debug)]
@@ -86,8 +87,6 @@ fn resources(pod: &Pod, container: &Container, config: &Config, machine: &Machin
     let mut resources = LinuxContainerResources {
         cpu_shares: i64::try_from(cpu_shares(cpu_request)).unwrap_or_default(),
         memory_limit_in_bytes: memory,
-        // Swap is not for pods: memory and swap together are bounded by the memory limit (POD-182).
-        memory_swap_limit_in_bytes: memory,
         oom_score_adj: oom_score_adj(pod, container, machine.memory),
         hugepage_limits: hugepage_limits(&limits, machine),
         ..LinuxContainerResources::default()
@@ -97,8 +96,10 @@ fn resources(pod: &Pod, container: &Container, config: &Config, machine: &Machin
         resources.cpu_period = period;
     }
     if machine.cgroup_v2 && !config.pods.single_process_oom_kill {
+        // NODE-137
         resources.unified.insert("memory.oom.group".to_owned(), "1".to_owned());
     }
+    limit_swap(&mut resources, pod, container, config, machine);
     resources
 }
 
@@ -127,8 +128,12 @@ mod tests {
         let golden: ContainerConfig = serde_json::from_value(golden["config"].clone()).unwrap();
         let container = &pod.spec.as_ref().unwrap().containers[0];
         let config = Config::new("n1");
-        let machine =
-            MachineInfo { memory: 24_684_092 << 10, hugepages: [(2 << 20, 0), (1 << 30, 0)].into(), ..MachineInfo::default() };
+        let machine = MachineInfo {
+            memory: 24_684_092 << 10,
+            hugepages: [(2 << 20, 0), (1 << 30, 0)].into(),
+            swap_controller: true,
+            ..MachineInfo::default()
+        };
         let image = ResolvedImage { image_ref: golden.image.as_ref().unwrap().image.clone(), ..ResolvedImage::default() };
         let env = golden_environment(&pod, container);
         let security = SecurityInputs { image: &image, seccomp_default: false, root: "/var/lib/kubelet", volume_groups: &[] };
@@ -172,6 +177,22 @@ mod tests {
         let made = container_config(&pod, &container, inputs);
         assert_eq!(made.command, ["10.96.0.1", "$(X)"]);
         assert_eq!(made.args, ["at 443 $(NOT_THERE)"]);
+    }
+
+    // NODE-137
+    #[test]
+    fn container_dies_whole_when_memory_is_out_unless_one_process_is_to() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {"containers": [{"name": "c"}]}})).unwrap();
+        let mut config = Config::new("n1");
+        let unified = |config: &Config, cgroup_v2| {
+            let machine = MachineInfo { cgroup_v2, ..MachineInfo::default() };
+            resources(&pod, &pod.spec.as_ref().unwrap().containers[0], config, &machine).unified
+        };
+        config.pods.single_process_oom_kill = false;
+        assert_eq!(unified(&config, true).get("memory.oom.group").map(String::as_str), Some("1"));
+        assert!(unified(&config, false).is_empty());
+        config.pods.single_process_oom_kill = true;
+        assert!(unified(&config, true).is_empty());
     }
 
     // CRI-044: every size that the machine has is named as the kernel does, and limited to nothing unless asked for.

@@ -18,7 +18,7 @@ use super::worker::{ERROR_RETRY, Phase, PodWorker, call_limits};
 use crate::action::{CriCall, HostCall};
 use crate::ids::SandboxId;
 use crate::kubelet::LOOK_TIMEOUT;
-use crate::observation::{PodObservation, SandboxState};
+use crate::observation::{MachineInfo, PodObservation, SandboxState};
 use crate::out::Out;
 use crate::parts::Parts;
 use crate::recorder::{Recorded, Subject};
@@ -192,7 +192,8 @@ fn prepare(worker: &PodWorker, parts: &Parts) -> Batch {
     let mut steps = Vec::new();
     if parts.config.cgroups.per_qos {
         let name = pod_cgroup_name(&worker.pod, &parts.config, parts.cgroup_driver());
-        let settings = pod_cgroup_settings(&worker.pod, &parts.config);
+        let unknown = MachineInfo::default();
+        let settings = pod_cgroup_settings(&worker.pod, &parts.config, parts.startup.machine().unwrap_or(&unknown));
         steps.push(Step::Host(HostCall::EnsureCgroup { name, settings }));
     }
     let spec = worker.pod.spec.as_ref();

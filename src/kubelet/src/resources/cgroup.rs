@@ -2,10 +2,12 @@
 //! Upstream: pkg/kubelet/cm/{cgroup_manager_linux,helpers_linux,pod_container_manager_linux,qos_container_manager_linux}.go.
 //! Differs: nothing on purpose.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Pod;
 
 use super::qos::{QosClass, qos_class};
-use super::requests::{Kind, declares_limit, pod_amounts};
+use super::requests::{Kind, declares_limit, pod_amounts, printed};
 use crate::action::CgroupSettings;
 use crate::config::{CgroupDriver, Config, Enforcement};
 use crate::observation::MachineInfo;
@@ -14,6 +16,8 @@ use crate::observation::MachineInfo;
 const LEAST_SHARES: u64 = 2;
 const MOST_SHARES: u64 = 262_144;
 const LEAST_QUOTA: i64 = 1000;
+/// Huge pages without a bound, in bytes (NODE-134).
+const UNBOUNDED: u64 = 1 << 62;
 
 /// CPU shares of that many thousandths of a core.
 #[must_use]
@@ -66,7 +70,7 @@ pub fn pod_cgroup_name(pod: &Pod, config: &Config, driver: CgroupDriver) -> Stri
 
 /// What the pod's cgroup is set to (POD-180, NODE-135).
 #[must_use]
-pub fn pod_cgroup_settings(pod: &Pod, config: &Config) -> CgroupSettings {
+pub fn pod_cgroup_settings(pod: &Pod, config: &Config, machine: &MachineInfo) -> CgroupSettings {
     let requests = pod_amounts(pod, Kind::Requests);
     let limits = pod_amounts(pod, Kind::Limits);
     let amount = |list: &super::requests::Amounts, name: &str| list.get(name).copied().unwrap_or(0);
@@ -75,6 +79,8 @@ pub fn pod_cgroup_settings(pod: &Pod, config: &Config) -> CgroupSettings {
     let mut settings = CgroupSettings {
         cpu_shares: Some(cpu_shares(cpu)),
         pids_max: config.pods.pids_limit.and_then(|l| i64::try_from(l).ok()),
+        // Sizes that are not asked for are not to be had.
+        hugetlb: every_page_size(machine, 0),
         ..CgroupSettings::default()
     };
     let class = qos_class(pod);
@@ -105,6 +111,12 @@ pub fn kernel_page_size(size: &str) -> String {
     size.strip_suffix('i').map_or_else(|| size.to_owned(), |unit| format!("{unit}B"))
 }
 
+/// The same limit for all sizes of huge pages that the machine has.
+fn every_page_size(machine: &MachineInfo, limit: u64) -> BTreeMap<String, u64> {
+    let name = |size: &u64| kernel_page_size(&printed("memory", i64::try_from(*size).unwrap_or(0)).0);
+    machine.hugepages.keys().map(|size| (name(size), limit)).collect()
+}
+
 /// What all pods together may use (NODE-141): capacity less reservations; the eviction threshold is not taken off.
 #[must_use]
 pub fn kubepods_settings(config: &Config, machine: &MachineInfo) -> CgroupSettings {
@@ -117,16 +129,23 @@ pub fn kubepods_settings(config: &Config, machine: &MachineInfo) -> CgroupSettin
         cpu_shares: Some(cpu_shares(i64::try_from(cpu).unwrap_or(i64::MAX))),
         memory_limit: i64::try_from(memory).ok(),
         pids_max: (pids > 0).then(|| i64::try_from(pids).unwrap_or(i64::MAX)),
+        // All of them: what systemd does not hear of, it may take away.
+        cpuset: Some(machine.online_cpus.clone()).filter(|cpus| !cpus.is_empty()),
+        hugetlb: every_page_size(machine, UNBOUNDED),
         ..CgroupSettings::default()
     }
 }
 
 /// The groups above the pods, outermost first, with their settings (NODE-134, NODE-141).
 #[must_use]
-pub fn kubepods_cgroups(config: &Config, driver: CgroupDriver, node: CgroupSettings) -> Vec<(String, CgroupSettings)> {
-    let tier = || CgroupSettings { cpu_shares: Some(LEAST_SHARES), ..CgroupSettings::default() };
+pub fn kubepods_cgroups(config: &Config, driver: CgroupDriver, machine: &MachineInfo) -> Vec<(String, CgroupSettings)> {
+    let tier = || CgroupSettings {
+        cpu_shares: Some(LEAST_SHARES),
+        hugetlb: every_page_size(machine, UNBOUNDED),
+        ..CgroupSettings::default()
+    };
     vec![
-        (cgroup_name(config, driver, &["kubepods"]), node),
+        (cgroup_name(config, driver, &["kubepods"]), kubepods_settings(config, machine)),
         (cgroup_name(config, driver, &["kubepods", "burstable"]), tier()),
         (cgroup_name(config, driver, &["kubepods", "besteffort"]), tier()),
     ]
@@ -171,24 +190,42 @@ mod tests {
     // POD-180: as captured: an init container without limits leaves the pod's group unlimited.
     #[test]
     fn pod_cgroup_has_the_captured_settings() {
-        let settings = pod_cgroup_settings(&pod(), &Config::new("n1"));
+        let settings = pod_cgroup_settings(&pod(), &Config::new("n1"), &MachineInfo::default());
         assert_eq!(settings.cpu_shares, Some(102));
         assert_eq!((settings.cpu_quota, settings.memory_limit), (None, None));
         let mut limited = pod();
         limited.spec.as_mut().unwrap().init_containers = None;
-        let settings = pod_cgroup_settings(&limited, &Config::new("n1"));
+        let settings = pod_cgroup_settings(&limited, &Config::new("n1"), &MachineInfo::default());
         assert_eq!((settings.cpu_quota, settings.memory_limit), (Some(20_000), Some(32 << 20)));
         assert_eq!(burstable_shares([&pod()]), 102);
+    }
+
+    // NODE-134, NODE-135: a BestEffort pod is not without bounds here.
+    #[test]
+    fn pods_have_the_huge_pages_that_they_ask_for_and_tiers_all() {
+        let machine = MachineInfo { hugepages: [(2 << 20, 8), (1 << 30, 0)].into(), ..MachineInfo::default() };
+        let of_pod = |resources: serde_json::Value| {
+            let pod = json!({"spec": {"containers": [{"name": "main", "resources": resources}]}});
+            pod_cgroup_settings(&serde_json::from_value(pod).unwrap(), &Config::new("n1"), &machine).hugetlb
+        };
+        let limits = |two: u64, one: u64| BTreeMap::from([("2MB".to_owned(), two), ("1GB".to_owned(), one)]);
+        assert_eq!(of_pod(json!({})), limits(0, 0));
+        assert_eq!(of_pod(json!({"requests": {"cpu": "1", "hugepages-2Mi": "4Mi"}})), limits(4 << 20, 0));
+        for (name, settings) in kubepods_cgroups(&Config::new("n1"), CgroupDriver::Systemd, &machine) {
+            assert_eq!(settings.hugetlb, limits(1 << 62, 1 << 62), "{name}");
+        }
     }
 
     // NODE-141: as captured.
     #[test]
     fn all_pods_together_get_capacity_less_reservations() {
-        let machine = MachineInfo { cpus: 2, memory: 25_276_510_208, max_pids: 32_768, ..MachineInfo::default() };
+        let machine =
+            MachineInfo { cpus: 2, memory: 25_276_510_208, max_pids: 32_768, online_cpus: "0-1".into(), ..MachineInfo::default() };
         let settings = kubepods_settings(&Config::new("n1"), &machine);
         assert_eq!(settings.cpu_shares, Some(2048));
         assert_eq!(settings.memory_limit, Some(25_276_510_208));
         assert_eq!(settings.pids_max, Some(32_768));
+        assert_eq!(settings.cpuset.as_deref(), Some("0-1"));
     }
 
     // NODE-133

@@ -3,3 +3,4 @@
 pub mod cgroup;
 pub mod qos;
 pub mod requests;
+pub mod swap;

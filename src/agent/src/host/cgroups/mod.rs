@@ -20,7 +20,7 @@ use super::error::{Context as _, HostError, unless_missing};
 use super::files;
 use super::layout::{Layout, component};
 
-pub(super) use usage::usage;
+pub(super) use usage::{Whole, usage};
 
 /// How often what is left in a cgroup is killed (NODE-136).
 const KILL_ROUNDS: u32 = 5;
@@ -46,6 +46,17 @@ impl Cgroups {
 
     pub(super) fn is_v2(&self) -> bool {
         matches!(self, Self::V2(_))
+    }
+
+    /// Whether swap can be limited, as the groups of this process (`/proc/self/cgroup`) show it (NODE-147).
+    pub(super) fn limits_swap(&self, own: &str) -> bool {
+        match self {
+            Self::V1(root) => root.join("memory/memory.memsw.limit_in_bytes").exists(),
+            Self::V2(root) => {
+                let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+                root.join(own).join("memory.swap.max").exists()
+            }
+        }
     }
 
     /// The roots of all hierarchies.
@@ -82,7 +93,10 @@ impl Cgroups {
             return Ok(());
         }
         if let Some(slice) = systemd::slice(name) {
-            if exists { systemd::set(slice, settings)? } else { systemd::start(slice, settings)? }
+            // On version 1 it knows nothing of CPU sets.
+            let cpuset = settings.cpuset.clone().filter(|_| self.is_v2());
+            let settings = CgroupSettings { cpuset, ..settings.clone() };
+            if exists { systemd::set(slice, &settings)? } else { systemd::start(slice, &settings)? }
         }
         match self {
             Self::V1(root) => {

@@ -15,38 +15,64 @@ pub(super) fn slice(name: &str) -> Option<&str> {
 
 const MANAGER: [&str; 4] = ["call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"];
 
-/// Properties in busctl's words: name, signature, value, and how many they are.
-fn properties(settings: &CgroupSettings) -> Vec<[String; 3]> {
+/// The period of a quota unless another is set.
+const PERIOD: u64 = 100_000;
+
+/// Properties in busctl's words: each a name, a signature, and a value of as many words as it takes.
+fn properties(settings: &CgroupSettings) -> Vec<Vec<String>> {
     let max = |value: i64| u64::try_from(value).unwrap_or(u64::MAX).to_string();
     let mut properties = Vec::new();
     let mut add = |name: &str, signature: &str, value: String| {
-        properties.push([name.to_owned(), signature.to_owned(), value]);
+        properties.push(vec![name.to_owned(), signature.to_owned(), value]);
     };
     if let Some(shares) = settings.cpu_shares {
         add("CPUWeight", "t", v2::weight(shares).to_string());
     }
     if let Some(quota) = settings.cpu_quota {
-        let period = settings.cpu_period.unwrap_or(100_000).max(1);
+        let period = settings.cpu_period.unwrap_or(PERIOD).max(1);
         // In tens of milliseconds, rounded up: systemd knows no finer.
         let per_second = u64::try_from(quota).ok().filter(|q| *q > 0).map(|q| q * 1_000_000 / period);
         let per_second = per_second.map_or(u64::MAX, |q| q.div_ceil(10_000) * 10_000);
-        add("CPUQuotaPeriodUSec", "t", period.to_string());
+        // Older than version 242, it knows only this one.
+        if period != PERIOD {
+            add("CPUQuotaPeriodUSec", "t", period.to_string());
+        }
         add("CPUQuotaPerSecUSec", "t", per_second.to_string());
     }
     if let Some(limit) = settings.memory_limit {
         add("MemoryMax", "t", max(limit));
     }
     if let Some(pids) = settings.pids_max {
-        add("TasksMax", "t", max(pids));
+        // It takes 0 for no limit at all.
+        add("TasksMax", "t", max(if pids == 0 { 1 } else { pids }));
+    }
+    if let Some(mask) = settings.cpuset.as_deref().and_then(mask) {
+        let head = ["AllowedCPUs".to_owned(), "ay".to_owned(), mask.len().to_string()];
+        properties.push(head.into_iter().chain(mask.iter().map(u8::to_string)).collect());
     }
     properties
 }
 
+/// CPUs such as `0-3,8` as bits, the first CPU in the lowest of the first byte.
+fn mask(cpus: &str) -> Option<Vec<u8>> {
+    let mut mask = Vec::new();
+    for range in cpus.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?);
+        for cpu in first..=last {
+            let (byte, bit) = (usize::from(cpu / 8), cpu % 8);
+            mask.resize(mask.len().max(byte + 1), 0);
+            mask[byte] |= 1 << bit;
+        }
+    }
+    Some(mask)
+}
+
 fn start_arguments(slice: &str, settings: &CgroupSettings) -> Vec<String> {
     let accounting = ["MemoryAccounting", "CPUAccounting", "TasksAccounting", "IOAccounting"];
-    let mut all = vec![["Description".to_owned(), "s".to_owned(), format!("libcontainer container {slice}")]];
-    all.extend(accounting.map(|name| [name.to_owned(), "b".to_owned(), "true".to_owned()]));
-    all.push(["DefaultDependencies".to_owned(), "b".to_owned(), "false".to_owned()]);
+    let mut all = vec![vec!["Description".to_owned(), "s".to_owned(), format!("libcontainer container {slice}")]];
+    all.extend(accounting.map(|name| vec![name.to_owned(), "b".to_owned(), "true".to_owned()]));
+    all.push(vec!["DefaultDependencies".to_owned(), "b".to_owned(), "false".to_owned()]);
     all.extend(properties(settings));
     let head = ["StartTransientUnit", "ssa(sv)a(sa(sv))", slice, "replace"].map(str::to_owned);
     let count = all.len().to_string();
@@ -115,11 +141,24 @@ mod tests {
             cpu_period: Some(100_000),
             memory_limit: Some(1 << 20),
             pids_max: Some(-1),
+            cpuset: Some("0-1,9".to_owned()),
             ..CgroupSettings::default()
         };
         let said = start_arguments("kubepods-podu1.slice", &settings).join(" ");
         assert!(said.contains("StartTransientUnit ssa(sv)a(sa(sv)) kubepods-podu1.slice replace 11 Description s"), "{said}");
-        assert!(said.contains("CPUWeight t 39 CPUQuotaPeriodUSec t 100000 CPUQuotaPerSecUSec t 510000"), "{said}");
-        assert!(said.ends_with("MemoryMax t 1048576 TasksMax t 18446744073709551615 0"), "{said}");
+        assert!(said.contains("CPUWeight t 39 CPUQuotaPerSecUSec t 510000"), "{said}");
+        assert!(said.ends_with("MemoryMax t 1048576 TasksMax t 18446744073709551615 AllowedCPUs ay 2 3 2 0"), "{said}");
+        let odd =
+            CgroupSettings { cpu_quota: Some(5000), cpu_period: Some(10_000), pids_max: Some(0), ..CgroupSettings::default() };
+        let said = start_arguments("kubepods-podu1.slice", &odd).join(" ");
+        assert!(said.ends_with("CPUQuotaPeriodUSec t 10000 CPUQuotaPerSecUSec t 500000 TasksMax t 1 0"), "{said}");
+    }
+
+    #[test]
+    fn list_of_cpus_is_a_set_of_bits() {
+        assert_eq!(mask("0"), Some(vec![1]));
+        assert_eq!(mask("0-3,8"), Some(vec![15, 1]));
+        assert_eq!(mask("4-11"), Some(vec![0xf0, 0x0f]));
+        assert_eq!((mask(""), mask("0-x")), (None, None));
     }
 }

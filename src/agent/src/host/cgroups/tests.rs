@@ -4,6 +4,7 @@
 
 use super::super::testing::Scratch;
 use super::*;
+use crate::env::{Pressure, Stall};
 
 const V2_FILES: &str = "sys/fs/cgroup/cgroup.controllers";
 
@@ -14,6 +15,7 @@ fn settings() -> CgroupSettings {
         cpu_period: Some(100_000),
         memory_limit: Some(64 << 20),
         pids_max: Some(100),
+        cpuset: Some("0-3".to_owned()),
         hugetlb: [("2MB".to_owned(), 0)].into(),
         unified: [("memory.oom.group".to_owned(), "1".to_owned())].into(),
     }
@@ -35,6 +37,7 @@ fn v1_machine(scratch: &Scratch) -> Cgroups {
 fn v2_group_gets_controllers_and_settings_in_its_own_units() {
     let scratch = Scratch::new();
     scratch.put(V2_FILES, "cpuset cpu io memory pids rdma\n");
+    scratch.put("sys/fs/cgroup/kubepods/podu1/cpuset.cpus", "");
     let cgroups = Cgroups::of(&scratch.layout());
     assert!(cgroups.is_v2());
     cgroups.apply("/kubepods/podu1", &settings(), false).unwrap();
@@ -45,6 +48,7 @@ fn v2_group_gets_controllers_and_settings_in_its_own_units() {
     assert_eq!(of("kubepods/podu1/cpu.max"), "50000 100000");
     assert_eq!(of("kubepods/podu1/memory.max"), "67108864");
     assert_eq!(of("kubepods/podu1/pids.max"), "100");
+    assert_eq!(of("kubepods/podu1/cpuset.cpus"), "0-3");
     assert_eq!(of("kubepods/podu1/memory.oom.group"), "1");
     let lifted = CgroupSettings { cpu_quota: Some(-1), memory_limit: Some(-1), ..CgroupSettings::default() };
     cgroups.apply("/kubepods/podu1", &lifted, false).unwrap();
@@ -134,13 +138,22 @@ fn v2_usage_is_less_inactive_files_and_the_root_has_the_machines_limit() {
     scratch.put("sys/fs/cgroup/kubepods/memory.current", "10\n");
     scratch.put("sys/fs/cgroup/kubepods/memory.stat", "inactive_file 20\n");
     scratch.put("sys/fs/cgroup/kubepods/memory.max", "max\n");
+    scratch.put("sys/fs/cgroup/kubepods/memory.swap.current", "4\n");
+    scratch.put("sys/fs/cgroup/kubepods/memory.swap.max", "0\n");
+    let pressure = "some avg10=1.50 avg60=0.00 avg300=0.00 total=12\nfull avg10=0.25 avg60=0.00 avg300=0.00 total=7\n";
+    scratch.put("sys/fs/cgroup/kubepods/memory.pressure", pressure);
     let cgroups = Cgroups::of(&scratch.layout());
-    let root = usage(&cgroups, "/", 1000).unwrap().unwrap();
+    let root = usage(&cgroups, "/", Whole { memory: 1000, swap: 99, swap_used: 9 }).unwrap().unwrap();
     assert_eq!((root.memory, root.working_set, root.memory_limit), (150, 130, Some(1000)));
+    assert_eq!((root.swap, root.swap_limit), (Some(9), Some(99)));
     assert_eq!((root.cpu_nanos, root.page_faults, root.rss), (7000, 9, 100));
-    let pods = usage(&cgroups, "/kubepods", 1000).unwrap().unwrap();
+    let pods = usage(&cgroups, "/kubepods", Whole::default()).unwrap().unwrap();
     assert_eq!((pods.working_set, pods.memory_limit), (0, None));
-    assert_eq!(usage(&cgroups, "/none", 1000).unwrap(), None);
+    let stall = |avg10, total| Stall { avg10, total, ..Stall::default() };
+    assert_eq!(pods.memory_pressure, Some(Pressure { some: stall(1.5, 12), full: stall(0.25, 7) }));
+    assert_eq!((pods.io_pressure, root.cpu_pressure), (None, None));
+    assert_eq!((pods.swap, pods.swap_limit), (Some(4), Some(0)));
+    assert_eq!(usage(&cgroups, "/none", Whole::default()).unwrap(), None);
 }
 
 // NODE-136: runc puts containers into it too, on hosts that have both versions.
@@ -162,7 +175,7 @@ fn real_cgroup_is_made_filled_killed_and_removed() {
     let layout = Layout { machine: "/".into(), ..Scratch::new().layout() };
     let cgroups = Cgroups::of(&layout);
     let name = format!("/keelson-test-{}", std::process::id());
-    let small = CgroupSettings { hugetlb: BTreeMap::new(), unified: BTreeMap::new(), ..settings() };
+    let small = CgroupSettings { hugetlb: BTreeMap::new(), unified: BTreeMap::new(), cpuset: None, ..settings() };
     if let Err(error) = cgroups.apply(&format!("{name}/inner"), &small, false) {
         let _ = cgroups.remove(&name);
         println!("skipped: {error}");
@@ -172,12 +185,12 @@ fn real_cgroup_is_made_filled_killed_and_removed() {
     for root in cgroups.roots().unwrap() {
         fs::write(root.join(&name[1..]).join("inner/cgroup.procs"), child.id().to_string()).unwrap();
     }
-    let used = usage(&cgroups, &format!("{name}/inner"), 0).unwrap().unwrap();
+    let used = usage(&cgroups, &format!("{name}/inner"), Whole::default()).unwrap().unwrap();
     let removed = cgroups.remove(&name);
     let _ = child.kill();
     child.wait().unwrap();
     removed.unwrap();
     cgroups.remove(&name).unwrap();
     assert_eq!((used.memory_limit, used.pids), (Some(64 << 20), Some(1)));
-    assert_eq!(usage(&cgroups, &name, 0).unwrap(), None);
+    assert_eq!(usage(&cgroups, &name, Whole::default()).unwrap(), None);
 }

@@ -6,16 +6,27 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{Cgroups, HostError, component, read};
-use crate::env::CgroupUsage;
+use crate::env::{CgroupUsage, Pressure, Stall};
 
 /// Above this a limit of version 1 is none (NODE-125).
 const NO_LIMIT: u64 = 1 << 62;
 
-/// CPU, memory and processes of one cgroup, the root included; `None` if there is none. `memory` is MemTotal in bytes.
-pub(in super::super) fn usage(cgroups: &Cgroups, name: &str, memory: u64) -> Result<Option<CgroupUsage>, HostError> {
+/// What the root of version 2 does not tell, since it is the machine's, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in super::super) struct Whole {
+    /// MemTotal.
+    pub(in super::super) memory: u64,
+    /// SwapTotal.
+    pub(in super::super) swap: u64,
+    /// SwapTotal - SwapFree.
+    pub(in super::super) swap_used: u64,
+}
+
+/// CPU, memory and processes of one cgroup, the root included; `None` if there is none.
+pub(in super::super) fn usage(cgroups: &Cgroups, name: &str, whole: Whole) -> Result<Option<CgroupUsage>, HostError> {
     let path: PathBuf = name.split('/').filter(|c| !c.is_empty()).map(component).collect::<Result<_, _>>()?;
     match cgroups {
-        Cgroups::V2(root) if root.join(&path).is_dir() => v2(&root.join(path), memory).map(Some),
+        Cgroups::V2(root) if root.join(&path).is_dir() => v2(&root.join(path), whole).map(Some),
         Cgroups::V1(root) if root.join("memory").join(&path).is_dir() => v1(root, &path).map(Some),
         _ => Ok(None),
     }
@@ -35,7 +46,7 @@ fn table(cgroup: &Path, file: &str) -> Result<BTreeMap<String, u64>, HostError> 
     Ok(text.lines().filter_map(entry).collect())
 }
 
-fn v2(cgroup: &Path, machine_memory: u64) -> Result<CgroupUsage, HostError> {
+fn v2(cgroup: &Path, whole: Whole) -> Result<CgroupUsage, HostError> {
     let (cpu, stat) = (table(cgroup, "cpu.stat")?, table(cgroup, "memory.stat")?);
     let of = |table: &BTreeMap<String, u64>, name: &str| table.get(name).copied().unwrap_or(0);
     // The root has neither `memory.current` nor `memory.max` (NODE-125).
@@ -48,10 +59,27 @@ fn v2(cgroup: &Path, machine_memory: u64) -> Result<CgroupUsage, HostError> {
         rss: of(&stat, "anon"),
         page_faults: of(&stat, "pgfault"),
         major_page_faults: of(&stat, "pgmajfault"),
-        memory_limit: if current.is_some() { number(cgroup, "memory.max")? } else { Some(machine_memory) },
-        swap: number(cgroup, "memory.swap.current")?,
+        memory_limit: if current.is_some() { number(cgroup, "memory.max")? } else { Some(whole.memory) },
+        swap: if current.is_some() { number(cgroup, "memory.swap.current")? } else { Some(whole.swap_used) },
+        swap_limit: if current.is_some() { number(cgroup, "memory.swap.max")? } else { Some(whole.swap) },
         pids: number(cgroup, "pids.current")?,
+        cpu_pressure: pressure(cgroup, "cpu.pressure"),
+        memory_pressure: pressure(cgroup, "memory.pressure"),
+        io_pressure: pressure(cgroup, "io.pressure"),
     })
+}
+
+/// A kernel may have been told not to measure it: then there is no such file, or none that can be read.
+fn pressure(cgroup: &Path, file: &str) -> Option<Pressure> {
+    let text = std::fs::read_to_string(cgroup.join(file)).ok()?;
+    let stall = |kind: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(kind));
+        let field = |name: &str| line?.split_whitespace().find_map(|field| field.strip_prefix(name)?.strip_prefix('='));
+        let share = |name| field(name).and_then(|share| share.parse().ok()).unwrap_or(0.0);
+        let total = field("total").and_then(|total| total.parse().ok()).unwrap_or(0);
+        Stall { avg10: share("avg10"), avg60: share("avg60"), avg300: share("avg300"), total }
+    };
+    Some(Pressure { some: stall("some "), full: stall("full ") })
 }
 
 fn v1(root: &Path, path: &Path) -> Result<CgroupUsage, HostError> {
@@ -70,5 +98,6 @@ fn v1(root: &Path, path: &Path) -> Result<CgroupUsage, HostError> {
         memory_limit: limit.filter(|l| *l < NO_LIMIT),
         swap: stat.get("total_swap").copied(),
         pids: number(&of("pids"), "pids.current")?,
+        ..CgroupUsage::default()
     })
 }

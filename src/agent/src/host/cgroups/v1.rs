@@ -72,6 +72,9 @@ pub(super) fn set(root: &Path, path: &Path, settings: &CgroupSettings) -> Result
     if let Some(pids) = settings.pids_max {
         put("pids", "pids.max", if pids < 0 { "max".to_owned() } else { pids.to_string() })?;
     }
+    if let Some(cpus) = &settings.cpuset {
+        put("cpuset", "cpuset.cpus", cpus.clone())?;
+    }
     for (size, limit) in &settings.hugetlb {
         let file = format!("hugetlb.{size}.limit_in_bytes");
         if root.join("hugetlb").join(path).join(&file).exists() {

@@ -69,6 +69,9 @@ pub(super) fn set(cgroup: &Path, settings: &CgroupSettings) -> Result<(), HostEr
     if let Some(pids) = settings.pids_max {
         write(cgroup, "pids.max", &or_max(pids))?;
     }
+    if let Some(cpus) = settings.cpuset.as_ref().filter(|_| cgroup.join("cpuset.cpus").exists()) {
+        write(cgroup, "cpuset.cpus", cpus)?;
+    }
     for (size, limit) in &settings.hugetlb {
         // Reservations count as use, where the kernel can count them.
         for file in [format!("hugetlb.{size}.max"), format!("hugetlb.{size}.rsvd.max")] {

@@ -184,7 +184,7 @@ mod tests {
     }
 
     fn cpu(time: Time, used: u64) -> Option<CpuStats> {
-        Some(CpuStats { time, usage_nano_cores: None, usage_core_nano_seconds: Some(used) })
+        Some(CpuStats { time, usage_nano_cores: None, usage_core_nano_seconds: Some(used), psi: None })
     }
 
     fn memory(time: Time, working_set: u64) -> Option<MemoryStats> {
@@ -196,6 +196,7 @@ mod tests {
             rss_bytes: None,
             page_faults: None,
             major_page_faults: None,
+            psi: None,
         })
     }
 
@@ -210,6 +211,7 @@ mod tests {
             start_time: Time(Timestamp::from_nanosecond(1_795_422_623_580_525_100).unwrap()),
             cpu: cpu(time, 316_992_308),
             memory: memory(time, 675_840),
+            io: None,
             rootfs: None,
             logs: None,
             swap: swap(at(1_795_422_706_082), Some(0)),
@@ -225,6 +227,7 @@ mod tests {
                 start_time: node,
                 cpu: cpu(node, 4_469_493_962_597),
                 memory: memory(node, 1_285_509_120),
+                io: None,
                 network: None,
                 fs: None,
                 runtime: None,
@@ -237,6 +240,7 @@ mod tests {
                 containers: vec![container("main")],
                 cpu: cpu(pod, 308_776_626),
                 memory: memory(pod, 3_076_096),
+                io: None,
                 network: None,
                 volume: Vec::new(),
                 ephemeral_storage: None,

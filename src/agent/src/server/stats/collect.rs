@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::network;
 use super::samples::{Demand, Samples};
+use super::subjects::container_cgroup;
 use super::summary::{
-    ContainerStats, CpuStats, FsStats, MemoryStats, NodeStats, PodReference, PodStats, ProcessStats, RlimitStats, RuntimeStats,
-    Summary, SwapStats, Time, VolumeStats,
+    ContainerStats, CpuStats, FsStats, IoStats, MemoryStats, NodeStats, PodReference, PodStats, ProcessStats, PsiStats,
+    RlimitStats, RuntimeStats, Summary, SwapStats, Time, VolumeStats,
 };
 use super::volumes::Volumes;
 use crate::env::{CgroupUsage, Env};
@@ -162,7 +163,9 @@ impl Collector {
         let (node, runtime) = tokio::join!(self.node(view), self.runtime());
         let (node, runtime) = (node?, runtime?);
         let pods = self.pods(&runtime, None).await;
-        Ok(Summary { node, pods })
+        let mut summary = Summary { node, pods };
+        summary.leave_out_io();
+        Ok(summary)
     }
 
     /// All of it (API-120).
@@ -216,15 +219,18 @@ impl Collector {
             swap_available_bytes: Some(machine.swap.saturating_sub(used)),
             swap_usage_bytes: Some(used),
         });
+        let own = self.read("/proc/self/cgroup").await.as_deref().and_then(own_cgroup);
         let mut system_containers = Vec::new();
-        // One that cannot be measured is left out (API-120).
-        if let Some(pods) = view.pods_cgroup().await
-            && let Ok(Some(usage)) = within(self.env.host.cgroup_usage(pods.clone())).await
-        {
-            let (cpu, memory, swap) = self.of_cgroup(&pods, &usage);
-            let start_time = Time(self.started);
-            let name = "pods".to_owned();
-            system_containers.push(ContainerStats { name, start_time, cpu, memory, rootfs: None, logs: None, swap });
+        for (name, cgroup) in [("kubelet", own), ("pods", view.pods_cgroup().await)] {
+            // One that cannot be measured is left out (API-120).
+            if let Some(cgroup) = cgroup
+                && let Ok(Some(usage)) = within(self.env.host.cgroup_usage(cgroup.clone())).await
+            {
+                let (cpu, memory, swap) = self.of_cgroup(&cgroup, &usage);
+                let (name, start_time) = (name.to_owned(), Time(self.started));
+                let io = self.io(&usage);
+                system_containers.push(ContainerStats { name, start_time, cpu, memory, io, rootfs: None, logs: None, swap });
+            }
         }
         let (cpu, memory, _) = self.of_cgroup("/", &usage);
         Ok(NodeStats {
@@ -233,6 +239,7 @@ impl Collector {
             start_time: Time(boot.unwrap_or(self.started)),
             cpu,
             memory,
+            io: self.io(&usage),
             network: None,
             fs: None,
             runtime: None,
@@ -244,7 +251,12 @@ impl Collector {
     /// API-123
     fn of_cgroup(&self, cgroup: &str, usage: &CgroupUsage) -> (Option<CpuStats>, Option<MemoryStats>, Option<SwapStats>) {
         let time = self.now();
-        let cpu = CpuStats { time, usage_nano_cores: self.samples.rate(cgroup), usage_core_nano_seconds: Some(usage.cpu_nanos) };
+        let cpu = CpuStats {
+            time,
+            usage_nano_cores: self.samples.rate(cgroup),
+            usage_core_nano_seconds: Some(usage.cpu_nanos),
+            psi: usage.cpu_pressure.map(PsiStats::from),
+        };
         let memory = MemoryStats {
             time,
             available_bytes: usage.memory_limit.map(|limit| limit.saturating_sub(usage.working_set)),
@@ -253,9 +265,18 @@ impl Collector {
             rss_bytes: Some(usage.rss),
             page_faults: Some(usage.page_faults),
             major_page_faults: Some(usage.major_page_faults),
+            psi: usage.memory_pressure.map(PsiStats::from),
         };
-        let swap = usage.swap.map(|used| SwapStats { time, swap_available_bytes: None, swap_usage_bytes: Some(used) });
+        let swap = usage.swap.map(|used| SwapStats {
+            time,
+            swap_available_bytes: usage.swap_limit.map(|limit| limit.saturating_sub(used)),
+            swap_usage_bytes: Some(used),
+        });
         (Some(cpu), Some(memory), swap)
+    }
+
+    fn io(&self, usage: &CgroupUsage) -> Option<IoStats> {
+        usage.io_pressure.map(|pressure| IoStats { time: self.now(), psi: pressure.into() })
     }
 
     pub(super) async fn runtime(&self) -> Result<FromRuntime, Failure> {
@@ -319,6 +340,9 @@ impl Collector {
         for (name, container) in containers {
             let Some(usage) = runtime.usage.get(container.id.as_str()) else { continue };
             let mut one = self.container(name, container, usage);
+            if let Some(pod) = runtime.cgroups.get(uid) {
+                self.measure(&mut one, container_cgroup(pod, container.id.as_str(), self.cgroup_prefix().await)).await;
+            }
             if let Some(filesystems) = filesystems {
                 one.rootfs = usage.writable_layer.as_ref().map(|layer| of_writable_layer(layer, &filesystems.images));
                 let logs = format!("{}/{}_{}_{uid}/{name}", self.settings.pod_logs_dir, pod_ref.namespace, pod_ref.name);
@@ -342,6 +366,7 @@ impl Collector {
             containers: stats,
             cpu,
             memory,
+            io: of_cgroup.as_ref().and_then(|(_, usage)| self.io(usage)),
             network: None,
             volume: Vec::new(),
             ephemeral_storage: None,
@@ -350,11 +375,23 @@ impl Collector {
         })
     }
 
+    /// API-124, NODE-126: a container's cgroup knows better than the runtime, which may tell limits that there are not.
+    async fn measure(&self, container: &mut ContainerStats, cgroup: String) {
+        let Ok(Some(usage)) = within(self.env.host.cgroup_usage(cgroup.clone())).await else { return };
+        let (cpu, memory, swap) = self.of_cgroup(&cgroup, &usage);
+        let rate = container.cpu.as_ref().and_then(|cpu| cpu.usage_nano_cores);
+        container.cpu = cpu.map(|cpu| CpuStats { usage_nano_cores: rate, ..cpu });
+        container.memory = memory;
+        container.io = self.io(&usage);
+        container.swap = swap.or(container.swap.take());
+    }
+
     fn container(&self, name: &str, container: &ListedContainer, usage: &cri::ContainerStats) -> ContainerStats {
         let cpu = usage.cpu.as_ref().map(|cpu| CpuStats {
             time: Time(timestamp(cpu.timestamp)),
             usage_nano_cores: value(&cpu.usage_nano_cores).or_else(|| self.samples.rate(container.id.as_str())),
             usage_core_nano_seconds: value(&cpu.usage_core_nano_seconds),
+            psi: None,
         });
         let memory = usage.memory.as_ref().map(|memory| MemoryStats {
             time: Time(timestamp(memory.timestamp)),
@@ -364,14 +401,18 @@ impl Collector {
             rss_bytes: value(&memory.rss_bytes),
             page_faults: value(&memory.page_faults),
             major_page_faults: value(&memory.major_page_faults),
+            psi: None,
         });
         let swap = usage.swap.as_ref().map(|swap| SwapStats {
             time: Time(timestamp(swap.timestamp)),
             swap_available_bytes: value(&swap.swap_available_bytes),
             swap_usage_bytes: value(&swap.swap_usage_bytes),
         });
+        // Of a runtime that tells nothing of it, there is none.
+        let none = SwapStats { time: self.now(), swap_available_bytes: Some(0), swap_usage_bytes: Some(0) };
+        let swap = Some(swap.unwrap_or(none));
         let start_time = Time(timestamp(container.created_at));
-        ContainerStats { name: name.to_owned(), start_time, cpu, memory, rootfs: None, logs: None, swap }
+        ContainerStats { name: name.to_owned(), start_time, cpu, memory, io: None, rootfs: None, logs: None, swap }
     }
 
     /// What lies below a path of the root filesystem; `None` if there is nothing, or if it takes too long.
@@ -416,6 +457,22 @@ pub(super) fn timestamp(nanoseconds: i64) -> Timestamp {
 
 fn nanoseconds(at: Timestamp) -> i64 {
     i64::try_from(at.as_nanosecond()).unwrap_or_default()
+}
+
+/// The cgroup of this process: that of version 2, or else the one of both CPU and memory (API-122).
+fn own_cgroup(table: &str) -> Option<String> {
+    let of = |controller: &str| {
+        table.lines().find_map(|line| {
+            let (_, line) = line.split_once(':')?;
+            let (controllers, path) = line.split_once(':')?;
+            controllers.split(',').any(|c| c == controller).then(|| path.to_owned())
+        })
+    };
+    match (of("cpu"), of("memory")) {
+        (None, None) => of(""),
+        (cpu, memory) if cpu == memory => of("name=systemd").or(cpu),
+        _ => None,
+    }
 }
 
 /// `btime` of /proc/stat.
@@ -473,6 +530,8 @@ fn sum(containers: &[ContainerStats]) -> (Option<CpuStats>, Option<MemoryStats>,
         time: later(a.time, b.time),
         usage_nano_cores: add(a.usage_nano_cores, b.usage_nano_cores),
         usage_core_nano_seconds: add(a.usage_core_nano_seconds, b.usage_core_nano_seconds),
+        // Shares of time do not add up.
+        psi: None,
     });
     let memory = containers.iter().filter_map(|one| one.memory.clone()).reduce(|a, b| MemoryStats {
         time: later(a.time, b.time),
@@ -482,6 +541,7 @@ fn sum(containers: &[ContainerStats]) -> (Option<CpuStats>, Option<MemoryStats>,
         rss_bytes: add(a.rss_bytes, b.rss_bytes),
         page_faults: add(a.page_faults, b.page_faults),
         major_page_faults: add(a.major_page_faults, b.major_page_faults),
+        psi: None,
     });
     let swap = containers.iter().filter_map(|one| one.swap.clone()).reduce(|a, b| SwapStats {
         time: later(a.time, b.time),

@@ -69,8 +69,9 @@ impl Collector {
     }
 
     async fn of_cgroup_alone(&self, cgroup: &str) -> Option<Subject> {
-        let CgroupUsage { cpu_nanos, memory, working_set, rss, page_faults, major_page_faults, memory_limit, swap, pids } =
-            within(self.env.host.cgroup_usage(cgroup.to_owned())).await.ok()??;
+        let usage = within(self.env.host.cgroup_usage(cgroup.to_owned())).await.ok()??;
+        let CgroupUsage { cpu_nanos, memory, working_set, rss, page_faults, major_page_faults, memory_limit, swap, pids, .. } =
+            usage;
         Some(Subject {
             id: cgroup.to_owned(),
             at: self.env.clock.now(),
@@ -117,7 +118,7 @@ impl Collector {
     }
 
     /// What the runtime puts before a container's ID in the name of its systemd scope; it does not tell, but it is well known.
-    async fn cgroup_prefix(&self) -> &'static str {
+    pub(super) async fn cgroup_prefix(&self) -> &'static str {
         *self
             .scope_prefix
             .get_or_init(|| async {
@@ -149,6 +150,7 @@ fn of_runtime(usage: &cri::ContainerStats, named: &Subject) -> Subject {
     }
 }
 
-fn container_cgroup(pod: &str, id: &str, prefix: &str) -> String {
+/// The cgroup of a container below its pod's.
+pub(super) fn container_cgroup(pod: &str, id: &str, prefix: &str) -> String {
     if pod.ends_with(".slice") { format!("{pod}/{prefix}-{id}.scope") } else { format!("{pod}/{id}") }
 }

@@ -1,9 +1,11 @@
 //! The shape of /stats/summary.
 //! Upstream: k8s.io/kubelet/pkg/apis/stats/v1alpha1/types.go.
-//! Differs: `psi` and `io` are left out, because nothing measures them here and zeros would be invented.
+//! Differs: `psi` and `io` are left out where the kernel does not measure them; upstream says zero.
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
+
+use crate::env::{Pressure, Stall};
 
 /// A moment; whole seconds when written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,18 @@ pub(crate) struct Summary {
     pub(crate) pods: Vec<PodStats>,
 }
 
+impl Summary {
+    /// What is no matter of CPU and memory (API-129).
+    pub(crate) fn leave_out_io(&mut self) {
+        self.node.io = None;
+        self.node.system_containers.iter_mut().for_each(|one| one.io = None);
+        for pod in &mut self.pods {
+            pod.io = None;
+            pod.containers.iter_mut().for_each(|one| one.io = None);
+        }
+    }
+}
+
 /// The node.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -35,6 +49,8 @@ pub(crate) struct NodeStats {
     pub(crate) cpu: Option<CpuStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<MemoryStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) io: Option<IoStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) network: Option<NetworkStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,6 +105,8 @@ pub(crate) struct PodStats {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<MemoryStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) io: Option<IoStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) network: Option<NetworkStats>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) volume: Vec<VolumeStats>,
@@ -111,6 +129,8 @@ pub(crate) struct ContainerStats {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<MemoryStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) io: Option<IoStats>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rootfs: Option<FsStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) logs: Option<FsStats>,
@@ -127,6 +147,8 @@ pub(crate) struct CpuStats {
     pub(crate) usage_nano_cores: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) usage_core_nano_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) psi: Option<PsiStats>,
 }
 
 /// Memory.
@@ -146,6 +168,42 @@ pub(crate) struct MemoryStats {
     pub(crate) page_faults: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) major_page_faults: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) psi: Option<PsiStats>,
+}
+
+/// Disks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct IoStats {
+    pub(crate) time: Time,
+    pub(crate) psi: PsiStats,
+}
+
+/// Pressure (API-121).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct PsiStats {
+    pub(crate) full: PsiData,
+    pub(crate) some: PsiData,
+}
+
+/// How long tasks stalled: in all, and in percent of the last seconds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct PsiData {
+    pub(crate) total: u64,
+    pub(crate) avg10: f64,
+    pub(crate) avg60: f64,
+    pub(crate) avg300: f64,
+}
+
+impl From<Pressure> for PsiStats {
+    fn from(pressure: Pressure) -> Self {
+        let data = |stall: Stall| {
+            let Stall { avg10, avg60, avg300, total } = stall;
+            PsiData { total, avg10, avg60, avg300 }
+        };
+        Self { full: data(pressure.full), some: data(pressure.some) }
+    }
 }
 
 /// Swap.

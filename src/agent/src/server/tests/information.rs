@@ -6,7 +6,7 @@ use kubelet::observation::{FsUsage, ListedContainer, ListedSandbox, Listing, Mac
 use proto::cri;
 
 use super::*;
-use crate::env::CgroupUsage;
+use crate::env::{CgroupUsage, Pressure, Stall};
 
 #[tokio::test(start_paused = true)]
 async fn unknown_paths_are_not_found_and_odd_ones_redirected_before_authentication() {
@@ -245,7 +245,7 @@ fn cgroup(cpu_nanos: u64, memory: u64, working_set: u64, rss: u64, faults: (u64,
         major_page_faults: faults.1,
         memory_limit: limit,
         swap: Some(0),
-        pids: None,
+        ..CgroupUsage::default()
     }
 }
 
@@ -405,6 +405,47 @@ async fn usage_is_told_as_a_kubelet_tells_it() {
     let golden: Value = serde_json::from_str(include_str!("../../../testdata/server/summary.json")).unwrap();
     assert_eq!(comparable(answer.json()), comparable(golden));
     assert!(answer.body.contains("\"time\": \"2026-11-23T08:33:00Z\""), "{}", answer.body);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_containers_cgroup_knows_better_than_the_runtime() {
+    // API-122, API-123, API-124, NODE-126, NODE-127, NODE-128
+    let world = World::new().start().await;
+    golden_machine(&world);
+    set_cgroups(&world, false);
+    world.host.write("/proc/self/cgroup", "0::/system.slice/keelson.service\n");
+    let stall = |total| Stall { avg10: 1.5, total, ..Stall::default() };
+    let pressure = Some(Pressure { some: stall(9), full: stall(4) });
+    let measured = CgroupUsage {
+        swap_limit: Some(10),
+        cpu_pressure: pressure,
+        memory_pressure: pressure,
+        io_pressure: pressure,
+        ..cgroup(7, 100, 90, 80, (6, 5), None)
+    };
+    for of in ["/kubepods/gold/live", "/system.slice/keelson.service"] {
+        world.host.cgroups.lock().unwrap().insert(of.to_owned(), measured.clone());
+    }
+    let summary = world.get("/stats/summary").await.json();
+    let container = &summary["pods"][0]["containers"][0];
+    assert_eq!((&container["cpu"]["usageCoreNanoSeconds"], &container["cpu"]["usageNanoCores"]), (&json!(7), &json!(0)));
+    assert_eq!(container["memory"]["workingSetBytes"], 90);
+    assert!(container["memory"]["availableBytes"].is_null(), "there is no limit: {container}");
+    assert_eq!((&container["swap"]["swapAvailableBytes"], &container["swap"]["swapUsageBytes"]), (&json!(10), &json!(0)));
+    let psi = json!({
+        "full": {"total": 4, "avg10": 1.5, "avg60": 0.0, "avg300": 0.0},
+        "some": {"total": 9, "avg10": 1.5, "avg60": 0.0, "avg300": 0.0},
+    });
+    for of in ["cpu", "memory", "io"] {
+        assert_eq!(container[of]["psi"], psi, "{of}");
+    }
+    let kubelet = &summary["node"]["systemContainers"][0];
+    assert_eq!((&kubelet["name"], &kubelet["memory"]["usageBytes"], &kubelet["io"]["psi"]), (&json!("kubelet"), &json!(100), &psi));
+    let less = world.get("/stats/summary?only_cpu_and_memory=true").await.json();
+    assert!(less["pods"][0]["containers"][0]["io"].is_null(), "{less}");
+    let metrics = world.get("/metrics/resource").await.body;
+    let limit = "container_swap_limit_bytes{container=\"main\",namespace=\"default\",pod=\"gold-running\"} 10 ";
+    assert!(metrics.contains(limit), "{metrics}");
 }
 
 #[tokio::test(start_paused = true)]
