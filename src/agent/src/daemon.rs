@@ -66,7 +66,7 @@ pub async fn run(resolved: Resolved) -> anyhow::Result<()> {
     if let Err(error) = limit_open_files(resolved.process.max_open_files) {
         tracing::warn!(%error, wanted = resolved.process.max_open_files, "Failed to set rlimit on max file handles");
     }
-    run_in(surroundings, &resolved, shutdown).await
+    Box::pin(run_in(surroundings, &resolved, shutdown)).await
 }
 
 /// NODE-146: whether the machine swaps, as `/proc/swaps` says, and must not. Its first line is a heading.
