@@ -66,7 +66,7 @@ pub async fn run(resolved: Resolved) -> anyhow::Result<()> {
     if let Err(error) = limit_open_files(resolved.process.max_open_files) {
         tracing::warn!(%error, wanted = resolved.process.max_open_files, "Failed to set rlimit on max file handles");
     }
-    Box::pin(run_in(surroundings, &resolved, shutdown)).await
+    run_in(surroundings, &resolved, shutdown).await
 }
 
 /// NODE-146: whether the machine swaps, as `/proc/swaps` says, and must not. Its first line is a heading.
@@ -99,7 +99,7 @@ pub async fn run_in(surroundings: Surroundings, resolved: &Resolved, shutdown: C
     };
     tokio::select! {
         biased;
-        ended = agent.run(Some(serving), shutdown) => ended?,
+        ended = agent.run(Some(serving), shutdown).boxed() => ended?,
         ended = renewed => return Err(ended.into()),
     }
     tracing::info!("Keelson stops; containers go on running");
