@@ -39,6 +39,8 @@ struct Tracked {
     api: PodStatus,
     /// The resourceVersion of that.
     version: Option<u64>,
+    /// The resourceVersion that the watch showed last: less than `version` while the answer to a write is ahead of it.
+    watched: Option<u64>,
     /// As it should be; `None` until it was computed.
     wanted: Option<PodStatus>,
     gate: Gate,
@@ -84,11 +86,11 @@ impl StatusManager {
         let status = pod.status.clone().unwrap_or_default();
         let deleting = pod.metadata.deletion_timestamp.is_some();
         match self.pods.get_mut(&uid) {
-            // The watch may still show what was before the deletion that was done.
-            Some(tracked) if tracked.gone && tracked.version.is_some() && version_of(pod) <= tracked.version => {}
+            Some(tracked) if tracked.is_behind(version_of(pod)) => tracked.watched = version_of(pod),
             Some(tracked) => {
                 tracked.api = status;
                 tracked.version = version_of(pod);
+                tracked.watched = tracked.version;
                 tracked.deleting = deleting;
                 // Its last state says that its grace is over.
                 tracked.released &= pod.metadata.deletion_grace_period_seconds == Some(0);
@@ -101,6 +103,7 @@ impl StatusManager {
                         name: name_of(pod),
                         api: status,
                         version: version_of(pod),
+                        watched: version_of(pod),
                         wanted: None,
                         gate: Gate::default(),
                         deleting,
@@ -210,6 +213,13 @@ impl Tracked {
     /// Whether the watch has shown what others made of the pod since the answer to a write was given.
     fn has_seen_newer(&self, answer: &Pod) -> bool {
         matches!((self.version, version_of(answer)), (Some(seen), Some(answer)) if answer < seen)
+    }
+
+    /// Whether the watch only shows now what was before the answer to the last write: it comes to that answer by itself. An API
+    /// server that was set back shows something older than the watch showed before, and that counts, unless the pod is gone.
+    fn is_behind(&self, shown: Option<u64>) -> bool {
+        let (Some(shown), Some(known)) = (shown, self.version) else { return false };
+        if self.gone { shown <= known } else { shown < known && self.watched.is_some_and(|before| before <= shown) }
     }
 
     fn has_work(&self) -> bool {
@@ -385,6 +395,31 @@ mod tests {
         // An API server that knows nothing of it any more is asked once more.
         bench.manager.pod_seen(at(2), &at_version("Failed", "14", true));
         assert!(matches!(&bench.set(at(2), "Failed", false, true)[..], [ApiCall::DeletePod { .. }]));
+    }
+
+    // POD-270: the same while the deletion is under way.
+    #[test]
+    fn late_watch_during_the_deletion_does_not_repeat_it() {
+        let mut bench = Bench::new();
+        let last = at_version("Failed", "12", true);
+        bench.manager.pod_seen(at(0), &at_version("Running", "10", true));
+        bench.set(at(0), "Failed", false, true);
+        assert!(matches!(&bench.done(at(1), Ok(ApiReply::Pod(Arc::clone(&last))))[..], [ApiCall::DeletePod { .. }]));
+        bench.manager.pod_seen(at(1), &at_version("Running", "11", true));
+        assert!(bench.done(at(1), Ok(ApiReply::Done)).is_empty());
+        bench.manager.pod_seen(at(1), &last);
+        assert!(bench.set(at(1), "Failed", false, true).is_empty());
+    }
+
+    // L6: an API server that was set back to an earlier state is told again.
+    #[test]
+    fn api_server_that_was_set_back_is_told_again() {
+        let mut bench = Bench::new();
+        bench.manager.pod_seen(at(0), &at_version("Pending", "10", false));
+        bench.set(at(0), "Running", true, false);
+        bench.done(at(0), Ok(ApiReply::Pod(at_version("Running", "12", false))));
+        bench.manager.pod_seen(at(1), &at_version("Pending", "9", false));
+        assert_eq!(patched_phase(&bench.set(at(1), "Running", true, false)), Some("Running"));
     }
 
     // POD-301: a failed patch is tried again; a pod that is gone is not.
