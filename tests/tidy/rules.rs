@@ -10,7 +10,7 @@ const EMPTY_NAMES: [&str; 8] = ["util", "utils", "common", "helper", "helpers", 
 /// Folders and files in which `unsafe` may be: where the process meets the kernel.
 const UNSAFE_PLACES: [&str; 2] = ["src/agent/src/host", "sim/wire/src/interpos"];
 /// Folders of the agent that never import one another.
-const ADAPTERS: [&str; 6] = ["api", "cri", "server", "probe", "host", "net"];
+const ADAPTERS: [&str; 7] = ["api", "cri", "server", "probe", "plugins", "host", "net"];
 /// What a pure crate cannot name, and what to do instead.
 const IMPURE: [(&str, &str); 15] = [
     ("async fn", "Ask by an Action; the answer comes as an Event"),

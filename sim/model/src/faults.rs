@@ -63,6 +63,8 @@ pub struct FaultPlan {
     pub api: Odds,
     /// Odds of operations of the host.
     pub host: Odds,
+    /// Odds of calls of plugins.
+    pub csi: Odds,
     /// How many faults were dealt.
     pub dealt: u64,
 }
@@ -76,6 +78,8 @@ pub enum Side {
     Api,
     /// The machine.
     Host,
+    /// The plugins on it.
+    Csi,
 }
 
 impl FaultPlan {
@@ -107,6 +111,7 @@ impl FaultPlan {
             Side::Runtime => self.runtime,
             Side::Api => self.api,
             Side::Host => self.host,
+            Side::Csi => self.csi,
         };
         if odds == Odds::default() {
             return Fate::Well;
@@ -133,6 +138,7 @@ fn draw(odds: Odds, side: Side, rng: &mut Rng) -> Fate {
             }
             Side::Api => Failure::new(FailureKind::Unavailable, "the server is currently unable to handle the request"),
             Side::Host => Failure::new(FailureKind::Other, "input/output error"),
+            Side::Csi => Failure::new(FailureKind::Other, "rpc error: code = Internal desc = injected"),
         });
     }
     if hits(odds.lost) {

@@ -11,6 +11,8 @@ use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
 use kubelet::observation::{FsUsage, MachineInfo};
 
+use crate::csi::CsiModel;
+
 /// The pretend machine.
 #[derive(Clone, Debug)]
 pub struct HostModel {
@@ -24,6 +26,8 @@ pub struct HostModel {
     pub cgroups: BTreeSet<String>,
     /// Files that are durable.
     pub files: BTreeMap<String, Vec<u8>>,
+    /// The CSI drivers.
+    pub csi: CsiModel,
     /// Whether the disk is full: what needs space fails.
     pub disk_full: bool,
 }
@@ -64,6 +68,7 @@ impl HostModel {
             volumes: BTreeMap::new(),
             cgroups: BTreeSet::new(),
             files: [("/etc/resolv.conf".to_owned(), b"nameserver 10.0.0.2\nsearch example.com\n".to_vec())].into(),
+            csi: CsiModel::default(),
             disk_full: false,
         }
     }
@@ -79,7 +84,9 @@ impl HostModel {
             | HostCall::RemoveContainerLogs { .. }
             | HostCall::UndoLogRotation { .. }
             | HostCall::RemovePodLogs { .. }
-            | HostCall::BindSubPath { .. } => Ok(HostReply::Done),
+            | HostCall::BindSubPath { .. }
+            | HostCall::CleanSubPaths { .. }
+            | HostCall::GiveToGroup { .. } => Ok(HostReply::Done),
             HostCall::MachineInfo => Ok(HostReply::Machine(Box::new(self.machine.clone()))),
             HostCall::ApplyCgroup { name, .. } | HostCall::EnsureCgroup { name, .. } => {
                 self.cgroups.insert(name.clone());
@@ -121,7 +128,23 @@ impl HostModel {
                 }
                 HostReply::Done
             }),
-            HostCall::TearDownVolume { pod, volume, .. } => {
+            HostCall::ListCsiVolumes => Ok(self.csi_volumes()),
+            HostCall::PrepareCsiVolume { data_path, data, .. } => self.space().map(|()| {
+                self.files.insert(data_path.clone(), data.clone().into_bytes());
+                if let Some((pod, volume)) = pod_volume(data_path) {
+                    self.pod_dirs.insert(pod.clone());
+                    self.volumes.insert((pod, volume), PlacedVolume { plugin: CSI.to_owned(), files: BTreeMap::new() });
+                }
+                HostReply::Done
+            }),
+            HostCall::RemoveCsiVolume { mount } => self.remove_csi_volume(mount),
+            HostCall::TearDownVolume { pod, volume, plugin } => {
+                if plugin == CSI {
+                    // By force: nothing is known of it.
+                    let target = format!("/pods/{pod}/volumes/{CSI}/{volume}/mount");
+                    let there: Vec<String> = self.csi.published.keys().filter(|path| path.ends_with(&target)).cloned().collect();
+                    there.iter().for_each(|path| self.csi.unmount_by_force(path));
+                }
                 self.volumes.remove(&(pod.clone(), volume.clone()));
                 Ok(HostReply::Done)
             }
@@ -162,11 +185,42 @@ impl HostModel {
     }
 
     fn volumes_of(&self, pod: &PodUid) -> Vec<VolumeDirectory> {
-        let directory = |((_, volume), placed): (&(PodUid, String), &PlacedVolume)| VolumeDirectory {
+        let directory = |((pod, volume), placed): (&(PodUid, String), &PlacedVolume)| VolumeDirectory {
             plugin: placed.plugin.clone(),
             volume: volume.clone(),
+            data: self.data_of(pod, volume).filter(|_| placed.plugin == CSI),
         };
         self.volumes.iter().filter(|((owner, _), _)| owner == pod).map(directory).collect()
+    }
+
+    fn data_of(&self, pod: &PodUid, volume: &str) -> Option<String> {
+        let end = format!("/pods/{pod}/volumes/{CSI}/{volume}{DATA}");
+        let (_, contents) = self.files.iter().find(|(path, _)| path.ends_with(&end))?;
+        Some(String::from_utf8_lossy(contents).into_owned())
+    }
+
+    fn csi_volumes(&self) -> HostReply {
+        let (mut staged, mut published) = (Vec::new(), Vec::new());
+        for (path, contents) in self.files.iter().filter(|(path, _)| path.ends_with(DATA)) {
+            let text = String::from_utf8_lossy(contents).into_owned();
+            match pod_volume(path) {
+                Some((pod, volume)) => published.push((pod, volume, text)),
+                None => staged.push(text),
+            }
+        }
+        HostReply::CsiVolumes { staged, published }
+    }
+
+    fn remove_csi_volume(&mut self, mount: &str) -> Result<HostReply, Failure> {
+        if self.csi.is_mounted(mount) {
+            return Err(Failure::new(FailureKind::Other, format!("{mount} is still mounted")));
+        }
+        let data = format!("{}{DATA}", mount.rsplit_once('/').unwrap_or_default().0);
+        self.files.remove(&data);
+        if let Some(volume) = pod_volume(&data) {
+            self.volumes.remove(&volume);
+        }
+        Ok(HostReply::Done)
     }
 
     fn pod_cgroups(&self) -> BTreeMap<PodUid, String> {
@@ -179,6 +233,16 @@ impl Default for HostModel {
     fn default() -> Self {
         Self::new()
     }
+}
+
+const CSI: &str = "kubernetes.io~csi";
+const DATA: &str = "/vol_data.json";
+
+/// The pod and the volume whose data lies at that path, if it is a pod's.
+fn pod_volume(data_path: &str) -> Option<(PodUid, String)> {
+    let (_, rest) = data_path.strip_suffix(DATA)?.split_once("/pods/")?;
+    let (pod, volume) = rest.split_once(&format!("/volumes/{CSI}/"))?;
+    Some((PodUid::new(pod), volume.to_owned()))
 }
 
 fn plugin(setup: &VolumeSetup) -> Option<&str> {

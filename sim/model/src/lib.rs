@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod cluster;
+pub mod csi;
 pub mod faults;
 pub mod host;
 pub mod invariants;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use kubelet::observation::{ContainerState, SandboxState};
 use serde_json::Value;
 
+use crate::api::controllers::storage::volumes_of_node;
 use crate::runtime::Container;
 use crate::scenario::expect::{View, condition};
 
@@ -237,7 +238,24 @@ pub fn invariant_nothing_is_left(view: View<'_>) -> Vec<Unsettled> {
             left.push(format!("cgroup {cgroup} is left"));
         }
     }
+    left.extend(volumes_left(view, &known));
     left.into_iter().map(|how| Unsettled { rule: "invariant_nothing_is_left", how }).collect()
+}
+
+/// What drivers still have published for pods that are not known, or staged for none.
+fn volumes_left(view: View<'_>, known: &impl Fn(&str) -> bool) -> Vec<String> {
+    let csi = &view.host.csi;
+    let pod_of = |target: &str| target.split_once("/pods/").and_then(|(_, rest)| rest.split('/').next()).map(str::to_owned);
+    let published = csi.published.keys().filter(|target| !pod_of(target).is_some_and(|pod| known(&pod)));
+    let mut left: Vec<String> = published.map(|target| format!("{target} is left published")).collect();
+    let wanted = volumes_of_node(view.api, view.node);
+    let is_wanted = |(driver, handle): &(String, String)| {
+        let mut sources = wanted.iter().map(|volume| &volume["spec"]["csi"]);
+        sources.any(|source| source["driver"] == driver.as_str() && source["volumeHandle"] == handle.as_str())
+    };
+    let staged = csi.staged.keys().filter(|volume| !is_wanted(volume));
+    left.extend(staged.map(|(driver, handle)| format!("volume {handle} of {driver} is left staged")));
+    left
 }
 
 fn text(value: &Value) -> &str {

@@ -44,6 +44,88 @@ pub struct Draw {
     /// The node.
     pub node: NodeSpec,
     rng: Rng,
+    storage: Option<Storage>,
+}
+
+/// A driver on the node, and claims for pods to use: in some runs. It is drawn apart, so that the rest of a run is what it would be
+/// without.
+#[derive(Debug)]
+struct Storage {
+    rng: Rng,
+    attaches: bool,
+    stages: bool,
+    odds: Odds,
+}
+
+/// The driver of such a run.
+const DRIVER: &str = "d.example.com";
+
+impl Storage {
+    fn of(seed: u64) -> Option<Self> {
+        let mut rng = Rng::new(seed ^ 0x0063_7369);
+        if rng.below(3) != 0 {
+            return None;
+        }
+        let odds = if rng.below(2) == 0 { draw_odds(&mut rng) } else { Odds::default() };
+        Some(Self { attaches: rng.below(2) == 0, stages: rng.below(4) != 0, odds, rng })
+    }
+
+    /// Makes the driver and the claims.
+    fn furnish(&self, cluster: &mut impl Cluster) {
+        cluster.with_host(|host| host.csi.starts(DRIVER, self.stages));
+        cluster.with_faults(|faults| faults.csi = self.odds);
+        let driver = json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": DRIVER},
+            "spec": {"attachRequired": self.attaches}});
+        let mut objects = vec![driver];
+        for number in 0..2 {
+            let (name, modes) = (format!("data-{number}"), json!(["ReadWriteMany"]));
+            objects.push(json!({"kind": "PersistentVolume", "metadata": {"name": format!("pv-{number}")}, "spec": {
+                "accessModes": modes, "volumeMode": "Filesystem", "claimRef": {"namespace": "default", "name": name},
+                "csi": {"driver": DRIVER, "volumeHandle": format!("vol-{number}")}}}));
+            objects.push(json!({"kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": {"accessModes": modes}}));
+        }
+        for object in objects {
+            let _made = apply(cluster, object);
+        }
+    }
+
+    /// Lets a pod use a claim, perhaps.
+    fn add_to(&mut self, pod: &mut Value) {
+        if seldom(&mut self.rng, 2) {
+            return;
+        }
+        let claim = format!("data-{}", self.rng.below(2));
+        let volume = json!({"name": "claimed", "persistentVolumeClaim": {"claimName": claim}});
+        pod["spec"]["volumes"].as_array_mut().into_iter().for_each(|list| list.push(volume.clone()));
+        let mounts = &mut pod["spec"]["containers"][0]["volumeMounts"];
+        mounts.as_array_mut().into_iter().for_each(|list| list.push(json!({"name": "claimed", "mountPath": "/claimed"})));
+    }
+
+    /// The driver stops or starts, perhaps.
+    fn deed(&mut self, cluster: &mut impl Cluster) -> Option<String> {
+        if !seldom(&mut self.rng, 8) {
+            return None;
+        }
+        let stages = self.stages;
+        Some(cluster.with_host(|host| {
+            if host.csi.driver(DRIVER).is_some_and(|driver| driver.runs) {
+                host.csi.stops(DRIVER);
+                "the driver stops".to_owned()
+            } else {
+                host.csi.starts(DRIVER, stages);
+                "the driver starts".to_owned()
+            }
+        }))
+    }
+
+    fn heal(&self, cluster: &mut impl Cluster) {
+        let stages = self.stages;
+        cluster.with_host(|host| {
+            if !host.csi.driver(DRIVER).is_some_and(|driver| driver.runs) {
+                host.csi.starts(DRIVER, stages);
+            }
+        });
+    }
 }
 
 impl Draw {
@@ -60,7 +142,7 @@ impl Draw {
             parallel_pulls: (rng.below(4) == 0).then_some(1),
             ..NodeSpec::default()
         };
-        Self { node, rng }
+        Self { node, rng, storage: Storage::of(seed) }
     }
 }
 
@@ -76,11 +158,14 @@ pub fn run(seed: u64, prepare: impl FnOnce(&mut World)) -> (Verdict, World, Plan
 
 /// Does to a cluster what is drawn, heals it, and sees it settle.
 pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
-    let Draw { node, mut rng } = draw;
+    let Draw { node, mut rng, mut storage } = draw;
     // A status write that lands after a newer one shows an old status for a moment, whoever writes: not a fault to draw.
     let api = Odds { late: 0, ..draw_odds(&mut rng) };
     let odds = (draw_odds(&mut rng), api, if rng.below(4) == 0 { draw_odds(&mut rng) } else { Odds::default() });
     cluster.with_faults(|faults| (faults.runtime, faults.api, faults.host) = odds);
+    if let Some(storage) = &storage {
+        storage.furnish(cluster);
+    }
     let mut plan = Plan { odds, deeds: Vec::new(), node: node.clone() };
     let mut times: Vec<u64> = (0..3 + rng.below(MOST_DEEDS)).map(|_| rng.below(25_000)).collect();
     times.sort_unstable();
@@ -88,7 +173,9 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
     for millis in times {
         let at = Duration::from_millis(millis);
         cluster.run_until(at);
-        let text = deed(cluster, &mut rng, &mut pods);
+        let text = deed(cluster, &mut rng, &mut pods, &mut storage);
+        let of_driver = storage.as_mut().and_then(|storage| storage.deed(cluster));
+        let text = of_driver.into_iter().fold(text, |text, more| format!("{text}; {more}"));
         cluster.note(&text);
         plan.deeds.push((at, text));
         if let Some(broken) = first_broken(cluster) {
@@ -97,6 +184,9 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
     }
     cluster.run_until(CHAOS);
     heal(cluster);
+    if let Some(storage) = &storage {
+        storage.heal(cluster);
+    }
     for kind in ["ConfigMap", "Secret"] {
         // Pods may still wait for theirs.
         let _made = apply(cluster, settings(&mut rng, kind));
@@ -149,11 +239,14 @@ fn draw_odds(rng: &mut Rng) -> Odds {
     Odds { error: one(), lost: one(), reply_lost: one(), late: one(), slow: one() }
 }
 
-fn deed(cluster: &mut impl Cluster, rng: &mut Rng, pods: &mut u64) -> String {
+fn deed(cluster: &mut impl Cluster, rng: &mut Rng, pods: &mut u64, storage: &mut Option<Storage>) -> String {
     match rng.below(19) {
         0..=5 => {
             *pods += 1;
-            let pod = draw_pod(rng, *pods);
+            let mut pod = draw_pod(rng, *pods);
+            if let Some(storage) = storage {
+                storage.add_to(&mut pod);
+            }
             let text = format!("apply pod {}", pod["metadata"]["name"]);
             match apply(cluster, pod) {
                 Ok(()) => text,

@@ -3,5 +3,6 @@
 pub mod apiserver;
 pub mod cli;
 pub mod cri;
+pub mod csi;
 pub mod interposer;
 pub mod stage;

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 use kubelet::action::{ApiCall, CriCall, HostCall};
+use kubelet::csi::PluginSocket;
 use kubelet::event::{ApiReply, CriReply, Event, HostReply, WatchKey};
 use kubelet::failure::Failure;
 use kubelet::ids::PodUid;
@@ -149,6 +150,9 @@ pub trait Host: Send + Sync {
 
     /// Bytes and inodes that a directory tree uses, without crossing mounts.
     fn tree_usage(&self, path: String) -> BoxFuture<'_, Result<(u64, u64), Failure>>;
+
+    /// The sockets in the plugins' registry, all of them, each time that they are others than before; at first there are none (CSI-001).
+    fn plugin_sockets(&self) -> BoxStream<'static, Vec<PluginSocket>>;
 
     /// Tells systemd that the service is up (API-295). Does nothing where there is none.
     fn notify_ready(&self);

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::env::{Env, EventSink};
+use crate::plugins::Caller;
 use crate::termination_message::with_termination_messages;
 
 /// How much of each kind of work runs at once.
@@ -46,19 +47,20 @@ impl LaneLimits {
             Lane::Objects => 32,
             Lane::Events => 4,
             Lane::Probes => 256,
+            Lane::Csi => 32,
             Lane::Housekeeping => 4,
         }
     }
 }
 
-/// How long a call of the runtime keeps its place in its lane: one that hangs must not keep others out.
+/// How long a call of the runtime or of a driver keeps its place in its lane: one that hangs must not keep others out.
 const PLACE: Duration = Duration::from_secs(5);
 
 fn gives_up_its_place(lane: Lane) -> bool {
-    matches!(lane, Lane::Runtime | Lane::Observe | Lane::Sandboxes | Lane::Pods)
+    matches!(lane, Lane::Runtime | Lane::Observe | Lane::Sandboxes | Lane::Pods | Lane::Csi)
 }
 
-const LANES: [Lane; 13] = [
+const LANES: [Lane; 14] = [
     Lane::Lease,
     Lane::NodeStatus,
     Lane::Runtime,
@@ -71,6 +73,7 @@ const LANES: [Lane; 13] = [
     Lane::Objects,
     Lane::Events,
     Lane::Probes,
+    Lane::Csi,
     Lane::Housekeeping,
 ];
 
@@ -82,6 +85,7 @@ pub struct Executor {
     env: Env,
     epoch: Instant,
     prober: Prober,
+    plugins: Caller,
     sink: EventSink,
     lanes: BTreeMap<Lane, Arc<Semaphore>>,
     calls: JoinSet<Event>,
@@ -93,12 +97,13 @@ pub struct Executor {
 impl Executor {
     /// An executor that acts on `env`, hands what watches deliver to `sink`, and counts time from `epoch`.
     #[must_use]
-    pub fn new(env: Env, epoch: Instant, prober: Prober, sink: EventSink, limits: &LaneLimits) -> Self {
+    pub fn new(env: Env, epoch: Instant, (prober, plugins): (Prober, Caller), sink: EventSink, limits: &LaneLimits) -> Self {
         let lanes = LANES.into_iter().map(|lane| (lane, Arc::new(Semaphore::new(limits.of(lane))))).collect();
         Self {
             env,
             epoch,
             prober,
+            plugins,
             sink,
             lanes,
             calls: JoinSet::new(),
@@ -136,13 +141,14 @@ impl Executor {
         self.cancels.insert(id, token.clone());
         let place = gives_up_its_place(lane).then_some(PLACE);
         let lane = self.lanes.get(&lane).map(Arc::clone);
-        let (env, prober, epoch) = (self.env.clone(), Arc::clone(&self.prober), self.epoch);
+        let (env, prober, plugins, epoch) = (self.env.clone(), Arc::clone(&self.prober), Arc::clone(&self.plugins), self.epoch);
         self.calls.spawn(async move {
             let limits = Limits { timeout, token, lane, place };
             match call {
                 Call::Cri(call) => Event::CriDone { id, outcome: limits.hold(cri(&env, epoch, call)).await },
                 Call::Api(call) => Event::ApiDone { id, outcome: limits.hold(env.api.call(call)).await },
                 Call::Host(call) => Event::HostDone { id, outcome: limits.hold(env.host.call(call)).await },
+                Call::Csi(call) => Event::CsiDone { id, outcome: limits.hold(plugins(call)).await },
                 Call::Probe(call) => {
                     let timeout = timeout.unwrap_or(DEFAULT_PROBE_TIMEOUT);
                     Event::ProbeDone { id, outcome: limits.hold(prober(call, timeout)).await }
@@ -181,9 +187,11 @@ const DEFAULT_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn completed(event: &Event) -> Option<ActionId> {
     match event {
-        Event::CriDone { id, .. } | Event::ApiDone { id, .. } | Event::HostDone { id, .. } | Event::ProbeDone { id, .. } => {
-            Some(*id)
-        }
+        Event::CriDone { id, .. }
+        | Event::ApiDone { id, .. }
+        | Event::HostDone { id, .. }
+        | Event::ProbeDone { id, .. }
+        | Event::CsiDone { id, .. } => Some(*id),
         _ => None,
     }
 }

@@ -21,7 +21,7 @@ use crate::server::auth::Guard;
 use crate::server::stats::{Collector, StatsSettings};
 use crate::server::{ClientCa, Gate, NodeView, ServeError, Settings, Shared, metrics, serve, serve_healthz};
 use crate::view::CoreView;
-use crate::{probe, runtime_events};
+use crate::{plugins, probe, runtime_events};
 
 /// How many events of watches and streams wait for the loop before their sources do.
 const SOURCE_BACKLOG: usize = 1024;
@@ -54,11 +54,12 @@ impl Agent {
         let epoch = Instant::now();
         // POD-203: no limit is a limit that nobody reaches.
         let images = config.images.max_parallel_pulls.map_or(64, |n| n as usize);
-        let prober = probe::prober(Arc::clone(&env.net));
+        let callers = (probe::prober(Arc::clone(&env.net)), plugins::caller(Arc::clone(&env.net)));
         let executor =
-            Executor::new(env.clone(), epoch, prober, sink.clone(), &LaneLimits { images, sandboxes: (2 * env.cores).max(4) });
+            Executor::new(env.clone(), epoch, callers, sink.clone(), &LaneLimits { images, sandboxes: (2 * env.cores).max(4) });
         let mut companions = JoinSet::new();
-        companions.spawn(runtime_events::follow(env.clone(), sink));
+        companions.spawn(runtime_events::follow(env.clone(), sink.clone()));
+        companions.spawn(plugins::registry::follow(env.clone(), sink));
         let kubelet = Kubelet::new(config, env.seed);
         let event_loop = EventLoop { kubelet, env, executor, sources, queries, epoch, tap };
         Self { event_loop, companions, handle, epoch }

@@ -13,6 +13,7 @@ use k8s_openapi::api::storage::v1::CSINode;
 use proto::cri::{AuthConfig, ContainerConfig, PodSandboxConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::csi::CsiCall;
 use crate::event::WatchKey;
 use crate::ids::{ActionId, ContainerId, PodUid, SandboxId};
 use crate::sensitive::Sensitive;
@@ -57,6 +58,8 @@ pub enum Lane {
     Events,
     /// Probes and hooks over the network.
     Probes,
+    /// Plugins on the node: drivers of volumes, which may hang as they like.
+    Csi,
     /// Clean-up that nobody waits for.
     Housekeeping,
 }
@@ -72,6 +75,8 @@ pub enum Call {
     Host(HostCall),
     /// Probe a container over the network. Ends in `Event::ProbeDone`.
     Probe(ProbeCall),
+    /// Ask a plugin on the node. Ends in `Event::CsiDone`.
+    Csi(CsiCall),
     /// Withdraw an earlier action; it then ends with `Canceled`, unless it had ended.
     Cancel(ActionId),
 }
@@ -204,6 +209,8 @@ pub enum ApiCall {
     GetCsiNode,
     /// Create the own CSINode → `CsiNode`.
     CreateCsiNode(Box<CSINode>),
+    /// Replace the own CSINode → `CsiNode`.
+    UpdateCsiNode(Box<CSINode>),
     /// Delete the own CSINode, that of an earlier Node → `Done`.
     DeleteCsiNode,
     /// Get a pod → `Pod`.
@@ -234,6 +241,23 @@ pub enum ApiCall {
         uid: PodUid,
         /// The grace period in seconds.
         grace_seconds: i64,
+    },
+    /// Get a claim that a pod of this node names → `Claim`.
+    GetPersistentVolumeClaim {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// Get a volume that such a claim is bound to → `PersistentVolume`.
+    GetPersistentVolume {
+        /// Its name.
+        name: String,
+    },
+    /// Get the attachment of such a volume to this node → `Attachment`.
+    GetVolumeAttachment {
+        /// Its name.
+        name: String,
     },
     /// Get a ConfigMap or Secret → `Object`.
     GetObject {
@@ -399,6 +423,38 @@ pub enum HostCall {
         /// The plugin's escaped name, such as `kubernetes.io~empty-dir`.
         plugin: String,
     },
+    /// What CSI volumes lie on the disk, by their `vol_data.json` → `CsiVolumes`, none if there are no such directories (VOL-027).
+    ListCsiVolumes,
+    /// Make a directory for a CSI volume, 0750, and write beside or in it what is to be known of the volume later → `Done`.
+    PrepareCsiVolume {
+        /// The directory to make, parents included.
+        directory: String,
+        /// The file; it is written whole.
+        data_path: String,
+        /// What it says.
+        data: String,
+    },
+    /// Remove what was prepared, if nothing is mounted there (CSI-014) → `Done`.
+    RemoveCsiVolume {
+        /// The directory that a driver mounts on; what is to be known of the volume lies beside it.
+        mount: String,
+    },
+    /// Undo a pod's subPath binds of a volume (MNT-013) → `Done`.
+    CleanSubPaths {
+        /// The pod.
+        pod: PodUid,
+        /// The volume's name in the binds' paths.
+        volume: String,
+    },
+    /// Give a mounted volume to a group (CSI-013) → `Done`.
+    GiveToGroup {
+        /// Where it is mounted.
+        path: String,
+        /// The group.
+        group: i64,
+        /// Whether a root that is the group's already tells that all of it is (`fsGroupChangePolicy: OnRootMismatch`).
+        trust_root: bool,
+    },
     /// The directories below a pod's `volumes` directory → `Volumes`, none if there is no such directory (VOL-027).
     ListVolumes {
         /// The pod.
@@ -408,7 +464,7 @@ pub enum HostCall {
     BindSubPath {
         /// Of which pod.
         pod: PodUid,
-        /// Its name in the pod spec.
+        /// Its name in paths.
         volume: String,
         /// The container that mounts it.
         container: String,

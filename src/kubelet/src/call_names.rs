@@ -3,6 +3,7 @@
 //! Differs: nothing on purpose.
 
 use crate::action::{ApiCall, Call, CriCall, HostCall, ProbeCall};
+use crate::csi::CsiCall;
 
 impl Call {
     /// Such as `RunPodSandbox` or `PatchPodStatus`.
@@ -15,6 +16,7 @@ impl Call {
             Self::Probe(ProbeCall::Http { .. }) => "HttpProbe",
             Self::Probe(ProbeCall::Tcp { .. }) => "TcpProbe",
             Self::Probe(ProbeCall::Grpc { .. }) => "GrpcProbe",
+            Self::Csi(call) => call.name(),
             Self::Cancel(_) => "Cancel",
         }
     }
@@ -64,15 +66,36 @@ impl ApiCall {
             Self::UpdateLease(_) => "UpdateLease",
             Self::GetCsiNode => "GetCsiNode",
             Self::CreateCsiNode(_) => "CreateCsiNode",
+            Self::UpdateCsiNode(_) => "UpdateCsiNode",
             Self::DeleteCsiNode => "DeleteCsiNode",
             Self::GetPod { .. } => "GetPod",
             Self::CreatePod(_) => "CreatePod",
             Self::PatchPodStatus { .. } => "PatchPodStatus",
             Self::DeletePod { .. } => "DeletePod",
+            Self::GetPersistentVolumeClaim { .. } => "GetPersistentVolumeClaim",
+            Self::GetPersistentVolume { .. } => "GetPersistentVolume",
+            Self::GetVolumeAttachment { .. } => "GetVolumeAttachment",
             Self::GetObject { .. } => "GetObject",
             Self::CreateToken { .. } => "CreateToken",
             Self::CreateEvent(_) => "CreateEvent",
             Self::PatchEvent { .. } => "PatchEvent",
+        }
+    }
+}
+
+impl CsiCall {
+    /// The method of the plugin's service.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::GetPluginInfo { .. } => "GetInfo",
+            Self::NotifyRegistration { .. } => "NotifyRegistrationStatus",
+            Self::NodeInfo { .. } => "NodeGetInfo",
+            Self::Capabilities { .. } => "NodeGetCapabilities",
+            Self::Stage { .. } => "NodeStageVolume",
+            Self::Publish { .. } => "NodePublishVolume",
+            Self::Unpublish { .. } => "NodeUnpublishVolume",
+            Self::Unstage { .. } => "NodeUnstageVolume",
         }
     }
 }
@@ -104,6 +127,11 @@ impl HostCall {
             Self::HighestLog { .. } => "HighestLog",
             Self::SetUpVolume { .. } => "SetUpVolume",
             Self::TearDownVolume { .. } => "TearDownVolume",
+            Self::ListCsiVolumes => "ListCsiVolumes",
+            Self::PrepareCsiVolume { .. } => "PrepareCsiVolume",
+            Self::RemoveCsiVolume { .. } => "RemoveCsiVolume",
+            Self::CleanSubPaths { .. } => "CleanSubPaths",
+            Self::GiveToGroup { .. } => "GiveToGroup",
             Self::ListVolumes { .. } => "ListVolumes",
             Self::BindSubPath { .. } => "BindSubPath",
             Self::FsUsage { .. } => "FsUsage",

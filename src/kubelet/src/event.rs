@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use k8s_openapi::api::authentication::v1::TokenRequestStatus;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
-use k8s_openapi::api::storage::v1::{CSIDriver, CSINode};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, VolumeAttachment};
 use serde::{Deserialize, Serialize};
 
+use crate::csi::{CsiReply, PluginSocket};
 use crate::failure::Failure;
 use crate::ids::{ActionId, ContainerId, PodUid, SandboxId};
 use crate::observation::{FsUsage, Image, Listing, MachineInfo, PodObservation, RuntimeStatus, RuntimeVersion};
@@ -97,6 +98,18 @@ pub enum Event {
         id: ActionId,
         /// How.
         outcome: Result<ProbeOutcome, Failure>,
+    },
+    /// A call of a plugin ended.
+    CsiDone {
+        /// The action.
+        id: ActionId,
+        /// How.
+        outcome: Result<CsiReply, Failure>,
+    },
+    /// The sockets in the plugins' registry, all of them, after something changed there. Not told while there never was one.
+    PluginSocketsListed {
+        /// In order.
+        sockets: Vec<PluginSocket>,
     },
     /// The moment that `deadline` named has come.
     TimerFired,
@@ -233,6 +246,12 @@ pub enum ApiReply {
     Lease(Box<Lease>),
     /// A CSINode.
     CsiNode(Box<CSINode>),
+    /// A claim.
+    Claim(Box<PersistentVolumeClaim>),
+    /// A volume that claims are bound to.
+    PersistentVolume(Box<PersistentVolume>),
+    /// The attachment of a volume to a node.
+    Attachment(Box<VolumeAttachment>),
     /// A ConfigMap or Secret that was fetched.
     Object(Object),
     /// A service account token.
@@ -257,6 +276,13 @@ pub enum HostReply {
     PodDirs(Vec<PodUid>),
     /// What lies in a pod's `volumes` directory.
     Volumes(Vec<VolumeDirectory>),
+    /// What CSI volumes lie on the disk.
+    CsiVolumes {
+        /// What is said of those that may be staged.
+        staged: Vec<String>,
+        /// Those that may be published: the pod, the volume's directory, and what is said of it.
+        published: Vec<(PodUid, String, String)>,
+    },
     /// The pods that have a cgroup, with its name.
     PodCgroups(BTreeMap<PodUid, String>),
     /// Whether it is there.
@@ -283,6 +309,8 @@ pub struct VolumeDirectory {
     pub plugin: String,
     /// The volume's name.
     pub volume: String,
+    /// What `vol_data.json` in it says, if there is one (CSI-006).
+    pub data: Option<String>,
 }
 
 /// What a probe found.

@@ -11,6 +11,7 @@ use crate::alarms::Alarms;
 use crate::cache::ObjectCache;
 use crate::cache::services::ServiceCache;
 use crate::config::Config;
+use crate::csi::CsiReply;
 use crate::event::{ApiReply, CriReply, Event, HostReply, Object, PodSource, ProbeOutcome, WatchKey};
 use crate::failure::{Failure, FailureKind};
 use crate::housekeeping::Housekeeping;
@@ -24,6 +25,7 @@ use crate::node_files::NodeFiles;
 use crate::out::{Ledger, Out, Owner};
 use crate::parts::Parts;
 use crate::pleg::Pleg;
+use crate::plugins::Plugins;
 use crate::pod::batch::StepReply;
 use crate::pod::manager::PodManager;
 use crate::pod::worker::PodWorker;
@@ -34,6 +36,7 @@ use crate::startup::Startup;
 use crate::status_manager::StatusManager;
 use crate::time::{Mono, Now, earliest};
 use crate::tokens::TokenManager;
+use crate::volumes::csi::StepReply as VolumeReply;
 use crate::volumes::manager::VolumeManager;
 use crate::workers::Doubts;
 
@@ -80,6 +83,7 @@ impl Kubelet {
             runtime: RuntimeHealth::new(),
             images: ImageManager::new(config.pods.runtime_request_timeout),
             volumes: VolumeManager::default(),
+            plugins: Plugins::default(),
             objects: ObjectCache::new(config.pods.change_detection, config.node.standalone)
                 .synced_every(config.pods.sync_frequency),
             services: ServiceCache::default(),
@@ -123,6 +127,7 @@ impl Kubelet {
         self.route(now, event, &mut out);
         self.due(now, &mut out);
         self.settle(now, &mut out);
+        self.parts.drive_volumes(now, self.pods.sources_ready(), &mut out);
         if self.parts.config.node.standalone {
             // NODE-002: there is nobody to tell.
             recorded.clear();
@@ -143,13 +148,14 @@ impl Kubelet {
 
     /// What each part waits for: to tell why the agent wakes.
     #[must_use]
-    pub fn deadlines(&self) -> [(&'static str, Option<Mono>); 13] {
+    pub fn deadlines(&self) -> [(&'static str, Option<Mono>); 14] {
         let parts = &self.parts;
         [
             ("startup", parts.startup.deadline()),
             ("runtime", parts.runtime.deadline()),
             ("images", parts.images.deadline()),
             ("volumes", parts.volumes.deadline()),
+            ("plugins", parts.plugins.deadline()),
             ("objects", parts.objects.deadline()),
             ("tokens", parts.tokens.deadline()),
             ("statuses", parts.statuses.deadline()),
@@ -185,6 +191,8 @@ impl Kubelet {
             Event::ApiDone { id, outcome } => self.api_done(now, id, outcome, out),
             Event::HostDone { id, outcome } => self.host_done(now, id, outcome, out),
             Event::ProbeDone { id, outcome } => self.probe_done(now, id, outcome, out),
+            Event::CsiDone { id, outcome } => self.csi_done(now, id, outcome, out),
+            Event::PluginSocketsListed { sockets } => self.parts.plugins.listed(&sockets),
             Event::TimerFired => {}
         }
     }
@@ -229,7 +237,11 @@ impl Kubelet {
                 let woken = self.parts.objects.listed(&key, objects, out);
                 self.wake(woken);
             }
-            WatchKey::RuntimeClasses | WatchKey::CsiDrivers => {}
+            WatchKey::CsiDrivers => {
+                let drivers = objects.into_iter().filter_map(|o| if let Object::CsiDriver(d) = o { Some(d) } else { None });
+                self.parts.volumes.csi.drivers_listed(drivers);
+            }
+            WatchKey::RuntimeClasses => {}
         }
     }
 
@@ -245,7 +257,8 @@ impl Kubelet {
                 let woken = self.parts.objects.applied(key, object, out);
                 self.wake(woken);
             }
-            Object::RuntimeClass(_) | Object::CsiDriver(_) => {}
+            Object::CsiDriver(driver) => self.parts.volumes.csi.driver_applied(driver),
+            Object::RuntimeClass(_) => {}
         }
     }
 
@@ -261,7 +274,8 @@ impl Kubelet {
                 let woken = self.parts.objects.deleted(key, out);
                 self.wake(woken);
             }
-            Object::RuntimeClass(_) | Object::CsiDriver(_) => {}
+            Object::CsiDriver(driver) => self.parts.volumes.csi.driver_deleted(&driver),
+            Object::RuntimeClass(_) => {}
         }
     }
 
@@ -371,6 +385,18 @@ impl Kubelet {
                 let woken = self.parts.tokens.done(now, number, outcome);
                 self.dirty.extend(woken);
             }
+            Some(Owner::Claim(uid, volume)) => {
+                if self.parts.volumes.claim_done(now, &uid, &volume, id, &outcome, out) {
+                    self.dirty.insert(uid);
+                }
+            }
+            Some(Owner::Csi(name)) => self.volume_done(now, &name, id, outcome.map(VolumeReply::Api), out),
+            Some(Owner::Plugins) => {
+                let facts = self.parts.node.plugin_facts();
+                if let Some(node) = self.parts.plugins.api_done(now, id, outcome, facts, out) {
+                    self.parts.node.seen(node, out);
+                }
+            }
             Some(Owner::Recorder) => self.recorder.done(now, id, outcome),
             _ => {}
         }
@@ -396,6 +422,8 @@ impl Kubelet {
                     self.dirty.insert(uid);
                 }
             }
+            Some(Owner::Csi(name)) => self.volume_done(now, &name, id, outcome.map(VolumeReply::Host), out),
+            Some(Owner::CsiSurvey) => self.parts.volumes.csi.surveyed(now, outcome),
             Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.host_done(now, id, outcome),
             Some(Owner::NodeFiles) => {
                 if self.parts.node_files.done(id, outcome) {
@@ -404,6 +432,19 @@ impl Kubelet {
             }
             _ => {}
         }
+    }
+
+    fn csi_done(&mut self, now: Now, id: ActionId, outcome: Result<CsiReply, Failure>, out: &mut Out<'_>) {
+        match out.owner_of(id) {
+            Some(Owner::Plugins) => self.parts.plugins.done(now, id, outcome, out),
+            Some(Owner::Csi(name)) => self.volume_done(now, &name, id, outcome.map(VolumeReply::Csi), out),
+            _ => {}
+        }
+    }
+
+    fn volume_done(&mut self, now: Now, name: &str, id: ActionId, outcome: Result<VolumeReply, Failure>, out: &mut Out<'_>) {
+        let woken = self.parts.volumes.csi.done(now, name, id, outcome, out);
+        self.wake(woken);
     }
 
     fn probe_done(&mut self, now: Now, id: ActionId, outcome: Result<ProbeOutcome, Failure>, out: &mut Out<'_>) {
@@ -454,6 +495,7 @@ impl Kubelet {
         parts.statuses.due(now, out);
         parts.prober.due(now, out);
         let pleg_error = self.pleg.unhealthy(now.mono);
+        let volumes_in_use = parts.volumes.csi.in_use();
         let facts = NodeFacts {
             machine: parts.startup.machine(),
             runtime: &parts.runtime,
@@ -462,8 +504,10 @@ impl Kubelet {
             pleg_error: pleg_error.as_deref(),
             images: self.housekeeping.images(),
             pressures: Pressures::default(),
+            volumes_in_use: volumes_in_use.as_deref(),
         };
         parts.node.due(now, &facts, &mut parts.rng, out);
+        parts.plugins.due(now, parts.node.plugin_facts(), out);
         if !parts.config.node.standalone {
             self.lease.due(now, out);
         }

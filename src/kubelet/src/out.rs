@@ -29,6 +29,14 @@ pub enum Owner {
     Pod(PodUid),
     /// A pod's volume.
     Volume(PodUid, String),
+    /// The claim of a pod's volume, by the volume's name in the pod.
+    Claim(PodUid, String),
+    /// A CSI volume, by its unique name.
+    Csi(String),
+    /// What CSI volumes an earlier life left.
+    CsiSurvey,
+    /// The plugins on the node.
+    Plugins,
     /// A pod's status in the API.
     PodStatus(PodUid),
     /// The image of a pod's container or image volume, by that name.

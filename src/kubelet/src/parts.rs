@@ -20,6 +20,7 @@ use crate::node::runtime_health::RuntimeHealth;
 use crate::node_files::NodeFiles;
 use crate::observation::PodObservation;
 use crate::out::Out;
+use crate::plugins::Plugins;
 use crate::pod::configs::ContainerPlan;
 use crate::pod::container_config::{ContainerInputs, container_config};
 use crate::pod::dns::{ResolvConf, pod_dns};
@@ -42,6 +43,7 @@ use crate::startup::Startup;
 use crate::status_manager::StatusManager;
 use crate::time::Now;
 use crate::tokens::TokenManager;
+use crate::volumes::csi::CsiContext;
 use crate::volumes::{VolumeInputs, VolumeManager, VolumesState};
 
 /// What pods plan with: everything but the workers themselves.
@@ -59,6 +61,8 @@ pub struct Parts {
     pub images: ImageManager,
     /// Volumes.
     pub volumes: VolumeManager,
+    /// The plugins on the node.
+    pub plugins: Plugins,
     /// ConfigMaps and Secrets.
     pub objects: ObjectCache,
     /// Services, for environment variables.
@@ -142,6 +146,22 @@ impl Parts {
             pod_memory_limit: limit,
         };
         self.volumes.sync_pod(now, &worker.pod, &mut inputs, out)
+    }
+
+    /// Brings on the volumes that drivers put in place.
+    pub fn drive_volumes(&mut self, now: Now, pods_known: bool, out: &mut Out<'_>) {
+        let mut context = CsiContext {
+            root_dir: &self.config.paths.root,
+            node_name: &self.config.node.name,
+            node: self.node.node().map(Arc::as_ref),
+            plugins: &self.plugins,
+            tokens: &mut self.tokens,
+            host_ready: self.startup.is_done(),
+            pods_known,
+            controller_attaches: self.config.node.enable_controller_attach_detach,
+            standalone: self.config.node.standalone,
+        };
+        self.volumes.csi.drive(now, &mut context, out);
     }
 
     /// The pod's sandbox configuration and RuntimeClass handler.

@@ -165,6 +165,12 @@ impl TokenManager {
         Self { entries: BTreeMap::new(), keys: BTreeMap::new(), last: 0, rng: Rng::new(seed) }
     }
 
+    /// When a token in hand expires, by its issuer.
+    #[must_use]
+    pub fn expires(&self, key: &TokenKey) -> Option<Timestamp> {
+        self.entries.get(key)?.token.as_ref().map(|token| token.expires_wall)
+    }
+
     /// A token. Ask again when the pod is woken; asking is free, and keeps the token renewed until [`TokenManager::forget`].
     pub fn get(&mut self, now: Now, key: &TokenKey, out: &mut Out<'_>) -> TokenState {
         if !self.entries.contains_key(key) {

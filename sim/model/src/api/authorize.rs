@@ -114,12 +114,23 @@ fn node_may(store: &Store, node: &str, request: &Request) -> Result<(), String> 
             if !reads {
                 return Err("can only read resources of this type".to_owned());
             }
+            let of_volume = request.resource.plural == "secrets" && is_secret_of_a_volume(store, node, request);
+            if of_volume {
+                return Ok(());
+            }
             related(store, node, request, |pod| refers_to(pod, request.resource.plural, request.target_name()))
         }
         "persistentvolumeclaims" if sub.is_empty() && verb == Get => {
             related(store, node, request, |pod| refers_to(pod, "persistentvolumeclaims", request.target_name()))
         }
-        "persistentvolumes" | "volumeattachments" if verb == Get && sub.is_empty() => Ok(()),
+        "persistentvolumes" if verb == Get && sub.is_empty() => {
+            let name = request.target_name();
+            connected(node, store.list("persistentvolumeclaims", "").any(|claim| claim_is_of(store, node, claim, name)))
+        }
+        "volumeattachments" if verb == Get && sub.is_empty() => {
+            let found = store.get("volumeattachments", "", request.target_name());
+            connected(node, found.is_some_and(|attachment| attachment["spec"]["nodeName"] == node))
+        }
         "persistentvolumeclaims" | "persistentvolumes" | "volumeattachments" => {
             Err("can only get individual resources of this type".to_owned())
         }
@@ -166,7 +177,31 @@ fn related(store: &Store, node: &str, request: &Request, refers: impl Fn(&Value)
         return Err("No Object name found".to_owned());
     }
     let found = store.list("pods", &request.namespace).any(|pod| pod["spec"]["nodeName"] == node && !is_mirror(pod) && refers(pod));
-    if found { Ok(()) } else { Err(format!("no relationship found between node '{node}' and this object")) }
+    connected(node, found)
+}
+
+fn connected(node: &str, is: bool) -> Result<(), String> {
+    if is { Ok(()) } else { Err(format!("no relationship found between node '{node}' and this object")) }
+}
+
+/// Whether a claim is bound to that volume and used by a pod of the node.
+fn claim_is_of(store: &Store, node: &str, claim: &Value, volume: &str) -> bool {
+    let (namespace, name) = (&claim["metadata"]["namespace"], claim["metadata"]["name"].as_str().unwrap_or_default());
+    let mut pods = store.list("pods", namespace.as_str().unwrap_or_default()).filter(|pod| pod["spec"]["nodeName"] == node);
+    claim["spec"]["volumeName"] == volume && pods.any(|pod| refers_to(pod, "persistentvolumeclaims", name))
+}
+
+/// Whether a driver needs that Secret for a volume of a pod of the node.
+fn is_secret_of_a_volume(store: &Store, node: &str, request: &Request) -> bool {
+    let is_it = |reference: &Value| {
+        reference["name"] == request.target_name() && reference["namespace"].as_str() == Some(request.namespace.as_str())
+    };
+    store.list("persistentvolumes", "").any(|volume| {
+        let source = &volume["spec"]["csi"];
+        let names = is_it(&source["nodeStageSecretRef"]) || is_it(&source["nodePublishSecretRef"]);
+        let name = volume["metadata"]["name"].as_str().unwrap_or_default();
+        names && store.list("persistentvolumeclaims", "").any(|claim| claim_is_of(store, node, claim, name))
+    })
 }
 
 /// Whether a pod refers to a Secret, ConfigMap or claim of that name: volumes, environment, pull secrets.
@@ -176,9 +211,13 @@ pub fn refers_to(pod: &Value, plural: &str, name: &str) -> bool {
     let (volume, field, projected, env_from, key_ref) = match plural {
         "secrets" => ("secret", "secretName", "secret", "secretRef", "secretKeyRef"),
         "configmaps" => ("configMap", "name", "configMap", "configMapRef", "configMapKeyRef"),
-        _ => return items(spec, "volumes").any(|v| v["persistentVolumeClaim"]["claimName"] == name),
+        _ => return super::controllers::storage::claims_of(pod).any(|claim| claim == name),
     };
-    let in_volume = |v: &Value| v[volume][field] == name || items(&v["projected"], "sources").any(|s| s[projected]["name"] == name);
+    let in_volume = |v: &Value| {
+        v[volume][field] == name
+            || items(&v["projected"], "sources").any(|s| s[projected]["name"] == name)
+            || (plural == "secrets" && v["csi"]["nodePublishSecretRef"]["name"] == name)
+    };
     let in_container = |c: &Value| {
         items(c, "envFrom").any(|e| e[env_from]["name"] == name) || items(c, "env").any(|e| e["valueFrom"][key_ref]["name"] == name)
     };

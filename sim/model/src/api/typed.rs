@@ -38,6 +38,9 @@ impl ApiModel {
             ApiCall::UpdateLease(new) => self.lease(now, who, Request::new(Verb::Update, "leases", LEASES, &node).with(value(new))),
             ApiCall::GetCsiNode => self.csi_node(now, who, Request::new(Verb::Get, "csinodes", "", &node)),
             ApiCall::CreateCsiNode(new) => self.csi_node(now, who, Request::new(Verb::Create, "csinodes", "", "").with(value(new))),
+            ApiCall::UpdateCsiNode(new) => {
+                self.csi_node(now, who, Request::new(Verb::Update, "csinodes", "", &node).with(value(new)))
+            }
             ApiCall::DeleteCsiNode => self.removal(now, who, &Request::new(Verb::Delete, "csinodes", "", &node)),
             ApiCall::GetPod { namespace, name } => self.pod(now, who, Request::new(Verb::Get, "pods", namespace, name)),
             ApiCall::CreatePod(new) => {
@@ -50,6 +53,18 @@ impl ApiModel {
             ApiCall::DeletePod { namespace, name, uid, grace_seconds } => {
                 let options = json!({"gracePeriodSeconds": grace_seconds, "preconditions": {"uid": uid.as_str()}});
                 self.removal(now, who, &Request::new(Verb::Delete, "pods", namespace, name).with(options))
+            }
+            ApiCall::GetPersistentVolumeClaim { namespace, name } => {
+                let found = self.one(now, who, &Request::new(Verb::Get, "persistentvolumeclaims", namespace, name))?;
+                Ok(ApiReply::Claim(Box::new(Arc::unwrap_or_clone(read(&found)?))))
+            }
+            ApiCall::GetPersistentVolume { name } => {
+                let found = self.one(now, who, &Request::new(Verb::Get, "persistentvolumes", "", name))?;
+                Ok(ApiReply::PersistentVolume(Box::new(Arc::unwrap_or_clone(read(&found)?))))
+            }
+            ApiCall::GetVolumeAttachment { name } => {
+                let found = self.one(now, who, &Request::new(Verb::Get, "volumeattachments", "", name))?;
+                Ok(ApiReply::Attachment(Box::new(Arc::unwrap_or_clone(read(&found)?))))
             }
             ApiCall::GetObject { key, .. } => self.object(now, who, key),
             ApiCall::CreateToken { namespace, service_account, request } => {

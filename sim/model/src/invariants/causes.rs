@@ -6,11 +6,20 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use kubelet::observation::SandboxState;
+use kubelet::volumes::csi::spec::attachment_name;
 use serde_json::Value;
 
 use super::{PodRecord, Scene};
 use crate::runtime::Container;
 use crate::world::EPOCH_SECONDS;
+
+/// Whether the cluster has attached a volume wherever it is wanted, if its driver wants it attached.
+pub(super) fn is_attached(scene: Scene<'_>, (driver, handle): &(String, String)) -> bool {
+    let object = scene.api.store.get("csidrivers", "", driver);
+    let attaches = object.is_none_or(|driver| driver["spec"]["attachRequired"] != false);
+    let attached = |node: &str| scene.api.store.get("volumeattachments", "", &attachment_name(handle, driver, node)).is_some();
+    !attaches || scene.api.store.list("nodes", "").any(|node| attached(text(&node["metadata"]["name"])))
+}
 
 /// For how long an end of something explains a loss of readiness: a call that hangs for two minutes keeps the pod from being looked at.
 const REMEMBERED: Duration = Duration::from_secs(180);

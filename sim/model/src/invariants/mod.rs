@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kubelet::action::{Call, CriCall};
+use kubelet::csi::CsiCall;
 use kubelet::observation::ContainerState;
 use serde_json::Value;
 
-use self::causes::{age, has_hook, is_ready, may_be_stopped, may_lose_readiness, passed_its_probe, pod_by_uid, text};
+use self::causes::{age, has_hook, is_attached, is_ready, may_be_stopped, may_lose_readiness, passed_its_probe, pod_by_uid, text};
 use crate::api::ApiModel;
 use crate::api::store::ChangeKind;
+use crate::csi::CsiModel;
 use crate::runtime::{Container, RuntimeFact, RuntimeModel};
 
 /// S11: how many calls of the API server a minute may see, besides those that users' doings explain.
@@ -178,6 +180,32 @@ impl Witness {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A driver is about to do what the agent asked for.
+    pub fn volume_called(&mut self, scene: Scene<'_>, drivers: &CsiModel, call: &CsiCall) {
+        self.now = scene.elapsed;
+        self.invariant_volumes_are_used_in_their_order(scene, drivers, call);
+    }
+
+    /// Attached, staged, published, and back; and nothing is taken away under a container that runs.
+    fn invariant_volumes_are_used_in_their_order(&mut self, scene: Scene<'_>, drivers: &CsiModel, call: &CsiCall) {
+        let broken = match call {
+            CsiCall::Stage { .. } => drivers
+                .volume_of(call)
+                .filter(|volume| !is_attached(scene, volume))
+                .map(|(driver, handle)| format!("volume {handle} of {driver} is staged before it is attached")),
+            CsiCall::Unpublish { target, .. } => {
+                let pod = target.split_once("/pods/").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default();
+                let stale = self.pods.get(pod).is_some_and(|record| !record.stale_starts.is_empty());
+                let runs = scene.runtime.running().find(|c| c.pod.as_str() == pod && !stale);
+                runs.map(|container| format!("{target} is unpublished while container {} runs", container.name()))
+            }
+            _ => None,
+        };
+        if let Some(how) = broken.or_else(|| drivers.out_of_order(call)) {
+            self.broken("invariant_volumes_are_used_in_their_order", how);
         }
     }
 

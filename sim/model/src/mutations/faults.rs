@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use kubelet::action::{Action, ApiCall, Call, CriCall, HostCall, Lane};
+use kubelet::csi::CsiCall;
 use kubelet::event::{ApiReply, CriReply, Event, HostReply, Object, WatchKey};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::{ActionId, PodUid};
@@ -75,6 +76,16 @@ fn fails(id: ActionId) -> Event {
 fn says_ready(status: &Value) -> bool {
     let mut conditions = status["conditions"].as_array().into_iter().flatten();
     conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+pub(super) fn volume_is_unstaged_with_the_first_unpublish() -> Planted {
+    added(|action| match &action.call {
+        Call::Csi(CsiCall::Unpublish { endpoint, volume, .. }) => {
+            let (endpoint, volume) = (endpoint.clone(), volume.clone());
+            vec![Call::Csi(CsiCall::Unstage { endpoint, volume, staging: String::new() })]
+        }
+        _ => vec![],
+    })
 }
 
 pub(super) fn running_containers_look_ended() -> Planted {

@@ -2,6 +2,10 @@
 //! Upstream: none.
 //! Differs: nothing on purpose.
 
+/// The one file that shows all that becomes of a claimed volume.
+pub(super) const CLAIMED: &str =
+    include_str!("../../../../scenarios/volumes/claimed_volume_is_attached_staged_published_and_given_back.yaml");
+
 pub(super) const PLAIN: &str = r#"
 about: A pod runs.
 stages: [model]

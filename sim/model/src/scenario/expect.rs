@@ -61,6 +61,12 @@ pub fn unmet(expect: &Expect, view: View<'_>) -> Vec<String> {
             unmet.push(format!("{call} was called {arrived} times, expected at least {least}"));
         }
     }
+    let csi = &view.host.csi;
+    for (what, is, wanted) in [("staged", csi.staged.len(), expect.staged), ("published", csi.published.len(), expect.published)] {
+        if wanted.is_some_and(|wanted| wanted != is) {
+            unmet.push(format!("{is} volumes are {what}, expected {}", wanted.unwrap_or_default()));
+        }
+    }
     for reason in &expect.events {
         if !view.api.store.list("events", "").any(|event| event["reason"] == reason.as_str()) {
             unmet.push(format!("no event {reason}"));

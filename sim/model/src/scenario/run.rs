@@ -15,7 +15,7 @@ use super::expect::{View, unmet};
 use super::schema::{Away, Expect, FaultFate, NodeSpec, Scenario, Step};
 use crate::api::authorize::Identity;
 use crate::api::request::{Request, Verb};
-use crate::api::resource::of_kind;
+use crate::api::resource::{RESOURCES, of_kind};
 use crate::cluster::Cluster;
 use crate::faults::{Fate, FaultPlan, Planned};
 use crate::invariants::Broken;
@@ -189,7 +189,8 @@ pub(super) fn act(cluster: &mut impl Cluster, step: &Step) -> Result<(), String>
             });
             cluster.with_witness(|witness| uid.iter().for_each(|uid| witness.forced(uid)));
         }
-        let namespace = if delete.resource == "nodes" { "" } else { &delete.namespace };
+        let cluster_wide = RESOURCES.iter().any(|resource| resource.plural == delete.resource && !resource.namespaced);
+        let namespace = if cluster_wide { "" } else { &delete.namespace };
         let request = Request::new(Verb::Delete, &delete.resource, namespace, &delete.name).with(body);
         administrate(cluster, &request)?;
     }
@@ -233,6 +234,13 @@ fn disturb(cluster: &mut impl Cluster, step: &Step) {
         let signed = |by: Duration| SignedDuration::try_from(by).unwrap_or(SignedDuration::ZERO);
         cluster.jump_clock(jump.forwards.map(signed).unwrap_or_default());
         cluster.jump_clock(-jump.backwards.map(signed).unwrap_or_default());
+    }
+    if let Some(driver) = &step.driver {
+        cluster.with_host(
+            |host| {
+                if driver.stops { host.csi.stops(&driver.name) } else { host.csi.starts(&driver.name, driver.stages) }
+            },
+        );
     }
     if step.heal {
         heal(cluster);
@@ -281,7 +289,7 @@ pub fn apply(cluster: &mut impl Cluster, mut object: Value) -> Result<(), String
     object["kind"] = kind.clone().into();
     let namespace = match object["metadata"]["namespace"].as_str() {
         Some(namespace) => namespace.to_owned(),
-        None if matches!(kind.as_str(), "Node" | "Namespace") => String::new(),
+        None if !resource.namespaced => String::new(),
         None => "default".to_owned(),
     };
     if kind == "Pod" && object["spec"]["nodeName"].is_null() {

@@ -101,6 +101,8 @@ pub struct Step {
     pub kill: Option<Kill>,
     /// The node's clock jumps.
     pub clock: Option<Jump>,
+    /// A CSI driver starts on the node, or stops.
+    pub driver: Option<DriverStep>,
     /// No more faults from here.
     pub heal: bool,
     /// The disk is full, or is not any more.
@@ -259,6 +261,24 @@ fn error_reason() -> String {
     "Error".to_owned()
 }
 
+/// A CSI driver starts on the node, or stops.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DriverStep {
+    /// Its name.
+    pub name: String,
+    /// Whether it stops.
+    #[serde(default)]
+    pub stops: bool,
+    /// Whether it stages volumes before it publishes them.
+    #[serde(default = "yes")]
+    pub stages: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// The node's clock jumps.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -290,6 +310,10 @@ pub struct Expect {
     pub calls_at_most: std::collections::BTreeMap<String, u64>,
     /// At least how many calls reached the other side, by name.
     pub calls_at_least: std::collections::BTreeMap<String, u64>,
+    /// How many volumes are staged.
+    pub staged: Option<usize>,
+    /// How many volumes are published.
+    pub published: Option<usize>,
     /// Reasons of events that were stored.
     pub events: Vec<String>,
     /// Lives of the agent so far.

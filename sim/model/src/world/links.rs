@@ -12,6 +12,7 @@ use kubelet::observation::ContainerState;
 use kubelet::time::Mono;
 
 use super::{Coming, World};
+use crate::api::controllers::storage;
 use crate::faults::{Fate, Side};
 
 /// How one of the agent's counterparts is reached.
@@ -36,6 +37,7 @@ impl World {
             Call::Cri(_) => (Side::Runtime, self.runtime_link),
             Call::Api(_) => (Side::Api, self.api_link),
             Call::Host(_) => (Side::Host, Link::Up),
+            Call::Csi(_) => (Side::Csi, Link::Up),
             Call::Probe(_) | Call::Cancel(_) => return Fate::Well,
         };
         match link {
@@ -50,7 +52,7 @@ impl World {
             Call::Cri(call) => self.runtime.latency(self.now(), call),
             Call::Api(_) => Duration::from_millis(6),
             Call::Host(call) => self.host.latency(call),
-            Call::Probe(_) => Duration::from_millis(4),
+            Call::Probe(_) | Call::Csi(_) => Duration::from_millis(4),
             Call::Cancel(_) => Duration::ZERO,
         }
     }
@@ -96,6 +98,13 @@ impl World {
                 Event::ApiDone { id, outcome }
             }
             Call::Host(call) => Event::HostDone { id, outcome: self.host.call(call) },
+            Call::Csi(call) => {
+                self.host.csi.release(call);
+                let mut witness = std::mem::take(&mut self.witness);
+                witness.volume_called(self.scene(), &self.host.csi, call);
+                self.witness = witness;
+                Event::CsiDone { id, outcome: self.host.csi.call(call) }
+            }
             Call::Probe(call) => Event::ProbeDone { id, outcome: Ok(self.probe(call)) },
             Call::Cancel(_) => return,
         };
@@ -133,6 +142,27 @@ impl World {
             }
             let after = Duration::from_micros(500 + self.rng.below(2500));
             self.arrives(number, after, Event::RuntimeChanged { pod });
+        }
+    }
+
+    /// Lets the cluster's storage controllers act, and the agent see the sockets of drivers; nothing without a driver.
+    pub(super) fn tend_volumes(&mut self) {
+        if self.host.csi.is_empty() {
+            return;
+        }
+        let revision = self.api.store.revision();
+        if revision != self.storage_seen {
+            let now = self.now();
+            storage::pass(&mut self.api, now);
+            self.storage_seen = revision;
+        }
+        let sockets = self.host.csi.sockets(&self.config.paths.root);
+        if let Some(life) = &mut self.life
+            && life.sockets != sockets
+        {
+            life.sockets.clone_from(&sockets);
+            let number = life.number;
+            self.arrives(number, Duration::from_millis(50), Event::PluginSocketsListed { sockets });
         }
     }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use kubelet::action::{Action, ApiCall, Call, CriCall};
 use kubelet::config::Config;
+use kubelet::csi::PluginSocket;
 use kubelet::event::{Event, WatchKey};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::ActionId;
@@ -66,6 +67,8 @@ struct Life {
     watches: BTreeMap<WatchKey, Option<CoreWatch>>,
     delivering: BTreeSet<WatchKey>,
     events_open: bool,
+    /// The plugins' sockets that it was told of.
+    sockets: Vec<PluginSocket>,
 }
 
 /// What a run saw of one handled event, for digests and timelines.
@@ -112,6 +115,8 @@ pub struct World {
     crash_after: Option<(u64, Duration)>,
     digest: Option<u64>,
     stood_still: u32,
+    /// The revision that the storage controllers have seen.
+    storage_seen: u64,
 }
 
 impl World {
@@ -145,6 +150,7 @@ impl World {
             crash_after: None,
             digest: None,
             stood_still: 0,
+            storage_seen: 0,
         };
         world.schedule(Duration::ZERO, Coming::Starts);
         world
@@ -283,6 +289,7 @@ impl World {
     /// Runs until that much time has passed, or `goes_on` says no; it is asked after every event. True if it said no.
     pub fn run_while(&mut self, until: Duration, goes_on: impl Fn(&Self) -> bool) -> bool {
         // Users may have changed something since the last step.
+        self.tend_volumes();
         self.tell_watches();
         self.tell_runtime_changes();
         loop {
@@ -326,6 +333,7 @@ impl World {
         } else if self.deadline().is_some_and(|at| at <= self.elapsed) {
             self.handle(Event::TimerFired);
         }
+        self.tend_volumes();
         self.tell_runtime_changes();
         self.tell_watches();
         let facts = std::mem::take(&mut self.runtime.facts);
@@ -369,6 +377,7 @@ impl World {
             watches: BTreeMap::new(),
             delivering: BTreeSet::new(),
             events_open: false,
+            sockets: Vec::new(),
         });
         let life = self.lives;
         self.schedule(Duration::from_millis(3), Coming::OpensEvents { life });
@@ -383,7 +392,11 @@ impl World {
     /// Whether an answer is still waited for; asking ends the wait.
     fn expects(&mut self, event: &Event) -> bool {
         let id = match event {
-            Event::CriDone { id, .. } | Event::ApiDone { id, .. } | Event::HostDone { id, .. } | Event::ProbeDone { id, .. } => id,
+            Event::CriDone { id, .. }
+            | Event::ApiDone { id, .. }
+            | Event::HostDone { id, .. }
+            | Event::ProbeDone { id, .. }
+            | Event::CsiDone { id, .. } => id,
             _ => return true,
         };
         self.life.as_mut().is_some_and(|life| life.in_flight.remove(id).is_some())
@@ -491,6 +504,9 @@ impl World {
         let timeout = action.timeout;
         let id = action.id;
         let fails = fails(&action.call);
+        if let (Fate::Late(_), Call::Csi(call)) = (&fate, &action.call) {
+            self.host.csi.hold(call);
+        }
         let lost = |world: &mut Self| {
             if let Some(limit) = timeout {
                 let failure = Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded");
@@ -530,6 +546,7 @@ fn fails(call: &Call) -> Fails {
         Call::Cri(_) | Call::Cancel(_) => |id, failure| Event::CriDone { id, outcome: Err(failure) },
         Call::Api(_) => |id, failure| Event::ApiDone { id, outcome: Err(failure) },
         Call::Host(_) => |id, failure| Event::HostDone { id, outcome: Err(failure) },
+        Call::Csi(_) => |id, failure| Event::CsiDone { id, outcome: Err(failure) },
         Call::Probe(_) => |id, failure| Event::ProbeDone { id, outcome: Err(failure) },
     }
 }

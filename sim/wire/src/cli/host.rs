@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use agent::env::{CgroupUsage, Host, LogFile};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt as _};
 use kubelet::action::HostCall;
+use kubelet::csi::PluginSocket;
 use kubelet::event::HostReply;
 use kubelet::failure::Failure;
 use model::host::HostModel;
@@ -36,6 +38,10 @@ impl Host for PretendHost {
 
     fn tree_usage(&self, _: String) -> BoxFuture<'_, Result<(u64, u64), Failure>> {
         async { Ok((0, 0)) }.boxed()
+    }
+
+    fn plugin_sockets(&self) -> BoxStream<'static, Vec<PluginSocket>> {
+        stream::pending().boxed()
     }
 
     fn notify_ready(&self) {}

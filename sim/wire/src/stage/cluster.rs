@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use kubelet::rng::Rng;
 use model::api::ApiModel;
+use model::api::controllers::storage;
 use model::cluster::Cluster;
 use model::faults::FaultPlan;
 use model::host::HostModel;
@@ -24,7 +25,7 @@ use turmoil::Sim;
 
 use super::agent::live;
 use super::record::Record;
-use super::servers::{AGENT, API, RUNTIME, api_server, cri_server, serve_api, serve_runtime};
+use super::servers::{AGENT, API, DRIVERS, RUNTIME, api_server, cri_server, serve_api, serve_drivers, serve_runtime};
 use super::shared::{Shared, lock};
 use crate::apiserver::{ApiServer, WatchFault};
 use crate::cri::CriServer;
@@ -73,6 +74,10 @@ pub struct SimCluster {
     weather: Rng,
     alive: bool,
     failed: bool,
+    /// Whether the drivers have a host.
+    has_drivers: bool,
+    /// The revision that the storage controllers have seen.
+    storage_seen: u64,
 }
 
 impl SimCluster {
@@ -118,6 +123,8 @@ impl SimCluster {
             weather: Rng::new(seed ^ 0x7765_6174),
             alive: true,
             failed: false,
+            has_drivers: false,
+            storage_seen: 0,
         };
         furnish(&mut cluster, node);
         cluster
@@ -146,9 +153,26 @@ impl SimCluster {
         }
         self.shared.has_elapsed(self.sim.elapsed());
         self.shared.look_at_facts();
+        self.tend_storage();
         if self.shared.must_die.swap(false, Ordering::Relaxed) {
             self.crash(Some(self.back_after_death));
         }
+    }
+
+    /// Lets the cluster's storage controllers act; nothing without a driver.
+    fn tend_storage(&mut self) {
+        if !self.has_drivers {
+            return;
+        }
+        let seen = self.storage_seen;
+        self.storage_seen = self.api.with(|api, now| {
+            // As it was before: what a pass changed, it sees itself in the next.
+            let revision = api.store.revision();
+            if revision != seen {
+                storage::pass(api, now);
+            }
+            revision
+        });
     }
 
     fn start(&mut self) {
@@ -205,7 +229,14 @@ impl Cluster for SimCluster {
     }
 
     fn with_host<T>(&mut self, deed: impl FnOnce(&mut HostModel) -> T) -> T {
-        deed(&mut lock(&self.shared.host))
+        let done = deed(&mut lock(&self.shared.host));
+        let has_drivers = !lock(&self.shared.host).csi.is_empty();
+        if has_drivers && !std::mem::replace(&mut self.has_drivers, true) {
+            let shared = Arc::clone(&self.shared);
+            self.sim.host(DRIVERS, move || serve_drivers(Arc::clone(&shared)));
+        }
+        self.shared.drivers_changed.send_modify(|n| *n += 1);
+        done
     }
 
     fn with_faults<T>(&mut self, deed: impl FnOnce(&mut FaultPlan) -> T) -> T {

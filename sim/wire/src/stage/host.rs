@@ -7,8 +7,10 @@ use std::sync::Arc;
 use agent::env::{CgroupUsage, Clock, Host, LogFile};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt as _};
 use jiff::Timestamp;
 use kubelet::action::HostCall;
+use kubelet::csi::PluginSocket;
 use kubelet::event::HostReply;
 use kubelet::failure::{Failure, FailureKind};
 use model::faults::Side;
@@ -48,6 +50,21 @@ impl Host for SimHost {
 
     fn tree_usage(&self, _: String) -> BoxFuture<'_, Result<(u64, u64), Failure>> {
         async { Ok((0, 0)) }.boxed()
+    }
+
+    fn plugin_sockets(&self) -> BoxStream<'static, Vec<PluginSocket>> {
+        let follower = (Arc::clone(&self.0), self.0.drivers_changed.subscribe(), Vec::new());
+        stream::unfold(follower, |(shared, mut changed, mut told)| async move {
+            loop {
+                let sockets = lock(&shared.host).csi.sockets(&shared.config.paths.root);
+                if sockets != told {
+                    told.clone_from(&sockets);
+                    return Some((sockets, (shared, changed, told)));
+                }
+                changed.changed().await.ok()?;
+            }
+        })
+        .boxed()
     }
 
     fn notify_ready(&self) {}

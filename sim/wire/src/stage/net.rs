@@ -1,6 +1,6 @@
 //! The agent's sockets: simulated TCP, and pods that answer probes as their containers would.
 //! Upstream: none.
-//! Differs: no Unix sockets; a pod that is well answers any HTTP request with 200, and gRPC not at all.
+//! Differs: the Unix sockets of drivers are TCP ones that begin with a line that says which; a pod that is well answers any HTTP request with 200, and gRPC not at all.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +15,7 @@ use kubelet::observation::ContainerState;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader, DuplexStream, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
 
+use super::servers::{DRIVERS, DRIVERS_PORT};
 use super::shared::{Shared, lock};
 
 /// Simulated sockets.
@@ -25,7 +26,7 @@ impl Net for SimNet {
         async move {
             let (host, port) = match endpoint {
                 Endpoint::Tcp { host, port } => (host, port),
-                Endpoint::Unix(path) => return Err(io::Error::new(io::ErrorKind::NotFound, path)),
+                Endpoint::Unix(path) => return self.driver(&path).await,
             };
             if let Some(well) = self.pod_is_well(&host) {
                 return if well { Ok(pod()) } else { Err(io::ErrorKind::ConnectionRefused.into()) };
@@ -41,6 +42,16 @@ impl Net for SimNet {
 }
 
 impl SimNet {
+    /// A connection to the driver whose socket is there.
+    async fn driver(&self, path: &str) -> io::Result<BoxedStream> {
+        if lock(&self.0.host).csi.behind(path).is_none() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, path));
+        }
+        let mut stream = TcpStream::connect((DRIVERS, DRIVERS_PORT)).await?;
+        stream.write_all(format!("{path}\n").as_bytes()).await?;
+        Ok(Box::pin(stream))
+    }
+
     /// Whether a network probe of that pod finds somebody, as an exec in its containers would; none if it is no pod's address.
     fn pod_is_well(&self, address: &str) -> Option<bool> {
         let now = self.0.now();

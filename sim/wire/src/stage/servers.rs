@@ -7,23 +7,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::stream;
+use futures::{FutureExt as _, stream};
+use kubelet::csi::{CsiCall, CsiReply};
+use kubelet::failure::{Failure, FailureKind};
 use model::api::authorize::Identity;
-use model::faults::Side;
+use model::faults::{Fate, Side};
 use model::scenario::run::NODE;
 use proto::cri::image_service_server::ImageServiceServer;
 use proto::cri::runtime_service_server::RuntimeServiceServer;
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use turmoil::net::TcpListener;
 
-use super::faults::{name_of, of_call, of_request};
+use super::faults::{met, name_of, of_call, of_request};
 use super::net::GrpcStream;
-use super::shared::Shared;
+use super::shared::{Shared, lock};
 use crate::apiserver::{ApiFault, ApiServer};
 use crate::cri::{CallFault, CriServer};
+use crate::csi::{self, Calls};
 
 /// The host that the agent runs on.
 pub(super) const AGENT: &str = "agent";
@@ -35,6 +39,13 @@ pub(super) const API_PORT: u16 = 6443;
 pub(super) const RUNTIME: &str = "runtime";
 /// Its port.
 pub(super) const RUNTIME_PORT: u16 = 8443;
+
+/// The host of the drivers: a process of their own, which outlives the agent.
+pub(super) const DRIVERS: &str = "drivers";
+/// Its port.
+pub(super) const DRIVERS_PORT: u16 = 9000;
+/// How long a driver takes for anything.
+const DRIVER_TAKES: Duration = Duration::from_millis(4);
 
 const ANYWHERE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
@@ -106,6 +117,45 @@ pub(super) async fn serve_api(shared: Arc<Shared>, server: ApiServer, mut back: 
             cut.cancel();
         }
     }
+}
+
+/// Serves all drivers, each connection for the one whose socket its first line names.
+pub(super) async fn serve_drivers(shared: Arc<Shared>) -> turmoil::Result {
+    let listener = TcpListener::bind((ANYWHERE, DRIVERS_PORT)).await?;
+    loop {
+        let (mut stream, _) = listener.accept().await?;
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let mut path = Vec::new();
+            loop {
+                match stream.read_u8().await {
+                    Ok(b'\n') => break,
+                    Ok(byte) => path.push(byte),
+                    Err(_) => return,
+                }
+            }
+            let path = String::from_utf8_lossy(&path).into_owned();
+            let calls: Calls = Arc::new(move |call| driver_call(Arc::clone(&shared), call).boxed());
+            let ended = csi::serve(GrpcStream(stream), path, calls).await;
+            tracing::debug!(?ended, "connection to a driver ended");
+        });
+    }
+}
+
+/// What has begun goes on whether or not its caller still waits.
+async fn driver_call(shared: Arc<Shared>, call: CsiCall) -> Result<CsiReply, Failure> {
+    let fate = shared.arrives(Side::Csi, call.name());
+    let is_late = matches!(fate, Fate::Late(_));
+    if is_late {
+        lock(&shared.host).csi.hold(&call);
+    }
+    let doing = met(fate, DRIVER_TAKES, move || shared.driver_called(&call));
+    if is_late {
+        // It waits for its caller to give up, which is seen here.
+        return doing.await;
+    }
+    let lost = |error: tokio::task::JoinError| Err(Failure::new(FailureKind::Other, error.to_string()));
+    tokio::spawn(doing).await.unwrap_or_else(lost)
 }
 
 /// Serves the runtime until it is killed. After a restart it first stays away for a while.

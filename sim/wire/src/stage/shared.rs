@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use kubelet::action::{Action, ApiCall, Call, CriCall};
 use kubelet::config::Config;
+use kubelet::csi::{CsiCall, CsiReply};
 use kubelet::event::Event;
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::rng::Rng;
@@ -21,6 +22,7 @@ use model::runtime::RuntimeModel;
 use model::scenario::expect::View;
 use model::scenario::run::NODE;
 use model::world::EPOCH_SECONDS;
+use tokio::sync::watch;
 
 use super::record::Record;
 
@@ -38,6 +40,8 @@ pub(super) struct Shared {
     pub(super) faults: Mutex<FaultPlan>,
     pub(super) witness: Mutex<Witness>,
     pub(super) record: Arc<Mutex<Record>>,
+    /// Counts what was done to the drivers from outside.
+    pub(super) drivers_changed: watch::Sender<u64>,
     /// What faults and hints are drawn from.
     pub(super) rng: Mutex<Rng>,
     pub(super) hints_lost: AtomicU64,
@@ -68,6 +72,7 @@ impl Shared {
             faults: Mutex::default(),
             witness: Mutex::default(),
             record,
+            drivers_changed: watch::Sender::new(0),
             rng: Mutex::new(rng),
             hints_lost: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
@@ -147,6 +152,14 @@ impl Shared {
         self.witnessed(|witness, scene| witness.runtime_called(scene, call));
     }
 
+    /// A driver is about to do what the agent asked for, and does it.
+    pub(super) fn driver_called(&self, call: &CsiCall) -> Result<CsiReply, Failure> {
+        let mut host = lock(&self.host);
+        host.csi.release(call);
+        self.witnessed(|witness, scene| witness.volume_called(scene, &host.csi, call));
+        host.csi.call(call)
+    }
+
     /// Shows the witness what has happened since it last looked.
     pub(super) fn look_at_facts(&self) {
         let facts = {
@@ -189,7 +202,10 @@ impl Shared {
 }
 
 fn ends_action(event: &Event) -> bool {
-    matches!(event, Event::CriDone { .. } | Event::ApiDone { .. } | Event::HostDone { .. } | Event::ProbeDone { .. })
+    matches!(
+        event,
+        Event::CriDone { .. } | Event::ApiDone { .. } | Event::HostDone { .. } | Event::ProbeDone { .. } | Event::CsiDone { .. }
+    )
 }
 
 fn forbidden(event: &Event) -> Option<&Failure> {

@@ -34,6 +34,7 @@ pub(super) async fn call(sender: &Sender, node: &str, call: ApiCall) -> Result<A
         ApiCall::UpdateLease(new) => lease(sender, Ask::with(Method::PUT, format!("{LEASES}/{node}"), Json, &new)).await,
         ApiCall::GetCsiNode => csi_node(sender, Ask::get(format!("{CSI_NODES}/{node}"))).await,
         ApiCall::CreateCsiNode(new) => csi_node(sender, post(CSI_NODES.to_owned(), &new)).await,
+        ApiCall::UpdateCsiNode(new) => csi_node(sender, Ask::with(Method::PUT, format!("{CSI_NODES}/{node}"), Json, &new)).await,
         ApiCall::DeleteCsiNode => {
             removed(sender.done(Ask { method: Method::DELETE, path: format!("{CSI_NODES}/{node}"), body: None }).await)
         }
@@ -55,6 +56,18 @@ pub(super) async fn call(sender: &Sender, node: &str, call: ApiCall) -> Result<A
             });
             let outcome = sender.done(Ask::with(Method::DELETE, pod_path(&namespace, &name), Json, &options)).await;
             removed(outcome)
+        }
+        ApiCall::GetPersistentVolumeClaim { namespace, name } => {
+            let path = format!("/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}");
+            Ok(ApiReply::Claim(Box::new(sender.object(Ask::get(path)).await?)))
+        }
+        ApiCall::GetPersistentVolume { name } => {
+            let path = format!("/api/v1/persistentvolumes/{name}");
+            Ok(ApiReply::PersistentVolume(Box::new(sender.object(Ask::get(path)).await?)))
+        }
+        ApiCall::GetVolumeAttachment { name } => {
+            let path = format!("/apis/storage.k8s.io/v1/volumeattachments/{name}");
+            Ok(ApiReply::Attachment(Box::new(sender.object(Ask::get(path)).await?)))
         }
         ApiCall::GetObject { key, cached } => object(sender, key, cached).await,
         ApiCall::CreateToken { namespace, service_account, request } => {

@@ -13,9 +13,10 @@ use kubelet::ids::{ContainerId, SandboxId};
 use proto::cri::*;
 use tonic::{Response, Status};
 
-use super::error::{failure, gone_is_done, malformed};
+use super::error::{gone_is_done, malformed};
 use super::{CriRuntime, convert};
 use crate::env::StreamRequest;
+use crate::grpc::failure;
 
 /// What of a command's output is kept, in bytes.
 const MAX_OUTPUT: usize = 16 << 10;

@@ -1,25 +1,10 @@
-//! Where the runtime is, and the one connection to it.
+//! Where the runtime is.
 //! Upstream: staging/src/k8s.io/cri-client/pkg/util/util_unix.go, pkg/remote_runtime.go (NewRemoteRuntimeService).
-//! Differs: a broken connection is re-made by the next call, at once, instead of after a back-off; a socket is cheap.
+//! Differs: nothing on purpose.
 
-use std::io;
-use std::sync::Arc;
-use std::time::Duration;
-
-use http::Uri;
-use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tonic::transport::Channel;
 
-use crate::env::{Endpoint, Net};
-
-/// How long a connection may take to come up (CRI-001).
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The connection could not be made, so nothing was sent.
-#[derive(Debug, Error)]
-#[error("connection error: desc = \"transport: Error while dialing: {0}\"")]
-pub(super) struct NotConnected(#[source] pub(super) io::Error);
+use crate::env::Endpoint;
 
 /// Why text does not name a runtime endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -43,23 +28,6 @@ pub fn parse_endpoint(text: &str) -> Result<Endpoint, EndpointError> {
         None => text.strip_prefix("unix:").unwrap_or(text),
     };
     if path.starts_with('/') { Ok(Endpoint::Unix(path.to_owned())) } else { Err(EndpointError::Path(text.to_owned())) }
-}
-
-/// A channel that connects when it is used, and again whenever its connection has gone.
-pub(super) fn channel(net: Arc<dyn Net>, endpoint: Endpoint) -> Channel {
-    let connector = tower::service_fn(move |_: Uri| {
-        let (net, endpoint) = (Arc::clone(&net), endpoint.clone());
-        async move {
-            let connecting = net.connect(endpoint);
-            match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-                Ok(Ok(stream)) => Ok(TokioIo::new(stream)),
-                Ok(Err(error)) => Err(NotConnected(error)),
-                Err(_) => Err(NotConnected(io::Error::from(io::ErrorKind::TimedOut))),
-            }
-        }
-    });
-    // The authority is what gRPC servers see as host (CRI-001).
-    tonic::transport::Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use proto::cri::{ContainerEventResponse, GetEventsRequest};
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use super::error::failure;
+use crate::grpc::failure;
 
 /// How long a runtime may take to refuse. containerd sends no headers before its first event: silence means open.
 const REFUSAL: Duration = Duration::from_secs(1);

@@ -28,6 +28,7 @@ use tonic::transport::Channel;
 pub use connection::{EndpointError, parse_endpoint};
 
 use crate::env::{ContainerRuntime, Endpoint, Net, StreamRequest};
+use crate::grpc;
 
 /// The largest answer that is accepted, in bytes (CRI-001).
 const MAX_MESSAGE: usize = 16 << 20;
@@ -71,8 +72,8 @@ impl CriRuntime {
     /// before the first call; must be called within a tokio runtime, which then carries the connection.
     #[must_use]
     pub fn new(net: &Arc<dyn Net>, runtime: &Endpoint, images: &Endpoint, epoch: Instant) -> Self {
-        let channel = connection::channel(Arc::clone(net), runtime.clone());
-        let image_channel = if images == runtime { channel.clone() } else { connection::channel(Arc::clone(net), images.clone()) };
+        let channel = grpc::channel(Arc::clone(net), runtime.clone());
+        let image_channel = if images == runtime { channel.clone() } else { grpc::channel(Arc::clone(net), images.clone()) };
         Self {
             runtime: RuntimeServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
             images: ImageServiceClient::new(image_channel).max_decoding_message_size(MAX_MESSAGE),

@@ -13,8 +13,8 @@ use kubelet::observation::{ContainerStatus, Listing, PodObservation, SandboxStat
 use proto::cri::*;
 
 use super::convert::{self, Identified, POD_UID};
-use super::error::failure;
 use super::{CriRuntime, error};
+use crate::grpc::failure;
 
 impl CriRuntime {
     /// Everything that carries a pod's identity (POD-054, LOG-003).

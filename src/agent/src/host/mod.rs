@@ -5,6 +5,7 @@
 mod addresses;
 mod atomic_writer;
 mod cgroups;
+mod csi;
 mod error;
 mod files;
 mod layout;
@@ -14,6 +15,7 @@ mod machine;
 mod mounts;
 mod node;
 mod notify;
+mod plugin_sockets;
 mod pod_dirs;
 mod state_files;
 mod subpath;
@@ -28,8 +30,10 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use kubelet::action::HostCall;
 use kubelet::config::Config;
+use kubelet::csi::PluginSocket;
 use kubelet::event::HostReply;
 use kubelet::failure::{Failure, FailureKind};
 
@@ -104,6 +108,10 @@ impl Host for LinuxHost {
         self.blocking(move |layout| tree::usage(&layout.at(&path)?))
     }
 
+    fn plugin_sockets(&self) -> BoxStream<'static, Vec<PluginSocket>> {
+        plugin_sockets::follow(&self.layout)
+    }
+
     fn notify_ready(&self) {
         let told = self.layout.notify_socket.as_deref().map_or(Ok(()), notify::ready);
         if let Err(error) = told {
@@ -127,6 +135,7 @@ fn operate(layout: &Layout, call: &HostCall) -> Result<HostReply, HostError> {
             log_rotation::rotate(layout, path, suffix, *max_files).map(HostReply::Rotated)
         }
         HostCall::ListVolumes { pod } => volumes::list(layout, pod).map(HostReply::Volumes),
+        HostCall::ListCsiVolumes => csi::list(layout).map(|(staged, published)| HostReply::CsiVolumes { staged, published }),
         HostCall::FsUsage { path } => machine::filesystem(&layout.at(path)?).map(HostReply::Fs),
         call => change(layout, call).map(|()| HostReply::Done),
     }
@@ -152,7 +161,12 @@ fn change(layout: &Layout, call: &HostCall) -> Result<(), HostError> {
             let wanted = subpath::SubPath { pod, volume, container, index: *index, volume_path, sub_path };
             subpath::bind(layout, &wanted)
         }
+        HostCall::PrepareCsiVolume { directory, data_path, data } => csi::prepare(layout, directory, data_path, data),
+        HostCall::RemoveCsiVolume { mount } => csi::remove(layout, mount),
+        HostCall::CleanSubPaths { pod, volume } => subpath::clean(layout, pod, volume),
+        HostCall::GiveToGroup { path, group, trust_root } => csi::give_to_group(layout, path, *group, *trust_root),
         HostCall::MachineInfo
+        | HostCall::ListCsiVolumes
         | HostCall::ListPodCgroups
         | HostCall::CgroupExists { .. }
         | HostCall::ListPodDirs

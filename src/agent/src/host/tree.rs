@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -118,6 +118,52 @@ pub(super) fn give_to_group(path: &Path, group: u32, read_only: bool) -> Result<
         tracing::error!(%error, "chmod failed");
     }
     Ok(())
+}
+
+/// The same for a tree that containers may be writing to: no step follows a link or leaves the filesystem. The root comes last, so
+/// that it tells by its group and mode whether all of it was given before; if that is trusted, nothing else is looked at.
+pub(super) fn give_shared_to_group(path: &Path, group: u32, trust_root: bool) -> Result<(), HostError> {
+    let base = rustix::fs::open(path, DIRECTORY, Mode::empty()).context("open", path)?;
+    let root = rustix::fs::fstat(&base).context("fstat", path)?;
+    let is_given = root.st_gid == group && root.st_mode & 0o2770 == 0o2770;
+    if trust_root && is_given {
+        return Ok(());
+    }
+    let mut waiting = vec![PathBuf::from(".")];
+    while let Some(relative) = waiting.pop() {
+        let Ok(directory) = open_below(base.as_fd(), relative.as_path()) else { continue };
+        for name in names(directory.as_fd()).context("readdir", path)? {
+            if give_entry(directory.as_fd(), &name, group, root.st_dev).context("give to the group", path)? {
+                waiting.push(relative.join(OsStr::from_bytes(name.to_bytes())));
+            }
+        }
+    }
+    rustix::fs::fchown(&base, None, Some(Gid::from_raw(group))).context("fchown", path)?;
+    rustix::fs::fchmod(&base, Mode::from_raw_mode(root.st_mode & 0o7777 | 0o2770)).context("fchmod", path)
+}
+
+/// Gives one entry to a group; true if it is a directory with entries of its own. What has gone meanwhile is none.
+fn give_entry(directory: BorrowedFd<'_>, name: &CStr, group: u32, device: u64) -> rustix::io::Result<bool> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let entry = match rustix::fs::openat(directory, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(false),
+        opened => opened?,
+    };
+    let found = rustix::fs::fstat(&entry)?;
+    if found.st_dev != device {
+        return Ok(false);
+    }
+    rustix::fs::chownat(&entry, c"", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?;
+    let kind = FileType::from_raw_mode(found.st_mode);
+    let more = match kind {
+        FileType::Symlink => return Ok(false),
+        FileType::Directory => 0o2770,
+        _ => 0o660,
+    };
+    // An open path has no mode of its own to change; by way of /proc it leads to what was opened, whatever it is called by now.
+    let itself = format!("/proc/self/fd/{}", entry.as_raw_fd());
+    rustix::fs::chmod(itself, Mode::from_raw_mode(found.st_mode & 0o7777 | more))?;
+    Ok(kind == FileType::Directory)
 }
 
 /// Bytes on disk and inodes of a tree, itself included, across no mount; a file with several names counts once. What goes
@@ -266,6 +312,30 @@ mod tests {
         give_to_group(&tree, group, false).unwrap();
         assert!(changed(&inner.join("file")) <= changed(&inner) && changed(&inner) <= changed(&tree));
         assert_eq!(fs::metadata(&inner).unwrap().mode() & 0o2070, 0o2070);
+    }
+
+    // CSI-013: what a container put there leads nowhere else; the root tells that it was done.
+    #[test]
+    fn shared_tree_is_given_to_its_group_without_following_links() {
+        let scratch = Scratch::new();
+        scratch.put("tree/deep/file", "x");
+        scratch.put("outside", "precious");
+        let (tree, outside) = (scratch.path().join("tree"), scratch.path().join("outside"));
+        let file = tree.join("deep/file");
+        symlink(&outside, tree.join("link")).unwrap();
+        for path in [&file, &outside] {
+            files::chmod(path, 0o600).unwrap();
+        }
+        let group = fs::metadata(&tree).unwrap().gid();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        give_shared_to_group(&tree, group, true).unwrap();
+        assert_eq!((mode(&tree) & 0o2070, mode(&tree.join("deep")) & 0o2070), (0o2070, 0o2070));
+        assert_eq!((mode(&file), mode(&outside)), (0o660, 0o600));
+        files::chmod(&file, 0o600).unwrap();
+        give_shared_to_group(&tree, group, true).unwrap();
+        assert_eq!(mode(&file), 0o600, "the root said that all was done");
+        give_shared_to_group(&tree, group, false).unwrap();
+        assert_eq!(mode(&file), 0o660);
     }
 
     #[test]

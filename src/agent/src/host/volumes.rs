@@ -12,7 +12,7 @@ use kubelet::ids::PodUid;
 
 use super::error::{Context as _, HostError, unless_missing};
 use super::layout::{Layout, component};
-use super::{atomic_writer, files, mounts, subpath, tree};
+use super::{atomic_writer, csi, files, mounts, subpath, tree};
 
 const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 
@@ -151,6 +151,12 @@ pub(super) fn tear_down(layout: &Layout, pod: &PodUid, volume: &str, plugin: &st
         // First, so that a crash half way makes the next set-up begin anew.
         tree::remove(&layout.volume_meta(pod, EMPTY_DIR, &marker)?)?;
     }
+    if plugin == csi::PLUGIN {
+        // VOL-028: of which nothing is known any more; what a driver put there is left to it.
+        let mount = directory.join("mount");
+        mounts::unmount(&mount)?;
+        files::remove_dir(&mount)?;
+    }
     mounts::unmount(&directory)?;
     if let Some(mounted) = mounts::below(&directory)?.first() {
         return Err(HostError::Unfit(format!("{} is still mounted", mounted.display())));
@@ -168,7 +174,8 @@ pub(super) fn list(layout: &Layout, pod: &PodUid) -> Result<Vec<VolumeDirectory>
             let path = directory.join(&volume);
             let kind = unless_missing(fs::symlink_metadata(&path).map(Some).context("lstat", &path))?;
             if kind.is_some_and(|m| m.is_dir()) {
-                found.push(VolumeDirectory { plugin: plugin.clone(), volume });
+                let data = if plugin == csi::PLUGIN { csi::data(&path) } else { None };
+                found.push(VolumeDirectory { plugin: plugin.clone(), volume, data });
             }
         }
     }
@@ -221,7 +228,7 @@ mod tests {
         set_up(&layout, &uid(), "data", &setup).unwrap();
         // Not touched again once it was ready.
         assert_eq!((mode(&directory), directory.join("file").exists()), (0o700, true));
-        let listed = VolumeDirectory { plugin: EMPTY_DIR.into(), volume: "data".into() };
+        let listed = VolumeDirectory { plugin: EMPTY_DIR.into(), volume: "data".into(), data: None };
         assert_eq!(list(&layout, &uid()).unwrap(), [listed]);
         for _ in 0..2 {
             tear_down(&layout, &uid(), "data", EMPTY_DIR).unwrap();

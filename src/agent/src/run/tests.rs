@@ -68,7 +68,8 @@ async fn answered_after(completions: u64, events: usize) -> usize {
     let (sink, sources) = mpsc::channel(SOURCE_BACKLOG);
     let (handle, queries) = handle();
     let limits = LaneLimits { images: 1, sandboxes: 4 };
-    let mut executor = Executor::new(env.clone(), Instant::now(), probe::prober(Arc::clone(&env.net)), sink.clone(), &limits);
+    let callers = (probe::prober(Arc::clone(&env.net)), plugins::caller(Arc::clone(&env.net)));
+    let mut executor = Executor::new(env.clone(), Instant::now(), callers, sink.clone(), &limits);
     for number in 0..completions {
         let call = Call::Host(HostCall::ReadFile { path: "/nowhere".to_owned() });
         executor.start(Action { id: ActionId((1 << 40) + number), lane: Lane::Host, timeout: Some(Duration::from_secs(9)), call });

@@ -101,7 +101,7 @@ impl Bench {
                         HostReply::Volumes(self.volumes.get(pod).into_iter().flatten().cloned().collect())
                     }
                     HostCall::SetUpVolume { pod, volume, .. } => {
-                        let directory = VolumeDirectory { plugin: "of-a-test".to_owned(), volume: volume.clone() };
+                        let directory = VolumeDirectory { plugin: "of-a-test".to_owned(), volume: volume.clone(), data: None };
                         self.volumes.entry(pod.clone()).or_default().insert(directory);
                         HostReply::Done
                     }

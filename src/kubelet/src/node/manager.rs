@@ -19,6 +19,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::ids::ActionId;
 use crate::observation::{Image, MachineInfo};
 use crate::out::{Out, Owner};
+use crate::plugins::PluginFacts;
 use crate::recorder::{Recorded, Subject};
 use crate::rng::Rng;
 use crate::status_patch::node_status_patch;
@@ -51,6 +52,8 @@ pub struct NodeFacts<'a> {
     pub images: &'a [Image],
     /// The pressures.
     pub pressures: Pressures,
+    /// The volumes that are in use, in order; `None` while that is not known (VOL-017).
+    pub volumes_in_use: Option<&'a [String]>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -90,6 +93,7 @@ pub struct NodeManager {
     told: Vec<&'static str>,
     unschedulable: Option<bool>,
     machine_known: bool,
+    volumes_in_use: Vec<String>,
 }
 
 impl NodeManager {
@@ -111,6 +115,7 @@ impl NodeManager {
             told: Vec::new(),
             unschedulable: None,
             machine_known: false,
+            volumes_in_use: Vec::new(),
         }
     }
 
@@ -124,6 +129,12 @@ impl NodeManager {
     #[must_use]
     pub fn is_registered(&self) -> bool {
         self.registered
+    }
+
+    /// What the plugins need to know of it.
+    #[must_use]
+    pub fn plugin_facts(&self) -> PluginFacts<'_> {
+        PluginFacts { node: self.node.as_deref(), csi_node: self.csi == Csi::There }
     }
 
     /// Something that readiness hangs on changed: report without waiting for the tick.
@@ -178,6 +189,11 @@ impl NodeManager {
             return;
         }
         self.machine_known = facts.machine.is_some();
+        if let Some(used) = facts.volumes_in_use.filter(|used| *used != self.volumes_in_use) {
+            // VOL-016: a volume is attached only after it was said to be in use.
+            self.volumes_in_use = used.to_vec();
+            self.urgent = true;
+        }
         if self.doing == Doing::Nothing {
             if !self.registered {
                 if self.attempts.next() <= now.mono && facts.machine.is_some() {
@@ -248,6 +264,7 @@ impl NodeManager {
             pleg_error: facts.pleg_error,
             images: facts.images,
             pressures: facts.pressures,
+            volumes_in_use: facts.volumes_in_use.filter(|_| self.config.node.enable_controller_attach_detach),
             mono: now.mono,
             wall: now.wall_seconds(),
         };

@@ -40,6 +40,8 @@ pub struct StatusInputs<'a> {
     pub images: &'a [Image],
     /// The pressures.
     pub pressures: Pressures,
+    /// The volumes that are in use, in order; `None` leaves what was said of them (VOL-017).
+    pub volumes_in_use: Option<&'a [String]>,
     /// Monotonic now.
     pub mono: Mono,
     /// Wall clock in whole seconds.
@@ -66,6 +68,9 @@ pub fn generate_node_status(existing: &NodeStatus, inputs: &StatusInputs<'_>) ->
     status.node_info = Some(node_info(inputs));
     status.images = Some(status_images(inputs.images, inputs.config.node.status_max_images));
     set_handlers(&mut status, inputs.runtime);
+    if let Some(used) = inputs.volumes_in_use {
+        status.volumes_in_use = (!used.is_empty()).then(|| used.to_vec());
+    }
     let (mut conditions, events) =
         generate_conditions(existing.conditions.as_deref().unwrap_or_default(), inputs.pressures, &errors, inputs.wall);
     warn_of_missing_quota(&mut conditions, inputs.machine);
@@ -340,6 +345,7 @@ mod tests {
             pleg_error: None,
             images: &[],
             pressures: Pressures::default(),
+            volumes_in_use: None,
             mono: Mono::ZERO,
             wall: Timestamp::UNIX_EPOCH,
         };

@@ -52,13 +52,13 @@ pub fn volume_mounts(inputs: &MountInputs<'_>) -> Result<Mounts, String> {
         let Some(volume) = inputs.volumes.get(&mount.name) else {
             return Err(format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, inputs.container.name));
         };
-        let read_only = mount.read_only.unwrap_or(false) || volume.plugin.read_only();
+        let read_only = mount.read_only.unwrap_or(false) || volume.is_read_only();
         let mut host_path = volume.host_path.clone();
         if let Some(sub_path) = sub_path(mount, inputs)? {
-            host_path = format!("{}/volume-subpaths/{}/{}/{index}", inputs.pod_dir, mount.name, inputs.container.name);
+            host_path = format!("{}/volume-subpaths/{}/{}/{index}", inputs.pod_dir, volume.name, inputs.container.name);
             made.binds.push(HostCall::BindSubPath {
                 pod: inputs.uid.clone(),
-                volume: mount.name.clone(),
+                volume: volume.name.clone(),
                 container: inputs.container.name.clone(),
                 index,
                 volume_path: volume.host_path.clone(),
@@ -73,7 +73,7 @@ pub fn volume_mounts(inputs: &MountInputs<'_>) -> Result<Mounts, String> {
             readonly: read_only,
             propagation: propagation as i32,
             recursive_read_only: recursive,
-            selinux_relabel: inputs.selinux && volume.plugin.managed(),
+            selinux_relabel: inputs.selinux && volume.is_managed(),
             ..Mount::default()
         });
     }
@@ -161,7 +161,7 @@ mod tests {
         let container: Container = serde_json::from_value(json!({"name": "c", "volumeMounts": mounts})).unwrap();
         let volume = |name: &str, plugin| {
             let host_path = if plugin == Plugin::Image { String::new() } else { format!("/v/{name}") };
-            (name.to_owned(), MountedVolume { host_path, plugin })
+            (name.to_owned(), MountedVolume { host_path, plugin, name: name.to_owned(), read_only: false })
         };
         let volumes = BTreeMap::from([
             volume("empty", Plugin::EmptyDir),

@@ -8,13 +8,17 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
-use super::backoff::Backoff;
+use super::claims::{Bound, Claim, ClaimName};
+use super::csi::spec::CsiSpec;
+use super::csi::{CsiVolumes, spec};
+use super::desired::{Claimed, Source};
 use super::teardown::Teardown;
 use super::{MountedVolume, Plugin, Trouble, VolumeInputs, VolumesState, desired, payload};
 use crate::action::{Call, HostCall, Lane, VolumeSetup};
-use crate::event::HostReply;
+use crate::event::{ApiReply, HostReply};
 use crate::failure::Failure;
 use crate::ids::{ActionId, PodUid};
+use crate::operation_backoff::OperationBackoff;
 use crate::out::{Out, Owner};
 use crate::pod::manager::uid_of;
 use crate::recorder::{Recorded, Subject};
@@ -29,16 +33,27 @@ pub(super) const LISTING: &str = "";
 #[derive(Debug, Default)]
 pub struct VolumeManager {
     pods: BTreeMap<PodUid, PodVolumes>,
+    /// Those that pods may share, and drivers put in place.
+    pub csi: CsiVolumes,
 }
 
 /// The volumes of one pod.
 #[derive(Debug, Default)]
 struct PodVolumes {
     volumes: BTreeMap<String, Record>,
+    claims: BTreeMap<String, ClaimRecord>,
     mounted: BTreeMap<String, MountedVolume>,
     teardown: Option<Teardown>,
     /// When the pod is to be looked at again; `None` once it was woken.
     wake_at: Option<Mono>,
+}
+
+/// The claim of one volume of one pod.
+#[derive(Debug)]
+struct ClaimRecord {
+    pod: Arc<Pod>,
+    name: ClaimName,
+    claim: Claim,
 }
 
 /// One volume of one pod.
@@ -51,9 +66,9 @@ struct Record {
     /// The digest of what was set up last; `None` until something was, and while nobody knows because a refresh failed.
     written: Option<u64>,
     /// After the host failed: the operation is not repeated before.
-    host: Backoff,
+    host: OperationBackoff,
     /// After the sources failed: the failure is not told again before.
-    sources: Backoff,
+    sources: OperationBackoff,
 }
 
 #[derive(Debug)]
@@ -71,9 +86,10 @@ impl VolumeManager {
         if used.is_empty() {
             return VolumesState::Ready;
         }
-        let volumes = self.pods.entry(uid.clone()).or_default();
-        if volumes.teardown.as_ref().is_some_and(|teardown| !teardown.is_done()) {
-            volumes.tear_down(now, &uid, out);
+        let Self { pods, csi } = self;
+        let volumes = pods.entry(uid.clone()).or_default();
+        if volumes.is_going(&uid, csi) {
+            volumes.tear_down(now, &uid, csi, out);
             return VolumesState::Waiting { unmounted: names(&used, |_| true) };
         }
         if volumes.teardown.is_some() {
@@ -82,7 +98,7 @@ impl VolumeManager {
         }
         let mut problems = BTreeMap::new();
         for used in &used {
-            if let Err(cause) = volumes.sync(now, pod, &uid, *used, inputs, out) {
+            if let Err(cause) = volumes.sync(now, (pod, &uid), *used, inputs, csi, out) {
                 problems.insert(used.volume.name.as_str(), cause);
             }
         }
@@ -106,13 +122,13 @@ impl VolumeManager {
 
     /// Removes the volumes of a pod, known or not, of which nothing runs any more. Call it until it answers true: nothing is left.
     pub fn tear_down(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) -> bool {
-        self.pods.entry(uid.clone()).or_default().tear_down(now, uid, out)
+        self.pods.entry(uid.clone()).or_default().tear_down(now, uid, &mut self.csi, out)
     }
 
     /// Whether volumes of that pod were set up, or are being removed.
     #[must_use]
     pub fn wants_teardown(&self, uid: &PodUid) -> bool {
-        self.pods.get(uid).is_some_and(|volumes| volumes.teardown.as_ref().is_none_or(|teardown| !teardown.is_done()))
+        self.pods.get(uid).is_some_and(|volumes| volumes.teardown.is_none() || volumes.is_going(uid, &self.csi))
     }
 
     /// The pod is finished: its record goes, unless its volumes have not.
@@ -135,17 +151,35 @@ impl VolumeManager {
     ) -> bool {
         let Some(volumes) = self.pods.get_mut(uid) else { return false };
         if let Some(teardown) = &mut volumes.teardown
-            && teardown.done(now, id, &outcome)
+            && teardown.done(now, uid, id, &outcome, &mut self.csi)
         {
             return true;
         }
         volumes.set_up_ended(now, volume, id, outcome, out)
     }
 
+    /// A read for a claim ended (`Owner::Claim(uid, volume)`). True if the pod is to be woken.
+    #[must_use]
+    pub fn claim_done(
+        &mut self,
+        now: Now,
+        uid: &PodUid,
+        volume: &str,
+        id: ActionId,
+        outcome: &Result<ApiReply, Failure>,
+        out: &mut Out<'_>,
+    ) -> bool {
+        let Some(volumes) = self.pods.get_mut(uid) else { return false };
+        let Some(ClaimRecord { pod, name, claim }) = volumes.claims.get_mut(volume) else { return false };
+        let ours = claim.done(now, (pod, uid, volume, name), id, outcome, out);
+        volumes.wake_at = earliest([volumes.wake_at, volumes.retry_at(now)]);
+        ours
+    }
+
     /// When something that failed is tried, or told, again.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        self.pods.values().filter_map(|volumes| volumes.wake_at).min()
+        earliest(self.pods.values().map(|volumes| volumes.wake_at).chain([self.csi.deadline()]))
     }
 
     /// Answers the pods of which something is to be tried again; each is answered once, and is then to be synced.
@@ -168,30 +202,87 @@ impl PodVolumes {
     fn sync(
         &mut self,
         now: Now,
-        pod: &Arc<Pod>,
-        uid: &PodUid,
+        (pod, uid): (&Arc<Pod>, &PodUid),
         used: desired::Used<'_>,
         inputs: &mut VolumeInputs<'_>,
+        csi: &mut CsiVolumes,
         out: &mut Out<'_>,
     ) -> Result<(), String> {
         let volume = used.volume;
-        let plugin = desired::plugin(used)?;
+        if let Some(mounted) = self.mounted.get(&volume.name).filter(|mounted| mounted.plugin == Plugin::Csi) {
+            csi.synced(now, uid, &mounted.name);
+            return Ok(());
+        }
+        match desired::source(pod, used)? {
+            Source::Pod(plugin) => self.set_up(now, (pod, uid), volume, (plugin, false), inputs, out),
+            Source::Driver(spec) => self.mount_by_driver(pod, uid, volume, *spec, inputs.root_dir, csi),
+            // What is in place is what the claim was bound to, and no claim is bound twice.
+            Source::Claim(..) if self.mounted.contains_key(&volume.name) => {}
+            Source::Claim(name, read_only) => {
+                let new = || ClaimRecord { pod: Arc::clone(pod), name: name.clone(), claim: Claim::default() };
+                let record = self.claims.entry(volume.name.clone()).or_insert_with(new);
+                record.pod = Arc::clone(pod);
+                match record.claim.resolve(now, pod, uid, &volume.name, &name, out) {
+                    Bound::Pending => {}
+                    Bound::Failed(cause) => return Err(cause.to_owned()),
+                    Bound::To(found) => match desired::claimed(used, found, read_only)? {
+                        Claimed::Driver(spec) => self.mount_by_driver(pod, uid, volume, *spec, inputs.root_dir, csi),
+                        Claimed::Machine(volume, plugin) => {
+                            self.set_up(now, (pod, uid), &volume, (plugin, read_only), inputs, out);
+                        }
+                    },
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// CSI-006
+    fn mount_by_driver(
+        &mut self,
+        pod: &Arc<Pod>,
+        uid: &PodUid,
+        volume: &Volume,
+        wanted: CsiSpec,
+        root: &str,
+        csi: &mut CsiVolumes,
+    ) {
+        let (name, read_only) = (wanted.name.clone(), wanted.read_only);
+        if csi.want(pod, wanted) {
+            let host_path = format!("{root}/pods/{uid}/volumes/{}/{name}/mount", spec::DIRECTORY);
+            self.mounted.insert(volume.name.clone(), MountedVolume { host_path, plugin: Plugin::Csi, name, read_only });
+        }
+    }
+
+    fn set_up(
+        &mut self,
+        now: Now,
+        (pod, uid): (&Arc<Pod>, &PodUid),
+        volume: &Volume,
+        (plugin, read_only): (Plugin, bool),
+        inputs: &mut VolumeInputs<'_>,
+        out: &mut Out<'_>,
+    ) {
         let record = self.volumes.entry(volume.name.clone()).or_insert_with(|| Record {
             pod: Arc::clone(pod),
-            place: desired::place(inputs.root_dir, uid, volume, plugin),
+            place: MountedVolume { read_only, ..desired::place(inputs.root_dir, uid, volume, plugin) },
             operation: None,
             written: None,
-            host: Backoff::default(),
-            sources: Backoff::default(),
+            host: OperationBackoff::default(),
+            sources: OperationBackoff::default(),
         });
         record.pod = Arc::clone(pod);
         if !plugin.refreshes() && self.mounted.contains_key(&volume.name) {
-            return Ok(());
+            return;
         }
         if record.sync(now, uid, volume, plugin, inputs, out) {
             self.mounted.insert(volume.name.clone(), record.place.clone());
         }
-        Ok(())
+    }
+
+    /// Whether its volumes are on their way out.
+    fn is_going(&self, uid: &PodUid, csi: &CsiVolumes) -> bool {
+        self.teardown.as_ref().is_some_and(|teardown| !teardown.is_done() || csi.has(uid))
     }
 
     fn set_up_ended(
@@ -222,21 +313,24 @@ impl PodVolumes {
         }
     }
 
-    fn tear_down(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) -> bool {
+    fn tear_down(&mut self, now: Now, uid: &PodUid, csi: &mut CsiVolumes, out: &mut Out<'_>) -> bool {
         let teardown = self.teardown.get_or_insert_default();
         // What is being set up must not be forgotten (VOL-006).
         if self.volumes.values().any(|record| record.operation.is_some()) {
             return false;
         }
         self.volumes.clear();
+        self.claims.clear();
         self.mounted.clear();
-        let done = teardown.go_on(now, uid, out);
+        csi.leave(uid);
+        let done = teardown.go_on(now, uid, out) && !csi.has(uid);
         self.wake_at = teardown.retry_at(now);
         done
     }
 
     fn retry_at(&self, now: Now) -> Option<Mono> {
-        earliest(self.volumes.values().flat_map(|record| [record.host.until(now), record.sources.until(now)]))
+        let claims = self.claims.values().map(|record| record.claim.retry_at(now));
+        earliest(self.volumes.values().flat_map(|record| [record.host.until(now), record.sources.until(now)]).chain(claims))
     }
 }
 

@@ -142,11 +142,11 @@ impl Bench {
                     VolumeSetup::EmptyDir { .. } => "kubernetes.io~empty-dir".to_owned(),
                     VolumeSetup::Files { plugin, .. } => plugin.clone(),
                 };
-                self.disk.insert(VolumeDirectory { plugin, volume }, payload::digest(&setup));
+                self.disk.insert(VolumeDirectory { plugin, volume, data: None }, payload::digest(&setup));
                 HostReply::Done
             }
             HostCall::TearDownVolume { plugin, volume, .. } => {
-                self.disk.remove(&VolumeDirectory { plugin, volume });
+                self.disk.remove(&VolumeDirectory { plugin, volume, data: None });
                 HostReply::Done
             }
             HostCall::ListVolumes { .. } => HostReply::Volumes(self.disk.keys().cloned().collect()),
@@ -421,7 +421,10 @@ fn only_used_volumes_are_set_up_and_some_need_nothing() {
     assert_eq!(bench.sync(), VolumesState::Ready);
     assert!(bench.in_flight.is_empty());
     let mounted = bench.volumes.mounted(&bench.uid());
-    assert_eq!(mounted["h"], MountedVolume { host_path: "/var/log".into(), plugin: Plugin::HostPath });
+    assert_eq!(
+        mounted["h"],
+        MountedVolume { host_path: "/var/log".into(), plugin: Plugin::HostPath, name: "h".into(), read_only: false }
+    );
     assert!(!mounted["h"].plugin.read_only() && !mounted["h"].plugin.managed());
     assert_eq!(mounted["i"].host_path, "");
     assert!(!mounted.contains_key("unused"));
@@ -527,11 +530,10 @@ fn volumes_of_the_same_name_in_two_pods_are_two() {
 // VOL-010: the failures of one pass are told together, and only as long as they last.
 #[test]
 fn volumes_that_cannot_be_are_named_together_until_they_can() {
-    let claims =
-        json!([{"name": "a", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "b", "nfs": {"server": "s", "path": "/"}}]);
+    let claims = json!([{"name": "a", "fc": {}}, {"name": "b", "nfs": {"server": "s", "path": "/"}}]);
     let mut bench = Bench::new(pod(claims));
     let VolumesState::Failed { message } = bench.sync() else { panic!("it fails at once") };
-    let cause = "volume \"a\" is of kind persistentVolumeClaim, which is not supported; volume \"b\" is of kind nfs, which is not supported";
+    let cause = "volume \"a\" is of kind fc, which is not supported; volume \"b\" is of kind nfs, which is not supported";
     assert_eq!(message.split_once(": ").unwrap().1.split_once(": ").unwrap().1, cause);
     bench.pod = Arc::new(serde_json::from_value(pod(json!([]))).unwrap());
     assert_eq!(bench.sync(), VolumesState::Ready);
@@ -540,14 +542,14 @@ fn volumes_that_cannot_be_are_named_together_until_they_can() {
 // VOL-012, VOL-008: what cannot be put in place is named; the others are set up all the same.
 #[test]
 fn unsupported_volume_is_named_and_does_not_hold_the_others() {
-    let mut object = pod(json!([{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}, {"name": "e", "emptyDir": {}}]));
+    let mut object = pod(json!([{"name": "data", "fc": {}}, {"name": "e", "emptyDir": {}}]));
     let mut bench = Bench::new(object.clone());
     let failed = |unmounted: &str, processed: &str, cause: &str| VolumesState::Failed {
         message: format!(
             "Unable to attach or mount volumes: unmounted volumes=[{unmounted}], unattached volumes=[], failed to process volumes=[{processed}]: {cause}"
         ),
     };
-    let cause = "volume \"data\" is of kind persistentVolumeClaim, which is not supported";
+    let cause = "volume \"data\" is of kind fc, which is not supported";
     assert_eq!(bench.sync(), failed("data e", "data", cause));
     assert_eq!(bench.settle(), failed("data", "data", cause));
     object["spec"]["containers"][0]["volumeMounts"] = json!([]);
@@ -586,8 +588,8 @@ fn teardown_waits_for_setups_in_flight_and_removes_what_is_there() {
 #[test]
 fn volumes_of_an_unknown_pod_are_found_on_the_disk() {
     let mut bench = Bench::new(pod(json!([])));
-    bench.disk.insert(VolumeDirectory { plugin: "kubernetes.io~secret".into(), volume: "s".into() }, 1);
-    bench.disk.insert(VolumeDirectory { plugin: "kubernetes.io~empty-dir".into(), volume: "s".into() }, 1);
+    bench.disk.insert(VolumeDirectory { plugin: "kubernetes.io~secret".into(), volume: "s".into(), data: None }, 1);
+    bench.disk.insert(VolumeDirectory { plugin: "kubernetes.io~empty-dir".into(), volume: "s".into(), data: None }, 1);
     for well in [false, true, false, true, true] {
         assert!(!bench.tear_down());
         let id = *bench.in_flight.keys().next().unwrap();
@@ -710,7 +712,7 @@ proptest! {
             tell(&mut fresh, which, 9);
         }
         fresh.settle();
-        let access = VolumeDirectory { plugin: "kubernetes.io~projected".into(), volume: "kube-api-access".into() };
+        let access = VolumeDirectory { plugin: "kubernetes.io~projected".into(), volume: "kube-api-access".into(), data: None };
         let without = |disk: &BTreeMap<VolumeDirectory, u64>| {
             let mut disk = disk.clone();
             disk.remove(&access).map(|_| disk)

@@ -2,8 +2,9 @@
 //! Upstream: pkg/kubelet/volumemanager, pkg/volume.
 //! Differs: one level-triggered pass per pod sync instead of two worlds and a reconciler that polls (see `manager`).
 
-mod backoff;
+mod claims;
 mod configmap;
+pub mod csi;
 mod desired;
 pub(crate) mod downward;
 mod emptydir;
@@ -72,6 +73,10 @@ pub enum Plugin {
     Projected,
     /// VTY-017: nothing on the host; the runtime mounts the image.
     Image,
+    /// CSI-006: a driver puts it in place.
+    Csi,
+    /// VTY-013
+    Local,
 }
 
 impl Plugin {
@@ -86,6 +91,8 @@ impl Plugin {
             Self::DownwardApi => "kubernetes.io/downward-api",
             Self::Projected => "kubernetes.io/projected",
             Self::Image => "kubernetes.io/image",
+            Self::Csi => "kubernetes.io/csi",
+            Self::Local => "kubernetes.io/local-volume",
         }
     }
 
@@ -120,6 +127,24 @@ pub struct MountedVolume {
     pub host_path: String,
     /// Its kind, with whether it is read-only and managed.
     pub plugin: Plugin,
+    /// Its name in paths: that of the PersistentVolume for a claim, else that in the pod.
+    pub name: String,
+    /// Whether its source says that it is read-only, whatever its kind (CSI-017).
+    pub read_only: bool,
+}
+
+impl MountedVolume {
+    /// Whether containers may only read it.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.read_only || self.plugin.read_only()
+    }
+
+    /// Whether the runtime may relabel it (MNT-006): what the agent owns, and a driver's volume that is written to.
+    #[must_use]
+    pub fn is_managed(&self) -> bool {
+        self.plugin.managed() && !(self.read_only && matches!(self.plugin, Plugin::Csi | Plugin::Local))
+    }
 }
 
 /// Why a volume's setup cannot be told.

@@ -4,12 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use super::backoff::Backoff;
+use super::csi::{CsiVolumes, spec};
 use super::manager::{LIMIT, LISTING};
 use crate::action::{Call, HostCall, Lane};
 use crate::event::{HostReply, VolumeDirectory};
 use crate::failure::Failure;
 use crate::ids::{ActionId, PodUid};
+use crate::operation_backoff::OperationBackoff;
 use crate::out::{Out, Owner};
 use crate::time::{Mono, Now, earliest};
 
@@ -38,7 +39,7 @@ impl Default for Stage {
 #[derive(Debug, Default)]
 struct Operation {
     action: Option<ActionId>,
-    backoff: Backoff,
+    backoff: OperationBackoff,
 }
 
 impl Operation {
@@ -85,12 +86,20 @@ impl Teardown {
     }
 
     /// An operation ended. True if it was one of these.
-    pub(super) fn done(&mut self, now: Now, id: ActionId, outcome: &Result<HostReply, Failure>) -> bool {
+    pub(super) fn done(
+        &mut self,
+        now: Now,
+        uid: &PodUid,
+        id: ActionId,
+        outcome: &Result<HostReply, Failure>,
+        csi: &mut CsiVolumes,
+    ) -> bool {
         match &mut self.stage {
             Stage::Listing(operation) if operation.action == Some(id) => {
                 match outcome {
                     Ok(HostReply::Volumes(found)) => {
-                        self.stage = removing(found.iter().map(|directory| (directory.clone(), Operation::default())).collect());
+                        let ours = found.iter().filter(|directory| !is_drivers(csi, uid, directory));
+                        self.stage = removing(ours.map(|directory| (directory.clone(), Operation::default())).collect());
                     }
                     Err(failure) if failure.is_not_found() => self.stage = Stage::Done,
                     _ => operation.failed(now),
@@ -124,6 +133,13 @@ impl Teardown {
             Stage::Done => None,
         }
     }
+}
+
+/// Whether a driver takes it away. One of which nothing is known is taken away here, by force (VOL-028).
+fn is_drivers(csi: &mut CsiVolumes, uid: &PodUid, directory: &VolumeDirectory) -> bool {
+    let known = csi.knows(uid, &directory.volume);
+    directory.plugin == spec::DIRECTORY
+        && (known || directory.data.as_deref().is_some_and(|data| csi.adopt(uid, &directory.volume, data)))
 }
 
 fn removing(directories: BTreeMap<VolumeDirectory, Operation>) -> Stage {

@@ -8,6 +8,7 @@ mod garbage;
 mod pods;
 mod replicaset;
 mod scheduler;
+pub mod storage;
 
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,7 @@ impl Controllers {
             replicaset::pass(model, now);
             daemonset::pass(model, now);
             scheduler::pass(model, now);
+            storage::pass(model, now);
             garbage::collect(model, now);
         }
         panic!("the controllers do not come to rest");

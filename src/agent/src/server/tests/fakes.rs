@@ -12,6 +12,7 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kubelet::action::{ApiCall, CriCall, HostCall};
+use kubelet::csi::PluginSocket;
 use kubelet::event::{ApiReply, CriReply, HostReply, WatchKey};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
@@ -171,6 +172,10 @@ fn not_found(path: &str) -> Failure {
 }
 
 impl Host for FakeHost {
+    fn plugin_sockets(&self) -> BoxStream<'static, Vec<PluginSocket>> {
+        Box::pin(futures::stream::pending())
+    }
+
     fn call(&self, call: HostCall) -> BoxFuture<'_, Result<HostReply, Failure>> {
         let canned = |name| self.replies.lock().unwrap().get(name).cloned().ok_or_else(|| not_found(name));
         let answer = match call {

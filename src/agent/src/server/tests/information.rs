@@ -336,7 +336,7 @@ fn golden_machine(world: &World) {
     let mut directories = Vec::new();
     for (plugin, name, used, inodes_used, available, capacity, inodes_free, inodes) in volumes {
         let path = format!("/var/lib/kubelet/pods/{GOLD}/volumes/kubernetes.io~{plugin}/{name}");
-        directories.push(VolumeDirectory { plugin: format!("kubernetes.io~{plugin}"), volume: name.to_owned() });
+        directories.push(VolumeDirectory { plugin: format!("kubernetes.io~{plugin}"), volume: name.to_owned(), data: None });
         trees.insert(path.clone(), (used, inodes_used));
         fs.insert(path, HostReply::Fs(FsUsage { available, capacity, inodes_free, inodes, ..FsUsage::default() }));
     }
@@ -540,7 +540,7 @@ async fn a_claim_is_measured_once_and_by_its_own_filesystem() {
         let path = format!("/var/lib/kubelet/pods/uid-{name}/volumes/kubernetes.io~csi/data/mount");
         world.host.fs.lock().unwrap().insert(path, HostReply::Fs(disk(77, 7)));
     }
-    let directory = VolumeDirectory { plugin: "kubernetes.io~csi".to_owned(), volume: "data".to_owned() };
+    let directory = VolumeDirectory { plugin: "kubernetes.io~csi".to_owned(), volume: "data".to_owned(), data: None };
     world.host.replies.lock().unwrap().insert("volumes", HostReply::Volumes(vec![directory]));
     world.runtime.answers.lock().unwrap().listing = Some(listing());
     assert!(!world.get("/metrics").await.body.contains("kubelet_volume_stats"));

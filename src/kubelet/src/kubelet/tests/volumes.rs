@@ -28,7 +28,7 @@ fn container_stopped(call: &Call) -> bool {
 }
 
 fn directory(volume: &str) -> VolumeDirectory {
-    VolumeDirectory { plugin: "kubernetes.io~empty-dir".to_owned(), volume: volume.to_owned() }
+    VolumeDirectory { plugin: "kubernetes.io~empty-dir".to_owned(), volume: volume.to_owned(), data: None }
 }
 
 /// A pod that mounts that volume, which is called `data`.

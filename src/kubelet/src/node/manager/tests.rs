@@ -66,6 +66,7 @@ impl Bench {
             pleg_error: None,
             images: &[],
             pressures: Pressures::default(),
+            volumes_in_use: None,
         };
         let (mut actions, mut recorded) = (Vec::new(), Vec::new());
         let mut out = Out::new(&mut self.ledger, &mut actions, &mut recorded);

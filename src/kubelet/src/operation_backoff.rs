@@ -1,4 +1,4 @@
-//! Decides how long an operation on a volume waits after it failed.
+//! Decides how long an operation on a volume or a plugin waits after it failed.
 //! Upstream: pkg/util/goroutinemap/exponentialbackoff/exponential_backoff.go.
 //! Differs: nothing on purpose.
 
@@ -12,24 +12,24 @@ const MOST: Duration = Duration::from_secs(122);
 
 /// The wait after a failure. None at first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Backoff {
+pub(crate) struct OperationBackoff {
     last: Option<(Duration, Mono)>,
 }
 
-impl Backoff {
+impl OperationBackoff {
     /// The operation failed: it waits half a second, then twice as long each time, at most 2 min 2 s.
-    pub(super) fn failed(&mut self, now: Now) {
+    pub(crate) fn failed(&mut self, now: Now) {
         let wait = self.last.map_or(FIRST, |(wait, _)| (wait * 2).min(MOST));
         self.last = Some((wait, now.mono + wait));
     }
 
     /// The operation succeeded.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.last = None;
     }
 
     /// Until when it waits, if it does.
-    pub(super) fn until(&self, now: Now) -> Option<Mono> {
+    pub(crate) fn until(&self, now: Now) -> Option<Mono> {
         self.last.map(|(_, until)| until).filter(|until| *until > now.mono)
     }
 }
@@ -42,7 +42,7 @@ mod tests {
     // VOL-020
     #[test]
     fn wait_doubles_up_to_its_limit_and_begins_anew_after_success() {
-        let mut backoff = Backoff::default();
+        let mut backoff = OperationBackoff::default();
         let mut now = Now { mono: Mono::ZERO, wall: Timestamp::UNIX_EPOCH };
         let mut waits = Vec::new();
         for _ in 0..10 {
