@@ -2,7 +2,7 @@
 //! Upstream: github.com/container-storage-interface/spec, the hostpath driver as an example of it.
 //! Differs: volumes hold nothing. What a driver mounted outlives it, as mounts do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use kubelet::csi::{CsiCall, CsiReply, DriverCapabilities, DriverNode, PluginInfo, PluginSocket};
 use kubelet::failure::{Failure, FailureKind};
@@ -34,9 +34,14 @@ pub struct CsiModel {
     /// What is published where.
     pub published: BTreeMap<String, VolumeId>,
     /// Volumes on which something is being done for which nobody waits any more.
-    held: BTreeSet<VolumeId>,
+    held: BTreeMap<VolumeId, Hold>,
+    holds: u64,
     starts: u64,
 }
+
+/// One call that goes on; see [`CsiModel::hold`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold(u64);
 
 impl CsiModel {
     /// A driver starts: it makes a socket in the plugins' registry.
@@ -105,15 +110,19 @@ impl CsiModel {
     }
 
     /// A call goes on after its caller has given up: until [`CsiModel::release`] nothing else is done to its volume.
-    pub fn hold(&mut self, call: &CsiCall) {
-        self.held.extend(self.volume_of(call));
+    #[must_use]
+    pub fn hold(&mut self, call: &CsiCall) -> Hold {
+        self.holds += 1;
+        let hold = Hold(self.holds);
+        if let Some(volume) = self.volume_of(call) {
+            self.held.entry(volume).or_insert(hold);
+        }
+        hold
     }
 
-    /// See [`CsiModel::hold`].
-    pub fn release(&mut self, call: &CsiCall) {
-        if let Some(volume) = self.volume_of(call) {
-            self.held.remove(&volume);
-        }
+    /// The call that went on is about to be done.
+    pub fn release(&mut self, hold: Hold) {
+        self.held.retain(|_, holds| *holds != hold);
     }
 
     /// What of the order of calls that one would break, if it were made now.
@@ -152,7 +161,7 @@ impl CsiModel {
             return Err(Failure::new(FailureKind::Unavailable, "connection refused"));
         };
         let volume = self.volume_of(call);
-        if volume.as_ref().is_some_and(|volume| self.held.contains(volume)) {
+        if volume.as_ref().is_some_and(|volume| self.held.contains_key(volume)) {
             return Err(Failure::new(FailureKind::Conflict, "an operation with the given volume already exists"));
         }
         let volume = volume.unwrap_or_default();

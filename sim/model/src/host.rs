@@ -129,14 +129,7 @@ impl HostModel {
                 HostReply::Done
             }),
             HostCall::ListCsiVolumes => Ok(self.csi_volumes()),
-            HostCall::PrepareCsiVolume { data_path, data, .. } => self.space().map(|()| {
-                self.files.insert(data_path.clone(), data.clone().into_bytes());
-                if let Some((pod, volume)) = pod_volume(data_path) {
-                    self.pod_dirs.insert(pod.clone());
-                    self.volumes.insert((pod, volume), PlacedVolume { plugin: CSI.to_owned(), files: BTreeMap::new() });
-                }
-                HostReply::Done
-            }),
+            HostCall::PrepareCsiVolume { data_path, data, .. } => self.prepare_csi_volume(data_path, data),
             HostCall::RemoveCsiVolume { mount } => self.remove_csi_volume(mount),
             HostCall::TearDownVolume { pod, volume, plugin } => {
                 if plugin == CSI {
@@ -209,6 +202,16 @@ impl HostModel {
             }
         }
         HostReply::CsiVolumes { staged, published }
+    }
+
+    fn prepare_csi_volume(&mut self, data_path: &str, data: &str) -> Result<HostReply, Failure> {
+        self.space()?;
+        self.files.insert(data_path.to_owned(), data.as_bytes().to_vec());
+        if let Some((pod, volume)) = pod_volume(data_path) {
+            self.pod_dirs.insert(pod.clone());
+            self.volumes.insert((pod, volume), PlacedVolume { plugin: CSI.to_owned(), files: BTreeMap::new() });
+        }
+        Ok(HostReply::Done)
     }
 
     fn remove_csi_volume(&mut self, mount: &str) -> Result<HostReply, Failure> {

@@ -258,7 +258,7 @@ mod tests {
         if let CsiCall::Publish { endpoint, .. } = &mut held {
             *endpoint = SOCKET.to_owned();
         }
-        sockets.drivers.lock().unwrap().hold(&held);
+        let _goes_on = sockets.drivers.lock().unwrap().hold(&held);
         let busy = call(publish()).await.unwrap_err();
         assert_eq!(busy.kind, FailureKind::Conflict);
         assert_eq!(busy.message, "rpc error: code = Aborted desc = an operation with the given volume already exists");

@@ -78,10 +78,11 @@ fn says_ready(status: &Value) -> bool {
     conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
-pub(super) fn volume_is_unstaged_with_the_first_unpublish() -> Planted {
+/// Whichever of the two the driver does first.
+pub(super) fn volume_is_unstaged_as_it_is_published() -> Planted {
     added(|action| match &action.call {
-        Call::Csi(CsiCall::Unpublish { endpoint, volume, .. }) => {
-            let (endpoint, volume) = (endpoint.clone(), volume.clone());
+        Call::Csi(CsiCall::Publish { endpoint, request, .. }) => {
+            let (endpoint, volume) = (endpoint.clone(), request.volume_id.clone());
             vec![Call::Csi(CsiCall::Unstage { endpoint, volume, staging: String::new() })]
         }
         _ => vec![],

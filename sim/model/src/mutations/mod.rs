@@ -50,7 +50,7 @@ const MUTATIONS: [Mutation; 24] = [
     row("S11", "invariant_load_stays_bounded", calls_pile_up, PLAIN),
     row("S12", "invariant_status_is_of_the_pods_own_containers", status_names_the_first_container_of_all, TWO),
     row("", "invariant_nothing_is_asked_that_is_forbidden", foreign_secret_is_read, PLAIN),
-    row("", "invariant_volumes_are_used_in_their_order", volume_is_unstaged_with_the_first_unpublish, CLAIMED),
+    row("", "invariant_volumes_are_used_in_their_order", volume_is_unstaged_as_it_is_published, CLAIMED),
     row("L1", "liveness_what_is_wanted_runs", containers_are_not_started, PLAIN),
     row("L1", "liveness_only_wanted_pods_run", nothing_is_stopped, FORCED),
     row("L2", "liveness_node_is_ready_and_its_lease_young", lease_is_not_renewed, PLAIN),

@@ -99,7 +99,9 @@ impl World {
             }
             Call::Host(call) => Event::HostDone { id, outcome: self.host.call(call) },
             Call::Csi(call) => {
-                self.host.csi.release(call);
+                if let Some(hold) = self.holds.remove(&(life, id)) {
+                    self.host.csi.release(hold);
+                }
                 let mut witness = std::mem::take(&mut self.witness);
                 witness.volume_called(self.scene(), &self.host.csi, call);
                 self.witness = witness;

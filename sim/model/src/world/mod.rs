@@ -26,6 +26,7 @@ use self::planted::Planted;
 use crate::api::ApiModel;
 use crate::api::authorize::Identity;
 use crate::api::watch::CoreWatch;
+use crate::csi::Hold;
 use crate::faults::{Fate, FaultPlan};
 use crate::host::HostModel;
 use crate::invariants::{Scene, Witness};
@@ -117,6 +118,8 @@ pub struct World {
     stood_still: u32,
     /// The revision that the storage controllers have seen.
     storage_seen: u64,
+    /// Calls of drivers that go on after they were given up.
+    holds: BTreeMap<(u32, ActionId), Hold>,
 }
 
 impl World {
@@ -151,6 +154,7 @@ impl World {
             digest: None,
             stood_still: 0,
             storage_seen: 0,
+            holds: BTreeMap::new(),
         };
         world.schedule(Duration::ZERO, Coming::Starts);
         world
@@ -505,7 +509,7 @@ impl World {
         let id = action.id;
         let fails = fails(&action.call);
         if let (Fate::Late(_), Call::Csi(call)) = (&fate, &action.call) {
-            self.host.csi.hold(call);
+            self.holds.insert((life, id), self.host.csi.hold(call));
         }
         let lost = |world: &mut Self| {
             if let Some(limit) = timeout {

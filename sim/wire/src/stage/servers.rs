@@ -145,12 +145,9 @@ pub(super) async fn serve_drivers(shared: Arc<Shared>) -> turmoil::Result {
 /// What has begun goes on whether or not its caller still waits.
 async fn driver_call(shared: Arc<Shared>, call: CsiCall) -> Result<CsiReply, Failure> {
     let fate = shared.arrives(Side::Csi, call.name());
-    let is_late = matches!(fate, Fate::Late(_));
-    if is_late {
-        lock(&shared.host).csi.hold(&call);
-    }
-    let doing = met(fate, DRIVER_TAKES, move || shared.driver_called(&call));
-    if is_late {
+    let hold = matches!(fate, Fate::Late(_)).then(|| lock(&shared.host).csi.hold(&call));
+    let doing = met(fate, DRIVER_TAKES, move || shared.driver_called(&call, hold));
+    if hold.is_some() {
         // It waits for its caller to give up, which is seen here.
         return doing.await;
     }

@@ -15,6 +15,7 @@ use kubelet::failure::{Failure, FailureKind};
 use kubelet::rng::Rng;
 use kubelet::time::Now;
 use model::api::ApiModel;
+use model::csi::Hold;
 use model::faults::{Fate, FaultPlan, Side};
 use model::host::HostModel;
 use model::invariants::{Scene, Witness};
@@ -153,9 +154,11 @@ impl Shared {
     }
 
     /// A driver is about to do what the agent asked for, and does it.
-    pub(super) fn driver_called(&self, call: &CsiCall) -> Result<CsiReply, Failure> {
+    pub(super) fn driver_called(&self, call: &CsiCall, hold: Option<Hold>) -> Result<CsiReply, Failure> {
         let mut host = lock(&self.host);
-        host.csi.release(call);
+        if let Some(hold) = hold {
+            host.csi.release(hold);
+        }
         self.witnessed(|witness, scene| witness.volume_called(scene, &host.csi, call));
         host.csi.call(call)
     }
