@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::wait::until;
@@ -48,6 +48,21 @@ pub(crate) struct Enclosure {
 struct Shell {
     orders: Option<ChildStdin>,
     answers: Receiver<String>,
+}
+
+/// The mounts inside, for whoever has to change them from another thread.
+pub(crate) struct Mounts {
+    namespace: String,
+}
+
+impl Mounts {
+    /// Runs a command that sees them.
+    pub(crate) fn run(&self, program: &str, args: &[&str]) -> anyhow::Result<()> {
+        let mut command = Command::new("nsenter");
+        let output = command.arg(format!("--mount={}", self.namespace)).args(["--", program]).args(args).output()?;
+        ensure!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
 }
 
 impl Enclosure {
@@ -138,6 +153,11 @@ impl Enclosure {
             bail!("{program} {args:?}: {}: {}{}", output.status, text(&output.stdout), text(&output.stderr));
         }
         Ok(text(&output.stdout))
+    }
+
+    /// Its mounts.
+    pub(crate) fn mounts(&self) -> Mounts {
+        Mounts { namespace: format!("/proc/{}/ns/mnt", self.outer.id()) }
     }
 
     /// Moves the calling thread, and all threads and processes that it will start, into the network inside.

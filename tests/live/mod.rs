@@ -11,6 +11,7 @@ pub(crate) mod api;
 pub(crate) mod bed;
 mod containerd;
 mod containers;
+mod csi;
 pub(crate) mod enclosure;
 mod golden;
 mod image;
@@ -46,6 +47,8 @@ fn the_agent_runs_pods_on_containerd() {
         ("volumes_hold_objects_and_follow_their_changes", inputs::volumes_hold_objects_and_follow_their_changes),
         // TOK-001
         ("service_account_token_is_the_pods_own", inputs::service_account_token_is_the_pods_own),
+        // CSI-001, CSI-003, CSI-004, CSI-006, CSI-008, CSI-010, CSI-013, CSI-014, VOL-007, VOL-016, VOL-017, VOL-027
+        ("claim_is_mounted_by_its_driver", csi::claim_is_mounted_by_its_driver),
         // POD-101, POD-148, POD-178 to POD-180, NODE-131, NODE-134, NODE-135, API-121
         ("resources_reach_the_cgroups", containers::resources_reach_the_cgroups),
         // POD-176, POD-177
