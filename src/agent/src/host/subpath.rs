@@ -119,6 +119,11 @@ fn make_missing(volume: &Path, sub_path: &str) -> Result<(), HostError> {
     Ok(())
 }
 
+/// The volumes of which something is bound for a pod, or was.
+pub(super) fn volumes(layout: &Layout, pod: &PodUid) -> Result<Vec<String>, HostError> {
+    files::names(&layout.pod(pod)?.join("volume-subpaths"))
+}
+
 /// Takes away every bind of a volume's subPaths (MNT-013).
 pub(super) fn clean(layout: &Layout, pod: &PodUid, volume: &str) -> Result<(), HostError> {
     let directory = directory(layout, pod, volume)?;

@@ -2,6 +2,7 @@
 //! Upstream: pkg/volume/{emptydir,hostpath,configmap,secret,downwardapi,projected}.
 //! Differs: what a plugin of another agent left behind is unmounted and its directory removed if empty, never emptied.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
@@ -15,6 +16,7 @@ use super::layout::{Layout, component};
 use super::{atomic_writer, csi, files, mounts, subpath, tree};
 
 const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
+const HOST_PATH: &str = "kubernetes.io~host-path";
 
 /// Of the marker that says that an emptyDir is whole.
 const READY_MODE: u32 = 0o644;
@@ -164,7 +166,7 @@ pub(super) fn tear_down(layout: &Layout, pod: &PodUid, volume: &str, plugin: &st
     if ours { tree::remove(&directory) } else { files::remove_dir(&directory) }
 }
 
-/// The directories below a pod's `volumes` directory (VOL-027).
+/// What there is of volumes in a pod's directory: below `volumes` (VOL-027), and of hostPaths what is bound for subPaths.
 pub(super) fn list(layout: &Layout, pod: &PodUid) -> Result<Vec<VolumeDirectory>, HostError> {
     let volumes = layout.pod(pod)?.join("volumes");
     let mut found = Vec::new();
@@ -179,6 +181,12 @@ pub(super) fn list(layout: &Layout, pod: &PodUid) -> Result<Vec<VolumeDirectory>
             }
         }
     }
+    // MNT-013: a hostPath has no directory there; the binds of its subPaths tell of it.
+    let named: BTreeSet<&str> = found.iter().map(|directory| directory.volume.as_str()).collect();
+    let others = subpath::volumes(layout, pod)?.into_iter().filter(|volume| !named.contains(volume.as_str()));
+    let others: Vec<VolumeDirectory> =
+        others.map(|volume| VolumeDirectory { plugin: HOST_PATH.to_owned(), volume, data: None }).collect();
+    found.extend(others);
     Ok(found)
 }
 
@@ -211,6 +219,28 @@ mod tests {
             directories: ["inner/deep".to_owned()].into(),
             fs_group: None,
         }
+    }
+
+    // MNT-013, VOL-028: also in a later life, when only the disk knows of it.
+    #[test]
+    fn sub_path_of_a_host_path_is_found_and_unbound() {
+        if !may_mount() {
+            return;
+        }
+        let scratch = Scratch::new();
+        let layout = scratch.layout();
+        scratch.put("srv/file", "precious");
+        let (pod, volume) = (&uid(), "data");
+        let wanted = subpath::SubPath { pod, volume, container: "main", index: 0, volume_path: "/srv", sub_path: "file" };
+        subpath::bind(&layout, &wanted).unwrap();
+        let listed = list(&layout, pod).unwrap();
+        assert_eq!(listed, [VolumeDirectory { plugin: HOST_PATH.into(), volume: volume.into(), data: None }]);
+        for _ in 0..2 {
+            tear_down(&layout, pod, volume, HOST_PATH).unwrap();
+        }
+        assert_eq!(list(&layout, pod).unwrap(), []);
+        assert!(mounts::below(scratch.path()).unwrap().is_empty());
+        assert_eq!(scratch.get("srv/file"), "precious");
     }
 
     // VTY-001, VTY-005
