@@ -13,7 +13,7 @@ about: bench
 stages: [sim]
 steps:
   - apply: [{kind: Pod, metadata: {name: p0}, spec: {containers: [{name: main, image: 'busybox:1.36'}]}}]
-    expect: {within: 20s, pods: [{name: p0, ready: true}]}
+    expect: {within: 20s, node-ready: true, pods: [{name: p0, ready: true}]}
   - holds: {within: 20s, node-ready: true}
   - delete: {name: p0}
     holds: {within: 4s, node-ready: true}

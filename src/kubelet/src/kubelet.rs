@@ -218,8 +218,7 @@ impl Kubelet {
                 let node = objects.into_iter().find_map(|o| if let Object::Node(node) = o { Some(node) } else { None });
                 match node {
                     Some(node) => self.node_seen(now, node, out),
-                    None if self.parts.node.node().is_some() => self.parts.node.gone(),
-                    None => {}
+                    None => self.parts.node.not_listed(),
                 }
                 self.node_listed = true;
                 self.watch_pods(out);

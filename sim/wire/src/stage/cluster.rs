@@ -3,6 +3,7 @@
 //! Differs: nothing on purpose.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -66,6 +67,8 @@ pub struct SimCluster {
     api: ApiServer,
     runtime: CriServer,
     api_back: watch::Sender<Duration>,
+    /// The addresses of the agent and the API server: by their names they would be looked up at each tick.
+    ends: (IpAddr, IpAddr),
     between: Between,
     between_until: Duration,
     coming: BTreeMap<(Duration, u64), Coming>,
@@ -109,8 +112,10 @@ impl SimCluster {
             let shared = Arc::clone(&shared);
             sim.host(AGENT, move || live(Arc::clone(&shared)));
         }
+        let ends = (sim.lookup(AGENT), sim.lookup(API));
         let mut cluster = Self {
             sim,
+            ends,
             shared,
             api,
             runtime,
@@ -145,7 +150,7 @@ impl SimCluster {
         }
         // One latency for all messages of a tick. What turmoil draws for each message would depend on the order in which the
         // sockets of a killed agent close, and that on numbers that tasks have in the whole process.
-        self.sim.set_link_latency(AGENT, API, Duration::from_millis(1 + self.weather.below(SLOWEST_MESSAGE)));
+        self.sim.set_link_latency(self.ends.0, self.ends.1, Duration::from_millis(1 + self.weather.below(SLOWEST_MESSAGE)));
         interposer::set_elapsed(self.sim.elapsed());
         if let Err(error) = self.sim.step() {
             self.failed = true;

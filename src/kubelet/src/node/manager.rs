@@ -82,6 +82,8 @@ pub struct NodeManager {
     config: Arc<Config>,
     node: Option<Arc<Node>>,
     registered: bool,
+    /// A list did not show it: it may have been made before the Node was, so it is asked for.
+    doubted: bool,
     doing: Doing,
     attempts: Attempts,
     csi: Csi,
@@ -104,6 +106,7 @@ impl NodeManager {
             config,
             node: None,
             registered: false,
+            doubted: false,
             doing: Doing::Nothing,
             attempts: Attempts::default(),
             csi: Csi::Unknown,
@@ -149,6 +152,7 @@ impl NodeManager {
             self.csi = Csi::Unknown;
             self.urgent = true;
         }
+        self.doubted = false;
         if newer(self.node.as_deref(), &node) {
             self.tell_schedulable(&node, out);
             self.node = Some(node);
@@ -159,8 +163,14 @@ impl NodeManager {
     pub fn gone(&mut self) {
         self.node = None;
         self.registered = false;
+        self.doubted = false;
         self.attempts = Attempts::default();
         self.csi = Csi::Unknown;
+    }
+
+    /// A list of the watch did not show the Node. That is no proof: its answer may be older than the answer to the registration.
+    pub fn not_listed(&mut self) {
+        self.doubted = self.node.is_some();
     }
 
     /// When there is something to do.
@@ -172,7 +182,7 @@ impl NodeManager {
         let status = match (&self.doing, self.registered) {
             // What the machine is comes with an event of its own.
             (Doing::Nothing, false) if self.machine_known => Some(self.attempts.next()),
-            (Doing::Nothing, true) if self.urgent => Some(self.next_status.min(self.attempts.next())),
+            (Doing::Nothing, true) if self.urgent || self.doubted => Some(self.next_status.min(self.attempts.next())),
             (Doing::Nothing, true) => Some(self.next_status),
             _ => None,
         };
@@ -199,6 +209,9 @@ impl NodeManager {
                 if self.attempts.next() <= now.mono && facts.machine.is_some() {
                     self.register(now, facts, out);
                 }
+            } else if self.doubted && self.attempts.next() <= now.mono {
+                self.doing = Doing::Getting;
+                out.issue(Owner::Node, Lane::NodeStatus, TIMEOUT, Call::Api(ApiCall::GetNode));
             } else if self.next_status <= now.mono || (self.urgent && self.attempts.next() <= now.mono) {
                 self.report(now, facts, rng, out);
             }
@@ -240,6 +253,7 @@ impl NodeManager {
                 self.next_status = now.mono + rng.jitter(self.config.node.status_update_frequency, JITTER);
             }
             (Doing::Reporting, Err(failure)) if failure.is_not_found() => self.gone(),
+            (Doing::Getting, Err(failure)) if failure.is_not_found() && self.doubted => self.gone(),
             (Doing::Reporting, _) => {
                 self.urgent = true;
                 self.attempts.failed(now);

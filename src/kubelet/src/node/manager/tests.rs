@@ -147,6 +147,30 @@ fn node_that_is_there_already_is_reconciled() {
     }
 }
 
+// NODE-044
+#[test]
+fn list_that_is_older_than_the_registration_makes_no_second_one() {
+    let mut bench = Bench::new();
+    let node = bench.register(0);
+    bench.manager.not_listed();
+    let (id, ()) = Bench::one(&bench.due(400), |call| matches!(call, ApiCall::GetNode).then_some(()));
+    bench.done(400, id, Ok(ApiReply::Node(Arc::new(node))));
+    assert!(bench.manager.is_registered());
+    let calls = bench.due(400);
+    assert!(!calls.iter().any(|a| matches!(a.call, Call::Api(ApiCall::GetNode | ApiCall::CreateNode(_)))), "{calls:?}");
+}
+
+// NODE-044, S9: and if it is gone indeed, it is made again.
+#[test]
+fn node_that_a_list_did_not_show_is_made_again_if_it_is_gone() {
+    let mut bench = Bench::new();
+    bench.register(0);
+    bench.manager.not_listed();
+    let (id, ()) = Bench::one(&bench.due(400), |call| matches!(call, ApiCall::GetNode).then_some(()));
+    bench.done(400, id, failed(FailureKind::NotFound));
+    Bench::created(&bench.due(400));
+}
+
 // NODE-044, NODE-040: tried again after a wait that doubles, up to seven seconds.
 #[test]
 fn failed_registration_is_tried_again_after_a_growing_wait() {
