@@ -34,13 +34,13 @@ pub struct CsiModel {
     /// What is published where.
     pub published: BTreeMap<String, VolumeId>,
     /// Volumes on which something is being done for which nobody waits any more.
-    held: BTreeMap<VolumeId, Hold>,
+    held: BTreeMap<Hold, VolumeId>,
     holds: u64,
     starts: u64,
 }
 
 /// One call that goes on; see [`CsiModel::hold`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Hold(u64);
 
 impl CsiModel {
@@ -115,14 +115,14 @@ impl CsiModel {
         self.holds += 1;
         let hold = Hold(self.holds);
         if let Some(volume) = self.volume_of(call) {
-            self.held.entry(volume).or_insert(hold);
+            self.held.insert(hold, volume);
         }
         hold
     }
 
     /// The call that went on is about to be done.
     pub fn release(&mut self, hold: Hold) {
-        self.held.retain(|_, holds| *holds != hold);
+        self.held.remove(&hold);
     }
 
     /// What of the order of calls that one would break, if it were made now.
@@ -161,7 +161,7 @@ impl CsiModel {
             return Err(Failure::new(FailureKind::Unavailable, "connection refused"));
         };
         let volume = self.volume_of(call);
-        if volume.as_ref().is_some_and(|volume| self.held.contains_key(volume)) {
+        if self.held.values().any(|held| Some(held) == volume.as_ref()) {
             return Err(Failure::new(FailureKind::Conflict, "an operation with the given volume already exists"));
         }
         let volume = volume.unwrap_or_default();
