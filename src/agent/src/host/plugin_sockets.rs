@@ -29,6 +29,7 @@ struct Follower {
     name: String,
     watch: Option<Arc<AsyncFd<OwnedFd>>>,
     told: Vec<PluginSocket>,
+    /// Whether the registry was read, and is watched since.
     looked: bool,
 }
 
@@ -64,8 +65,11 @@ impl Follower {
                     self.told.clone_from(&sockets);
                     return sockets;
                 }
-                // The registry is not there yet, or cannot be read.
-                Ok(None) | Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+                Ok(None) | Err(_) => {
+                    // The registry is not there yet, or cannot be read: nothing watches it either.
+                    tokio::time::sleep(LOOK_EVERY).await;
+                    self.looked = false;
+                }
                 Ok(Some(_)) => {}
             }
         }
@@ -122,6 +126,20 @@ mod tests {
 
     fn paths(sockets: &[PluginSocket]) -> Vec<&str> {
         sockets.iter().map(|socket| socket.path.as_str()).collect()
+    }
+
+    // CSI-001: the agent looks before it has made its own directories.
+    #[tokio::test(start_paused = true)]
+    async fn registry_that_comes_late_is_found() {
+        let scratch = Scratch::new();
+        let mut listings = follow(&scratch.layout());
+        let nothing = tokio::time::timeout(LOOK_EVERY * 3, listings.next()).await;
+        assert!(nothing.is_err(), "{nothing:?}");
+        let registry = scratch.path().join("var/lib/kubelet/plugins_registry");
+        fs::create_dir_all(&registry).unwrap();
+        let _socket = UnixListener::bind(registry.join("a.sock")).unwrap();
+        let found = tokio::time::timeout(LOOK_EVERY * 3, listings.next()).await.expect("a look each second").unwrap();
+        assert_eq!(paths(&found), ["/var/lib/kubelet/plugins_registry/a.sock"]);
     }
 
     // CSI-001
