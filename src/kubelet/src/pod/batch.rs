@@ -144,6 +144,10 @@ pub struct Batch {
     failed: bool,
     /// Whether a stop that failed holds back what comes after it while its grace lasts.
     patient: bool,
+    /// Whether a stop of which nobody knows how it ended holds back what comes after it.
+    looks_again: bool,
+    /// Whether there was such a stop.
+    unanswered: bool,
     /// The end of the longest grace of a stop that failed.
     unstopped: Option<Mono>,
     held_back: bool,
@@ -190,7 +194,16 @@ impl Batch {
     pub fn new(stages: impl IntoIterator<Item = Stage>) -> Self {
         let stages: VecDeque<Stage> = stages.into_iter().collect();
         let touches_runtime = stages.iter().flat_map(|stage| &stage.chains).any(|chain| chain.purpose != Purpose::Prepare);
-        Self { stages, touches_runtime, failed: false, patient: false, unstopped: None, held_back: false }
+        Self {
+            stages,
+            touches_runtime,
+            failed: false,
+            patient: false,
+            looks_again: false,
+            unanswered: false,
+            unstopped: None,
+            held_back: false,
+        }
     }
 
     /// The same, but a stop that fails while its grace lasts ends the batch: what comes after it, the sandbox's end above all, would
@@ -198,6 +211,12 @@ impl Batch {
     #[must_use]
     pub fn patient(self) -> Self {
         Self { patient: true, ..self }
+    }
+
+    /// The same, but a stop of which nobody knows how it ended ends the batch: minutes have passed, the pod must be looked at again.
+    #[must_use]
+    pub fn looks_again(self) -> Self {
+        Self { looks_again: true, ..self }
     }
 
     /// Whether everything has ended.
@@ -212,7 +231,8 @@ impl Batch {
         self.failed
     }
 
-    /// Whether it ended for a stop that failed within its grace, of which the more is left the sooner it is tried again.
+    /// Whether it ended for a stop that failed within its grace, of which the more is left the sooner it is tried again, or for one
+    /// of which nobody knows how it ended.
     #[must_use]
     pub fn held_back(&self) -> bool {
         self.held_back
@@ -266,7 +286,8 @@ impl Batch {
                 break;
             }
             self.stages.pop_front();
-            if self.patient && self.unstopped.is_some_and(|until| until > now.mono) {
+            let within_grace = self.patient && self.unstopped.is_some_and(|until| until > now.mono);
+            if within_grace || (self.looks_again && self.unanswered) {
                 self.stages.clear();
                 self.held_back = true;
             }
@@ -284,8 +305,9 @@ impl Batch {
         let end = chain.end(outcome);
         if let Some(end) = &end {
             self.failed |= end.outcome.is_err() && !matches!(end.step, Step::PreStop { .. } | Step::LinkLog { .. });
-            if let (Step::Stop { until, .. }, Err(_)) = (&end.step, &end.outcome) {
+            if let (Step::Stop { until, .. }, Err(failure)) = (&end.step, &end.outcome) {
                 self.unstopped = self.unstopped.max(Some(*until));
+                self.unanswered |= failure.outcome_unknown();
             }
         }
         end

@@ -180,9 +180,7 @@ fn before_it_runs(worker: &mut PodWorker, parts: &Parts, now: Now, seen: &PodObs
         }
         Some(false) => {
             let kills = kill_all(seen, until(now, pod_grace(&worker.pod)));
-            let sandboxes = sandboxes_to_stop(worker, seen);
-            worker.stopped_sandboxes.extend(sandboxes.iter().cloned());
-            kill_batch(worker, &kills, &sandboxes, out)
+            kill_batch(worker, seen, &kills, &sandboxes_to_stop(worker, seen), out)
         }
     }
 }
@@ -228,8 +226,7 @@ fn kills(worker: &mut PodWorker, seen: &PodObservation, actions: &PodActions, no
             let message = "Pod sandbox changed, it will be killed and re-created.";
             out.record(Recorded::normal(Subject::Pod(worker.pod.clone()), "SandboxChanged", message));
         }
-        worker.stopped_sandboxes.extend(sandboxes.iter().cloned());
-        return Some(kill_batch(worker, &kills, &sandboxes, out));
+        return Some(kill_batch(worker, seen, &kills, &sandboxes, out));
     }
     if actions.kills.is_empty() {
         return None;
@@ -243,7 +240,7 @@ fn kills(worker: &mut PodWorker, seen: &PodObservation, actions: &PodActions, no
         }
         kills.push(Kill { container, message: kill.message.clone(), until: until(now, grace) });
     }
-    Some(kill_batch(worker, &kills, &[], out))
+    Some(kill_batch(worker, seen, &kills, &[], out))
 }
 
 /// POD-253: a probe's own grace, unless the pod is being deleted.
@@ -309,8 +306,7 @@ fn terminate(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObse
         parts.images.forget(&worker.uid);
         return true;
     }
-    let batch = kill_batch(worker, &kills, &sandboxes, out).patient();
-    worker.stopped_sandboxes.extend(sandboxes);
+    let batch = kill_batch(worker, seen, &kills, &sandboxes, out).patient();
     worker.stopping_with = worker.termination.as_ref().map(|t| t.grace);
     worker.begin(batch);
     true

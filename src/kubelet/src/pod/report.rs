@@ -12,6 +12,7 @@ use super::status::{StatusInputs, generate_api_pod_status};
 use super::stop::field_path_of;
 use super::worker::{Phase, PodWorker, StartError, Verdict};
 use crate::event::HostReply;
+use crate::ids::ContainerId;
 use crate::out::Out;
 use crate::parts::Parts;
 use crate::pod::batch::StepReply;
@@ -124,12 +125,13 @@ pub fn step_ended(worker: &mut PodWorker, parts: &mut Parts, end: &StepEnd, out:
         Purpose::Start { container } => start_step_ended(worker, parts, container, end, out),
         Purpose::Kill { container } => kill_step_ended(worker, container, end, out),
         Purpose::RemoveCgroup => worker.cgroup_removed |= end.outcome.is_ok(),
-        Purpose::StopSandbox => {
-            if let (Step::StopSandbox(id), Err(failure)) = (&end.step, &end.outcome) {
-                worker.stopped_sandboxes.remove(id);
-                failed_to_kill(worker, &failure.message, out);
+        Purpose::StopSandbox => match (&end.step, &end.outcome) {
+            (Step::StopSandbox(id), Ok(_)) => {
+                worker.stopped_sandboxes.insert(id.clone());
             }
-        }
+            (_, Err(failure)) => failed_to_kill(worker, &failure.message, out),
+            _ => {}
+        },
         Purpose::Remove => {}
     }
 }
@@ -216,11 +218,19 @@ pub fn set_error(worker: &mut PodWorker, container: &str, reason: &str, message:
 }
 
 fn kill_step_ended(worker: &mut PodWorker, container: &str, end: &StepEnd, out: &mut Out<'_>) {
-    if let Step::PreStop { of, .. } = &end.step {
-        if let Some(seen) = &worker.observation {
-            worker.hooked.retain(|id| seen.containers.iter().any(|c| c.id == *id));
+    if let Some(seen) = &worker.observation {
+        let is_there = |id: &ContainerId| seen.containers.iter().any(|c| c.id == *id);
+        worker.hooked.retain(is_there);
+        worker.unanswered.retain(is_there);
+    }
+    match (&end.step, &end.outcome) {
+        (Step::PreStop { of, .. }, _) => {
+            worker.hooked.insert(of.clone());
         }
-        worker.hooked.insert(of.clone());
+        (Step::Stop { id: Some(id), .. }, Err(failure)) if failure.outcome_unknown() => {
+            worker.unanswered.insert(id.clone());
+        }
+        _ => {}
     }
     if let Some(why) = hook_failure(end) {
         let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, container));

@@ -11,7 +11,7 @@ use super::batch::{Batch, Chain, Hook, MINIMUM_GRACE, Purpose, Stage, Step};
 use super::worker::PodWorker;
 use crate::action::ProbeCall;
 use crate::ids::{ContainerId, SandboxId};
-use crate::observation::{ContainerStatus, PodObservation};
+use crate::observation::{ContainerState, ContainerStatus, PodObservation};
 use crate::out::Out;
 use crate::prober::spec::resolve_port;
 use crate::recorder::{Recorded, Subject};
@@ -52,9 +52,15 @@ fn is_sidecar(pod: &Pod, name: &str) -> Option<usize> {
 }
 
 /// The batch that stops those containers: regular ones side by side, then the sidecars from the last to the first (POD-267);
-/// then, if asked, the sandboxes. Hooks that have run do not run again.
+/// then the sandboxes, unless the pod must be looked at again first. Hooks that have run do not run again.
 #[must_use]
-pub fn kill_batch(worker: &PodWorker, kills: &[Kill<'_>], sandboxes: &[SandboxId], out: &mut Out<'_>) -> Batch {
+pub fn kill_batch(
+    worker: &PodWorker,
+    seen: &PodObservation,
+    kills: &[Kill<'_>],
+    sandboxes: &[SandboxId],
+    out: &mut Out<'_>,
+) -> Batch {
     let pod = &worker.pod;
     let mut stages = Vec::new();
     let mut regular = Vec::new();
@@ -74,11 +80,16 @@ pub fn kill_batch(worker: &PodWorker, kills: &[Kill<'_>], sandboxes: &[SandboxId
     }
     sidecars.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
     stages.extend(sidecars.into_iter().map(|(_, chain)| Stage { in_order: false, chains: vec![chain] }));
-    if !sandboxes.is_empty() {
+    // One that was made may start meanwhile, of a call that was withdrawn: with the sandbox it would lose its grace.
+    let may_start = !kills.is_empty() && seen.containers.iter().any(|c| c.state == ContainerState::Created);
+    if !sandboxes.is_empty() && !may_start {
         let stop = |id: &SandboxId| Chain::new(Purpose::StopSandbox, [Step::StopSandbox(id.clone())]);
         stages.push(Stage { in_order: false, chains: sandboxes.iter().map(stop).collect() });
     }
-    Batch::new(stages)
+    // Once: a stop that always hangs does not hold the pod for ever.
+    let again = kills.iter().all(|kill| worker.unanswered.contains(&kill.container.id));
+    let batch = Batch::new(stages);
+    if sandboxes.is_empty() || again { batch } else { batch.looks_again() }
 }
 
 fn kill_chain(worker: &PodWorker, kill: &Kill<'_>) -> Chain {

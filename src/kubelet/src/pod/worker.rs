@@ -115,6 +115,8 @@ pub struct PodWorker {
     pub stopped_sandboxes: BTreeSet<SandboxId>,
     /// Containers whose preStop hook has run in this life.
     pub hooked: BTreeSet<ContainerId>,
+    /// Containers of whose stop nobody knows how it ended: the next one that ends so holds nothing back.
+    pub unanswered: BTreeSet<ContainerId>,
     /// The grace that the stop in flight was begun with.
     pub stopping_with: Option<Duration>,
     /// Whether it was found in the runtime or on the disk, and no source ever told of it: its cgroup is not known.
@@ -164,6 +166,7 @@ impl PodWorker {
             to_restart: BTreeSet::new(),
             stopped_sandboxes: BTreeSet::new(),
             hooked: BTreeSet::new(),
+            unanswered: BTreeSet::new(),
             stopping_with: None,
             adopted: false,
             born: now.mono,
