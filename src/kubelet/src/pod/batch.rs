@@ -461,6 +461,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::failure::FailureKind;
     use crate::out::Ledger;
 
     // Its stages go as they end, what it did does not.
@@ -474,6 +475,30 @@ mod tests {
             batch.advance(now, &PodUid::new("u"), limits, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
             assert!(batch.is_over());
             assert_eq!(batch.touches_runtime(), touches);
+        }
+    }
+
+    // POD-266: swarm seeds 5170, 9559. What is behind a stop waits for a look at the pod if nobody knows how the stop ended.
+    #[test]
+    fn stop_of_which_nobody_knows_how_it_ended_ends_the_batch() {
+        let now = Now { mono: Mono::ZERO, wall: Timestamp::UNIX_EPOCH };
+        let limits = CallLimits { runtime: Duration::from_secs(1), host: Duration::from_secs(1) };
+        for (kind, goes_on) in [(FailureKind::UnknownOutcome, false), (FailureKind::Other, true)] {
+            let stop = Step::Stop { id: Some(ContainerId::new("c")), until: Mono::ZERO };
+            let stages = [
+                (Purpose::Kill { container: "main".to_owned() }, stop),
+                (Purpose::StopSandbox, Step::StopSandbox(SandboxId::new("s"))),
+            ]
+            .map(|(purpose, step)| Stage { in_order: false, chains: vec![Chain::new(purpose, [step])] });
+            let mut batch = Batch::new(stages).looks_again();
+            let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+            let mut out = Out::new(&mut ledger, &mut actions, &mut recorded);
+            batch.advance(now, &PodUid::new("u"), limits, &mut out);
+            let id = batch.in_flight().next().unwrap();
+            batch.done(id, Err(Failure::new(kind, "deadline exceeded")));
+            batch.advance(now, &PodUid::new("u"), limits, &mut out);
+            assert_eq!((batch.is_over(), batch.held_back()), (!goes_on, !goes_on), "{kind:?}");
+            assert!(batch.failed());
         }
     }
 }
