@@ -2,6 +2,7 @@
 //! one can tell: whether a node identity may do all that the agent does, and whether what clients really say is understood.
 
 mod agent_restart;
+mod claims;
 mod control_plane;
 mod deployment;
 mod join;
@@ -35,6 +36,8 @@ fn the_agent_serves_a_real_api_server() {
         ("a_pods_whole_life", pods::live_and_go),
         // API-100, API-102, API-105, API-106
         ("streams_reach_containers_and_ports", streams::reach_containers_and_ports),
+        // CSI-003, CSI-006, CSI-007, CSI-017, VOL-016, API-340
+        ("claim_is_attached_mounted_and_given_back", claims::attached_mounted_and_given_back),
         // POD-090, POD-268, POD-301, POD-343, TOK-001
         ("deployment_rolls_over_its_pods", deployment::rolls_over_its_pods),
         // POD-090, POD-250, NODE-261, NODE-262, API-130

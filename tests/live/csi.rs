@@ -1,6 +1,6 @@
 //! A claim's volume, by a driver that registers with the agent over its socket and really mounts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, ensure};
@@ -18,11 +18,11 @@ use super::bed::{Bed, SOON, container_status};
 use super::enclosure::Mounts;
 use super::wait::until;
 
-const DRIVER: &str = "csi.example.com";
+pub(crate) const DRIVER: &str = "csi.example.com";
 const STORAGE: &str = "/apis/storage.k8s.io/v1";
 
 /// A driver, for as long as this lives. Each volume is a filesystem in memory of its own.
-struct Driver {
+pub(crate) struct Driver {
     state: Arc<Mutex<CsiModel>>,
     calls: Arc<Mutex<Vec<CsiCall>>>,
     socket: PathBuf,
@@ -36,15 +36,17 @@ impl Drop for Driver {
 }
 
 impl Driver {
-    fn start(bed: &Bed) -> anyhow::Result<Self> {
-        let root = bed.agent.root.to_str().context("the agent's root directory is no text")?.to_owned();
+    /// Serves on a socket in the registry of the agent with that root directory.
+    pub(crate) fn start(root: &Path, mounts: Mounts) -> anyhow::Result<Self> {
+        let root = root.to_str().context("the agent's root directory is no text")?.to_owned();
         let mut model = CsiModel::default();
         model.starts(DRIVER, true);
-        let socket = PathBuf::from(&model.sockets(&root).first().context("the driver has no socket")?.path);
+        let socket =
+            PathBuf::from(&model.sockets(&format!("{root}/plugins_registry")).first().context("the driver has no socket")?.path);
         // The agent may not have come so far.
         std::fs::create_dir_all(socket.parent().context("no directory")?)?;
         let (state, calls) = (Arc::new(Mutex::new(model)), Arc::new(Mutex::new(Vec::new())));
-        let (seen, kept, mounts) = (Arc::clone(&state), Arc::clone(&calls), bed.site.enclosure.mounts());
+        let (seen, kept) = (Arc::clone(&state), Arc::clone(&calls));
         let act: Calls = Arc::new(move |call| {
             let done = act(&mounts, &call)
                 .map_err(|error| Failure::new(FailureKind::Other, error.to_string()))
@@ -66,12 +68,12 @@ impl Driver {
         Ok(Self { state, calls, socket, _runtime: runtime })
     }
 
-    fn with<T>(&self, look: impl FnOnce(&CsiModel) -> T) -> T {
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&CsiModel) -> T) -> T {
         look(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The names of the calls that were made so far, besides those of registration.
-    fn calls(&self) -> Vec<&'static str> {
+    pub(crate) fn calls(&self) -> Vec<&'static str> {
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         let of_volumes = calls.iter().filter_map(|call| match call {
             CsiCall::Stage { .. } => Some("stage"),
@@ -116,24 +118,30 @@ fn act(mounts: &Mounts, call: &CsiCall) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn furnish(bed: &Bed) -> anyhow::Result<()> {
-    let driver =
-        json!({"kind": "CSIDriver", "metadata": {"name": DRIVER}, "spec": {"attachRequired": true, "fsGroupPolicy": "File"}});
-    bed.api.post(&format!("{STORAGE}/csidrivers"), &driver)?;
+/// The driver, a volume of its, and a claim bound to that.
+pub(crate) fn furniture() -> [Value; 3] {
     let modes = json!(["ReadWriteOnce"]);
-    let volume = json!({"kind": "PersistentVolume", "metadata": {"name": "pv-data"}, "spec": {
-        "accessModes": modes, "capacity": {"storage": "4Mi"}, "volumeMode": "Filesystem",
-        "claimRef": {"namespace": "default", "name": "data"},
-        "csi": {"driver": DRIVER, "volumeHandle": "vol-data", "fsType": "tmpfs"}}});
+    [
+        json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSIDriver", "metadata": {"name": DRIVER},
+            "spec": {"attachRequired": true, "fsGroupPolicy": "File"}}),
+        json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pv-data"}, "spec": {
+            "accessModes": modes, "capacity": {"storage": "4Mi"}, "volumeMode": "Filesystem",
+            "claimRef": {"namespace": "default", "name": "data"},
+            "csi": {"driver": DRIVER, "volumeHandle": "vol-data", "fsType": "tmpfs"}}}),
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data"}, "spec": {
+            "accessModes": modes, "resources": {"requests": {"storage": "4Mi"}}, "volumeName": "pv-data", "storageClassName": ""}}),
+    ]
+}
+
+fn furnish(bed: &Bed) -> anyhow::Result<()> {
+    let [driver, volume, claim] = furniture();
+    bed.api.post(&format!("{STORAGE}/csidrivers"), &driver)?;
     bed.api.post("/api/v1/persistentvolumes", &volume)?;
-    let claim = json!({"kind": "PersistentVolumeClaim", "metadata": {"name": "data"}, "spec": {
-        "accessModes": modes, "resources": {"requests": {"storage": "4Mi"}}, "volumeName": "pv-data", "storageClassName": ""}});
-    bed.api.create("persistentvolumeclaims", &claim)?;
-    Ok(())
+    bed.api.create("persistentvolumeclaims", &claim).map(drop)
 }
 
 /// A pod that adds a line to a file of the claim's volume, and shows the file and its group.
-fn writer(name: &str) -> Value {
+pub(crate) fn writer(name: &str) -> Value {
     let script =
         format!("echo {name} >>/data/lines; ls -ln /data/lines | tr -s ' ' | cut -d ' ' -f 4; cat /data/lines; exec sleep 1000");
     let main = container("main", &script, &json!({"volumeMounts": [{"name": "claimed", "mountPath": "/data"}]}));
@@ -154,7 +162,7 @@ fn driver_is_registered(bed: &Bed) -> anyhow::Result<()> {
 }
 
 pub(super) fn claim_is_mounted_by_its_driver(bed: &mut Bed) -> anyhow::Result<()> {
-    let driver = Driver::start(bed)?;
+    let driver = Driver::start(&bed.agent.root, bed.site.enclosure.mounts())?;
     driver_is_registered(bed)?;
     furnish(bed)?;
     bed.api.create("pods", &writer("first"))?;

@@ -11,7 +11,7 @@ pub(crate) mod api;
 pub(crate) mod bed;
 mod containerd;
 mod containers;
-mod csi;
+pub(crate) mod csi;
 pub(crate) mod enclosure;
 mod golden;
 mod image;

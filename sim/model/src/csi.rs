@@ -72,9 +72,9 @@ impl CsiModel {
 
     /// The sockets in the plugins' registry.
     #[must_use]
-    pub fn sockets(&self, root: &str) -> Vec<PluginSocket> {
+    pub fn sockets(&self, registry: &str) -> Vec<PluginSocket> {
         let running = self.drivers.iter().filter(|(_, driver)| driver.runs);
-        running.map(|(name, driver)| PluginSocket { path: socket(root, name), instance: driver.instance }).collect()
+        running.map(|(name, driver)| PluginSocket { path: socket(registry, name), instance: driver.instance }).collect()
     }
 
     /// The driver behind a socket, if it runs.
@@ -205,6 +205,6 @@ impl CsiModel {
 }
 
 /// The socket of a driver, on which it registers and serves.
-fn socket(root: &str, name: &str) -> String {
-    format!("{root}/plugins_registry/{name}-reg.sock")
+fn socket(registry: &str, name: &str) -> String {
+    format!("{registry}/{name}-reg.sock")
 }

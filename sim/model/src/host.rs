@@ -97,6 +97,7 @@ impl HostModel {
                 Ok(HostReply::Done)
             }
             HostCall::CgroupExists { name } => Ok(HostReply::Exists(self.cgroups.contains(name))),
+            HostCall::ListPluginSockets { registry } => Ok(HostReply::PluginSockets(self.csi.sockets(registry))),
             HostCall::ListPodCgroups => Ok(HostReply::PodCgroups(self.pod_cgroups())),
             HostCall::MakePodDirs { pod, .. } => self.space().map(|()| {
                 self.pod_dirs.insert(pod.clone());

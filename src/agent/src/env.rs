@@ -11,7 +11,6 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 use kubelet::action::{ApiCall, CriCall, HostCall};
-use kubelet::csi::PluginSocket;
 use kubelet::event::{ApiReply, CriReply, Event, HostReply, WatchKey};
 use kubelet::failure::Failure;
 use kubelet::ids::PodUid;
@@ -151,8 +150,8 @@ pub trait Host: Send + Sync {
     /// Bytes and inodes that a directory tree uses, without crossing mounts.
     fn tree_usage(&self, path: String) -> BoxFuture<'_, Result<(u64, u64), Failure>>;
 
-    /// The sockets in the plugins' registry, all of them, each time that they are others than before; at first there are none (CSI-001).
-    fn plugin_sockets(&self) -> BoxStream<'static, Vec<PluginSocket>>;
+    /// Hints that something changed in the plugins' registry since it was listed (CSI-001). Ends where they cannot be had.
+    fn plugin_changes(&self) -> BoxStream<'static, ()>;
 
     /// Tells systemd that the service is up (API-295). Does nothing where there is none.
     fn notify_ready(&self);

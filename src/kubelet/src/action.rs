@@ -321,6 +321,11 @@ pub enum HostCall {
     },
     /// The pods that have a cgroup → `PodCgroups`.
     ListPodCgroups,
+    /// The sockets in the plugins' registry (CSI-001) → `PluginSockets`. From then on, changes there are told of, where they can be.
+    ListPluginSockets {
+        /// The directory.
+        registry: String,
+    },
     /// Make a pod's directories (POD-102) and, 0755, its log directory → `Done`.
     MakePodDirs {
         /// The pod.

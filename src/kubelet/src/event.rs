@@ -106,11 +106,10 @@ pub enum Event {
         /// How.
         outcome: Result<CsiReply, Failure>,
     },
-    /// The sockets in the plugins' registry, all of them, after something changed there. Not told while there never was one.
-    PluginSocketsListed {
-        /// In order.
-        sockets: Vec<PluginSocket>,
-    },
+    /// A hint: something changed in the plugins' registry, since it was last looked at.
+    PluginsChanged,
+    /// No such hints are to be had.
+    PluginsUnwatched,
     /// The moment that `deadline` named has come.
     TimerFired,
 }
@@ -285,6 +284,8 @@ pub enum HostReply {
     },
     /// The pods that have a cgroup, with its name.
     PodCgroups(BTreeMap<PodUid, String>),
+    /// The sockets in the plugins' registry, in order.
+    PluginSockets(Vec<PluginSocket>),
     /// Whether it is there.
     Exists(bool),
     /// A filesystem's fill.

@@ -192,7 +192,8 @@ impl Kubelet {
             Event::HostDone { id, outcome } => self.host_done(now, id, outcome, out),
             Event::ProbeDone { id, outcome } => self.probe_done(now, id, outcome, out),
             Event::CsiDone { id, outcome } => self.csi_done(now, id, outcome, out),
-            Event::PluginSocketsListed { sockets } => self.parts.plugins.listed(&sockets),
+            Event::PluginsChanged => self.parts.plugins.registry_changed(),
+            Event::PluginsUnwatched => self.parts.plugins.registry_unwatched(),
             Event::TimerFired => {}
         }
     }
@@ -422,6 +423,7 @@ impl Kubelet {
                 }
             }
             Some(Owner::Csi(name)) => self.volume_done(now, &name, id, outcome.map(VolumeReply::Host), out),
+            Some(Owner::Plugins) => self.parts.plugins.host_done(now, id, outcome),
             Some(Owner::CsiSurvey) => self.parts.volumes.csi.surveyed(now, outcome),
             Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.host_done(now, id, outcome),
             Some(Owner::NodeFiles) => {
@@ -506,6 +508,9 @@ impl Kubelet {
             volumes_in_use: volumes_in_use.as_deref(),
         };
         parts.node.due(now, &facts, &mut parts.rng, out);
+        if parts.startup.is_done() {
+            parts.plugins.look(now, &parts.config.paths.root, out);
+        }
         parts.plugins.due(now, parts.node.plugin_facts(), out);
         if !parts.config.node.standalone {
             self.lease.due(now, out);

@@ -158,13 +158,13 @@ impl World {
             storage::pass(&mut self.api, now);
             self.storage_seen = revision;
         }
-        let sockets = self.host.csi.sockets(&self.config.paths.root);
+        let sockets = self.host.csi.sockets("");
         if let Some(life) = &mut self.life
             && life.sockets != sockets
         {
             life.sockets.clone_from(&sockets);
             let number = life.number;
-            self.arrives(number, Duration::from_millis(50), Event::PluginSocketsListed { sockets });
+            self.arrives(number, Duration::from_millis(50), Event::PluginsChanged);
         }
     }
 

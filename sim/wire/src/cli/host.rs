@@ -10,7 +10,6 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use kubelet::action::HostCall;
-use kubelet::csi::PluginSocket;
 use kubelet::event::HostReply;
 use kubelet::failure::Failure;
 use model::host::HostModel;
@@ -40,7 +39,7 @@ impl Host for PretendHost {
         async { Ok((0, 0)) }.boxed()
     }
 
-    fn plugin_sockets(&self) -> BoxStream<'static, Vec<PluginSocket>> {
+    fn plugin_changes(&self) -> BoxStream<'static, ()> {
         stream::pending().boxed()
     }
 

@@ -10,7 +10,6 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use jiff::Timestamp;
 use kubelet::action::HostCall;
-use kubelet::csi::PluginSocket;
 use kubelet::event::HostReply;
 use kubelet::failure::{Failure, FailureKind};
 use model::faults::Side;
@@ -52,17 +51,11 @@ impl Host for SimHost {
         async { Ok((0, 0)) }.boxed()
     }
 
-    fn plugin_sockets(&self) -> BoxStream<'static, Vec<PluginSocket>> {
-        let follower = (Arc::clone(&self.0), self.0.drivers_changed.subscribe(), Vec::new());
-        stream::unfold(follower, |(shared, mut changed, mut told)| async move {
-            loop {
-                let sockets = lock(&shared.host).csi.sockets(&shared.config.paths.root);
-                if sockets != told {
-                    told.clone_from(&sockets);
-                    return Some((sockets, (shared, changed, told)));
-                }
-                changed.changed().await.ok()?;
-            }
+    fn plugin_changes(&self) -> BoxStream<'static, ()> {
+        let changes = self.0.drivers_changed.subscribe();
+        stream::unfold(changes, |mut changes| async move {
+            changes.changed().await.ok()?;
+            Some(((), changes))
         })
         .boxed()
     }

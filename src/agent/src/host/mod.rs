@@ -33,19 +33,20 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use kubelet::action::HostCall;
 use kubelet::config::Config;
-use kubelet::csi::PluginSocket;
 use kubelet::event::HostReply;
 use kubelet::failure::{Failure, FailureKind};
 
 use self::cgroups::Cgroups;
 use self::error::HostError;
 use self::layout::Layout;
+use self::plugin_sockets::Registry;
 use crate::env::{CgroupUsage, Host, LogFile};
 
 /// A Linux machine.
 #[derive(Clone, Debug)]
 pub struct LinuxHost {
     layout: Arc<Layout>,
+    registry: Arc<Registry>,
 }
 
 impl LinuxHost {
@@ -58,7 +59,7 @@ impl LinuxHost {
     /// A machine whose files lie below `root`. Mounts are looked up in this process's own table.
     #[must_use]
     pub fn below(root: &Path, config: &Config) -> Self {
-        Self { layout: Arc::new(Layout::new(root, config)) }
+        Self { layout: Arc::new(Layout::new(root, config)), registry: Arc::new(Registry::new()) }
     }
 
     fn blocking<T: Send + 'static>(
@@ -85,6 +86,10 @@ async fn blocking_io<T: Send + 'static>(operation: impl FnOnce() -> io::Result<T
 
 impl Host for LinuxHost {
     fn call(&self, call: HostCall) -> BoxFuture<'_, Result<HostReply, Failure>> {
+        if let HostCall::ListPluginSockets { registry } = call {
+            let watched = Arc::clone(&self.registry);
+            return self.blocking(move |layout| watched.look(&layout.at(&registry)?, &registry).map(HostReply::PluginSockets));
+        }
         self.blocking(move |layout| operate(layout, &call))
     }
 
@@ -108,8 +113,8 @@ impl Host for LinuxHost {
         self.blocking(move |layout| tree::usage(&layout.at(&path)?))
     }
 
-    fn plugin_sockets(&self) -> BoxStream<'static, Vec<PluginSocket>> {
-        plugin_sockets::follow(&self.layout)
+    fn plugin_changes(&self) -> BoxStream<'static, ()> {
+        self.registry.changes()
     }
 
     fn notify_ready(&self) {
@@ -168,6 +173,7 @@ fn change(layout: &Layout, call: &HostCall) -> Result<(), HostError> {
         HostCall::MachineInfo
         | HostCall::ListCsiVolumes
         | HostCall::ListPodCgroups
+        | HostCall::ListPluginSockets { .. }
         | HostCall::CgroupExists { .. }
         | HostCall::ListPodDirs
         | HostCall::ReadFile { .. }

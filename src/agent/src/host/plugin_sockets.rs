@@ -1,120 +1,80 @@
-//! Which sockets there are in the plugins' registry, told whenever that changes.
+//! Which sockets there are in the plugins' registry, and the kernel's hints that they may be others by now.
 //! Upstream: pkg/kubelet/pluginmanager/pluginwatcher/plugin_watcher.go.
-//! Differs: the kernel's word is a hint to look, at everything; where it cannot be had, there is a look every second.
+//! Differs: a directory is watched from when it was last listed; what changed in it is not told.
 
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt as _};
 use kubelet::csi::PluginSocket;
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use tokio::io::unix::AsyncFd;
 
-use super::layout::Layout;
-use super::{blocking_io, files};
+use super::error::{Context as _, HostError};
+use super::files;
 
-/// How long a change may go on before it is looked at: sockets are made and bound in steps.
-const SETTLES: Duration = Duration::from_millis(50);
-/// CSI-001
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-struct Follower {
-    registry: PathBuf,
-    /// The registry's path as the core knows it.
-    name: String,
-    watch: Option<Arc<AsyncFd<OwnedFd>>>,
-    told: Vec<PluginSocket>,
-    /// Whether the registry was read, and is watched since.
-    looked: bool,
-}
-
-/// All sockets of the registry, each time that they are others than before; at first none.
-pub(super) fn follow(layout: &Layout) -> BoxStream<'static, Vec<PluginSocket>> {
-    let Ok(registry) = layout.root().map(|root| root.join("plugins_registry")) else { return stream::pending().boxed() };
-    let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok().and_then(watched);
-    let name = format!("{}/plugins_registry", layout.kubelet_root);
-    let follower = Follower { registry, name, watch: watch.map(Arc::new), told: Vec::new(), looked: false };
-    stream::unfold(follower, |mut follower| async move {
-        let changed = follower.next().await;
-        Some((changed, follower))
-    })
-    .boxed()
+/// The plugins' registry, and what watches it.
+#[derive(Debug)]
+pub(super) struct Registry {
+    watch: Option<Arc<OwnedFd>>,
 }
 
 #[expect(unsafe_code, reason = "the one way to wait for a descriptor that is no socket")]
-fn watched(fd: OwnedFd) -> Option<AsyncFd<OwnedFd>> {
-    // SAFETY: the descriptor is owned, and its owner moves in: it is open for as long as it is registered.
-    unsafe { AsyncFd::register(fd) }.ok()
+fn waitable(watch: Arc<OwnedFd>) -> Option<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: the descriptor is owned, and an owner moves in: it is open for as long as it is registered.
+    unsafe { AsyncFd::register(watch) }.ok()
 }
 
-impl Follower {
-    async fn next(&mut self) -> Vec<PluginSocket> {
-        loop {
-            if std::mem::replace(&mut self.looked, true) {
-                self.changes().await;
-            }
-            let (registry, name, watch) = (self.registry.clone(), self.name.clone(), self.watch.clone());
-            let found = blocking_io(move || Ok(look(&registry, &name, watch.as_ref().map(|fd| fd.get_ref())))).await;
-            match found {
-                Ok(Some(sockets)) if sockets != self.told => {
-                    self.told.clone_from(&sockets);
-                    return sockets;
-                }
-                Ok(None) | Err(_) => {
-                    // The registry is not there yet, or cannot be read: nothing watches it either.
-                    tokio::time::sleep(LOOK_EVERY).await;
-                    self.looked = false;
-                }
-                Ok(Some(_)) => {}
-            }
-        }
+impl Registry {
+    pub(super) fn new() -> Self {
+        Self { watch: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok().map(Arc::new) }
     }
 
-    /// Waits until something may have changed.
-    async fn changes(&self) {
-        let Some(watch) = &self.watch else { return tokio::time::sleep(LOOK_EVERY).await };
-        let Ok(mut guard) = watch.readable().await else { return tokio::time::sleep(LOOK_EVERY).await };
-        guard.clear_ready();
-        tokio::time::sleep(SETTLES).await;
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut events = inotify::Reader::new(watch.get_ref(), &mut buffer);
-        while events.next().is_ok() {}
+    /// A hint whenever something changed in a directory that was listed; ends if the kernel cannot be asked.
+    pub(super) fn changes(&self) -> BoxStream<'static, ()> {
+        let Some(watch) = self.watch.clone().and_then(waitable) else { return stream::empty().boxed() };
+        stream::unfold(watch, |watch| async move {
+            watch.readable().await.ok()?.clear_ready();
+            let mut buffer = [MaybeUninit::uninit(); 4096];
+            let mut events = inotify::Reader::new(watch.get_ref(), &mut buffer);
+            while events.next().is_ok() {}
+            Some(((), watch))
+        })
+        .boxed()
     }
-}
 
-/// The sockets there, and a watch on every directory; `None` if there is no registry yet.
-fn look(registry: &Path, name: &str, watch: Option<&OwnedFd>) -> Option<Vec<PluginSocket>> {
-    if !registry.is_dir() {
-        return None;
-    }
-    let (mut sockets, mut waiting) = (Vec::new(), vec![(registry.to_owned(), name.to_owned())]);
-    while let Some((directory, name)) = waiting.pop() {
-        if let Some(watch) = watch {
-            let changes = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO;
-            // Before it is read, so that nothing is missed; a directory that has gone meanwhile has nothing to say.
-            let _ = inotify::add_watch(watch, &directory, changes | WatchFlags::ONLYDIR);
-        }
-        // CSI-001: hidden ones do not count.
-        for entry in files::names(&directory).unwrap_or_default().into_iter().filter(|entry| !entry.starts_with('.')) {
-            let path = directory.join(&entry);
-            let Ok(found) = fs::symlink_metadata(&path) else { continue };
-            let name = format!("{name}/{entry}");
-            if found.is_dir() {
-                waiting.push((path, name));
-            } else if found.file_type().is_socket() {
-                let changed = u64::try_from(found.ctime()).unwrap_or(0).wrapping_mul(1_000_000_000);
-                let changed = changed.wrapping_add(u64::try_from(found.ctime_nsec()).unwrap_or(0));
-                sockets.push(PluginSocket { path: name, instance: found.ino().rotate_left(40) ^ changed });
+    /// The sockets in the registry, in order. Its path as the core knows it is `name`.
+    pub(super) fn look(&self, registry: &Path, name: &str) -> Result<Vec<PluginSocket>, HostError> {
+        let (mut sockets, mut waiting) = (Vec::new(), vec![(registry.to_owned(), name.to_owned())]);
+        // What is below it may go at any moment, it itself must be there.
+        fs::read_dir(registry).context("open", registry)?;
+        while let Some((directory, name)) = waiting.pop() {
+            if let Some(watch) = &self.watch {
+                let changes = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO;
+                // Before it is read, so that nothing is missed. Without it, the next look finds what changed.
+                let _ = inotify::add_watch(watch, &directory, changes | WatchFlags::ONLYDIR);
+            }
+            // CSI-001: hidden ones do not count.
+            for entry in files::names(&directory).unwrap_or_default().into_iter().filter(|entry| !entry.starts_with('.')) {
+                let path = directory.join(&entry);
+                let Ok(found) = fs::symlink_metadata(&path) else { continue };
+                let name = format!("{name}/{entry}");
+                if found.is_dir() {
+                    waiting.push((path, name));
+                } else if found.file_type().is_socket() {
+                    let changed = u64::try_from(found.ctime()).unwrap_or(0).wrapping_mul(1_000_000_000);
+                    let changed = changed.wrapping_add(u64::try_from(found.ctime_nsec()).unwrap_or(0));
+                    sockets.push(PluginSocket { path: name, instance: found.ino().rotate_left(40) ^ changed });
+                }
             }
         }
+        sockets.sort();
+        Ok(sockets)
     }
-    sockets.sort();
-    Some(sockets)
 }
 
 #[cfg(test)]
@@ -124,44 +84,43 @@ mod tests {
     use super::super::testing::Scratch;
     use super::*;
 
+    const NAME: &str = "/var/lib/kubelet/plugins_registry";
+
     fn paths(sockets: &[PluginSocket]) -> Vec<&str> {
         sockets.iter().map(|socket| socket.path.as_str()).collect()
     }
 
-    // CSI-001: the agent looks before it has made its own directories.
-    #[tokio::test(start_paused = true)]
-    async fn registry_that_comes_late_is_found() {
+    // CSI-001
+    #[test]
+    fn missing_registry_is_an_error() {
         let scratch = Scratch::new();
-        let mut listings = follow(&scratch.layout());
-        let nothing = tokio::time::timeout(LOOK_EVERY * 3, listings.next()).await;
-        assert!(nothing.is_err(), "{nothing:?}");
-        let registry = scratch.path().join("var/lib/kubelet/plugins_registry");
-        fs::create_dir_all(&registry).unwrap();
-        let _socket = UnixListener::bind(registry.join("a.sock")).unwrap();
-        let found = tokio::time::timeout(LOOK_EVERY * 3, listings.next()).await.expect("a look each second").unwrap();
-        assert_eq!(paths(&found), ["/var/lib/kubelet/plugins_registry/a.sock"]);
+        assert!(Registry::new().look(&scratch.path().join("nowhere"), NAME).is_err());
     }
 
-    // CSI-001
+    // CSI-001: what changed after a look is hinted at, in directories below too.
     #[tokio::test]
-    async fn sockets_are_told_as_they_come_and_go() {
+    async fn sockets_are_found_as_they_come_and_go() {
         let scratch = Scratch::new();
-        let registry = scratch.path().join("var/lib/kubelet/plugins_registry");
-        fs::create_dir_all(registry.join("deep")).unwrap();
-        fs::write(registry.join("file"), "no socket").unwrap();
-        let _hidden = UnixListener::bind(registry.join(".hidden")).unwrap();
-        let first = UnixListener::bind(registry.join("a.sock")).unwrap();
-        let mut listings = follow(&scratch.layout());
-        let at_first = listings.next().await.unwrap();
+        let directory = scratch.path().join("registry");
+        fs::create_dir_all(directory.join("deep")).unwrap();
+        fs::write(directory.join("file"), "no socket").unwrap();
+        let _hidden = UnixListener::bind(directory.join(".hidden")).unwrap();
+        let first = UnixListener::bind(directory.join("a.sock")).unwrap();
+        let registry = Registry::new();
+        let mut changes = registry.changes();
+        let look = || registry.look(&directory, NAME).unwrap();
+        let at_first = look();
         assert_eq!(paths(&at_first), ["/var/lib/kubelet/plugins_registry/a.sock"]);
-        let _second = UnixListener::bind(registry.join("deep/b.sock")).unwrap();
-        let both = listings.next().await.unwrap();
-        assert_eq!(paths(&both), ["/var/lib/kubelet/plugins_registry/a.sock", "/var/lib/kubelet/plugins_registry/deep/b.sock"]);
+        let _second = UnixListener::bind(directory.join("deep/b.sock")).unwrap();
+        changes.next().await.unwrap();
+        let both = ["/var/lib/kubelet/plugins_registry/a.sock", "/var/lib/kubelet/plugins_registry/deep/b.sock"];
+        assert_eq!(paths(&look()), both);
         drop(first);
-        fs::remove_file(registry.join("a.sock")).unwrap();
-        assert_eq!(paths(&listings.next().await.unwrap()), ["/var/lib/kubelet/plugins_registry/deep/b.sock"]);
-        let _again = UnixListener::bind(registry.join("a.sock")).unwrap();
-        let again = listings.next().await.unwrap();
-        assert_ne!(again[0].instance, at_first[0].instance, "another socket at the same path");
+        fs::remove_file(directory.join("a.sock")).unwrap();
+        changes.next().await.unwrap();
+        assert_eq!(paths(&look()), both[1..]);
+        let _again = UnixListener::bind(directory.join("a.sock")).unwrap();
+        changes.next().await.unwrap();
+        assert_ne!(look()[0].instance, at_first[0].instance, "another socket at the same path");
     }
 }

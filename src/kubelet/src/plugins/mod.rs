@@ -5,6 +5,7 @@
 //! told that nobody handles their kind.
 
 mod entries;
+mod registry;
 #[cfg(test)]
 mod tests;
 
@@ -15,9 +16,10 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::storage::v1::CSINode;
 
 use self::entries::{highest_version, node_patch, with_drivers};
+use self::registry::Registry;
 use crate::action::{ApiCall, Call, Lane};
 use crate::csi::{CsiCall, CsiReply, DriverNode, PluginInfo, PluginSocket};
-use crate::event::ApiReply;
+use crate::event::{ApiReply, HostReply};
 use crate::failure::{Failure, FailureKind};
 use crate::ids::ActionId;
 use crate::operation_backoff::OperationBackoff;
@@ -109,6 +111,7 @@ pub struct PluginFacts<'a> {
 /// The plugins on the node.
 #[derive(Debug, Default)]
 pub struct Plugins {
+    registry: Registry,
     sockets: BTreeMap<String, Socket>,
     /// Drivers whose entries are to go.
     removed: BTreeSet<String>,
@@ -145,8 +148,33 @@ impl Plugins {
         drivers.into_iter()
     }
 
+    /// Something changed in the plugins' registry.
+    pub fn registry_changed(&mut self) {
+        self.registry.changed();
+    }
+
+    /// Nobody tells any more what changes in the plugins' registry.
+    pub fn registry_unwatched(&mut self) {
+        self.registry.unwatched();
+    }
+
+    /// Looks at the plugins' registry if it is time to; it lies in the agent's root directory, which is there.
+    pub fn look(&mut self, now: Now, root: &str, out: &mut Out<'_>) {
+        self.registry.due(now, root, out);
+    }
+
+    /// A look at the plugins' registry ended.
+    pub fn host_done(&mut self, now: Now, id: ActionId, outcome: Result<HostReply, Failure>) {
+        if !self.registry.done(now, id, outcome.is_err()) {
+            return;
+        }
+        if let Ok(HostReply::PluginSockets(sockets)) = outcome {
+            self.listed(&sockets);
+        }
+    }
+
     /// All sockets that there are (CSI-001).
-    pub fn listed(&mut self, sockets: &[PluginSocket]) {
+    fn listed(&mut self, sockets: &[PluginSocket]) {
         let there: BTreeMap<&str, u64> = sockets.iter().map(|socket| (socket.path.as_str(), socket.instance)).collect();
         let gone: Vec<String> = self.sockets.keys().filter(|path| !there.contains_key(path.as_str())).cloned().collect();
         for path in gone {
@@ -179,7 +207,7 @@ impl Plugins {
     /// When there is something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        self.wake_at
+        earliest([self.wake_at, self.registry.deadline()])
     }
 
     /// Asks sockets who they are, and writes entries, as is due.

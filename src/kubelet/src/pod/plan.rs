@@ -167,7 +167,7 @@ fn network_allows(worker: &mut PodWorker, parts: &Parts, out: &mut Out<'_>) -> b
 
 /// POD-101: what runs outside the pod's cgroup is stopped before that is made. It ran before the agent was told to keep cgroups, or
 /// with another driver.
-fn before_it_runs(worker: &mut PodWorker, parts: &Parts, now: Now, seen: &PodObservation, out: &mut Out<'_>) -> Batch {
+fn before_it_runs(worker: &PodWorker, parts: &Parts, now: Now, seen: &PodObservation, out: &mut Out<'_>) -> Batch {
     if seen.live_containers().next().is_none() || !parts.config.cgroups.per_qos {
         return prepare(worker, parts);
     }

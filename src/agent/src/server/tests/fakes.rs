@@ -12,7 +12,6 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kubelet::action::{ApiCall, CriCall, HostCall};
-use kubelet::csi::PluginSocket;
 use kubelet::event::{ApiReply, CriReply, HostReply, WatchKey};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
@@ -172,7 +171,7 @@ fn not_found(path: &str) -> Failure {
 }
 
 impl Host for FakeHost {
-    fn plugin_sockets(&self) -> BoxStream<'static, Vec<PluginSocket>> {
+    fn plugin_changes(&self) -> BoxStream<'static, ()> {
         Box::pin(futures::stream::pending())
     }
 
