@@ -85,9 +85,7 @@ impl Plane {
                 all(began, pods.len(), || Ok(self.listed(api)?.iter().filter(|pod| is_ready(pod)).count() == pods.len()))
             }
             Self::Real(plane) => {
-                let mut watch = Watch::start(plane)?;
-                plane.create(pods)?;
-                watch.until(|watch| watch.ready.len() == pods.len())
+                Watch::start(plane)?.during(|| plane.create(pods), |watch| watch.ready.len() == pods.len())
             }
         }
     }
@@ -103,9 +101,8 @@ impl Plane {
                 all(began, names.len(), || Ok(self.listed(api)?.is_empty()))
             }
             Self::Real(plane) => {
-                let mut watch = Watch::start(plane)?;
-                plane.kubectl(&["delete", "pods", "--all", "--wait=false"], "")?;
-                watch.until(|watch| watch.gone == names.len())
+                let delete = || plane.kubectl(&["delete", "pods", "--all", "--wait=false"], "").map(drop);
+                Watch::start(plane)?.during(delete, |watch| watch.gone == names.len())
             }
         }
     }
@@ -159,7 +156,16 @@ impl Watch {
         Ok(Self { child, file: File::open(&file)?, text: Vec::new(), began: None, ready: BTreeSet::new(), gone: 0 })
     }
 
-    /// Reads until it is so; how long that was after the first event.
+    /// Reads while something is done, and until it is so; how long that was after the first event.
+    fn during(mut self, act: impl FnOnce() -> anyhow::Result<()> + Send, so: impl Fn(&Self) -> bool) -> anyhow::Result<Duration> {
+        std::thread::scope(|scope| {
+            let acting = scope.spawn(act);
+            let took = self.until(so);
+            acting.join().map_err(|_| anyhow::anyhow!("panicked"))??;
+            took
+        })
+    }
+
     fn until(&mut self, so: impl Fn(&Self) -> bool) -> anyhow::Result<Duration> {
         let end = Instant::now() + PATIENCE;
         while !so(self) {
