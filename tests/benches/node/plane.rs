@@ -84,9 +84,7 @@ impl Plane {
                 }
                 all(began, pods.len(), || Ok(self.listed(api)?.iter().filter(|pod| is_ready(pod)).count() == pods.len()))
             }
-            Self::Real(plane) => {
-                Watch::start(plane)?.during(|| plane.create(pods), |watch| watch.ready.len() == pods.len())
-            }
+            Self::Real(plane) => Watch::start(plane)?.during(|| plane.create(pods), |watch| watch.ready.len() == pods.len()),
         }
     }
 

@@ -183,7 +183,7 @@ pub(super) fn plugin(used: Used<'_>) -> Result<Plugin, String> {
 /// Where the volume is once it is in place.
 pub(super) fn place(root_dir: &str, uid: &PodUid, volume: &Volume, plugin: Plugin) -> MountedVolume {
     let host_path = match (plugin, &volume.host_path) {
-        (Plugin::Image | Plugin::Csi | Plugin::Local, _) => String::new(),
+        (Plugin::Image | Plugin::Csi, _) => String::new(),
         (Plugin::HostPath, Some(source)) => source.path.clone(),
         // DIR-010
         _ => format!("{root_dir}/pods/{uid}/volumes/{}/{}", plugin.directory(), volume.name),
@@ -207,7 +207,7 @@ pub(super) fn setup(
         Plugin::Secret => secret::setup(pod, volume, inputs).map(Some),
         Plugin::DownwardApi => downward::setup(pod, volume, inputs).map(Some),
         Plugin::Projected => projected::setup(now, pod, volume, inputs, out).map(Some),
-        Plugin::Image | Plugin::Csi | Plugin::Local => Ok(None),
+        Plugin::Image | Plugin::Csi => Ok(None),
     }
 }
 

@@ -75,8 +75,6 @@ pub enum Plugin {
     Image,
     /// CSI-006: a driver puts it in place.
     Csi,
-    /// VTY-013
-    Local,
 }
 
 impl Plugin {
@@ -92,7 +90,6 @@ impl Plugin {
             Self::Projected => "kubernetes.io/projected",
             Self::Image => "kubernetes.io/image",
             Self::Csi => "kubernetes.io/csi",
-            Self::Local => "kubernetes.io/local-volume",
         }
     }
 
@@ -143,7 +140,7 @@ impl MountedVolume {
     /// Whether the runtime may relabel it (MNT-006): what the agent owns, and a driver's volume that is written to.
     #[must_use]
     pub fn is_managed(&self) -> bool {
-        self.plugin.managed() && !(self.read_only && matches!(self.plugin, Plugin::Csi | Plugin::Local))
+        self.plugin.managed() && !(self.read_only && matches!(self.plugin, Plugin::Csi))
     }
 }
 
