@@ -40,6 +40,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 struct Survey {
     next: Option<Mono>,
+    /// What was given up may appear until then.
+    late: Option<Mono>,
     dirs: Option<ActionId>,
     cgroups: Option<ActionId>,
 }
@@ -95,7 +97,9 @@ impl Housekeeping {
 
     /// An operation was given up that may still take effect: a volume may appear under a pod that has gone meanwhile.
     pub fn gave_up(&mut self, now: Now) {
-        self.survey_at(now.mono + SURVEY_LATE);
+        let late = now.mono + SURVEY_LATE;
+        self.survey.late = self.survey.late.max(Some(late));
+        self.survey_at(late);
     }
 
     fn survey_at(&mut self, at: Mono) {
@@ -202,7 +206,9 @@ impl Kubelet {
         }
         let survey = &mut self.housekeeping.survey;
         if survey.next.is_none_or(|at| at <= now.mono) && survey.dirs.is_none() && survey.cgroups.is_none() {
-            survey.next = Some(now.mono + SURVEY_PERIOD);
+            // One that another reason made sooner does not find what is yet to appear.
+            let late = survey.late.take_if(|at| *at > now.mono);
+            survey.next = Some(late.unwrap_or(now.mono + SURVEY_PERIOD));
             let mut ask = |call| out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(call));
             survey.dirs = Some(ask(HostCall::ListPodDirs));
             survey.cgroups = self.parts.config.cgroups.per_qos.then(|| ask(HostCall::ListPodCgroups));
