@@ -46,6 +46,14 @@ struct Survey {
     cgroups: Option<ActionId>,
 }
 
+impl Survey {
+    /// One begins. If it was made sooner than an operation that was given up needs, it may find nothing yet: that one comes all the same.
+    fn plan_next(&mut self, now: Now) {
+        let late = self.late.filter(|at| *at > now.mono);
+        self.next = Some(late.unwrap_or(now.mono + SURVEY_PERIOD));
+    }
+}
+
 /// What is to be cleaned up.
 #[derive(Debug, Default)]
 pub struct Housekeeping {
@@ -206,9 +214,7 @@ impl Kubelet {
         }
         let survey = &mut self.housekeeping.survey;
         if survey.next.is_none_or(|at| at <= now.mono) && survey.dirs.is_none() && survey.cgroups.is_none() {
-            // One that another reason made sooner does not find what is yet to appear.
-            let late = survey.late.take_if(|at| *at > now.mono);
-            survey.next = Some(late.unwrap_or(now.mono + SURVEY_PERIOD));
+            survey.plan_next(now);
             let mut ask = |call| out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(call));
             survey.dirs = Some(ask(HostCall::ListPodDirs));
             survey.cgroups = self.parts.config.cgroups.per_qos.then(|| ask(HostCall::ListPodCgroups));
@@ -252,5 +258,32 @@ impl Kubelet {
             let settings = CgroupSettings { cpu_shares: Some(shares), ..CgroupSettings::default() };
             out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(HostCall::ApplyCgroup { name, settings }));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Now {
+        Now { mono: Mono::from_start(Duration::from_secs(seconds)), wall: jiff::Timestamp::UNIX_EPOCH }
+    }
+
+    // POD-343: swarm seeds 18899, 19620. Of an operation that was given up, something may appear after any number of early surveys.
+    #[test]
+    fn early_surveys_do_not_take_away_the_late_one() {
+        let mut housekeeping =
+            Housekeeping { survey: Survey { next: Some(at(600).mono), ..Survey::default() }, ..Housekeeping::default() };
+        housekeeping.gave_up(at(0));
+        let late = at(0).mono + SURVEY_LATE;
+        for second in [1, 2] {
+            housekeeping.orphan_ended(at(second));
+            assert_eq!(housekeeping.survey.next, Some(at(second).mono));
+            housekeeping.survey.plan_next(at(second));
+            assert_eq!(housekeeping.survey.next, Some(late));
+        }
+        let then = Now { mono: late, ..at(0) };
+        housekeeping.survey.plan_next(then);
+        assert_eq!(housekeeping.survey.next, Some(late + SURVEY_PERIOD));
     }
 }
