@@ -26,7 +26,7 @@ use crate::out::{Ledger, Out, Owner};
 use crate::parts::Parts;
 use crate::pleg::Pleg;
 use crate::plugins::Plugins;
-use crate::pod::batch::StepReply;
+use crate::pod::chain::StepReply;
 use crate::pod::manager::PodManager;
 use crate::pod::worker::PodWorker;
 use crate::prober::{Prober, exec_outcome};
@@ -403,10 +403,13 @@ impl Kubelet {
     }
 
     fn host_done(&mut self, now: Now, id: ActionId, outcome: Result<HostReply, Failure>, out: &mut Out<'_>) {
-        if outcome.as_ref().is_err_and(Failure::outcome_unknown) {
-            self.housekeeping.gave_up(now);
+        let owner = out.owner_of(id);
+        if let Some(owner) = &owner
+            && outcome.as_ref().is_err_and(Failure::outcome_unknown)
+        {
+            self.housekeeping.gave_up(now, owner);
         }
-        match out.owner_of(id) {
+        match owner {
             Some(Owner::Startup) => {
                 self.parts.startup.done(now, id, outcome, out);
                 self.watch_pods(out);

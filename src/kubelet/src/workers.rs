@@ -17,7 +17,7 @@ use crate::ids::{ActionId, PodName, PodUid};
 use crate::kubelet::Kubelet;
 use crate::out::{Out, Owner};
 use crate::pleg::RuntimePod;
-use crate::pod::batch::StepReply;
+use crate::pod::chain::StepReply;
 use crate::pod::manager::Changes;
 use crate::pod::plan;
 use crate::pod::report::{rejected_status, step_ended};

@@ -103,8 +103,12 @@ impl Housekeeping {
         self.survey_at(now.mono);
     }
 
-    /// An operation was given up that may still take effect: a volume may appear under a pod that has gone meanwhile.
-    pub fn gave_up(&mut self, now: Now) {
+    /// A host operation of theirs was given up that may still take effect: a volume may appear under a pod that has gone meanwhile. Only
+    /// what is done for pods can leave anything of them; a hung look at the plugins' registry costs no survey.
+    pub fn gave_up(&mut self, now: Now, owner: &Owner) {
+        if !matches!(owner, Owner::Pod(_) | Owner::Volume(..) | Owner::Csi(_)) {
+            return;
+        }
         let late = now.mono + SURVEY_LATE;
         self.survey.late = self.survey.late.max(Some(late));
         self.survey_at(late);
@@ -274,7 +278,11 @@ mod tests {
     fn early_surveys_do_not_take_away_the_late_one() {
         let mut housekeeping =
             Housekeeping { survey: Survey { next: Some(at(600).mono), ..Survey::default() }, ..Housekeeping::default() };
-        housekeeping.gave_up(at(0));
+        for harmless in [Owner::Plugins, Owner::CsiSurvey, Owner::NodeFiles, Owner::Housekeeping] {
+            housekeeping.gave_up(at(0), &harmless);
+            assert_eq!(housekeeping.survey.next, Some(at(600).mono), "{harmless:?}");
+        }
+        housekeeping.gave_up(at(0), &Owner::Volume(PodUid::new("u"), "v".to_owned()));
         let late = at(0).mono + SURVEY_LATE;
         for second in [1, 2] {
             housekeeping.orphan_ended(at(second));

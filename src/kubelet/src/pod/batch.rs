@@ -3,129 +3,12 @@
 //! Differs: a batch is data; it can be looked at, cut short, and its steps are the points at which a crash is tried.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
-use crate::action::{Call, CriCall, HostCall, Lane, ProbeCall};
-use crate::event::{CriReply, HostReply, ProbeOutcome};
+use super::chain::{CallLimits, Chain, Purpose, Step, StepEnd, StepReply};
 use crate::failure::Failure;
-use crate::ids::{ActionId, ContainerId, PodUid, SandboxId};
-use crate::out::{Out, Owner};
+use crate::ids::{ActionId, PodUid};
+use crate::out::Out;
 use crate::time::{Mono, Now, earliest};
-
-/// POD-266: no container is given less than this to stop.
-pub const MINIMUM_GRACE: Duration = Duration::from_secs(2);
-
-/// One step of a chain.
-#[derive(Clone, Debug)]
-pub enum Step {
-    /// A host operation.
-    Host(HostCall),
-    /// Run the sandbox.
-    RunSandbox(CriCall),
-    /// Create the chain's container; its ID is kept for the steps behind.
-    Create(CriCall),
-    /// Start the chain's container.
-    Start,
-    /// Link the log of the chain's container; the link's name ends with the container's ID.
-    LinkLog {
-        /// The log.
-        target: String,
-        /// The link's path without the ID and `.log`.
-        prefix: String,
-    },
-    /// Run the chain's postStart hook; it blocks the chain.
-    PostStart(Hook),
-    /// Run a container's preStop hook, at most until that moment.
-    PreStop {
-        /// Whose.
-        of: ContainerId,
-        /// The hook.
-        hook: Hook,
-        /// When the container's grace ends.
-        until: Mono,
-    },
-    /// Stop a container with what is left of its grace.
-    Stop {
-        /// Which; `None` for the chain's own.
-        id: Option<ContainerId>,
-        /// When the container's grace ends.
-        until: Mono,
-    },
-    /// Stop a sandbox.
-    StopSandbox(SandboxId),
-    /// Remove a container.
-    Remove(ContainerId),
-}
-
-/// A lifecycle handler, resolved (POD-230).
-#[derive(Clone, Debug)]
-pub enum Hook {
-    /// A command in the container; `None` for the chain's own container.
-    Exec {
-        /// Which.
-        container: Option<ContainerId>,
-        /// The command.
-        command: Vec<String>,
-    },
-    /// A request over the network.
-    Http(ProbeCall),
-    /// A pause.
-    Sleep(Duration),
-    /// One that cannot be run, and why.
-    Broken(String),
-}
-
-/// What a chain is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// Cgroup and directories.
-    Prepare,
-    /// A new sandbox.
-    Sandbox,
-    /// A container of that name is started.
-    Start {
-        /// Its name.
-        container: String,
-    },
-    /// A container of that name is stopped.
-    Kill {
-        /// Its name.
-        container: String,
-    },
-    /// The sandboxes are stopped.
-    StopSandbox,
-    /// Dead containers are removed.
-    Remove,
-    /// The pod's cgroup is removed.
-    RemoveCgroup,
-}
-
-/// Steps that must follow one another; a failed one ends the chain, hooks excepted.
-#[derive(Clone, Debug)]
-pub struct Chain {
-    /// What it is about.
-    pub purpose: Purpose,
-    /// What is still to do.
-    pub steps: VecDeque<Step>,
-    container: Option<ContainerId>,
-    current: Option<Current>,
-    over: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Current {
-    step: Step,
-    action: Option<ActionId>,
-    wakes: Option<Mono>,
-}
-
-impl Chain {
-    /// A chain of those steps.
-    #[must_use]
-    pub fn new(purpose: Purpose, steps: impl IntoIterator<Item = Step>) -> Self {
-        Self { purpose, steps: steps.into_iter().collect(), container: None, current: None, over: false }
-    }
-}
 
 /// Chains that belong together.
 #[derive(Clone, Debug)]
@@ -151,41 +34,6 @@ pub struct Batch {
     /// The end of the longest grace of a stop that failed.
     unstopped: Option<Mono>,
     held_back: bool,
-}
-
-/// How a step ended.
-#[derive(Clone, Debug)]
-pub struct StepEnd {
-    /// What its chain was about.
-    pub purpose: Purpose,
-    /// The step.
-    pub step: Step,
-    /// How it ended.
-    pub outcome: Result<StepReply, Failure>,
-    /// The chain's own container, if it has one.
-    pub container: Option<ContainerId>,
-}
-
-/// What a step answered.
-#[derive(Clone, Debug)]
-pub enum StepReply {
-    /// The runtime.
-    Cri(CriReply),
-    /// The host.
-    Host(HostReply),
-    /// The network.
-    Probe(ProbeOutcome),
-    /// A pause ended, or a hook ran out of time.
-    Elapsed,
-}
-
-/// How long calls may take.
-#[derive(Clone, Copy, Debug)]
-pub struct CallLimits {
-    /// `runtimeRequestTimeout`.
-    pub runtime: Duration,
-    /// A host operation.
-    pub host: Duration,
 }
 
 impl Batch {
@@ -246,29 +94,26 @@ impl Batch {
 
     /// What the chains that have not ended are about.
     pub fn purposes(&self) -> impl Iterator<Item = &Purpose> {
-        self.stages.iter().flat_map(|stage| &stage.chains).filter(|chain| !chain.over).map(|chain| &chain.purpose)
+        self.stages.iter().flat_map(|stage| &stage.chains).filter(|chain| !chain.is_over()).map(|chain| &chain.purpose)
     }
 
     /// The actions in flight.
     pub fn in_flight(&self) -> impl Iterator<Item = ActionId> {
-        self.stages.iter().flat_map(|stage| &stage.chains).filter_map(|chain| chain.current.as_ref()?.action)
+        self.stages.iter().flat_map(|stage| &stage.chains).filter_map(Chain::in_flight)
     }
 
     /// Drops the steps that have not begun; what is in flight still ends.
     pub fn cut_short(&mut self) {
         self.stages.truncate(1);
         for chain in self.stages.iter_mut().flat_map(|stage| &mut stage.chains) {
-            chain.steps.clear();
-            if chain.current.is_none() {
-                chain.over = true;
-            }
+            chain.cut_short();
         }
     }
 
     /// When a pause ends.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        earliest(self.stages.iter().flat_map(|stage| &stage.chains).map(|chain| chain.current.as_ref()?.wakes))
+        earliest(self.stages.iter().flat_map(|stage| &stage.chains).map(Chain::deadline))
     }
 
     /// Begins whatever can begin. Answers steps that ended without a call (pauses, hooks that cannot run).
@@ -277,12 +122,12 @@ impl Batch {
         while let Some(stage) = self.stages.front_mut() {
             for chain in &mut stage.chains {
                 chain.advance(now, pod, limits, out, &mut ended);
-                self.failed |= chain.over && !chain.steps.is_empty();
-                if !chain.over && stage.in_order {
+                self.failed |= chain.is_over() && !chain.steps.is_empty();
+                if !chain.is_over() && stage.in_order {
                     break;
                 }
             }
-            if !stage.chains.iter().all(|chain| chain.over) {
+            if !stage.chains.iter().all(Chain::is_over) {
                 break;
             }
             self.stages.pop_front();
@@ -297,11 +142,7 @@ impl Batch {
 
     /// A call ended; `None` if it was none of this batch's.
     pub fn done(&mut self, id: ActionId, outcome: Result<StepReply, Failure>) -> Option<StepEnd> {
-        let chain = self
-            .stages
-            .iter_mut()
-            .flat_map(|stage| &mut stage.chains)
-            .find(|chain| chain.current.as_ref().is_some_and(|current| current.action == Some(id)))?;
+        let chain = self.stages.iter_mut().flat_map(|stage| &mut stage.chains).find(|chain| chain.in_flight() == Some(id))?;
         let end = chain.end(outcome);
         if let Some(end) = &end {
             self.failed |= end.outcome.is_err() && !matches!(end.step, Step::PreStop { .. } | Step::LinkLog { .. });
@@ -314,154 +155,15 @@ impl Batch {
     }
 }
 
-impl Chain {
-    fn advance(&mut self, now: Now, pod: &PodUid, limits: CallLimits, out: &mut Out<'_>, ended: &mut Vec<StepEnd>) {
-        loop {
-            if let Some(current) = &self.current {
-                match current.wakes {
-                    Some(at) if at <= now.mono => {
-                        if let Some(action) = current.action {
-                            out.cancel(action);
-                        }
-                        ended.extend(self.end(Ok(StepReply::Elapsed)));
-                    }
-                    _ => return,
-                }
-            } else if let Some(step) = self.steps.pop_front() {
-                self.begin(now, step, pod, limits, out, ended);
-            } else {
-                self.over = true;
-                return;
-            }
-            if self.over {
-                return;
-            }
-        }
-    }
-
-    fn begin(&mut self, now: Now, step: Step, pod: &PodUid, limits: CallLimits, out: &mut Out<'_>, ended: &mut Vec<StepEnd>) {
-        let mut wakes = None;
-        let call = match &step {
-            Step::Host(call) => Some((Lane::Host, limits.host, Call::Host(call.clone()))),
-            Step::LinkLog { target, prefix } => self.container.as_ref().map(|id| {
-                let link = link_path(prefix, id);
-                (Lane::Host, limits.host, Call::Host(HostCall::LinkContainerLog { target: target.clone(), link }))
-            }),
-            Step::RunSandbox(call) => Some((Lane::Sandboxes, limits.runtime * 2, Call::Cri(call.clone()))),
-            Step::Create(call) => Some((Lane::Pods, limits.runtime, Call::Cri(call.clone()))),
-            Step::Start => self.container.clone().map(|id| (Lane::Pods, limits.runtime, Call::Cri(CriCall::StartContainer { id }))),
-            Step::PostStart(hook) => self.hook(hook, now, None, limits, &mut wakes),
-            Step::PreStop { hook, until, .. } => self.hook(hook, now, Some(*until), limits, &mut wakes),
-            Step::Stop { id, until } => id.clone().or_else(|| self.container.clone()).map(|id| {
-                let grace = until.since(now.mono).max(MINIMUM_GRACE);
-                // Whole seconds: the runtime is told no finer (POD-229).
-                let grace = Duration::from_secs(grace.as_secs());
-                (Lane::Pods, limits.runtime + grace, Call::Cri(CriCall::StopContainer { id, grace }))
-            }),
-            Step::StopSandbox(id) => Some((Lane::Pods, limits.runtime, Call::Cri(CriCall::StopPodSandbox { id: id.clone() }))),
-            Step::Remove(id) => Some((Lane::Pods, limits.runtime, Call::Cri(CriCall::RemoveContainer { id: id.clone() }))),
-        };
-        let action = call.map(|(lane, timeout, call)| out.issue(Owner::Pod(pod.clone()), lane, timeout, call));
-        let nothing_to_wait_for = action.is_none() && wakes.is_none();
-        self.current = Some(Current { step, action, wakes });
-        if nothing_to_wait_for {
-            ended.extend(self.end(Ok(StepReply::Elapsed)));
-        }
-    }
-
-    fn hook(
-        &self,
-        hook: &Hook,
-        now: Now,
-        until: Option<Mono>,
-        limits: CallLimits,
-        wakes: &mut Option<Mono>,
-    ) -> Option<(Lane, Duration, Call)> {
-        *wakes = until;
-        match hook {
-            Hook::Exec { container, command } => {
-                let id = container.clone().or_else(|| self.container.clone())?;
-                // A hook has no time-out of its own (POD-230): a preStop ends with the grace, a postStart never.
-                let timeout = until.map_or(NO_HOOK_LIMIT, |until| until.since(now.mono) + limits.runtime);
-                let call = CriCall::ExecSync { id, command: command.clone(), timeout: Duration::ZERO };
-                Some((Lane::Probes, timeout, Call::Cri(call)))
-            }
-            Hook::Http(call) => Some((Lane::Probes, NO_HOOK_LIMIT, Call::Probe(call.clone()))),
-            Hook::Sleep(duration) => {
-                let end = now.mono + *duration;
-                *wakes = Some(until.map_or(end, |until| until.min(end)));
-                None
-            }
-            Hook::Broken(_) => {
-                *wakes = None;
-                None
-            }
-        }
-    }
-
-    fn end(&mut self, outcome: Result<StepReply, Failure>) -> Option<StepEnd> {
-        let current = self.current.take()?;
-        let hook = matches!(current.step, Step::PreStop { .. } | Step::LinkLog { .. });
-        if let (Step::Create(_), Ok(StepReply::Cri(CriReply::Container(id)))) = (&current.step, &outcome) {
-            self.container = Some(id.clone());
-        }
-        let end = StepEnd { purpose: self.purpose.clone(), step: current.step, outcome, container: self.container.clone() };
-        if end.outcome.is_err() && !hook {
-            self.steps.clear();
-            self.over = true;
-        } else if hook_failed(&end) && matches!(end.step, Step::PostStart(_)) {
-            self.steps.clear();
-            // POD-228: the container is killed. Its grace is the least there is: it never came up.
-            self.steps.push_back(Step::Stop { id: None, until: Mono::ZERO });
-        }
-        Some(end)
-    }
-}
-
-/// A hook without a bound of its own is still given up some day, so that a call cannot hang for ever.
-const NO_HOOK_LIMIT: Duration = Duration::from_secs(24 * 3600);
-
-/// Why a hook did not do its work, if it did not (POD-228, POD-229).
-#[must_use]
-pub fn hook_failed(end: &StepEnd) -> bool {
-    hook_failure(end).is_some()
-}
-
-/// The reason in words why a hook did not do its work, if it did not.
-#[must_use]
-pub fn hook_failure(end: &StepEnd) -> Option<String> {
-    let (Step::PostStart(hook) | Step::PreStop { hook, .. }) = &end.step else { return None };
-    match (&end.outcome, hook) {
-        (_, Hook::Broken(why)) => Some(why.clone()),
-        (Err(failure), _) => Some(failure.message.clone()),
-        (Ok(StepReply::Cri(CriReply::Exec { exit_code, output })), Hook::Exec { command, .. }) if *exit_code != 0 => {
-            Some(format!("command '{}' exited with {exit_code}: {output}", command.join(" ")))
-        }
-        (Ok(StepReply::Probe(ProbeOutcome::Failure(output))), _) => Some(output.clone()),
-        (Ok(StepReply::Elapsed), Hook::Exec { .. } | Hook::Http(_)) => Some("context deadline exceeded".to_owned()),
-        _ => None,
-    }
-}
-
-/// LOG-005: `<pod>_<ns>_<container>-<id>.log`, cut to 255 bytes with the ending kept.
-#[must_use]
-pub fn link_path(prefix: &str, id: &ContainerId) -> String {
-    const LONGEST_NAME: usize = 255;
-    let (directory, name) = prefix.rsplit_once('/').unwrap_or(("", prefix));
-    let tail = format!("-{id}.log");
-    let mut keep = LONGEST_NAME.saturating_sub(tail.len()).min(name.len());
-    while !name.is_char_boundary(keep) {
-        keep -= 1;
-    }
-    format!("{directory}/{}{tail}", &name[..keep])
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use jiff::Timestamp;
 
     use super::*;
     use crate::failure::FailureKind;
+    use crate::ids::{ContainerId, SandboxId};
     use crate::out::Ledger;
 
     // Its stages go as they end, what it did does not.

@@ -27,9 +27,12 @@ pub struct ConditionInputs<'a> {
     pub now: Timestamp,
 }
 
+/// Whether a sandbox is up that containers can start in.
+pub const READY_TO_START: &str = "PodReadyToStartContainers";
+
 /// The conditions that the agent owns (POD-287).
 pub const OWNED: [&str; 9] = [
-    "PodReadyToStartContainers",
+    READY_TO_START,
     "Initialized",
     "Ready",
     "ContainersReady",
@@ -52,7 +55,7 @@ struct Owned {
 pub fn generate_conditions(inputs: &ConditionInputs<'_>) -> Vec<PodCondition> {
     let containers_ready = containers_ready(inputs);
     let owned = [
-        Owned { kind: "PodReadyToStartContainers", status: inputs.sandbox_ready, reason: None, message: None },
+        Owned { kind: READY_TO_START, status: inputs.sandbox_ready, reason: None, message: None },
         initialized(inputs),
         ready(inputs, &containers_ready),
         containers_ready,

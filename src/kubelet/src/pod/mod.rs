@@ -2,6 +2,7 @@
 
 pub mod actions;
 pub mod batch;
+pub mod chain;
 pub mod conditions;
 pub mod configs;
 pub mod container_config;
@@ -9,6 +10,7 @@ pub mod dns;
 pub mod env;
 pub mod fields;
 pub mod hash;
+pub mod hook;
 pub mod hosts;
 pub mod labels;
 pub mod manager;

@@ -10,7 +10,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use super::actions::{PodActions, VerdictsByName, compute_pod_actions};
-use super::batch::{Batch, Chain, Purpose, Stage, Step};
+use super::batch::{Batch, Stage};
+use super::chain::{Chain, Purpose, Step};
 use super::report;
 use super::start::{Started, start_batch};
 use super::stop::{Kill, kill_all, kill_batch, pod_grace, spec_of, until};

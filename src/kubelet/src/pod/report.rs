@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
-use super::batch::{Purpose, Step, StepEnd, hook_failure};
+use super::chain::{Purpose, Step, StepEnd};
+use super::hook::hook_failure;
 use super::status::{StatusInputs, generate_api_pod_status};
 use super::stop::field_path_of;
 use super::worker::{Phase, PodWorker, StartError, Verdict};
@@ -15,7 +16,7 @@ use crate::event::HostReply;
 use crate::ids::ContainerId;
 use crate::out::Out;
 use crate::parts::Parts;
-use crate::pod::batch::StepReply;
+use crate::pod::chain::StepReply;
 use crate::prober::ProbedPod;
 use crate::recorder::{Recorded, Subject};
 use crate::status_manager::Gate;

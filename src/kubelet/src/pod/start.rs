@@ -7,7 +7,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Container;
 
 use super::actions::PodActions;
-use super::batch::{Batch, Chain, Purpose, Stage, Step};
+use super::batch::{Batch, Stage};
+use super::chain::{Chain, Purpose, Step};
 use super::configs::ContainerPlan;
 use super::report::set_error;
 use super::stop::{field_path_of, hook_of};

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 
-use super::batch::{Batch, Chain, Hook, MINIMUM_GRACE, Purpose, Stage, Step};
+use super::batch::{Batch, Stage};
+use super::chain::{Chain, MINIMUM_GRACE, Purpose, Step};
+use super::hook::Hook;
 use super::worker::PodWorker;
 use crate::action::ProbeCall;
 use crate::ids::{ContainerId, SandboxId};

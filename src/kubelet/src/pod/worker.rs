@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::batch::{Batch, CallLimits};
+use super::batch::Batch;
+use super::chain::CallLimits;
 use crate::action::{Call, CriCall, Lane};
 use crate::backoff::RestartBackoffs;
 use crate::event::PodSource;
@@ -137,7 +138,7 @@ pub enum Completed {
     /// It was a look at the pod.
     Observation,
     /// It was a step of the batch.
-    Step(super::batch::StepEnd),
+    Step(super::chain::StepEnd),
     /// It belonged to something that was given up.
     Nothing,
 }
@@ -215,8 +216,8 @@ impl PodWorker {
     }
 
     /// Finds whose a completion is, and takes it.
-    pub fn completed(&mut self, now: Now, id: ActionId, outcome: Result<super::batch::StepReply, Failure>) -> Completed {
-        use super::batch::StepReply;
+    pub fn completed(&mut self, now: Now, id: ActionId, outcome: Result<super::chain::StepReply, Failure>) -> Completed {
+        use super::chain::StepReply;
         use crate::event::CriReply;
         if self.observing == Some(id) {
             self.observing = None;

@@ -1,0 +1,257 @@
+//! Runs steps that must follow one another: the call of each, what its end means for those behind it.
+//! Upstream: pkg/kubelet/kuberuntime/kuberuntime_container.go (startContainer, killContainer), as straight-line code.
+//! Differs: each step is data, and a point at which a crash is tried.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::hook::{Hook, hook_failed};
+use crate::action::{Call, CriCall, HostCall, Lane};
+use crate::event::{CriReply, HostReply, ProbeOutcome};
+use crate::failure::Failure;
+use crate::ids::{ActionId, ContainerId, PodUid, SandboxId};
+use crate::out::{Out, Owner};
+use crate::time::{Mono, Now};
+
+/// POD-266: no container is given less than this to stop.
+pub const MINIMUM_GRACE: Duration = Duration::from_secs(2);
+
+/// One step of a chain.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A host operation.
+    Host(HostCall),
+    /// Run the sandbox.
+    RunSandbox(CriCall),
+    /// Create the chain's container; its ID is kept for the steps behind.
+    Create(CriCall),
+    /// Start the chain's container.
+    Start,
+    /// Link the log of the chain's container; the link's name ends with the container's ID.
+    LinkLog {
+        /// The log.
+        target: String,
+        /// The link's path without the ID and `.log`.
+        prefix: String,
+    },
+    /// Run the chain's postStart hook; it blocks the chain.
+    PostStart(Hook),
+    /// Run a container's preStop hook, at most until that moment.
+    PreStop {
+        /// Whose.
+        of: ContainerId,
+        /// The hook.
+        hook: Hook,
+        /// When the container's grace ends.
+        until: Mono,
+    },
+    /// Stop a container with what is left of its grace.
+    Stop {
+        /// Which; `None` for the chain's own.
+        id: Option<ContainerId>,
+        /// When the container's grace ends.
+        until: Mono,
+    },
+    /// Stop a sandbox.
+    StopSandbox(SandboxId),
+    /// Remove a container.
+    Remove(ContainerId),
+}
+
+/// What a chain is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Cgroup and directories.
+    Prepare,
+    /// A new sandbox.
+    Sandbox,
+    /// A container of that name is started.
+    Start {
+        /// Its name.
+        container: String,
+    },
+    /// A container of that name is stopped.
+    Kill {
+        /// Its name.
+        container: String,
+    },
+    /// The sandboxes are stopped.
+    StopSandbox,
+    /// Dead containers are removed.
+    Remove,
+    /// The pod's cgroup is removed.
+    RemoveCgroup,
+}
+
+/// Steps that must follow one another; a failed one ends the chain, hooks excepted.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    /// What it is about.
+    pub purpose: Purpose,
+    /// What is still to do.
+    pub steps: VecDeque<Step>,
+    container: Option<ContainerId>,
+    current: Option<Current>,
+    over: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Current {
+    step: Step,
+    action: Option<ActionId>,
+    wakes: Option<Mono>,
+}
+
+/// How a step ended.
+#[derive(Clone, Debug)]
+pub struct StepEnd {
+    /// What its chain was about.
+    pub purpose: Purpose,
+    /// The step.
+    pub step: Step,
+    /// How it ended.
+    pub outcome: Result<StepReply, Failure>,
+    /// The chain's own container, if it has one.
+    pub container: Option<ContainerId>,
+}
+
+/// What a step answered.
+#[derive(Clone, Debug)]
+pub enum StepReply {
+    /// The runtime.
+    Cri(CriReply),
+    /// The host.
+    Host(HostReply),
+    /// The network.
+    Probe(ProbeOutcome),
+    /// A pause ended, or a hook ran out of time.
+    Elapsed,
+}
+
+/// How long calls may take.
+#[derive(Clone, Copy, Debug)]
+pub struct CallLimits {
+    /// `runtimeRequestTimeout`.
+    pub runtime: Duration,
+    /// A host operation.
+    pub host: Duration,
+}
+
+impl Chain {
+    /// A chain of those steps.
+    #[must_use]
+    pub fn new(purpose: Purpose, steps: impl IntoIterator<Item = Step>) -> Self {
+        Self { purpose, steps: steps.into_iter().collect(), container: None, current: None, over: false }
+    }
+
+    /// Whether its last step has ended, or one that the others need has failed.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// The action in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> Option<ActionId> {
+        self.current.as_ref()?.action
+    }
+
+    /// When the step in flight ends by itself.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Mono> {
+        self.current.as_ref()?.wakes
+    }
+
+    /// Drops the steps that have not begun; what is in flight still ends.
+    pub fn cut_short(&mut self) {
+        self.steps.clear();
+        self.over |= self.current.is_none();
+    }
+
+    /// Begins what can begin, and ends what has run out of time.
+    pub(super) fn advance(&mut self, now: Now, pod: &PodUid, limits: CallLimits, out: &mut Out<'_>, ended: &mut Vec<StepEnd>) {
+        loop {
+            if let Some(current) = &self.current {
+                match current.wakes {
+                    Some(at) if at <= now.mono => {
+                        if let Some(action) = current.action {
+                            out.cancel(action);
+                        }
+                        ended.extend(self.end(Ok(StepReply::Elapsed)));
+                    }
+                    _ => return,
+                }
+            } else if let Some(step) = self.steps.pop_front() {
+                self.begin(now, step, pod, limits, out, ended);
+            } else {
+                self.over = true;
+                return;
+            }
+            if self.over {
+                return;
+            }
+        }
+    }
+
+    fn begin(&mut self, now: Now, step: Step, pod: &PodUid, limits: CallLimits, out: &mut Out<'_>, ended: &mut Vec<StepEnd>) {
+        let mut wakes = None;
+        let call = match &step {
+            Step::Host(call) => Some((Lane::Host, limits.host, Call::Host(call.clone()))),
+            Step::LinkLog { target, prefix } => self.container.as_ref().map(|id| {
+                let link = link_path(prefix, id);
+                (Lane::Host, limits.host, Call::Host(HostCall::LinkContainerLog { target: target.clone(), link }))
+            }),
+            Step::RunSandbox(call) => Some((Lane::Sandboxes, limits.runtime * 2, Call::Cri(call.clone()))),
+            Step::Create(call) => Some((Lane::Pods, limits.runtime, Call::Cri(call.clone()))),
+            Step::Start => self.container.clone().map(|id| (Lane::Pods, limits.runtime, Call::Cri(CriCall::StartContainer { id }))),
+            Step::PostStart(hook) => hook.begin(self.container.as_ref(), now, None, limits, &mut wakes),
+            Step::PreStop { hook, until, .. } => hook.begin(self.container.as_ref(), now, Some(*until), limits, &mut wakes),
+            Step::Stop { id, until } => id.clone().or_else(|| self.container.clone()).map(|id| {
+                let grace = until.since(now.mono).max(MINIMUM_GRACE);
+                // Whole seconds: the runtime is told no finer (POD-229).
+                let grace = Duration::from_secs(grace.as_secs());
+                (Lane::Pods, limits.runtime + grace, Call::Cri(CriCall::StopContainer { id, grace }))
+            }),
+            Step::StopSandbox(id) => Some((Lane::Pods, limits.runtime, Call::Cri(CriCall::StopPodSandbox { id: id.clone() }))),
+            Step::Remove(id) => Some((Lane::Pods, limits.runtime, Call::Cri(CriCall::RemoveContainer { id: id.clone() }))),
+        };
+        let action = call.map(|(lane, timeout, call)| out.issue(Owner::Pod(pod.clone()), lane, timeout, call));
+        let nothing_to_wait_for = action.is_none() && wakes.is_none();
+        self.current = Some(Current { step, action, wakes });
+        if nothing_to_wait_for {
+            ended.extend(self.end(Ok(StepReply::Elapsed)));
+        }
+    }
+
+    /// The step in flight ended, if there is one.
+    pub(super) fn end(&mut self, outcome: Result<StepReply, Failure>) -> Option<StepEnd> {
+        let current = self.current.take()?;
+        let hook = matches!(current.step, Step::PreStop { .. } | Step::LinkLog { .. });
+        if let (Step::Create(_), Ok(StepReply::Cri(CriReply::Container(id)))) = (&current.step, &outcome) {
+            self.container = Some(id.clone());
+        }
+        let end = StepEnd { purpose: self.purpose.clone(), step: current.step, outcome, container: self.container.clone() };
+        if end.outcome.is_err() && !hook {
+            self.steps.clear();
+            self.over = true;
+        } else if hook_failed(&end) && matches!(end.step, Step::PostStart(_)) {
+            self.steps.clear();
+            // POD-228: the container is killed. Its grace is the least there is: it never came up.
+            self.steps.push_back(Step::Stop { id: None, until: Mono::ZERO });
+        }
+        Some(end)
+    }
+}
+
+/// LOG-005: `<pod>_<ns>_<container>-<id>.log`, cut to 255 bytes with the ending kept.
+#[must_use]
+pub fn link_path(prefix: &str, id: &ContainerId) -> String {
+    const LONGEST_NAME: usize = 255;
+    let (directory, name) = prefix.rsplit_once('/').unwrap_or(("", prefix));
+    let tail = format!("-{id}.log");
+    let mut keep = LONGEST_NAME.saturating_sub(tail.len()).min(name.len());
+    while !name.is_char_boundary(keep) {
+        keep -= 1;
+    }
+    format!("{directory}/{}{tail}", &name[..keep])
+}
