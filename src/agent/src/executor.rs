@@ -18,6 +18,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::call_log::CallLog;
 use crate::env::{Env, EventSink};
 use crate::plugins::Caller;
 use crate::termination_message::with_termination_messages;
@@ -144,7 +145,8 @@ impl Executor {
         let (env, prober, plugins, epoch) = (self.env.clone(), Arc::clone(&self.prober), Arc::clone(&self.plugins), self.epoch);
         self.calls.spawn(async move {
             let limits = Limits { timeout, token, lane, place };
-            match call {
+            let log = CallLog::begin(&call);
+            let event = match call {
                 Call::Cri(call) => Event::CriDone { id, outcome: limits.hold(cri(&env, epoch, call)).await },
                 Call::Api(call) => Event::ApiDone { id, outcome: limits.hold(env.api.call(call)).await },
                 Call::Host(call) => Event::HostDone { id, outcome: limits.hold(env.host.call(call)).await },
@@ -154,7 +156,11 @@ impl Executor {
                     Event::ProbeDone { id, outcome: limits.hold(prober(call, timeout)).await }
                 }
                 Call::Cancel(_) => unreachable!("cancels do not reach a lane"),
+            };
+            if let Some(log) = log {
+                log.end(&event);
             }
+            event
         });
     }
 

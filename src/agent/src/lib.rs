@@ -3,6 +3,7 @@
 //! `run` wires an [`env::Env`] to the event loop; everything else is an adapter behind one of the five traits of `env`.
 
 pub mod api;
+mod call_log;
 pub mod certificate;
 pub mod client_certificate;
 pub mod config;

@@ -1,6 +1,7 @@
 //! One pod: what phase it is in, what was last seen of it, what is being done about it. Plans only from a fresh observation.
 //! Upstream: pkg/kubelet/pod_workers.go, pkg/kubelet/kubelet.go (SyncPod, SyncTerminatingPod, SyncTerminatedPod).
-//! Differs: terminating cuts work in flight short, so a hung hook or a long grace never outlives a forced deletion.
+//! Differs: terminating cuts work in flight short, so a hung hook or a long grace never outlives a forced deletion; what fails of it is
+//! tried again at once, then after one second and twice as long each time.
 //!
 //! ```text
 //!   Syncing --deletion, terminal phase, kill--> Terminating --nothing runs--> Terminated --volumes, cgroup gone--> Finished
@@ -26,7 +27,9 @@ use crate::time::{Mono, Now, earliest};
 
 /// POD-084: how long after an error a pod is tried again, before jitter.
 pub const ERROR_RETRY: Duration = Duration::from_secs(10);
-/// After a stop that failed while its grace lasts.
+/// After a stop that failed while its grace lasts, and after the second failure of a teardown in a row; twice that after each further
+/// one, up to [`ERROR_RETRY`]. After the first, the pod is looked at again at once: a container that ends while it is stopped makes a
+/// stop fail, and somebody waits for the pod to go.
 const STOP_RETRY: Duration = Duration::from_secs(1);
 /// How long after a failed look at a pod the next one is.
 const OBSERVE_RETRY: Duration = Duration::from_secs(1);
@@ -130,6 +133,8 @@ pub struct PodWorker {
     pub backoffs: RestartBackoffs,
     stale_after: Mono,
     observing: Option<ActionId>,
+    /// How many batches of a pod that is to go have failed in a row.
+    teardown_failures: u32,
 }
 
 /// What became of a completion.
@@ -175,6 +180,7 @@ impl PodWorker {
             backoffs: RestartBackoffs::new(),
             stale_after: now.mono,
             observing: None,
+            teardown_failures: 0,
         }
     }
 
@@ -250,8 +256,18 @@ impl PodWorker {
         if batch.touches_runtime() {
             self.stale_after = self.stale_after.max(now.mono);
         }
-        let wait = if batch.held_back() { STOP_RETRY } else { ERROR_RETRY };
-        batch.failed().then_some(wait)
+        if !batch.failed() {
+            self.teardown_failures = 0;
+            return None;
+        }
+        Some(if batch.held_back() {
+            STOP_RETRY
+        } else if self.phase == Phase::Syncing {
+            ERROR_RETRY
+        } else {
+            self.teardown_failures += 1;
+            teardown_wait(self.teardown_failures)
+        })
     }
 
     /// Lets the batch go, with what is in flight: its calls are withdrawn and their ends belong to nobody.
@@ -343,6 +359,12 @@ impl PodWorker {
     pub fn seen(&self) -> Observed {
         self.observation.clone().unwrap_or_else(|| Arc::new(PodObservation::empty(self.uid.clone(), Mono::ZERO)))
     }
+}
+
+/// How long a pod that is to go waits after so many failures in a row.
+fn teardown_wait(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(2).min(5);
+    if failures <= 1 { Duration::ZERO } else { (STOP_RETRY * 2u32.pow(doublings)).min(ERROR_RETRY) }
 }
 
 /// How long calls for pods may take.
