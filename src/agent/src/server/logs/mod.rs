@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use super::query::Pairs;
 use super::{Shared, lookup, reply};
 use query::{LogOptions, Refused};
+use reader::Reader;
 
 /// How many blocks may wait for a client that reads slowly.
 const BLOCKS: usize = 4;
@@ -50,21 +51,19 @@ pub(crate) async fn container_logs(
         return reply::bare(StatusCode::BAD_REQUEST, Body::from(why));
     }
     match lookup::log_instance(&pod, &container, options.previous) {
-        Ok(instance) => reply::bare(StatusCode::OK, body(shared, &pod, instance, options)),
+        Ok(instance) => reply::bare(StatusCode::OK, body(shared, pod, container, instance, options)),
         Err(why) => reply::bare(StatusCode::BAD_REQUEST, Body::from(why)),
     }
 }
 
 /// A body that is read as fast as the client takes it, and no faster. What goes wrong from here on is said in it (API-086).
-fn body(shared: Arc<Shared>, pod: &Pod, instance: String, options: LogOptions) -> Body {
+fn body(shared: Arc<Shared>, pod: Arc<Pod>, container: String, instance: String, options: LogOptions) -> Body {
     let (blocks, receiver) = mpsc::channel::<Bytes>(BLOCKS);
-    let uid = lookup::uid(pod);
     tokio::spawn(async move {
-        let id = ContainerId::new(instance.split_once("://").map_or(instance.as_str(), |(_, id)| id));
-        let found = lookup::instance(&shared, &uid, &id).await;
-        let outcome = match found {
-            Ok(Some(status)) => reader::copy(&shared, &uid, &id, &status.log_path, &options.wanted, &blocks).await,
-            Ok(None) | Err(_) => Err(format!("unable to retrieve container logs for {instance}")),
+        let uid = lookup::uid(&pod);
+        let outcome = match open_newest(&shared, &pod, &container, instance, &options).await {
+            Ok((id, reader)) => reader::copy(&shared, &uid, &id, reader, &options.wanted, &blocks).await,
+            Err(why) => Err(why),
         };
         if let Err(why) = outcome {
             // The client may have gone away; then nobody reads it.
@@ -74,4 +73,32 @@ fn body(shared: Arc<Shared>, pod: &Pod, instance: String, options: LogOptions) -
     Body::from_stream(stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|block| (Ok::<_, Infallible>(block), receiver))
     }))
+}
+
+/// Opens the log of that instance. If there is none, a crash loop may have moved on since the pod was looked up, and the instance may be
+/// gone with its log: then that of the one that takes its place.
+async fn open_newest(
+    shared: &Shared,
+    pod: &Pod,
+    container: &str,
+    instance: String,
+    options: &LogOptions,
+) -> Result<(ContainerId, Reader), String> {
+    let why = match open(shared, pod, &instance, options).await {
+        Ok(opened) => return Ok(opened),
+        Err(why) => why,
+    };
+    let name = |name: &Option<String>| name.clone().unwrap_or_default();
+    let Some(newer) = shared.view.pod(name(&pod.metadata.namespace), name(&pod.metadata.name)).await else { return Err(why) };
+    match lookup::log_instance(&newer, container, options.previous) {
+        Ok(other) if other != instance => open(shared, &newer, &other, options).await,
+        _ => Err(why),
+    }
+}
+
+async fn open(shared: &Shared, pod: &Pod, instance: &str, options: &LogOptions) -> Result<(ContainerId, Reader), String> {
+    let id = ContainerId::new(instance.split_once("://").map_or(instance, |(_, id)| id));
+    let found = lookup::instance(shared, &lookup::uid(pod), &id).await.ok().flatten();
+    let status = found.ok_or_else(|| format!("unable to retrieve container logs for {instance}"))?;
+    Ok((id, Reader::open(shared, &status.log_path, &options.wanted).await?))
 }

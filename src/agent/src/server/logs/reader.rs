@@ -28,11 +28,10 @@ pub(crate) async fn copy(
     shared: &Shared,
     pod: &PodUid,
     id: &ContainerId,
-    path: &str,
+    mut reader: Reader,
     wanted: &Wanted,
     out: &mpsc::Sender<Bytes>,
 ) -> Result<(), String> {
-    let mut reader = Reader::open(shared, path, wanted).await?;
     let mut checked = Instant::now();
     let mut running = true;
     loop {
@@ -44,7 +43,7 @@ pub(crate) async fn copy(
         if !wanted.follow {
             return reader.finish(out).await;
         }
-        if reader.moved_on(shared, path).await? {
+        if reader.moved_on(shared).await? {
             continue;
         }
         if !running && !grew && !reader.replaced {
@@ -85,7 +84,8 @@ enum Copied {
     Done,
 }
 
-struct Reader {
+/// A log that is open.
+pub(crate) struct Reader {
     path: String,
     file: Box<dyn LogFile>,
     /// How far the file was read.
@@ -96,7 +96,8 @@ struct Reader {
 }
 
 impl Reader {
-    async fn open(shared: &Shared, path: &str, wanted: &Wanted) -> Result<Self, String> {
+    /// Opens a log where the client wants to read it.
+    pub(crate) async fn open(shared: &Shared, path: &str, wanted: &Wanted) -> Result<Self, String> {
         // Upstream resolves links before it opens, and says so.
         let unresolved = |failure: Failure| format!("failed to try resolving symlinks in path {path:?}: {failure}");
         let mut file = shared.env.host.open_log(path.to_owned()).await.map_err(unresolved)?;
@@ -142,18 +143,18 @@ impl Reader {
     }
 
     /// Goes to the next file, if the log was rotated and this one was read once more since; or to the beginning, if it was cut.
-    async fn moved_on(&mut self, shared: &Shared, path: &str) -> Result<bool, String> {
+    async fn moved_on(&mut self, shared: &Shared) -> Result<bool, String> {
         let was_replaced = self.replaced;
         // Between a rotation and the runtime's reopening there is no file of that name; that is not the end.
         self.replaced = self.file.replaced().await.unwrap_or(false);
         if self.replaced && was_replaced {
-            let next = match shared.env.host.open_log(path.to_owned()).await {
+            let next = match shared.env.host.open_log(self.path.clone()).await {
                 Ok(next) => next,
                 Err(failure) if failure.is_not_found() => {
                     self.replaced = false;
                     return Ok(false);
                 }
-                Err(failure) => return Err(format!("failed to open log file {path:?}: {failure}")),
+                Err(failure) => return Err(format!("failed to open log file {:?}: {failure}", self.path)),
             };
             self.file = next;
             self.position = 0;
@@ -162,7 +163,7 @@ impl Reader {
             return Ok(true);
         }
         if self.file.len().await.is_ok_and(|length| length < self.position) {
-            self.file.seek(0).await.map_err(|error| failed("seek", path, &error))?;
+            self.file.seek(0).await.map_err(|error| failed("seek", &self.path, &error))?;
             self.position = 0;
             self.printer.next_file();
             return Ok(true);

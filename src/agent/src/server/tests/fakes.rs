@@ -329,6 +329,8 @@ impl Clock for FakeClock {
 #[derive(Default)]
 pub(crate) struct FakeView {
     pub(crate) pods: Mutex<Vec<Arc<Pod>>>,
+    /// What the pods are once one was asked for.
+    pub(crate) then: Mutex<Option<Vec<Arc<Pod>>>>,
     pub(crate) observations: Mutex<BTreeMap<PodUid, Observed>>,
     pub(crate) stuck: Mutex<bool>,
 }
@@ -342,6 +344,9 @@ impl NodeView for FakeView {
     fn pod(&self, namespace: String, name: String) -> BoxFuture<'_, Option<Arc<Pod>>> {
         let is = |pod: &&Arc<Pod>| pod.metadata.namespace.as_ref() == Some(&namespace) && pod.metadata.name.as_ref() == Some(&name);
         let pod = self.pods.lock().unwrap().iter().find(is).cloned();
+        if let Some(then) = self.then.lock().unwrap().take() {
+            *self.pods.lock().unwrap() = then;
+        }
         async move { pod }.boxed()
     }
 

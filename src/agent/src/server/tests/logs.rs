@@ -217,3 +217,18 @@ async fn a_client_that_reads_slowly_holds_little_memory_and_one_that_leaves_hold
     }
     panic!("the file is still open");
 }
+
+// API-084: a crash loop moves on between the look-up and the opening; the older instance is gone with its log.
+#[tokio::test(start_paused = true)]
+async fn log_that_goes_meanwhile_gives_way_to_the_next() {
+    let (world, _) = world(TWO).await;
+    let last = |id: &str| Arc::new(pod("p", &json!({"terminated": {"exitCode": 1, "containerID": id}}), id));
+    *world.view.pods.lock().unwrap() = vec![last("r://gone")];
+    *world.view.then.lock().unwrap() = Some(vec![last("r://c1")]);
+    let answer = world.get("/containerLogs/default/p/c").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "one\ntwo\n"));
+    // Without a next one, it is said why.
+    *world.view.pods.lock().unwrap() = vec![last("r://gone")];
+    let answer = world.get("/containerLogs/default/p/c").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "unable to retrieve container logs for r://gone"));
+}
