@@ -36,6 +36,8 @@ fn the_agent_serves_a_real_api_server() {
         ("a_pods_whole_life", pods::live_and_go),
         // API-100, API-102, API-105, API-106
         ("streams_reach_containers_and_ports", streams::reach_containers_and_ports),
+        // POD-225
+        ("crash_loop_backs_off_ten_twenty_forty", pods::crash_loop_backs_off),
         // CSI-003, CSI-006, CSI-007, CSI-017, VOL-016, API-340
         ("claim_is_attached_mounted_and_given_back", claims::attached_mounted_and_given_back),
         // POD-090, POD-268, POD-301, POD-343, TOK-001

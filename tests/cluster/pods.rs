@@ -3,9 +3,10 @@
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use super::Cluster;
+use super::{Cluster, SOON};
 use crate::live::api::{container, pod};
 use crate::live::bed::container_status;
+use crate::live::wait::until;
 
 /// A ConfigMap and a Secret.
 pub(super) fn inputs() -> [Value; 2] {
@@ -45,4 +46,36 @@ pub(super) fn live_and_go(cluster: &mut Cluster) -> anyhow::Result<()> {
         ensure!(events.split(' ').any(|told| told == reason), "no event {reason}: {events}");
     }
     plane.kubectl(&["delete", "configmap/settings", "secret/keys"], "").map(drop)
+}
+
+/// The waits between the ends of a container and its next starts, as a user with upstream's defaults has them.
+pub(super) fn crash_loop_backs_off(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let plane = &cluster.plane;
+    let script = "date +%s >> /data/starts; cat /data/starts; exit 3";
+    let main = container("main", script, &json!({"volumeMounts": [{"name": "data", "mountPath": "/data"}]}));
+    plane.create(&[pod("crashes", &json!({"containers": [main], "volumes": [{"name": "data", "emptyDir": {}}]}))])?;
+    let ended = |pod: &Value| container_status(pod, "main")["state"]["running"].is_null();
+    let restarts = |count: u64| {
+        until(&format!("restart {count}"), SOON, || match plane.get("pod/crashes") {
+            // It has said all.
+            Ok(Some(pod)) if ended(&pod) && container_status(&pod, "main")["restartCount"] == count => Ok(pod),
+            other => Err(format!("{other:?}")),
+        })
+    };
+    for count in 1..=3 {
+        restarts(count)?;
+    }
+    let waits = restarts(4)?;
+    let text = plane.kubectl(&["logs", "crashes"], "")?;
+    let starts: Vec<i64> = text.lines().map(str::parse).collect::<Result<_, _>>().with_context(|| text.clone())?;
+    let gaps: Vec<i64> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    // Whole seconds, and what a start takes.
+    let expected = [0..=3, 10..=13, 20..=23, 40..=43];
+    ensure!(
+        gaps.len() == expected.len() && gaps.iter().zip(&expected).all(|(gap, expected)| expected.contains(gap)),
+        "{gaps:?}: {}",
+        waits["status"]
+    );
+    println!("a container that crashes was started again after {gaps:?} seconds");
+    Ok(())
 }

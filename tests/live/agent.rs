@@ -102,6 +102,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) client_ca: &'a str,
     /// The cgroup that everything of it is in.
     pub(crate) cgroup_root: &'a str,
+    /// Whether a container that keeps ending is started again within seconds, so that tests see it.
+    pub(crate) impatient: bool,
 }
 
 /// What an agent is given to show the API server.
@@ -116,7 +118,7 @@ pub(crate) enum Credentials<'a> {
 impl Agent {
     /// Writes its files and starts it.
     pub(crate) fn start(enclosure: &Enclosure, surroundings: &Surroundings<'_>) -> anyhow::Result<Self> {
-        let Surroundings { binary, directory, socket, node, credentials, client_ca, cgroup_root } = surroundings;
+        let Surroundings { binary, directory, socket, node, credentials, client_ca, cgroup_root, impatient } = surroundings;
         let root = directory.join("kubelet");
         fs::create_dir_all(&root)?;
         let file = |name: &str| directory.join(name);
@@ -129,7 +131,7 @@ impl Agent {
         }?;
         fs::write(file("ca.crt"), client_ca)?;
         fs::write(file("resolv.conf"), "nameserver 10.87.0.53\n")?;
-        let config = json!({
+        let mut config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
             "authentication": {
                 "anonymous": {"enabled": false}, "webhook": {"enabled": true}, "x509": {"clientCAFile": file("ca.crt")},
@@ -141,9 +143,11 @@ impl Agent {
             // What else the machine is used for must not get pods evicted, nor the only image removed.
             "evictionHard": {"memory.available": "1Mi"}, "imageGCHighThresholdPercent": 100,
             "volumePluginDir": file("plugins"), "rotateCertificates": matches!(credentials, Credentials::Bootstrap(_)),
-            // Back-off begins at once, so that tests see it.
-            "crashLoopBackOff": {"maxContainerRestartPeriod": "3s"}, "featureGates": {"KubeletCrashLoopBackOffMax": true},
         });
+        if *impatient {
+            config["crashLoopBackOff"] = json!({"maxContainerRestartPeriod": "3s"});
+            config["featureGates"] = json!({"KubeletCrashLoopBackOffMax": true});
+        }
         // JSON is YAML.
         fs::write(file("config.yaml"), serde_json::to_string_pretty(&config)?)?;
         let command = format!(

@@ -31,7 +31,7 @@ impl Bed {
         let started = || -> anyhow::Result<(Api, Agent)> {
             let api = Api::start(&site.directory.join("requests.log"))?;
             fs::write(site.directory.join("admin.kubeconfig"), api.kubeconfig(&Identity::admin())?)?;
-            let agent = site.start_agent(&api.kubeconfig(&Identity::node(NODE))?, &api.pki.ca_certificate)?;
+            let agent = site.start_impatient_agent(&api.kubeconfig(&Identity::node(NODE))?, &api.pki.ca_certificate)?;
             Ok((api, agent))
         };
         match started() {

@@ -67,6 +67,11 @@ impl Site {
         self.start_agent_as("agent", NODE, Credentials::Kubeconfig(kubeconfig), client_ca)
     }
 
+    /// The same, with the shortest back-offs there are.
+    pub(crate) fn start_impatient_agent(&self, kubeconfig: &str, client_ca: &str) -> anyhow::Result<Agent> {
+        self.start("agent", NODE, Credentials::Kubeconfig(kubeconfig), client_ca, true)
+    }
+
     /// Starts an agent of that node, with its files in that folder. There is one at a time: it has the ports.
     pub(crate) fn start_agent_as(
         &self,
@@ -74,6 +79,17 @@ impl Site {
         node: &str,
         credentials: Credentials<'_>,
         client_ca: &str,
+    ) -> anyhow::Result<Agent> {
+        self.start(folder, node, credentials, client_ca, false)
+    }
+
+    fn start(
+        &self,
+        folder: &str,
+        node: &str,
+        credentials: Credentials<'_>,
+        client_ca: &str,
+        impatient: bool,
     ) -> anyhow::Result<Agent> {
         let directory = self.directory.join(folder);
         fs::create_dir_all(&directory)?;
@@ -85,6 +101,7 @@ impl Site {
             credentials,
             client_ca,
             cgroup_root: CGROUP_ROOT,
+            impatient,
         };
         Agent::start(&self.enclosure, &surroundings)
     }
