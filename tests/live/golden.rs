@@ -68,6 +68,7 @@ pub(super) fn files_and_cgroups_are_as_a_kubelet_makes_them(bed: &mut Bed) -> an
     list(&pods.join(uid), "pods/UID", &mut found)?;
     same("the pod's files", &golden(include_str!("../testdata/golden/pod-dir.txt")), &found)?;
     logs_are_linked(bed, &ready, uid)?;
+    root_is_that_of_a_kubelet(bed)?;
     if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
         println!("skipped: golden cgroups: they were recorded on cgroup v1");
     } else {
@@ -79,6 +80,26 @@ pub(super) fn files_and_cgroups_are_as_a_kubelet_makes_them(bed: &mut Bed) -> an
     bed.delete("gold-running")?;
     bed.api.delete(&format!("{NAMESPACE}/configmaps/gold-cm"))?;
     bed.api.delete(&format!("{NAMESPACE}/secrets/gold-sec"))
+}
+
+/// What only a kubelet keeps in its root directory: state of what is not built yet (in-place resize, dynamic resources, records of
+/// pulls), what the tests have elsewhere (certificates, and device plugins, whose directory is the same for any root), and a directory
+/// `kubelet` of which the record says no more.
+const KUBELETS_OWN: [&str; 7] =
+    ["actuated_pods_state", "allocated_pods_state", "device-plugins", "dra_manager_state", "image_manager", "kubelet", "pki"];
+
+/// DIR-002, DIR-004 to DIR-007: names and modes.
+fn root_is_that_of_a_kubelet(bed: &Bed) -> anyhow::Result<()> {
+    let mut found = Lines::new();
+    for entry in fs::read_dir(bed.site.enclosure.path(&bed.agent.root))? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        let kind = if metadata.is_dir() { 'd' } else { '-' };
+        found.insert(format!("{kind}{} {}", permissions(metadata.permissions().mode()), entry.file_name().to_string_lossy()));
+    }
+    let is_built = |line: &String| !KUBELETS_OWN.iter().any(|name| line.ends_with(&format!(" {name}")));
+    let recorded = golden(include_str!("../testdata/golden/root-dir.txt")).into_iter().filter(is_built).collect();
+    same("the root directory", &recorded, &found)
 }
 
 /// Fails with what is missing and what is too much.

@@ -2,6 +2,7 @@
 
 mod auth;
 pub(crate) mod fakes;
+mod golden;
 mod information;
 mod logs;
 mod streaming;
