@@ -2,13 +2,14 @@
 //! Upstream: staging/src/k8s.io/cri-client/pkg/remote_runtime.go and remote_image.go ("... from runtime service failed").
 //! Differs: one place for all boundaries; what is not a fault (not found, withdrawn, a conflict) shows with --v=4 only.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::time::Duration;
 
 use kubelet::action::{ApiCall, Call, CriCall, HostCall};
 use kubelet::csi::CsiCall;
 use kubelet::event::Event;
 use kubelet::failure::{Failure, FailureKind};
+use kubelet::pod::manager::name_of;
 use tokio::time::Instant;
 use tracing::Level;
 
@@ -16,7 +17,7 @@ use tracing::Level;
 pub(crate) struct CallLog {
     began: Instant,
     boundary: &'static str,
-    name: String,
+    name: &'static str,
     subject: String,
 }
 
@@ -26,17 +27,17 @@ impl CallLog {
         if !tracing::enabled!(Level::WARN) {
             return None;
         }
-        let (boundary, name, subject) = match call {
-            Call::Cri(call) => ("runtime service", variant(call), of_runtime(call)),
-            Call::Api(call) => ("API server", variant(call), of_api(call)),
-            Call::Host(call) => ("host", variant(call), of_host(call)),
-            Call::Csi(call) => ("plugin", variant(call), of_plugin(call)),
+        let (boundary, subject) = match call {
+            Call::Cri(call) => ("runtime service", of_runtime(call)),
+            Call::Api(call) => ("API server", of_api(call)),
+            Call::Host(call) => ("host", of_host(call)),
+            Call::Csi(call) => ("plugin", of_plugin(call)),
             Call::Probe(_) | Call::Cancel(_) => return None,
         };
-        Some(Self { began: Instant::now(), boundary, name, subject })
+        Some(Self { began: Instant::now(), boundary, name: call.name(), subject })
     }
 
-    /// The call ended.
+    /// The call ended. How long it took includes its wait for a place in its lane.
     pub(crate) fn end(self, event: &Event) {
         let Self { began, boundary, name, subject } = self;
         let took = Took(began.elapsed());
@@ -122,8 +123,8 @@ fn of_api(call: &ApiCall) -> String {
         | ApiCall::PatchEvent { namespace, name, .. }
         | ApiCall::CreateToken { namespace, service_account: name, .. } => format!("{namespace}/{name}"),
         ApiCall::CreatePod(pod) => {
-            let metadata = &pod.metadata;
-            format!("{}/{}", metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default())
+            let pod = name_of(pod);
+            format!("{}/{}", pod.namespace, pod.name)
         }
         ApiCall::CreateEvent(event) => {
             let about = &event.involved_object;
@@ -188,22 +189,6 @@ fn of_plugin(call: &CsiCall) -> String {
     }
 }
 
-/// The name of an enum's variant: what its `Debug` begins with, and no more of it is made than that.
-fn variant(call: &impl fmt::Debug) -> String {
-    struct First(String);
-    impl fmt::Write for First {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            let end = text.find(|c: char| !c.is_alphanumeric());
-            self.0.push_str(&text[..end.unwrap_or(text.len())]);
-            // The end of the name ends all.
-            if end.is_some() { Err(fmt::Error) } else { Ok(()) }
-        }
-    }
-    let mut first = First(String::new());
-    let _ended = write!(first, "{call:?}");
-    first.0
-}
-
 #[cfg(test)]
 mod tests {
     use kubelet::ids::ContainerId;
@@ -212,13 +197,9 @@ mod tests {
 
     // A command may hold a secret; the log has the call's name and its container.
     #[test]
-    fn call_is_told_by_its_name_and_subject_alone() {
+    fn command_is_not_told() {
         let command = vec!["login".to_owned(), "--password=hidden".to_owned()];
-        let call = Call::Cri(CriCall::ExecSync { id: ContainerId::new("c1"), command, timeout: Duration::ZERO });
-        let Call::Cri(exec) = &call else { unreachable!() };
-        assert_eq!((variant(exec).as_str(), of_runtime(exec).as_str()), ("ExecSync", "c1"));
-        assert_eq!(variant(&CriCall::ListImages), "ListImages");
-        assert_eq!(variant(&ApiCall::PatchNodeStatus(serde_json::json!({"a": 1}))), "PatchNodeStatus");
+        assert_eq!(of_runtime(&CriCall::ExecSync { id: ContainerId::new("c1"), command, timeout: Duration::ZERO }), "c1");
     }
 
     #[test]

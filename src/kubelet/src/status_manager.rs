@@ -289,14 +289,14 @@ fn keep_foreign_conditions(status: &mut PodStatus, api: &PodStatus) {
 /// Whether all the news of a pod is that its sandbox is up, and with it its addresses. A container of it starts within moments, unless
 /// its image has to be pulled: one patch then tells of both.
 fn only_sandbox_came_up(api: &PodStatus, wanted: &PodStatus) -> bool {
-    let others = |status: &PodStatus| -> Vec<PodCondition> {
-        status.conditions.iter().flatten().filter(|condition| condition.type_ != READY_TO_START).cloned().collect()
-    };
+    fn others(status: &PodStatus) -> impl Iterator<Item = &PodCondition> {
+        status.conditions.iter().flatten().filter(|condition| condition.type_ != READY_TO_START)
+    }
     let rest = |status: &PodStatus| PodStatus { conditions: None, pod_ip: None, pod_ips: None, ..status.clone() };
     let up = wanted.conditions.iter().flatten().any(|condition| condition.type_ == READY_TO_START && condition.status == "True");
     up && api.start_time.is_some()
         && wanted.phase.as_deref() == Some("Pending")
-        && others(api) == others(wanted)
+        && others(api).eq(others(wanted))
         && rest(api) == rest(wanted)
 }
 
