@@ -19,6 +19,7 @@ pub mod housekeeping;
 pub mod ids;
 pub mod images;
 pub mod kubelet;
+pub mod limits;
 pub mod node;
 pub mod node_files;
 pub mod observation;

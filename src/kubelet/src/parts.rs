@@ -2,6 +2,7 @@
 //! Upstream: the fields of pkg/kubelet/kubelet.go (Kubelet).
 //! Differs: nothing on purpose.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::cache::{Lookup, ObjectCache};
 use crate::config::{CgroupDriver, Config};
 use crate::images::credentials::credentials_for;
 use crate::images::{ImageManager, ResolvedImage};
+use crate::limits::Room;
 use crate::node::manager::NodeManager;
 use crate::node::runtime_health::RuntimeHealth;
 use crate::node_files::NodeFiles;
@@ -81,6 +83,19 @@ pub struct Parts {
 
 /// Why a container's configuration cannot be made: waiting reason and message; `None` if something is still on its way.
 pub type PlanError = Option<(String, String)>;
+
+/// A container that is to be made.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    /// Its spec.
+    pub container: &'a Container,
+    /// Its number.
+    pub attempt: u32,
+    /// Its image.
+    pub image: &'a ResolvedImage,
+    /// What it may take.
+    pub room: &'a mut Room,
+}
 
 fn config_error(message: String) -> PlanError {
     Some(("CreateContainerConfigError".to_owned(), message))
@@ -208,7 +223,7 @@ impl Parts {
         seen.sandboxes.first().map(|s| sorted_ips(&s.ips, &host_ips)).unwrap_or_default()
     }
 
-    fn environment(&self, pod: &Pod, container: &Container, pod_ips: &[String]) -> Result<Environment, EnvError> {
+    fn environment(&self, pod: &Pod, container: &Container, pod_ips: &[String], room: &mut Room) -> Result<Environment, EnvError> {
         let host_ips = self.host_ips();
         let allocatable = self.node_allocatable();
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
@@ -222,7 +237,7 @@ impl Parts {
             services.extend(self.services.in_namespace(namespace).cloned());
         }
         let fields = FieldContext { pod_ips, host_ips: &host_ips, node_allocatable: &allocatable };
-        environment(&EnvInputs { pod, container, objects: &self.objects, services: &services, fields })
+        environment(&EnvInputs { pod, container, objects: &self.objects, services: &services, fields }, room)
     }
 
     /// Everything that a container is made with.
@@ -233,24 +248,23 @@ impl Parts {
         &mut self,
         worker: &PodWorker,
         seen: &PodObservation,
-        container: &Container,
-        attempt: u32,
-        image: &ResolvedImage,
+        wanted: Wanted<'_>,
         out: &mut Out<'_>,
     ) -> Result<ContainerPlan, PlanError> {
+        let Wanted { container, attempt, image, room } = wanted;
         let pod = &worker.pod;
         let Some(sandbox) = seen.sandboxes.first() else { return Err(None) };
         let Some(machine) = self.startup.machine().cloned() else { return Err(None) };
         let (sandbox_config, _) = self.sandbox_config(pod, sandbox.attempt, out).map_err(config_error)?;
         let pod_ips = self.pod_ips(pod, seen);
-        let env = self.environment(pod, container, &pod_ips).map_err(|error| match error {
+        let env = self.environment(pod, container, &pod_ips, room).map_err(|error| match error {
             EnvError::NotYet => None,
             EnvError::Bad(message) => config_error(message),
         })?;
         let pod_dir = self.pod_dir(worker);
-        let variable = |name: &str| env.get(name).map(|v| String::from_utf8_lossy(v).into_owned());
+        let variable = |name: &str| env.text(name).map(Cow::into_owned);
         let recursive = self.runtime.handlers().iter().any(|h| h.name.is_empty() && h.recursive_read_only_mounts);
-        let mounts = volume_mounts(&MountInputs {
+        let inputs = MountInputs {
             pod,
             uid: &worker.uid,
             container,
@@ -259,8 +273,8 @@ impl Parts {
             variable: &variable,
             recursive_read_only: recursive,
             selinux: machine.selinux,
-        })
-        .map_err(config_error)?;
+        };
+        let mounts = volume_mounts(&inputs, room).map_err(config_error)?;
         let mut files = mounts.binds;
         let mut mounts = mounts.mounts;
         self.own_files(worker, container, &pod_ips, machine.selinux, &mut files, &mut mounts);
@@ -280,7 +294,7 @@ impl Parts {
             mounts,
             security_context,
         };
-        let config = container_config(pod, container, inputs);
+        let config = container_config(pod, container, inputs, room).map_err(config_error)?;
         let name = name_of(pod);
         Ok(ContainerPlan {
             log_target: format!("{}/{}", sandbox_config.log_directory, config.log_path),

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt as _, Empty, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kubelet::event::ProbeOutcome;
+use kubelet::limits::check_headers;
 
 use crate::env::{BoxedStream, Endpoint, Net};
 use crate::tls::connect_unverified;
@@ -122,6 +123,7 @@ impl Target {
     }
 
     fn request(&self) -> Result<Request<Empty<Bytes>>, String> {
+        check_headers(&self.headers)?;
         let mut request = Request::get(self.path_and_query()).body(Empty::new()).map_err(|e| e.to_string())?;
         let headers = request.headers_mut();
         let agent = if self.lifecycle { "kube-lifecycle/1.36" } else { "kube-probe/1.36" };
@@ -138,9 +140,9 @@ impl Target {
             }
             let value = HeaderValue::from_str(value).map_err(|e| e.to_string())?;
             if name == HOST || name == ACCEPT || name == USER_AGENT {
-                headers.insert(name, value);
+                headers.try_insert(name, value).map_err(|e| e.to_string())?;
             } else {
-                headers.append(name, value);
+                headers.try_append(name, value).map_err(|e| e.to_string())?;
             }
         }
         Ok(request)
@@ -261,6 +263,19 @@ mod tests {
         let request = target.request().unwrap();
         assert_eq!(request.headers()[HOST], "example.com");
         assert!(!request.headers().contains_key(ACCEPT));
+    }
+
+    // POD-247: 700 KB of spec with 25,000 names are more than the map of headers holds, which panics.
+    #[test]
+    fn more_headers_than_can_be_sent_are_a_failure() {
+        let numbered = |number: usize| (0..number).map(|n| (format!("h{n}"), "v".to_owned())).collect();
+        let told = |target: &Target| target.request().unwrap_err();
+        let mut many = Target { headers: numbered(25_000), ..target() };
+        assert_eq!(told(&many), "the request has 25000 headers, more than the 4096 that are allowed");
+        many.headers.truncate(4096);
+        assert_eq!(many.request().unwrap().headers().len(), 4100);
+        many.headers[0].1 = "v".repeat(1 << 20);
+        assert_eq!(told(&many), "the headers of the request take more than 1048576 bytes, the most that is allowed");
     }
 
     // POD-247: redirects stay on the host.

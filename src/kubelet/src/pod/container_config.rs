@@ -14,6 +14,7 @@ use super::env::{Environment, expand};
 use super::labels::{container_annotations, container_labels};
 use crate::config::Config;
 use crate::images::ResolvedImage;
+use crate::limits::Room;
 use crate::observation::MachineInfo;
 use crate::resources::cgroup::{cpu_quota, cpu_shares, kernel_page_size};
 use crate::resources::qos::oom_score_adj;
@@ -40,19 +41,28 @@ pub struct ContainerInputs<'a> {
 }
 
 /// The container's configuration (POD-165 to POD-181).
-#[must_use]
-pub fn container_config(pod: &Pod, container: &Container, inputs: ContainerInputs<'_>) -> ContainerConfig {
-    let look_up = |name: &str| inputs.env.get(name).map(|v| String::from_utf8_lossy(v).into_owned());
-    let expanded = |words: &Option<Vec<String>>| words.iter().flatten().map(|w| expand(w, look_up)).collect();
-    ContainerConfig {
+///
+/// # Errors
+/// There is no room for its command and arguments.
+pub fn container_config(
+    pod: &Pod,
+    container: &Container,
+    inputs: ContainerInputs<'_>,
+    room: &mut Room,
+) -> Result<ContainerConfig, String> {
+    let look_up = |name: &str| inputs.env.text(name);
+    let mut expanded =
+        |words: &Option<Vec<String>>| words.iter().flatten().map(|word| expand(word, room, look_up)).collect::<Result<Vec<_>, _>>();
+    let (command, args) = (expanded(&container.command)?, expanded(&container.args)?);
+    Ok(ContainerConfig {
         metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: inputs.restart_count }),
         image: Some(ImageSpec {
             image: inputs.image.image_ref.clone(),
             user_specified_image: container.image.clone().unwrap_or_default(),
             ..ImageSpec::default()
         }),
-        command: expanded(&container.command),
-        args: expanded(&container.args),
+        command,
+        args,
         working_dir: container.working_dir.clone().unwrap_or_default(),
         envs: inputs.env.iter().map(|(key, value)| KeyValue { key: key.to_owned(), value: value.to_vec() }).collect(),
         labels: container_labels(pod, container),
@@ -67,7 +77,7 @@ pub fn container_config(pod: &Pod, container: &Container, inputs: ContainerInput
             security_context: Some(inputs.security_context),
         }),
         ..ContainerConfig::default()
-    }
+    })
 }
 
 /// POD-178, POD-179, NODE-148
@@ -146,7 +156,7 @@ mod tests {
             mounts: golden.mounts.clone(),
             security_context: security_context(&pod, container, &security).unwrap(),
         };
-        let mut ours = container_config(&pod, container, inputs);
+        let mut ours = container_config(&pod, container, inputs, &mut Room::of_container()).unwrap();
         let by_key = |mut envs: Vec<KeyValue>| {
             envs.sort_by(|a, b| a.key.cmp(&b.key));
             envs
@@ -174,7 +184,7 @@ mod tests {
             mounts: Vec::new(),
             security_context: LinuxContainerSecurityContext::default(),
         };
-        let made = container_config(&pod, &container, inputs);
+        let made = container_config(&pod, &container, inputs, &mut Room::of_container()).unwrap();
         assert_eq!(made.command, ["10.96.0.1", "$(X)"]);
         assert_eq!(made.args, ["at 443 $(NOT_THERE)"]);
     }
@@ -225,6 +235,7 @@ mod tests {
         let services = [Arc::new(serde_json::from_value(service).unwrap())];
         let allocatable = BTreeMap::new();
         let fields = FieldContext { pod_ips: &[], host_ips: &[], node_allocatable: &allocatable };
-        environment(&EnvInputs { pod, container, objects: &objects, services: &services, fields }).unwrap()
+        environment(&EnvInputs { pod, container, objects: &objects, services: &services, fields }, &mut Room::of_container())
+            .unwrap()
     }
 }

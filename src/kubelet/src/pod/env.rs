@@ -2,6 +2,7 @@
 //! Upstream: pkg/kubelet/kubelet_pods.go (makeEnvironmentVariables), pkg/kubelet/envvars, third_party/forked/golang/expansion.
 //! Differs: the order is fixed: service variables by name, then those of the spec in their order.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Obj
 
 use super::fields::{FieldContext, resource_field};
 use crate::cache::{Lookup, ObjectCache};
+use crate::limits::{EACH, Room};
 use crate::sensitive::Sensitive;
 
 /// Why an environment cannot be made now.
@@ -44,7 +46,15 @@ pub struct Environment {
 }
 
 impl Environment {
-    fn set(&mut self, name: &str, value: Vec<u8>) {
+    /// # Errors
+    /// The environment would become too large.
+    fn set(&mut self, name: &str, value: Vec<u8>, room: &mut Room) -> Result<(), EnvError> {
+        room.take(name.len() + value.len() + EACH).map_err(EnvError::Bad)?;
+        self.put(name, value);
+        Ok(())
+    }
+
+    fn put(&mut self, name: &str, value: Vec<u8>) {
         if self.values.insert(name.to_owned(), value).is_none() {
             self.names.push(name.to_owned());
         }
@@ -56,6 +66,12 @@ impl Environment {
         self.values.get(name).map(Vec::as_slice)
     }
 
+    /// A variable's value as text.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.get(name).map(String::from_utf8_lossy)
+    }
+
     /// All variables.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.names.iter().map(|name| (name.as_str(), self.values[name].as_slice()))
@@ -65,24 +81,26 @@ impl Environment {
 /// The container's environment (ENV-001): envFrom, then env; service variables fill what is not set.
 ///
 /// # Errors
-/// A required reference that is missing, or one that is not known yet.
-pub fn environment(inputs: &EnvInputs<'_>) -> Result<Environment, EnvError> {
+/// A required reference that is missing, one that is not known yet, or more than there is room for.
+pub fn environment(inputs: &EnvInputs<'_>, room: &mut Room) -> Result<Environment, EnvError> {
     let services = service_variables(inputs.services);
     let mut env = Environment::default();
-    from_sources(inputs, &mut env)?;
+    from_sources(inputs, &mut env, room)?;
     for variable in inputs.container.env.iter().flatten() {
-        if let Some(value) = value_of(inputs, variable, &env, &services)? {
-            env.set(&variable.name, value);
+        if let Some(value) = value_of(inputs, variable, &env, &services, room)? {
+            env.set(&variable.name, value, room)?;
         }
     }
     let mut all = Environment::default();
-    for (name, value) in &services {
-        if env.get(name).is_none() {
-            all.set(name, value.clone().into_bytes());
+    for (name, value) in services {
+        if env.get(&name).is_none() {
+            all.set(&name, value.into_bytes(), room)?;
         }
     }
-    for (name, value) in env.iter() {
-        all.set(name, value.to_vec());
+    let Environment { names, mut values } = env;
+    for name in names {
+        let value = values.remove(&name).unwrap_or_default();
+        all.put(&name, value);
     }
     Ok(all)
 }
@@ -92,21 +110,21 @@ fn namespace<'a>(inputs: &EnvInputs<'a>) -> &'a str {
 }
 
 /// ENV-004
-fn from_sources(inputs: &EnvInputs<'_>, env: &mut Environment) -> Result<(), EnvError> {
+fn from_sources(inputs: &EnvInputs<'_>, env: &mut Environment, room: &mut Room) -> Result<(), EnvError> {
     for source in inputs.container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         if let Some(reference) = &source.config_map_ref {
             let optional = reference.optional.unwrap_or(false);
             if let Some(map) = config_map(inputs, &reference.name, optional)? {
                 for (key, value) in map.data.iter().flatten() {
-                    env.set(&format!("{prefix}{key}"), value.clone().into_bytes());
+                    env.set(&format!("{prefix}{key}"), value.clone().into_bytes(), room)?;
                 }
             }
         } else if let Some(reference) = &source.secret_ref {
             let optional = reference.optional.unwrap_or(false);
             if let Some(secret) = secret(inputs, &reference.name, optional)? {
                 for (key, ByteString(value)) in secret.reveal().data.iter().flatten() {
-                    env.set(&format!("{prefix}{key}"), value.clone());
+                    env.set(&format!("{prefix}{key}"), value.clone(), room)?;
                 }
             }
         }
@@ -139,15 +157,15 @@ fn value_of(
     variable: &EnvVar,
     env: &Environment,
     services: &BTreeMap<String, String>,
+    room: &Room,
 ) -> Result<Option<Vec<u8>>, EnvError> {
     if let Some(source) = &variable.value_from {
         return from_source(inputs, source);
     }
-    let look_up = |name: &str| {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        env.get(name).map(text).or_else(|| services.get(name).cloned())
-    };
-    Ok(Some(expand(variable.value.as_deref().unwrap_or_default(), look_up).into_bytes()))
+    let look_up = |name: &str| env.text(name).or_else(|| services.get(name).map(|value| Cow::Borrowed(value.as_str())));
+    // What it comes to is counted when it is set; until then it must not be more than could be.
+    let expanded = expand(variable.value.as_deref().unwrap_or_default(), &mut room.clone(), look_up).map_err(EnvError::Bad)?;
+    Ok(Some(expanded.into_bytes()))
 }
 
 fn from_source(inputs: &EnvInputs<'_>, source: &EnvVarSource) -> Result<Option<Vec<u8>>, EnvError> {
@@ -187,29 +205,43 @@ fn key_found(value: Option<Vec<u8>>, optional: bool, missing: impl FnOnce() -> S
 }
 
 /// `$(NAME)` replaced by its value, `$$` by `$`; what is unknown or not closed stays (ENV-005, POD-168).
-#[must_use]
-pub fn expand(text: &str, look_up: impl Fn(&str) -> Option<String>) -> String {
+///
+/// # Errors
+/// There is no room for what it comes to.
+pub fn expand<'a>(text: &str, room: &mut Room, look_up: impl Fn(&str) -> Option<Cow<'a, str>>) -> Result<String, String> {
+    room.take(text.len() + EACH)?;
     let mut expanded = String::new();
-    let mut rest = text;
+    let (mut rest, mut closed) = (text, true);
     while let Some(at) = rest.find('$') {
         expanded.push_str(&rest[..at]);
         rest = &rest[at + 1..];
         if let Some(after) = rest.strip_prefix('$') {
             expanded.push('$');
             rest = after;
-        } else if let Some(end) = rest.strip_prefix('(').and_then(|inner| inner.find(')')) {
-            let name = &rest[1..=end];
-            match look_up(name) {
-                Some(value) => expanded.push_str(&value),
-                None => expanded.push_str(&format!("$({name})")),
-            }
-            rest = &rest[end + 2..];
-        } else {
-            expanded.push('$');
+            continue;
         }
+        let Some(inner) = rest.strip_prefix('(').filter(|_| closed) else {
+            expanded.push('$');
+            continue;
+        };
+        // Looked for once in vain, there is none behind it either.
+        let Some(end) = inner.find(')') else {
+            closed = false;
+            expanded.push('$');
+            continue;
+        };
+        let name = &inner[..end];
+        match look_up(name) {
+            Some(value) => {
+                room.take(value.len())?;
+                expanded.push_str(&value);
+            }
+            None => expanded.push_str(&format!("$({name})")),
+        }
+        rest = &inner[end + 1..];
     }
     expanded.push_str(rest);
-    expanded
+    Ok(expanded)
 }
 
 /// The variables of those services (ENV-010, ENV-011).
@@ -296,7 +328,8 @@ mod tests {
         let allocatable = BTreeMap::new();
         let fields = FieldContext { pod_ips: &[], host_ips: &[], node_allocatable: &allocatable };
         let container = &pod.spec.as_ref().unwrap().containers[0];
-        let env = environment(&EnvInputs { pod: &pod, container, objects: &objects, services: &services, fields })?;
+        let inputs = EnvInputs { pod: &pod, container, objects: &objects, services: &services, fields };
+        let env = environment(&inputs, &mut Room::of_container())?;
         Ok(env.iter().map(|(name, value)| (name.to_owned(), String::from_utf8_lossy(value).into_owned())).collect())
     }
 
@@ -374,7 +407,7 @@ mod tests {
     // ENV-005, POD-168
     #[test]
     fn known_names_are_expanded_and_the_rest_stays() {
-        let look_up = |name: &str| (name == "A").then(|| "1".to_owned());
+        let look_up = |name: &str| (name == "A").then_some(Cow::Borrowed("1"));
         for (text, expanded) in [
             ("$(A)", "1"),
             ("x$(A)y$(A)", "x1y1"),
@@ -386,8 +419,34 @@ mod tests {
             ("$A", "$A"),
             ("$()", "$()"),
         ] {
-            assert_eq!(expand(text, look_up), expanded, "{text}");
+            assert_eq!(expand(text, &mut Room::of_container(), look_up).unwrap(), expanded, "{text}");
         }
+    }
+
+    // ENV-006: 1.2 KB of spec that would be gigabytes. Upstream (third_party/forked/golang/expansion) makes them.
+    #[test]
+    fn variables_that_double_each_other_are_refused_before_they_are_made() {
+        let mut own = vec![json!({"name": "A0", "value": "0123456789"})];
+        for n in 1..=30 {
+            own.push(json!({"name": format!("A{n}"), "value": format!("$(A{0})$(A{0})", n - 1)}));
+        }
+        let told = "the environment, command, arguments and subPaths of the container take more than 6291456 bytes, the most that is \
+                    allowed";
+        assert_eq!(bad(json!({"env": own})), told);
+        assert!(made(json!({"env": own[..19]})).is_ok());
+    }
+
+    // ENV-005: each of a million openings would be sought an end for.
+    #[test]
+    fn what_is_never_closed_is_read_once() {
+        let text = "$(".repeat(1 << 20);
+        let looked_up = std::cell::Cell::new(0);
+        let look_up = |_: &str| {
+            looked_up.set(looked_up.get() + 1);
+            None
+        };
+        assert_eq!(expand(&text, &mut Room::of_container(), look_up).unwrap(), text);
+        assert_eq!(looked_up.get(), 0);
     }
 
     // ENV-011: as captured in the golden pod.

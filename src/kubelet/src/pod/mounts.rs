@@ -2,6 +2,7 @@
 //! Upstream: pkg/kubelet/kubelet_pods.go (makeMounts), pkg/kubelet/kuberuntime/kuberuntime_container.go (makeMounts).
 //! Differs: nothing on purpose.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
@@ -10,6 +11,7 @@ use proto::cri::{Mount, MountPropagation};
 use super::env::expand;
 use crate::action::HostCall;
 use crate::ids::PodUid;
+use crate::limits::Room;
 use crate::volumes::MountedVolume;
 
 /// The mounts of a container, and what has to be bound before they are there.
@@ -46,7 +48,7 @@ pub struct MountInputs<'a> {
 /// # Errors
 /// A volume that there is not, a subPath that leaves its volume, a mode that cannot be had: the message of
 /// `CreateContainerConfigError`.
-pub fn volume_mounts(inputs: &MountInputs<'_>) -> Result<Mounts, String> {
+pub fn volume_mounts(inputs: &MountInputs<'_>, room: &mut Room) -> Result<Mounts, String> {
     let mut made = Mounts::default();
     for (index, mount) in inputs.container.volume_mounts.iter().flatten().enumerate() {
         let Some(volume) = inputs.volumes.get(&mount.name) else {
@@ -54,7 +56,7 @@ pub fn volume_mounts(inputs: &MountInputs<'_>) -> Result<Mounts, String> {
         };
         let read_only = mount.read_only.unwrap_or(false) || volume.is_read_only();
         let mut host_path = volume.host_path.clone();
-        if let Some(sub_path) = sub_path(mount, inputs)? {
+        if let Some(sub_path) = sub_path(mount, inputs, room)? {
             host_path = format!("{}/volume-subpaths/{}/{}/{index}", inputs.pod_dir, volume.name, inputs.container.name);
             made.binds.push(HostCall::BindSubPath {
                 pod: inputs.uid.clone(),
@@ -85,7 +87,7 @@ fn absolute(path: &str) -> String {
 }
 
 /// MNT-010
-fn sub_path(mount: &VolumeMount, inputs: &MountInputs<'_>) -> Result<Option<String>, String> {
+fn sub_path(mount: &VolumeMount, inputs: &MountInputs<'_>, room: &mut Room) -> Result<Option<String>, String> {
     let path = match (mount.sub_path.as_deref(), mount.sub_path_expr.as_deref()) {
         (Some(path), _) if !path.is_empty() => path.to_owned(),
         (_, Some(expression)) if !expression.is_empty() => {
@@ -95,9 +97,9 @@ fn sub_path(mount: &VolumeMount, inputs: &MountInputs<'_>) -> Result<Option<Stri
                 if value.is_none() {
                     missing.borrow_mut().insert(name.to_owned());
                 }
-                value
+                value.map(Cow::Owned)
             };
-            let path = expand(expression, look_up);
+            let path = expand(expression, room, look_up)?;
             let missing = missing.into_inner();
             if !missing.is_empty() {
                 return Err(format!("missing value for {}", missing.into_iter().collect::<Vec<_>>().join(", ")));
@@ -177,7 +179,7 @@ mod tests {
             "EMPTY" => Some(String::new()),
             _ => None,
         };
-        volume_mounts(&MountInputs {
+        let inputs = MountInputs {
             pod: &pod,
             uid: &PodUid::new("u"),
             container: &container,
@@ -186,7 +188,8 @@ mod tests {
             variable: &variable,
             recursive_read_only: false,
             selinux,
-        })
+        };
+        volume_mounts(&inputs, &mut Room::of_container())
     }
 
     fn refused(mount: Value) -> String {

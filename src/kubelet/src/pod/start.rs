@@ -16,9 +16,10 @@ use super::worker::PodWorker;
 use crate::action::CriCall;
 use crate::backoff::restart_wait;
 use crate::images::{ImageNeed, ImageState, ResolvedImage};
+use crate::limits::{BATCH_BYTES, Room};
 use crate::observation::{ContainerState, PodObservation};
 use crate::out::Out;
-use crate::parts::Parts;
+use crate::parts::{Parts, Wanted};
 use crate::recorder::{Recorded, Subject};
 use crate::time::{Now, earliest, go_seconds};
 
@@ -61,7 +62,7 @@ pub fn start_batch(
     let mut chains: Vec<Chain> =
         actions.stale_inits.iter().map(|id| Chain::new(Purpose::Remove, [Step::Remove(id.clone())])).collect();
     let stale = chains.len();
-    let mut held = false;
+    let (mut held, mut bytes) = (false, 0);
     for container in &wanted {
         // Asked for all of them, also behind one that waits: their images come meanwhile.
         let readiness = readiness(worker, parts, now, seen, container, out);
@@ -70,9 +71,12 @@ pub fn start_batch(
         }
         match readiness {
             Readiness::Now(image) => {
-                if let Some(chain) = start_chain(worker, parts, now, seen, container, image, out) {
-                    chains.push(chain);
-                }
+                let mut room = Room::of_container();
+                let attempt = next_attempt(worker, seen, &container.name);
+                let wanted = Wanted { container, attempt, image: &image, room: &mut room };
+                chains.extend(start_chain(worker, parts, now, seen, wanted, out));
+                bytes += room.taken();
+                held = bytes > BATCH_BYTES;
             }
             Readiness::HoldsOthers => held = true,
             Readiness::Skipped => {}
@@ -174,12 +178,11 @@ fn start_chain(
     parts: &mut Parts,
     now: Now,
     seen: &PodObservation,
-    container: &Container,
-    image: ResolvedImage,
+    wanted: Wanted<'_>,
     out: &mut Out<'_>,
 ) -> Option<Chain> {
-    let attempt = next_attempt(worker, seen, &container.name);
-    let plan = match parts.container_plan(worker, seen, container, attempt, &image, out) {
+    let container = wanted.container;
+    let plan = match parts.container_plan(worker, seen, wanted, out) {
         Ok(plan) => plan,
         Err(error) => {
             let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, &container.name));

@@ -12,8 +12,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use self::spec::{ProbeKind, ProbeSpec};
+use self::spec::{PodProbe, ProbeKind, ProbeSpec};
 use crate::action::{Call, CriCall, Lane};
+use crate::alarms::Alarms;
 use crate::event::{CriReply, ProbeOutcome};
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{ActionId, ContainerId, PodUid};
@@ -55,7 +56,7 @@ struct Key {
 #[derive(Debug)]
 struct Worker {
     number: u64,
-    spec: ProbeSpec,
+    spec: Arc<ProbeSpec>,
     pod: Arc<Pod>,
     field_path: String,
     pod_ip: String,
@@ -75,11 +76,21 @@ struct Instance {
     on_hold: bool,
 }
 
+/// The probes of a pod, made once for each spec.
+#[derive(Debug)]
+struct PodProbes {
+    pod: Arc<Pod>,
+    probes: Arc<Vec<PodProbe>>,
+}
+
 /// The prober.
 #[derive(Debug)]
 pub struct Prober {
+    pods: BTreeMap<PodUid, PodProbes>,
     workers: BTreeMap<Key, Worker>,
     keys: BTreeMap<u64, Key>,
+    /// When each worker probes next, by its number: of those that may.
+    alarms: Alarms<u64>,
     next_number: u64,
     rng: Rng,
 }
@@ -112,13 +123,21 @@ impl Prober {
     /// A prober that has nothing to probe. First probes after the agent's start are spread by the seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { workers: BTreeMap::new(), keys: BTreeMap::new(), next_number: 1, rng: Rng::new(seed) }
+        Self {
+            pods: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            alarms: Alarms::default(),
+            next_number: 1,
+            rng: Rng::new(seed),
+        }
     }
 
     /// Brings the probes of a pod in line with its spec and what runs of it.
     pub fn sync_pod(&mut self, now: Now, probed: ProbedPod<'_>) {
-        for (container, field_path, spec) in spec::probes_of(probed.pod) {
-            let key = Key { pod: probed.uid.clone(), container: container.to_owned(), kind: spec.kind };
+        let probes = self.probes_of(probed.uid, probed.pod);
+        for PodProbe { container, field_path, spec } in probes.iter() {
+            let key = Key { pod: probed.uid.clone(), container: container.clone(), kind: spec.kind };
             let running = probed.observation.newest(container).filter(|c| c.state == ContainerState::Running);
             if running.is_none() && !self.workers.contains_key(&key) {
                 continue;
@@ -126,7 +145,7 @@ impl Prober {
             let number = self.next_number;
             let worker = self.workers.entry(key.clone()).or_insert_with(|| Worker {
                 number,
-                spec: spec.clone(),
+                spec: Arc::clone(spec),
                 pod: Arc::clone(probed.pod),
                 field_path: field_path.clone(),
                 pod_ip: String::new(),
@@ -143,19 +162,49 @@ impl Prober {
             match running {
                 Some(container) if worker.instance.as_ref().is_none_or(|i| i.id != container.id) => {
                     let known = known_verdict(probed.pod, &key.container, &container.id, spec.kind);
-                    worker.instance = Some(begin(now, &spec, container, known, &mut self.rng));
+                    worker.instance = Some(begin(now, spec, container, known, &mut self.rng));
                 }
                 Some(_) => {}
                 // Not running is a failure of readiness until there is a new instance (POD-243).
                 None => worker.instance = None,
             }
         }
+        for PodProbe { container, spec, .. } in probes.iter() {
+            self.set_alarm(&Key { pod: probed.uid.clone(), container: container.clone(), kind: spec.kind });
+        }
+    }
+
+    fn probes_of(&mut self, uid: &PodUid, pod: &Arc<Pod>) -> Arc<Vec<PodProbe>> {
+        let new = || PodProbes { pod: Arc::clone(pod), probes: Arc::new(spec::probes_of(pod)) };
+        let known = self.pods.entry(uid.clone()).or_insert_with(new);
+        if !Arc::ptr_eq(&known.pod, pod) {
+            if known.pod.spec == pod.spec {
+                known.pod = Arc::clone(pod);
+            } else {
+                *known = new();
+            }
+        }
+        Arc::clone(&known.probes)
+    }
+
+    /// A worker changed, or the startup probe that it waits for.
+    fn set_alarm(&mut self, key: &Key) {
+        let Some(worker) = self.workers.get(key) else { return };
+        let at = worker.instance.as_ref().filter(|_| self.may_probe(key, worker)).map(|instance| instance.next);
+        self.alarms.set(&worker.number, at);
     }
 
     /// The pod is gone or done: nothing of it is probed any more.
     pub fn remove_pod(&mut self, uid: &PodUid) {
-        self.workers.retain(|key, _| key.pod != *uid);
-        self.keys.retain(|_, key| key.pod != *uid);
+        self.pods.remove(uid);
+        let first = Key { pod: uid.clone(), container: String::new(), kind: ProbeKind::Startup };
+        let of_pod = self.workers.range(first..).take_while(|(key, _)| key.pod == *uid);
+        let gone: Vec<(Key, u64)> = of_pod.map(|(key, worker)| (key.clone(), worker.number)).collect();
+        for (key, number) in gone {
+            self.workers.remove(&key);
+            self.keys.remove(&number);
+            self.alarms.set(&number, None);
+        }
     }
 
     /// What the probes say of a container instance (POD-242, POD-251).
@@ -178,26 +227,17 @@ impl Prober {
     /// When the next probe is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        self.workers
-            .iter()
-            .filter(|(key, worker)| self.may_probe(key, worker))
-            .filter_map(|(_, w)| w.instance.as_ref())
-            .map(|i| i.next)
-            .min()
+        self.alarms.first()
     }
 
     /// Probes what is due.
     pub fn due(&mut self, now: Now, out: &mut Out<'_>) {
-        let due: Vec<Key> = self
-            .workers
-            .iter()
-            .filter(|(key, worker)| self.may_probe(key, worker) && worker.instance.as_ref().is_some_and(|i| i.next <= now.mono))
-            .map(|(key, _)| key.clone())
-            .collect();
+        let due: BTreeSet<Key> = self.alarms.due(now.mono).filter_map(|number| self.keys.get(number)).cloned().collect();
         for key in due {
             if let Some(worker) = self.workers.get_mut(&key) {
                 worker.probe(now, out);
             }
+            self.set_alarm(&key);
         }
     }
 
@@ -218,6 +258,10 @@ impl Prober {
         let told = worker.answered(now, outcome, out);
         let verdict = worker.instance.as_ref().and_then(|instance| instance.verdict);
         let fatal = key.kind != ProbeKind::Readiness && verdict == Some(false);
+        // What ended may be what the others wait for.
+        for kind in [ProbeKind::Startup, ProbeKind::Readiness, ProbeKind::Liveness] {
+            self.set_alarm(&Key { kind, ..key.clone() });
+        }
         told.then_some(Told { pod: key.pod, fatal })
     }
 
@@ -283,7 +327,7 @@ impl Worker {
         let timeout = self.spec.timeout;
         let call = match self.spec.call(&self.pod_ip) {
             Ok(None) => {
-                let (id, command) = (instance.id.clone(), self.spec.command.clone());
+                let (id, command) = (instance.id.clone(), self.spec.command().to_vec());
                 Call::Cri(CriCall::ExecSync { id, command, timeout })
             }
             Ok(Some(call)) => Call::Probe(call),
@@ -385,7 +429,7 @@ impl Prober {
     #[must_use]
     pub fn exec_of(&self, number: u64) -> (&[String], Duration) {
         let worker = self.keys.get(&number).and_then(|key| self.workers.get(key));
-        worker.map_or((&[], Duration::from_secs(1)), |w| (w.spec.command.as_slice(), w.spec.timeout))
+        worker.map_or((&[], Duration::from_secs(1)), |w| (w.spec.command(), w.spec.timeout))
     }
 }
 

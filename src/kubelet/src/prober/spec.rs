@@ -2,12 +2,16 @@
 //! Upstream: pkg/apis/core/v1/defaults.go (SetDefaults_Probe), pkg/probe/util.go, pkg/kubelet/prober/prober.go.
 //! Differs: nothing on purpose.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::action::ProbeCall;
+use crate::limits::Room;
 use crate::pod::env::expand;
 
 /// The kinds of probes.
@@ -48,45 +52,59 @@ pub struct ProbeSpec {
     pub success_threshold: i32,
     /// Failures in a row that count.
     pub failure_threshold: i32,
-    /// The command of an exec probe; empty for the others.
-    pub command: Vec<String>,
+    command: Result<Vec<String>, String>,
     probe: Box<Probe>,
     container: Box<Container>,
 }
 
-/// The probes of a pod: container name, field path, probe. Regular containers and sidecars have them (POD-240).
-pub fn probes_of(pod: &Pod) -> Vec<(&str, String, ProbeSpec)> {
+/// One probe of a pod.
+#[derive(Clone, Debug)]
+pub struct PodProbe {
+    /// Its container's name.
+    pub container: String,
+    /// The container's field path.
+    pub field_path: String,
+    /// The probe.
+    pub spec: Arc<ProbeSpec>,
+}
+
+/// The probes of a pod. Regular containers and sidecars have them (POD-240). Costs a pass over the spec: made once for each spec.
+pub fn probes_of(pod: &Pod) -> Vec<PodProbe> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let regular = spec.containers.iter().map(|c| (c, "containers"));
     let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let mut probes = Vec::new();
+    let (mut probes, mut room) = (Vec::new(), Room::of_probes());
     for (container, list) in regular.chain(sidecars.map(|c| (c, "initContainers"))) {
         let kinds = [
             (ProbeKind::Startup, &container.startup_probe),
             (ProbeKind::Readiness, &container.readiness_probe),
             (ProbeKind::Liveness, &container.liveness_probe),
         ];
+        let literals = if kinds.iter().any(|(_, probe)| probe.is_some()) { literals(container) } else { BTreeMap::new() };
         for (kind, probe) in kinds {
             if let Some(probe) = probe {
-                let path = format!("spec.{list}{{{}}}", container.name);
-                probes.push((container.name.as_str(), path, ProbeSpec::new(kind, probe, container)));
+                let field_path = format!("spec.{list}{{{}}}", container.name);
+                let spec = Arc::new(ProbeSpec::new(kind, probe, container, &literals, &mut room));
+                probes.push(PodProbe { container: container.name.clone(), field_path, spec });
             }
         }
     }
     probes
 }
 
+/// POD-168: of a probe's command only variables with a value of their own are expanded; one from elsewhere is empty.
+fn literals(container: &Container) -> BTreeMap<&str, &str> {
+    container.env.iter().flatten().map(|variable| (variable.name.as_str(), variable.value.as_deref().unwrap_or_default())).collect()
+}
+
 impl ProbeSpec {
-    fn new(kind: ProbeKind, probe: &Probe, container: &Container) -> Self {
+    fn new(kind: ProbeKind, probe: &Probe, container: &Container, literals: &BTreeMap<&str, &str>, room: &mut Room) -> Self {
         let seconds = |value: Option<i32>, default: u64| {
             let given = value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0);
             Duration::from_secs(given.unwrap_or(default))
         };
-        // POD-168: of a probe's command only variables with a value of their own are expanded; one from elsewhere is empty.
-        let literal = |name: &str| {
-            let variable = container.env.iter().flatten().rfind(|variable| variable.name == name)?;
-            Some(variable.value.clone().unwrap_or_default())
-        };
+        let literal = |name: &str| literals.get(name).map(|value| Cow::Borrowed(*value));
+        let words = probe.exec.iter().flat_map(|e| e.command.iter().flatten());
         let threshold = |value: Option<i32>, default: i32| value.filter(|v| *v > 0).unwrap_or(default);
         Self {
             kind,
@@ -95,18 +113,24 @@ impl ProbeSpec {
             initial_delay: Duration::from_secs(probe.initial_delay_seconds.and_then(|v| u64::try_from(v).ok()).unwrap_or(0)),
             success_threshold: threshold(probe.success_threshold, 1),
             failure_threshold: threshold(probe.failure_threshold, 3),
-            command: probe.exec.iter().flat_map(|e| e.command.iter().flatten()).map(|word| expand(word, literal)).collect(),
+            command: words.map(|word| expand(word, room, literal)).collect(),
             probe: Box::new(Probe { exec: None, ..probe.clone() }),
             container: Box::new(Container { ports: container.ports.clone(), ..Container::default() }),
         }
     }
 
+    /// The command of an exec probe; empty for the others, and for one that is too long.
+    #[must_use]
+    pub fn command(&self) -> &[String] {
+        self.command.as_deref().unwrap_or_default()
+    }
+
     /// The network call that it makes; `None` for an exec probe.
     ///
     /// # Errors
-    /// A port that cannot be resolved, a pod without an IP, or a probe without a handler: in words.
+    /// A command that is too long, a port that cannot be resolved, a pod without an IP, or a probe without a handler: in words.
     pub fn call(&self, pod_ip: &str) -> Result<Option<ProbeCall>, String> {
-        if !self.command.is_empty() {
+        if !self.command.as_ref().map_err(Clone::clone)?.is_empty() {
             return Ok(None);
         }
         let host_or_pod = |host: Option<&String>| match host.filter(|h| !h.is_empty()) {

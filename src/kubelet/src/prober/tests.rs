@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use serde_json::json;
 
 use super::*;
@@ -218,4 +220,120 @@ fn exec_probe_expands_literal_variables_only() {
     let actions = bench.due(0);
     let Call::Cri(CriCall::ExecSync { command, .. }) = &actions[0].call else { panic!("an exec probe") };
     assert_eq!(command, &["check", "80", "", "$(NONE)", "$(PORT)"]);
+}
+
+// POD-168: 15,000 variables and 40,000 words that name them. Upstream makes a map for each probe (pkg/kubelet/prober/prober.go,
+// runProbe): the last of one name counts, and one that is not a literal is empty.
+#[test]
+fn long_probe_command_is_expanded_once() {
+    let mut env: Vec<_> = (0..15_000).map(|n| json!({"name": format!("a{n:05}"), "value": "x"})).collect();
+    env.push(json!({"name": "a00000", "value": "last"}));
+    env.push(json!({"name": "elsewhere", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}));
+    let mut command = vec!["$(a00000)"; 40_000];
+    command.push("$(elsewhere)$(none)");
+    let bench = &mut Bench::new(json!({"name": "c", "env": env, "livenessProbe": {"exec": {"command": command}}}));
+    bench.sync(0, false);
+    let made = Arc::clone(&bench.prober.pods[&bench.uid].probes);
+    let words = made[0].spec.command();
+    assert_eq!((words[0].as_str(), words[40_000].as_str()), ("last", "$(none)"));
+    let again = |bench: &Bench| Arc::ptr_eq(&made, &bench.prober.pods[&bench.uid].probes);
+    for _ in 0..1000 {
+        bench.sync(1, false);
+        assert!(again(bench));
+    }
+    let mut pod = Pod::clone(&bench.pod);
+    pod.metadata.resource_version = Some("2".to_owned());
+    bench.pod = Arc::new(pod.clone());
+    bench.sync(2, false);
+    assert!(again(bench), "the spec is the same");
+    pod.spec.as_mut().unwrap().containers[0].env = None;
+    bench.pod = Arc::new(pod);
+    bench.sync(3, false);
+    assert!(!again(bench));
+}
+
+// POD-245: what cannot be asked says nothing of the container. Upstream has no limit.
+#[test]
+fn probe_whose_command_is_too_long_is_told_and_says_nothing() {
+    let env = json!([{"name": "A", "value": "x".repeat(1 << 20)}]);
+    let mut bench = Bench::new(json!({"name": "c", "env": env, "livenessProbe": {"exec": {"command": ["$(A)$(A)$(A)", "$(A)"]}}}));
+    bench.sync(0, false);
+    assert!(bench.due(0).is_empty());
+    let [told] = bench.recorded.as_slice() else { panic!("{:?}", bench.recorded) };
+    assert_eq!(
+        told.message,
+        "Liveness probe errored and resulted in unknown state: the commands of the pod's probes take more than 4194304 bytes, the \
+         most that is allowed"
+    );
+    assert_eq!(bench.verdicts("id-1").liveness, Some(true));
+}
+
+impl Prober {
+    /// When each worker probes next, by a scan of all.
+    fn scanned(&self) -> Vec<(Mono, Key)> {
+        let waiting = self.workers.iter().filter(|(key, worker)| self.may_probe(key, worker));
+        let mut all: Vec<_> = waiting.filter_map(|(key, w)| Some((w.instance.as_ref()?.next, key.clone()))).collect();
+        all.sort();
+        all
+    }
+
+    fn indexed(&self) -> Vec<(Mono, Key)> {
+        let far = Mono::from_start(Duration::from_secs(1 << 40));
+        let mut all: Vec<_> = self
+            .alarms
+            .due(far)
+            .map(|number| &self.keys[number])
+            .map(|key| (self.workers[key].instance.as_ref().unwrap().next, key.clone()))
+            .collect();
+        all.sort();
+        all
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(9), cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    // POD-240, POD-243: who is probed when is known without looking at everybody, whatever has happened.
+    #[test]
+    fn index_of_who_is_probed_when_is_what_a_scan_finds(steps in prop::collection::vec((0..6_u8, 0..3_usize, 0..4_u64), 0..60)) {
+        let probe = json!({"tcpSocket": {"port": 1}, "periodSeconds": 2, "failureThreshold": 2});
+        let containers: Vec<_> = ["c", "d"].map(|name| json!({"name": name, "startupProbe": probe, "readinessProbe": probe, "livenessProbe": probe})).into();
+        let pod = |n: usize| -> Arc<Pod> {
+            Arc::new(serde_json::from_value(json!({"metadata": {"name": "p", "uid": n.to_string()}, "spec": {"containers": containers}})).unwrap())
+        };
+        let mut bench = Bench::new(json!({"name": "c"}));
+        let (mut seconds, mut in_flight) = (0, Vec::new());
+        for (what, which, more) in steps {
+            let uid = PodUid::new(which.to_string());
+            match what {
+                0 | 1 => {
+                    let mut observation = PodObservation::empty(uid.clone(), Mono::ZERO);
+                    for name in ["c", "d"].into_iter().take(usize::try_from(more).unwrap()) {
+                        observation.containers.push(ContainerStatus { name: name.to_owned(), ..running(&format!("{which}{name}{what}"), 1000) });
+                    }
+                    let probed = ProbedPod { uid: &uid, pod: &pod(which), observation: &observation, pod_ip: Some("10.0.0.2"), terminating: more == 3 };
+                    bench.prober.sync_pod(at(seconds), probed);
+                }
+                2 => {
+                    seconds += more;
+                    in_flight.extend(bench.due(seconds).into_iter().map(|action| action.id));
+                }
+                3 | 4 if !in_flight.is_empty() => {
+                    let id = in_flight.remove(which % in_flight.len());
+                    let Some(Owner::Probe(number)) = bench.ledger.take(id) else { panic!("a probe is the prober's") };
+                    let outcome = match more {
+                        0 => Err(Failure::new(FailureKind::Other, "no")),
+                        1 => Ok(ProbeOutcome::Failure("no".to_owned())),
+                        _ => Ok(ProbeOutcome::Success),
+                    };
+                    let (mut none, recorded) = (Vec::new(), &mut bench.recorded);
+                    let _told = bench.prober.done(at(seconds), number, id, outcome, &mut Out::new(&mut bench.ledger, &mut none, recorded));
+                }
+                5 => bench.prober.remove_pod(&uid),
+                _ => {}
+            }
+            prop_assert_eq!(bench.prober.indexed(), bench.prober.scanned());
+            prop_assert_eq!(bench.prober.deadline(), bench.prober.scanned().first().map(|(at, _)| *at));
+        }
+    }
 }
