@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kubelet::action::{HostCall, VolumeSetup};
-use kubelet::event::{HostReply, VolumeDirectory};
+use kubelet::event::{HostReply, Manifest, VolumeDirectory};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
 use kubelet::observation::{FsUsage, MachineInfo};
@@ -26,6 +26,10 @@ pub struct HostModel {
     pub cgroups: BTreeSet<String>,
     /// Files that are durable.
     pub files: BTreeMap<String, Vec<u8>>,
+    /// The files at the static pod path, by name.
+    pub manifests: BTreeMap<String, Vec<u8>>,
+    /// Counts what was done to them.
+    pub manifest_changes: u64,
     /// The CSI drivers.
     pub csi: CsiModel,
     /// Whether the disk is full: what needs space fails.
@@ -68,6 +72,8 @@ impl HostModel {
             volumes: BTreeMap::new(),
             cgroups: BTreeSet::new(),
             files: [("/etc/resolv.conf".to_owned(), b"nameserver 10.0.0.2\nsearch example.com\n".to_vec())].into(),
+            manifests: BTreeMap::new(),
+            manifest_changes: 0,
             csi: CsiModel::default(),
             disk_full: false,
         }
@@ -98,6 +104,7 @@ impl HostModel {
             }
             HostCall::CgroupExists { name } => Ok(HostReply::Exists(self.cgroups.contains(name))),
             HostCall::ListPluginSockets { registry } => Ok(HostReply::PluginSockets(self.csi.sockets(registry))),
+            HostCall::ReadManifests { path } => Ok(HostReply::Manifests(self.manifests(path))),
             HostCall::ListPodCgroups => Ok(HostReply::PodCgroups(self.pod_cgroups())),
             HostCall::MakePodDirs { pod, .. } => self.space().map(|()| {
                 self.pod_dirs.insert(pod.clone());
@@ -149,6 +156,23 @@ impl HostModel {
                 ..FsUsage::default()
             })),
         }
+    }
+
+    /// Writes a file at the static pod path, or removes it.
+    pub fn put_manifest(&mut self, name: &str, contents: Option<Vec<u8>>) {
+        self.manifest_changes += 1;
+        match contents {
+            Some(contents) => self.manifests.insert(name.to_owned(), contents),
+            None => self.manifests.remove(name),
+        };
+    }
+
+    fn manifests(&self, directory: &str) -> Vec<Manifest> {
+        let manifest = |(name, contents): (&String, &Vec<u8>)| Manifest {
+            path: format!("{directory}/{name}"),
+            contents: Ok(contents.clone()),
+        };
+        self.manifests.iter().map(manifest).collect()
     }
 
     /// How long an operation takes.

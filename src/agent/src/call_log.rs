@@ -157,6 +157,7 @@ fn of_host(call: &HostCall) -> String {
         | HostCall::CleanSubPaths { pod, volume }
         | HostCall::BindSubPath { pod, volume, .. } => format!("{volume} of {pod}"),
         HostCall::ListPluginSockets { registry: path }
+        | HostCall::ReadManifests { path }
         | HostCall::WriteFile { path, .. }
         | HostCall::ReadFile { path }
         | HostCall::CreateFile { path, .. }

@@ -153,6 +153,9 @@ pub trait Host: Send + Sync {
     /// Hints that something changed in the plugins' registry since it was listed (CSI-001). Ends where they cannot be had.
     fn plugin_changes(&self) -> BoxStream<'static, ()>;
 
+    /// Hints that something changed at the static pod path since it was read (POD-007). Ends where they cannot be had.
+    fn manifest_changes(&self) -> BoxStream<'static, ()>;
+
     /// Tells systemd that the service is up (API-295). Does nothing where there is none.
     fn notify_ready(&self);
 }

@@ -14,6 +14,7 @@ pub mod event_loop;
 pub mod executor;
 mod grpc;
 pub mod host;
+pub mod manifest_events;
 pub mod net;
 pub mod plugins;
 pub mod probe;

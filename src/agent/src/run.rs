@@ -21,7 +21,7 @@ use crate::server::auth::Guard;
 use crate::server::stats::{Collector, StatsSettings};
 use crate::server::{ClientCa, Gate, NodeView, ServeError, Settings, Shared, metrics, serve, serve_healthz};
 use crate::view::CoreView;
-use crate::{plugins, probe, runtime_events};
+use crate::{manifest_events, plugins, probe, runtime_events};
 
 /// How many events of watches and streams wait for the loop before their sources do.
 const SOURCE_BACKLOG: usize = 1024;
@@ -59,7 +59,8 @@ impl Agent {
             Executor::new(env.clone(), epoch, callers, sink.clone(), &LaneLimits { images, sandboxes: (2 * env.cores).max(4) });
         let mut companions = JoinSet::new();
         companions.spawn(runtime_events::follow(env.clone(), sink.clone()));
-        companions.spawn(plugins::registry::follow(env.clone(), sink));
+        companions.spawn(plugins::registry::follow(env.clone(), sink.clone()));
+        companions.spawn(manifest_events::follow(env.clone(), sink));
         let kubelet = Kubelet::new(config, env.seed);
         let event_loop = EventLoop { kubelet, env, executor, sources, queries, epoch, tap };
         Self { event_loop, companions, handle, epoch }

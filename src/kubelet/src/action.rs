@@ -326,6 +326,12 @@ pub enum HostCall {
         /// The directory.
         registry: String,
     },
+    /// Read the manifests at the static pod path, a directory or one file (POD-007) → `Manifests`. From then on, changes there are told
+    /// of, where they can be.
+    ReadManifests {
+        /// The path.
+        path: String,
+    },
     /// Make a pod's directories (POD-102) and, 0755, its log directory → `Done`.
     MakePodDirs {
         /// The pod.

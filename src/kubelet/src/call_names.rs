@@ -112,6 +112,7 @@ impl HostCall {
             Self::CgroupExists { .. } => "CgroupExists",
             Self::RemoveCgroup { .. } => "RemoveCgroup",
             Self::ListPodCgroups => "ListPodCgroups",
+            Self::ReadManifests { .. } => "ReadManifests",
             Self::ListPluginSockets { .. } => "ListPluginSockets",
             Self::MakePodDirs { .. } => "MakePodDirs",
             Self::RemovePodDir { .. } => "RemovePodDir",

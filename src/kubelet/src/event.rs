@@ -52,13 +52,6 @@ pub enum Event {
         /// Why.
         failure: Failure,
     },
-    /// A static pod source (file or URL) delivered its complete set.
-    StaticPodsListed {
-        /// `file` or `http`.
-        source: PodSource,
-        /// Every pod of the source, defaulted.
-        pods: Vec<Arc<Pod>>,
-    },
     /// The runtime's event stream is open: changes will be told.
     RuntimeEventsOpened,
     /// The runtime's event stream is not to be had, or broke.
@@ -110,6 +103,8 @@ pub enum Event {
     PluginsChanged,
     /// No such hints are to be had.
     PluginsUnwatched,
+    /// A hint: something changed at the static pod path, since it was last read.
+    ManifestsChanged,
     /// The moment that `deadline` named has come.
     TimerFired,
 }
@@ -286,6 +281,8 @@ pub enum HostReply {
     PodCgroups(BTreeMap<PodUid, String>),
     /// The sockets in the plugins' registry, in order.
     PluginSockets(Vec<PluginSocket>),
+    /// The files at the static pod path, in order; none if there is no such path.
+    Manifests(Vec<Manifest>),
     /// Whether it is there.
     Exists(bool),
     /// A filesystem's fill.
@@ -301,6 +298,15 @@ pub enum HostReply {
     },
     /// The name that a rotated log got.
     Rotated(String),
+}
+
+/// A file that is to tell of a static pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Its absolute path.
+    pub path: String,
+    /// What is in it, or why that cannot be told.
+    pub contents: Result<Vec<u8>, String>,
 }
 
 /// A directory that a volume plugin made for a pod.

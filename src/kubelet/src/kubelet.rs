@@ -33,6 +33,7 @@ use crate::prober::{Prober, exec_outcome};
 use crate::recorder::{Recorded, Recorder, Subject};
 use crate::rng::Rng;
 use crate::startup::Startup;
+use crate::static_pods::StaticPods;
 use crate::status_manager::StatusManager;
 use crate::time::{Mono, Now, earliest};
 use crate::tokens::TokenManager;
@@ -55,6 +56,7 @@ pub struct Kubelet {
     /// When each worker wants to be planned again: of every worker that is not dirty.
     pub(crate) alarms: Alarms<PodUid>,
     pub(crate) affinity: Doubts,
+    pub(crate) static_pods: StaticPods,
     lease: NodeLease,
     recorder: Recorder,
     ledger: Ledger,
@@ -104,6 +106,7 @@ impl Kubelet {
             dirty: BTreeSet::new(),
             alarms: Alarms::default(),
             affinity: Doubts::default(),
+            static_pods: StaticPods::new(&config.static_pods),
             lease: NodeLease::new(&config.node.name, config.node.lease_duration),
             recorder: Recorder::new(&config.node.name, config.events.qps, config.events.burst),
             ledger: Ledger::default(),
@@ -148,7 +151,7 @@ impl Kubelet {
 
     /// What each part waits for: to tell why the agent wakes.
     #[must_use]
-    pub fn deadlines(&self) -> [(&'static str, Option<Mono>); 14] {
+    pub fn deadlines(&self) -> [(&'static str, Option<Mono>); 15] {
         let parts = &self.parts;
         [
             ("startup", parts.startup.deadline()),
@@ -164,6 +167,7 @@ impl Kubelet {
             ("pleg", self.pleg.deadline()),
             ("housekeeping", self.housekeeping.deadline()),
             ("lease", if parts.config.node.standalone { None } else { self.lease.deadline() }),
+            ("static pods", self.static_pods.deadline()),
             ("recorder", self.recorder.deadline()),
         ]
     }
@@ -175,10 +179,6 @@ impl Kubelet {
             Event::WatchApplied { key, object } => self.watch_applied(now, &key, object, out),
             Event::WatchDeleted { key, object } => self.watch_deleted(now, &key, object, out),
             Event::WatchFailed { key, failure } => self.watch_failed(&key, &failure),
-            Event::StaticPodsListed { source, pods } => {
-                let changes = self.pods.listed(now.wall, source, pods);
-                self.pods_changed(now, changes, out);
-            }
             Event::RuntimeEventsOpened => self.pleg.events_opened(now),
             Event::RuntimeEventsClosed { failure } => {
                 self.pleg.events_closed(now);
@@ -194,6 +194,7 @@ impl Kubelet {
             Event::CsiDone { id, outcome } => self.csi_done(now, id, outcome, out),
             Event::PluginsChanged => self.parts.plugins.registry_changed(),
             Event::PluginsUnwatched => self.parts.plugins.registry_unwatched(),
+            Event::ManifestsChanged => self.static_pods.files_changed(),
             Event::TimerFired => {}
         }
     }
@@ -427,6 +428,7 @@ impl Kubelet {
             }
             Some(Owner::Csi(name)) => self.volume_done(now, &name, id, outcome.map(VolumeReply::Host), out),
             Some(Owner::Plugins) => self.parts.plugins.host_done(now, id, outcome),
+            Some(Owner::Manifests) => self.manifests_read(now, outcome, out),
             Some(Owner::CsiSurvey) => self.parts.volumes.csi.surveyed(now, outcome),
             Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.host_done(now, id, outcome),
             Some(Owner::NodeFiles) => {
@@ -492,6 +494,7 @@ impl Kubelet {
             self.dirty.extend(self.workers.keys().cloned());
         }
         self.pleg.due(now, out);
+        self.static_pods.due(now, out);
         let mut woken = parts.images.due(now, out);
         woken.extend(parts.volumes.due(now));
         woken.extend(parts.objects.due(now));

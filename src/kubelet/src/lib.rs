@@ -37,6 +37,7 @@ pub mod rng;
 pub mod sensitive;
 pub mod snapshot;
 pub mod startup;
+mod static_pods;
 pub mod status_manager;
 pub mod status_patch;
 pub mod time;

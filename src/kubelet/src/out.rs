@@ -37,6 +37,8 @@ pub enum Owner {
     CsiSurvey,
     /// The plugins on the node.
     Plugins,
+    /// The files at the static pod path.
+    Manifests,
     /// A pod's status in the API.
     PodStatus(PodUid),
     /// The image of a pod's container or image volume, by that name.

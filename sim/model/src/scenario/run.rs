@@ -68,6 +68,9 @@ pub fn config_for(node: &NodeSpec) -> Config {
     if let Some(most) = node.max_pods {
         config.pods.max = most;
     }
+    if node.static_pods {
+        config.static_pods.path = Some("/etc/kubernetes/manifests".to_owned());
+    }
     config.cgroups.per_qos = node.cgroups_per_qos;
     config.images.max_parallel_pulls = node.parallel_pulls.or(config.images.max_parallel_pulls);
     config
@@ -241,6 +244,10 @@ fn disturb(cluster: &mut impl Cluster, step: &Step) {
                 if driver.stops { host.csi.stops(&driver.name) } else { host.csi.starts(&driver.name, driver.stages) }
             },
         );
+    }
+    if let Some(manifest) = &step.manifest {
+        let contents = manifest.pod.as_ref().map(Value::to_string).or_else(|| manifest.text.clone());
+        cluster.with_host(|host| host.put_manifest(&manifest.file, contents.map(String::into_bytes)));
     }
     if step.heal {
         heal(cluster);

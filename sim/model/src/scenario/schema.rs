@@ -57,6 +57,8 @@ pub struct NodeSpec {
     pub cgroups_per_qos: bool,
     /// How many images are pulled at once.
     pub parallel_pulls: Option<u32>,
+    /// Whether `staticPodPath` is set.
+    pub static_pods: bool,
 }
 
 impl Default for NodeSpec {
@@ -69,6 +71,7 @@ impl Default for NodeSpec {
             max_pods: None,
             cgroups_per_qos: true,
             parallel_pulls: None,
+            static_pods: false,
         }
     }
 }
@@ -103,6 +106,8 @@ pub struct Step {
     pub clock: Option<Jump>,
     /// A CSI driver starts on the node, or stops.
     pub driver: Option<DriverStep>,
+    /// A file at the static pod path is written, or removed.
+    pub manifest: Option<ManifestStep>,
     /// No more faults from here.
     pub heal: bool,
     /// The disk is full, or is not any more.
@@ -277,6 +282,18 @@ pub struct DriverStep {
 
 fn yes() -> bool {
     true
+}
+
+/// A file at the static pod path is written; without contents it is removed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestStep {
+    /// Its name.
+    pub file: String,
+    /// The pod in it.
+    pub pod: Option<Value>,
+    /// What is in it, if that is not to be a pod.
+    pub text: Option<String>,
 }
 
 /// The node's clock jumps.

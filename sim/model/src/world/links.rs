@@ -168,6 +168,17 @@ impl World {
         }
     }
 
+    /// Lets the agent see that manifests changed.
+    pub(super) fn tell_manifest_changes(&mut self) {
+        let changes = self.host.manifest_changes;
+        if let Some(life) = &mut self.life
+            && std::mem::replace(&mut life.manifest_changes, changes) != changes
+        {
+            let number = life.number;
+            self.arrives(number, Duration::from_millis(50), Event::ManifestsChanged);
+        }
+    }
+
     pub(super) fn open_events(&mut self, life: u32) {
         if !self.is_life(life) {
             return;

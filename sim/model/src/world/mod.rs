@@ -70,6 +70,8 @@ struct Life {
     events_open: bool,
     /// The plugins' sockets that it was told of.
     sockets: Vec<PluginSocket>,
+    /// How many changes of manifests it was told of.
+    manifest_changes: u64,
 }
 
 /// What a run saw of one handled event, for digests and timelines.
@@ -294,6 +296,7 @@ impl World {
     pub fn run_while(&mut self, until: Duration, goes_on: impl Fn(&Self) -> bool) -> bool {
         // Users may have changed something since the last step.
         self.tend_volumes();
+        self.tell_manifest_changes();
         self.tell_watches();
         self.tell_runtime_changes();
         loop {
@@ -382,6 +385,7 @@ impl World {
             delivering: BTreeSet::new(),
             events_open: false,
             sockets: Vec::new(),
+            manifest_changes: self.host.manifest_changes,
         });
         let life = self.lives;
         self.schedule(Duration::from_millis(3), Coming::OpensEvents { life });

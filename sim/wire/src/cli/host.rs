@@ -43,6 +43,10 @@ impl Host for PretendHost {
         stream::pending().boxed()
     }
 
+    fn manifest_changes(&self) -> BoxStream<'static, ()> {
+        stream::pending().boxed()
+    }
+
     fn notify_ready(&self) {}
 }
 

@@ -60,6 +60,10 @@ impl Host for SimHost {
         .boxed()
     }
 
+    fn manifest_changes(&self) -> BoxStream<'static, ()> {
+        self.plugin_changes()
+    }
+
     fn notify_ready(&self) {}
 }
 

@@ -8,10 +8,12 @@ mod cgroups;
 mod csi;
 mod error;
 mod files;
+mod inotify;
 mod layout;
 mod log_rotation;
 mod logs;
 mod machine;
+mod manifests;
 mod mounts;
 mod node;
 mod notify;
@@ -39,6 +41,7 @@ use kubelet::failure::{Failure, FailureKind};
 use self::cgroups::Cgroups;
 use self::error::HostError;
 use self::layout::Layout;
+use self::manifests::Manifests;
 use self::plugin_sockets::Registry;
 use crate::env::{CgroupUsage, Host, LogFile};
 
@@ -47,6 +50,7 @@ use crate::env::{CgroupUsage, Host, LogFile};
 pub struct LinuxHost {
     layout: Arc<Layout>,
     registry: Arc<Registry>,
+    manifests: Arc<Manifests>,
 }
 
 impl LinuxHost {
@@ -59,7 +63,11 @@ impl LinuxHost {
     /// A machine whose files lie below `root`. Mounts are looked up in this process's own table.
     #[must_use]
     pub fn below(root: &Path, config: &Config) -> Self {
-        Self { layout: Arc::new(Layout::new(root, config)), registry: Arc::new(Registry::new()) }
+        Self {
+            layout: Arc::new(Layout::new(root, config)),
+            registry: Arc::new(Registry::new()),
+            manifests: Arc::new(Manifests::new()),
+        }
     }
 
     fn blocking<T: Send + 'static>(
@@ -90,6 +98,10 @@ impl Host for LinuxHost {
             let watched = Arc::clone(&self.registry);
             return self.blocking(move |layout| watched.look(&layout.at(&registry)?, &registry).map(HostReply::PluginSockets));
         }
+        if let HostCall::ReadManifests { path } = call {
+            let watched = Arc::clone(&self.manifests);
+            return self.blocking(move |layout| watched.read(&layout.at(&path)?, &path).map(HostReply::Manifests));
+        }
         self.blocking(move |layout| operate(layout, &call))
     }
 
@@ -115,6 +127,10 @@ impl Host for LinuxHost {
 
     fn plugin_changes(&self) -> BoxStream<'static, ()> {
         self.registry.changes()
+    }
+
+    fn manifest_changes(&self) -> BoxStream<'static, ()> {
+        self.manifests.changes()
     }
 
     fn notify_ready(&self) {
@@ -174,6 +190,7 @@ fn change(layout: &Layout, call: &HostCall) -> Result<(), HostError> {
         | HostCall::ListCsiVolumes
         | HostCall::ListPodCgroups
         | HostCall::ListPluginSockets { .. }
+        | HostCall::ReadManifests { .. }
         | HostCall::CgroupExists { .. }
         | HostCall::ListPodDirs
         | HostCall::ReadFile { .. }

@@ -3,48 +3,31 @@
 //! Differs: a directory is watched from when it was last listed; what changed in it is not told.
 
 use std::fs;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
-use std::sync::Arc;
 
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::BoxStream;
 use kubelet::csi::PluginSocket;
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use tokio::io::unix::AsyncFd;
+use rustix::fs::inotify::WatchFlags;
 
 use super::error::{Context as _, HostError};
 use super::files;
+use super::inotify::Watched;
 
 /// The plugins' registry, and what watches it.
 #[derive(Debug)]
 pub(super) struct Registry {
-    watch: Option<Arc<OwnedFd>>,
-}
-
-#[expect(unsafe_code, reason = "the one way to wait for a descriptor that is no socket")]
-fn waitable(watch: Arc<OwnedFd>) -> Option<AsyncFd<Arc<OwnedFd>>> {
-    // SAFETY: the descriptor is owned, and an owner moves in: it is open for as long as it is registered.
-    unsafe { AsyncFd::register(watch) }.ok()
+    watched: Watched,
 }
 
 impl Registry {
     pub(super) fn new() -> Self {
-        Self { watch: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok().map(Arc::new) }
+        Self { watched: Watched::new() }
     }
 
     /// A hint whenever something changed in a directory that was listed; ends if the kernel cannot be asked.
     pub(super) fn changes(&self) -> BoxStream<'static, ()> {
-        let Some(watch) = self.watch.clone().and_then(waitable) else { return stream::empty().boxed() };
-        stream::unfold(watch, |watch| async move {
-            watch.readable().await.ok()?.clear_ready();
-            let mut buffer = [MaybeUninit::uninit(); 4096];
-            let mut events = inotify::Reader::new(watch.get_ref(), &mut buffer);
-            while events.next().is_ok() {}
-            Some(((), watch))
-        })
-        .boxed()
+        self.watched.changes()
     }
 
     /// The sockets in the registry, in order. Its path as the core knows it is `name`.
@@ -53,11 +36,9 @@ impl Registry {
         // What is below it may go at any moment, it itself must be there.
         fs::read_dir(registry).context("open", registry)?;
         while let Some((directory, name)) = waiting.pop() {
-            if let Some(watch) = &self.watch {
-                let changes = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO;
-                // Before it is read, so that nothing is missed. Without it, the next look finds what changed.
-                let _ = inotify::add_watch(watch, &directory, changes | WatchFlags::ONLYDIR);
-            }
+            let changes = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO;
+            // Before it is read, so that nothing is missed.
+            self.watched.add(&directory, changes | WatchFlags::ONLYDIR);
             // CSI-001: hidden ones do not count.
             for entry in files::names(&directory).unwrap_or_default().into_iter().filter(|entry| !entry.starts_with('.')) {
                 let path = directory.join(&entry);
@@ -80,6 +61,8 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixListener;
+
+    use futures::StreamExt as _;
 
     use super::super::testing::Scratch;
     use super::*;

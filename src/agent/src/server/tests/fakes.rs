@@ -175,6 +175,10 @@ impl Host for FakeHost {
         Box::pin(futures::stream::pending())
     }
 
+    fn manifest_changes(&self) -> BoxStream<'static, ()> {
+        Box::pin(futures::stream::pending())
+    }
+
     fn call(&self, call: HostCall) -> BoxFuture<'_, Result<HostReply, Failure>> {
         let canned = |name| self.replies.lock().unwrap().get(name).cloned().ok_or_else(|| not_found(name));
         let answer = match call {
