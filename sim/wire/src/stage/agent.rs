@@ -43,7 +43,7 @@ pub(super) async fn live(shared: Arc<Shared>) -> turmoil::Result {
     };
     let config = Arc::clone(&shared.config);
     let agent = Agent::new(config, env, Some(Box::new(move |now, event, actions| shared.decided(now, event, actions))));
-    agent.run(None, CancellationToken::new()).await?;
+    Box::pin(agent.run(None, CancellationToken::new())).await?;
     Err("the agent ended by itself".into())
 }
 
