@@ -205,20 +205,29 @@ fn certificate(tls: &Tls, node: &str, ips: &[IpAddr], now: Timestamp) -> anyhow:
     }
 }
 
+/// Writes a file whole or not at all, with exactly that mode: half a key would end every later start.
 fn write_private(path: &Path, contents: &[u8], mode: u32) -> anyhow::Result<()> {
     use io::Write as _;
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).with_context(|| format!("cert-dir {}", directory.display()))?;
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = path.parent().unwrap_or_else(|| Path::new("/"));
+    fs::create_dir_all(directory).with_context(|| format!("cert-dir {}", directory.display()))?;
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = Path::new(&temporary);
+    let write = || {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(contents)?;
+        file.sync_all()?;
+        fs::rename(temporary, path)?;
+        fs::File::open(directory)?.sync_all()
+    };
+    let written = write();
+    if written.is_err() {
+        // The failure that is reported is the first one.
+        let _ = fs::remove_file(temporary);
     }
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(path)
-        .with_context(|| path.display().to_string())?;
-    file.write_all(contents)?;
-    Ok(())
+    written.with_context(|| path.display().to_string())
 }
 
 #[cfg(test)]
@@ -271,5 +280,21 @@ mod tests {
         assert!(matches!(names.value.general_names[..], [x509_parser::extensions::GeneralName::DNSName("n1")]));
         let seconds = parsed.validity().not_after.timestamp() - 1_767_225_600;
         assert_eq!(seconds, 365 * 86_400);
+    }
+
+    // Issue 10, S28
+    #[test]
+    fn private_file_has_its_mode_and_is_whole() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = std::env::temp_dir().join(format!("keelson-private-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let key = directory.join("kubelet.key");
+        fs::write(&key, "torn").unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+        write_private(&key, b"whole", 0o600).unwrap();
+        let (mode, names) = (fs::metadata(&key).unwrap().permissions().mode() & 0o777, fs::read_dir(&directory).unwrap().count());
+        let found = fs::read(&key).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
+        assert_eq!((mode, names, found.as_slice()), (0o600, 1, &b"whole"[..]));
     }
 }

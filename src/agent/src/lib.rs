@@ -3,6 +3,7 @@
 //! `run` wires an [`env::Env`] to the event loop; everything else is an adapter behind one of the five traits of `env`.
 
 pub mod api;
+mod bounds;
 mod call_log;
 pub mod certificate;
 pub mod client_certificate;
@@ -14,6 +15,7 @@ pub mod event_loop;
 pub mod executor;
 mod grpc;
 pub mod host;
+pub mod lanes;
 pub mod manifest_events;
 pub mod net;
 pub mod plugins;

@@ -30,8 +30,9 @@ fn run(resolved: Resolved) -> ExitCode {
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }
-    // Two threads: the loop is one task, and what blocks has threads of its own.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(16).enable_all().build();
+    // Two threads: the loop is one task, and what blocks has threads of its own. Those are made when they are needed; the bounds that
+    // keep a pod from holding them all are the host adapter's, and what it never takes is for name servers.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4096).enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {
             let outcome = runtime.block_on(daemon::run(resolved));

@@ -2,6 +2,7 @@
 //! Upstream: pkg/kubelet/server/server.go (HostInterface).
 //! Differs: nothing on purpose.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,10 @@ impl NodeView for CoreView {
 
     fn observation(&self, pod: PodUid) -> BoxFuture<'_, Option<Observed>> {
         async move { self.0.ask(move |kubelet, _| kubelet.observation(&pod)).await.flatten() }.boxed()
+    }
+
+    fn volume_directories(&self, pod: PodUid) -> BoxFuture<'_, BTreeMap<String, String>> {
+        async move { self.0.ask(move |kubelet, _| kubelet.volume_directories(&pod)).await.unwrap_or_default() }.boxed()
     }
 
     fn pods_cgroup(&self) -> BoxFuture<'_, Option<String>> {

@@ -27,6 +27,9 @@ pub struct Action {
     pub lane: Lane,
     /// After how long the executor gives up and reports `UnknownOutcome`; `None` only for streams and pulls.
     pub timeout: Option<Duration>,
+    /// The pod that it is done for, if it is for one: calls that hang are counted against it.
+    #[serde(default)]
+    pub pod: Option<PodUid>,
     /// What to do.
     pub call: Call,
 }
@@ -538,8 +541,8 @@ pub enum VolumeSetup {
     Files {
         /// `kubernetes.io~configmap`, `kubernetes.io~secret`, `kubernetes.io~downward-api`, `kubernetes.io~projected`.
         plugin: String,
-        /// Whether it lies in memory.
-        tmpfs: bool,
+        /// What it lies on.
+        medium: EmptyDirMedium,
         /// The files by their path in the volume.
         files: Arc<BTreeMap<String, ProjectedFile>>,
         /// Directories in the volume to be made, 0755, for what containers mount inside it (VTY-019).

@@ -356,7 +356,7 @@ impl Kubelet {
                     self.dirty.insert(uid);
                 }
             }
-            Some(Owner::Probe(number)) => {
+            Some(Owner::Probe(_, number)) => {
                 let (command, timeout) = self.parts.prober.exec_of(number);
                 let outcome = exec_outcome(outcome, command, timeout);
                 self.probed(now, number, id, outcome, out);
@@ -455,7 +455,7 @@ impl Kubelet {
 
     fn probe_done(&mut self, now: Now, id: ActionId, outcome: Result<ProbeOutcome, Failure>, out: &mut Out<'_>) {
         match out.owner_of(id) {
-            Some(Owner::Probe(number)) => self.probed(now, number, id, outcome, out),
+            Some(Owner::Probe(_, number)) => self.probed(now, number, id, outcome, out),
             Some(Owner::Pod(uid)) => self.pod_done(now, &uid, id, outcome.map(StepReply::Probe), out),
             _ => {}
         }

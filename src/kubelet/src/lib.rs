@@ -40,6 +40,7 @@ pub mod startup;
 mod static_pods;
 pub mod status_manager;
 pub mod status_patch;
+pub mod subjects;
 pub mod time;
 pub mod tokens;
 pub mod volumes;

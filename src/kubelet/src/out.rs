@@ -49,14 +49,28 @@ pub enum Owner {
     Object(WatchKey),
     /// A service account token, by its key in the token manager.
     Token(u64),
-    /// A probe, by its key in the prober.
-    Probe(u64),
+    /// A probe of a pod, by its key in the prober.
+    Probe(PodUid, u64),
     /// An API event.
     Recorder,
     /// The node's resolver configuration and hosts file.
     NodeFiles,
     /// Dead containers, orphaned directories and cgroups.
     Housekeeping,
+}
+
+impl Owner {
+    fn pod(&self) -> Option<&PodUid> {
+        match self {
+            Self::Pod(pod)
+            | Self::Volume(pod, _)
+            | Self::Claim(pod, _)
+            | Self::PodStatus(pod)
+            | Self::Image(pod, _)
+            | Self::Probe(pod, _) => Some(pod),
+            _ => None,
+        }
+    }
 }
 
 /// Numbers actions and knows whose those are that have not ended.
@@ -106,16 +120,20 @@ impl<'a> Out<'a> {
 
     /// Asks for something to be done; its completion goes to `owner`.
     pub fn issue(&mut self, owner: Owner, lane: Lane, timeout: impl Into<Option<Duration>>, call: Call) -> ActionId {
-        let id = self.post(lane, timeout, call);
+        let id = self.push(lane, timeout.into(), owner.pod().cloned(), call);
         self.ledger.owners.insert(id, owner);
         id
     }
 
     /// Asks for something whose completion nobody waits for, or that has none (watches, cancels).
     pub fn post(&mut self, lane: Lane, timeout: impl Into<Option<Duration>>, call: Call) -> ActionId {
+        self.push(lane, timeout.into(), None, call)
+    }
+
+    fn push(&mut self, lane: Lane, timeout: Option<Duration>, pod: Option<PodUid>, call: Call) -> ActionId {
         let id = ActionId(self.ledger.next);
         self.ledger.next += 1;
-        self.actions.push(Action { id, lane, timeout: timeout.into(), call });
+        self.actions.push(Action { id, lane, timeout, pod, call });
         id
     }
 

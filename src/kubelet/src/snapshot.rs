@@ -2,6 +2,7 @@
 //! Upstream: pkg/kubelet/kubelet_pods.go (GetPods), pkg/kubelet/kubelet_getters.go.
 //! Differs: nothing on purpose.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -41,6 +42,13 @@ impl Kubelet {
     #[must_use]
     pub fn observation(&self, uid: &PodUid) -> Option<Observed> {
         self.workers.get(uid)?.observation.clone()
+    }
+
+    /// The volumes of a pod that are in place: by their names in the pod, what their directories are called.
+    #[must_use]
+    pub fn volume_directories(&self, uid: &PodUid) -> BTreeMap<String, String> {
+        let mounted = self.parts.volumes.mounted(uid).iter();
+        mounted.map(|(volume, place)| (volume.clone(), place.name.clone())).collect()
     }
 
     /// One pod's worker.

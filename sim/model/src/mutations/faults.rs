@@ -41,7 +41,7 @@ fn added(mut more: impl FnMut(&Action) -> Vec<Call> + 'static) -> Planted {
         let more = more(&action).into_iter().map(|call| {
             // Numbers that the core never comes to.
             last -= 1;
-            Action { id: ActionId(last), lane: Lane::PodStatus, timeout: Some(Duration::from_secs(30)), call }
+            Action { id: ActionId(last), lane: Lane::PodStatus, timeout: Some(Duration::from_secs(30)), pod: None, call }
         });
         let more: Vec<Asked> = more.map(Asked::Sent).collect();
         more.into_iter().chain([Asked::Sent(action)]).collect()

@@ -2,9 +2,9 @@
 //! Upstream: pkg/kubelet/nodestatus/setters.go (NodeAddress), k8s.io/apimachinery/pkg/util/net/interface.go.
 //! Differs: of the default route's interface the address is taken that the kernel would send from.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 
+use super::files;
 use super::layout::Layout;
 
 /// The node's name if it is an IP, then what it resolves to, then the default routes' addresses; IPv4 first (NODE-080). None if
@@ -21,7 +21,7 @@ pub(super) fn default_ips(layout: &Layout) -> Vec<String> {
             choose(&resolved.map(|a| a.ip()).collect::<Vec<_>>(), is_local)
         }
     };
-    let table = |path: &str| fs::read_to_string(layout.system(path)).unwrap_or_default();
+    let table = |path: &str| files::text(&layout.system(path)).unwrap_or_default();
     let routed = [
         gateway_v4(&table("proc/net/route")).and_then(|g| source_towards(SocketAddr::new(g.into(), 9))),
         gateway_v6(&table("proc/net/ipv6_route")).and_then(|g| source_towards(SocketAddr::new(g.into(), 9))),

@@ -101,12 +101,13 @@ fn list(directory: &Path) -> Result<BTreeSet<String>, HostError> {
 fn replace(volume: &Path, payload: &Files, group: Option<u32>, old: Option<&Path>) -> Result<(), HostError> {
     let name = make_dated(volume)?;
     let directory = volume.join(&name);
-    // A failure leaves the new directory behind (AWR-005): the next write makes another, the tear-down removes all.
-    write_files(&directory, payload)?;
-    if let Some(group) = group {
-        tree::give_to_group(volume, group, true)?;
+    let given = || group.map_or(Ok(()), |group| tree::give_to_group(volume, group, true));
+    // A failure leaves nothing behind: it is tried again, and what would pile up is as large as the volume.
+    if let Err(error) = write_files(&directory, payload).and_then(|()| given()) {
+        let _ = tree::remove(&directory);
+        return Err(error);
     }
-    // A link or rename that failed leaves nothing behind (AWR-005).
+    // Nor does a link or rename that failed (AWR-005).
     let temporary = volume.join(DATA_TEMPORARY);
     let cleared = unless_missing(fs::remove_file(&temporary).context("remove", &temporary));
     let linked = cleared.and_then(|()| symlink(&name, &temporary).context("symlink", &temporary));
@@ -253,14 +254,15 @@ mod tests {
         assert!(fs::metadata(scratch.path().join("..data")).unwrap().is_dir());
     }
 
-    // AWR-005: what is there stays as it was; the directory of a write that failed stays too, and harms nobody.
+    // AWR-005; issue 10, S13: what is there stays as it was, and tries that fail do not pile up.
+    // Upstream: pkg/volume/configmap/configmap.go (setupSuccess) tears the volume down.
     #[test]
-    fn failed_write_leaves_its_directory_and_what_was_there() {
+    fn failed_write_leaves_what_was_there_and_nothing_else() {
         let scratch = Scratch::new();
         write(scratch.path(), &payload(&[("a", "1")]), None).unwrap();
         // A file cannot be a directory as well.
         assert!(write(scratch.path(), &payload(&[("a", "2"), ("a/b", "2")]), None).is_err());
-        assert_eq!((scratch.get("a"), dated_in(scratch.path()).len()), ("1".into(), 2));
+        assert_eq!((scratch.get("a"), dated_in(scratch.path()).len()), ("1".into(), 1));
         write(scratch.path(), &payload(&[("a", "3")]), None).unwrap();
         assert_eq!(scratch.get("a"), "3");
         assert_eq!(fs::read_link(scratch.path().join("a")).unwrap(), Path::new("..data/a"));

@@ -72,10 +72,11 @@ pub(super) fn write_whole(path: &Path, contents: &[u8], mode: u32) -> Result<(),
 }
 
 fn is_already(path: &Path, contents: &[u8], mode: u32) -> bool {
-    let Ok(mut file) = open(path, OFlags::RDONLY | OFlags::NOFOLLOW, 0) else { return false };
+    let Ok(file) = open(path, OFlags::RDONLY | OFlags::NOFOLLOW, 0) else { return false };
     let same = file.metadata().is_ok_and(|m| m.is_file() && m.mode() & 0o7777 == mode && m.len() == contents.len() as u64);
+    // Whoever has it mounted may write on meanwhile: no more is read than what it is compared with, and one byte.
     let mut found = Vec::new();
-    same && file.read_to_end(&mut found).is_ok() && found == contents
+    same && file.take(contents.len() as u64 + 1).read_to_end(&mut found).is_ok() && found == contents
 }
 
 fn write_new(path: &Path, contents: &[u8], mode: u32) -> Result<(), HostError> {
@@ -111,6 +112,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, HostError> {
         return Err(HostError::Unfit(format!("read {}: the read limit is reached", path.display())));
     }
     Ok(contents)
+}
+
+/// A file of the kernel or of the machine's owner as text, whatever bytes are in it.
+pub(super) fn text(path: &Path) -> std::io::Result<String> {
+    Ok(String::from_utf8_lossy(&fs::read(path)?).into_owned())
 }
 
 /// The names in a directory, sorted; none if there is no such directory.

@@ -3,12 +3,13 @@
 //! Differs: nothing on purpose.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use rustix::fs::OFlags;
 
 use super::error::{Context as _, HostError};
 use super::files;
@@ -18,7 +19,11 @@ use super::layout::Layout;
 pub(super) fn large(layout: &Layout, paths: &[String], at_least: u64) -> Result<(Vec<String>, Vec<String>), HostError> {
     let (mut large, mut missing) = (Vec::new(), Vec::new());
     for path in paths {
-        match fs::symlink_metadata(layout.below_pod_logs(path)?) {
+        let found = match layout.below_pod_logs(path) {
+            Ok(log) => fs::symlink_metadata(log),
+            Err(strange) => Err(io::Error::other(strange)),
+        };
+        match found {
             Ok(found) if found.is_file() && found.len() >= at_least => large.push(path.clone()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(path.clone()),
@@ -49,7 +54,10 @@ pub(super) fn rotate(layout: &Layout, log: &str, suffix: &str, max_files: u32) -
         files::remove(&directory.join(one))?;
     }
     for one in rotated.into_iter().filter(|one| !one.ends_with(".gz")) {
-        compress(&directory.join(one))?;
+        // One that cannot be compressed is removed in its time all the same, and keeps the log from being rotated no longer.
+        if let Err(error) = compress(&directory.join(one)) {
+            tracing::warn!(log, one, %error, "failed to compress log");
+        }
     }
     fs::rename(&path, directory.join(format!("{name}.{suffix}"))).context("rename", &path)?;
     Ok(format!("{log}.{suffix}"))
@@ -69,9 +77,15 @@ fn compress(path: &Path) -> Result<(), HostError> {
     };
     let (temporary, compressed) = (named(".tmp"), named(".gz"));
     let temporary = Path::new(&temporary);
-    let mut plain = File::open(path).context("open", path)?;
-    let mode = plain.metadata().context("stat", path)?.permissions();
-    let mut encoder = GzEncoder::new(File::create(temporary).context("create", temporary)?, Compression::default());
+    // Whoever may write beside the logs puts what it likes in their place: neither a pipe nor a link is opened.
+    let mut plain = files::open(path, OFlags::RDONLY | OFlags::NOFOLLOW, 0)?;
+    let found = plain.metadata().context("stat", path)?;
+    if !found.is_file() {
+        return Err(HostError::Unfit(format!("{} is not a regular file", path.display())));
+    }
+    let mode = found.permissions();
+    let new = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+    let mut encoder = GzEncoder::new(files::open(temporary, new, 0o600)?, Compression::default());
     io::copy(&mut plain, &mut encoder).context("compress", path)?;
     encoder.finish().context("compress", path)?.set_permissions(mode).context("chmod", temporary)?;
     fs::rename(temporary, &compressed).context("rename", temporary)?;
@@ -115,7 +129,7 @@ mod tests {
         let compressed = scratch.path().join(file(".20261123-180004.gz"));
         assert_eq!(fs::metadata(&compressed).unwrap().permissions().mode() & 0o777, 0o640);
         let mut text = String::new();
-        flate2::read::GzDecoder::new(File::open(compressed).unwrap()).read_to_string(&mut text).unwrap();
+        flate2::read::GzDecoder::new(fs::File::open(compressed).unwrap()).read_to_string(&mut text).unwrap();
         assert_eq!(text, "log 4");
     }
 
@@ -145,6 +159,32 @@ mod tests {
         assert_eq!((names(&scratch).len(), scratch.get(&file(""))), (2, "new".to_owned()));
     }
 
+    // Issue 10, S25: neither followed nor waited for.
+    #[test]
+    fn what_is_no_log_is_not_compressed() {
+        let scratch = Scratch::new();
+        scratch.put("victim", "precious");
+        scratch.put(&file(""), "log");
+        let strange = scratch.path().join(file(".20261123-180001"));
+        std::os::unix::fs::symlink(scratch.path().join("victim"), &strange).unwrap();
+        rotate(&scratch.layout(), LOG, "20261123-180002", 5).unwrap();
+        fs::remove_file(&strange).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &strange, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        scratch.put(&file(""), "log");
+        rotate(&scratch.layout(), LOG, "20261123-180003", 5).unwrap();
+        assert_eq!(scratch.get("victim"), "precious");
+        assert_eq!(names(&scratch), ["0.log.20261123-180001", "0.log.20261123-180002.gz", "0.log.20261123-180003"]);
+    }
+
+    // Issue 10, S21: one odd path, of a strange runtime or of containers made under another directory, hides no other log.
+    #[test]
+    fn odd_path_hides_no_other_log() {
+        let scratch = Scratch::new();
+        scratch.put(&file(""), "0123456789");
+        let paths = ["relative".to_owned(), "/elsewhere/0.log".to_owned(), LOG.to_owned()];
+        assert_eq!(large(&scratch.layout(), &paths, 5).unwrap(), (vec![LOG.to_owned()], Vec::new()));
+    }
+
     // LOG-008
     #[test]
     fn large_and_missing_logs_are_told_apart() {
@@ -154,6 +194,6 @@ mod tests {
         let paths = [LOG.to_owned(), missing.clone()];
         assert_eq!(large(&scratch.layout(), &paths, 10).unwrap(), (vec![LOG.to_owned()], vec![missing.clone()]));
         assert_eq!(large(&scratch.layout(), &paths, 11).unwrap(), (vec![], vec![missing]));
-        assert!(large(&scratch.layout(), &["/etc/shadow".to_owned()], 0).is_err());
+        assert_eq!(large(&scratch.layout(), &["/etc/shadow".to_owned()], 0).unwrap(), (Vec::new(), Vec::new()));
     }
 }

@@ -12,7 +12,8 @@ use futures::future::BoxFuture;
 use rustix::fs::OFlags;
 
 use super::error::{Context as _, HostError};
-use super::{blocking_io, files};
+use super::threads::Threads;
+use super::{files, on_a_thread};
 use crate::env::LogFile;
 
 fn open_regular(path: &Path, flags: OFlags) -> Result<(File, u64), HostError> {
@@ -53,12 +54,23 @@ pub(super) struct Log {
     path: PathBuf,
     file: Arc<File>,
     position: u64,
+    threads: Arc<Threads>,
 }
 
 impl Log {
-    pub(super) fn open(path: PathBuf) -> Result<Self, HostError> {
+    pub(super) fn open(path: PathBuf, threads: Arc<Threads>) -> Result<Self, HostError> {
         let (file, _) = open_regular(&path, OFlags::empty())?;
-        Ok(Self { path, file: Arc::new(file), position: 0 })
+        Ok(Self { path, file: Arc::new(file), position: 0, threads })
+    }
+}
+
+impl Log {
+    /// Every reader of a log has a turn of its own, and all readers of one log few threads.
+    async fn ask<T: Send + 'static>(&self, what: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+        let subject = format!("log {}", self.path.display());
+        let turn = self.threads.turn(&format!("{subject} for {:p}", Arc::as_ptr(&self.file)), &subject).await;
+        let asked = on_a_thread(turn, move || Ok(what()));
+        asked.await.map_err(io::Error::other)?
     }
 }
 
@@ -66,7 +78,7 @@ impl LogFile for Log {
     fn read(&mut self, limit: usize) -> BoxFuture<'_, io::Result<Vec<u8>>> {
         Box::pin(async move {
             let (file, at) = (Arc::clone(&self.file), self.position);
-            let read = blocking_io(move || read_some(&file, at, limit)).await?;
+            let read = self.ask(move || read_some(&file, at, limit)).await?;
             self.position += read.len() as u64;
             Ok(read)
         })
@@ -79,12 +91,12 @@ impl LogFile for Log {
 
     fn len(&mut self) -> BoxFuture<'_, io::Result<u64>> {
         let file = Arc::clone(&self.file);
-        Box::pin(blocking_io(move || file.metadata().map(|m| m.len())))
+        Box::pin(self.ask(move || file.metadata().map(|m| m.len())))
     }
 
     fn replaced(&mut self) -> BoxFuture<'_, io::Result<bool>> {
         let (file, path) = (Arc::clone(&self.file), self.path.clone());
-        Box::pin(blocking_io(move || {
+        Box::pin(self.ask(move || {
             let own = file.metadata()?;
             match fs::metadata(path) {
                 Ok(found) => Ok((found.dev(), found.ino()) != (own.dev(), own.ino())),
@@ -120,7 +132,7 @@ mod tests {
         let scratch = Scratch::new();
         scratch.put("0.log", "one\n");
         let path = scratch.path().join("0.log");
-        let mut log = Log::open(path.clone()).unwrap();
+        let mut log = Log::open(path.clone(), Arc::new(Threads::new())).unwrap();
         assert_eq!(log.read(100).await.unwrap(), b"one\n");
         assert!(log.read(100).await.unwrap().is_empty());
         scratch.put("0.log", "one\ntwo\n");

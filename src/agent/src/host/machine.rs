@@ -3,7 +3,6 @@
 //! Differs: nothing on purpose.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use kubelet::observation::{FsUsage, MachineInfo};
@@ -15,7 +14,7 @@ use super::{addresses, files, mounts};
 
 /// Reads it all (NODE-083, NODE-087). What can be absent on a healthy machine is empty then; what cannot is a failure.
 pub(super) fn info(layout: &Layout) -> Result<MachineInfo, HostError> {
-    let text = |path: &str| fs::read_to_string(layout.system(path)).unwrap_or_default().trim().to_owned();
+    let text = |path: &str| files::text(&layout.system(path)).unwrap_or_default().trim().to_owned();
     let first = |paths: &[&str]| paths.iter().map(|p| text(p)).find(|t| !t.is_empty()).unwrap_or_default();
     let (memory, swap) = memory(layout)?;
     let cgroups = Cgroups::of(layout);
@@ -47,7 +46,7 @@ pub(super) fn info(layout: &Layout) -> Result<MachineInfo, HostError> {
 
 fn required(layout: &Layout, path: &str) -> Result<String, HostError> {
     let path = layout.system(path);
-    fs::read_to_string(&path).context("read", &path)
+    files::text(&path).context("read", &path)
 }
 
 /// MemTotal and SwapTotal in bytes.
@@ -79,7 +78,7 @@ fn hugepages(layout: &Layout) -> Result<BTreeMap<u64, u64>, HostError> {
     let mut found = BTreeMap::new();
     for name in files::names(&directory)? {
         let size = name.strip_prefix("hugepages-").and_then(|s| s.strip_suffix("kB")?.parse::<u64>().ok());
-        let count = fs::read_to_string(directory.join(&name).join("nr_hugepages"));
+        let count = files::text(&directory.join(&name).join("nr_hugepages"));
         if let (Some(kib), Some(count)) = (size, count.ok().and_then(|c| c.trim().parse().ok())) {
             found.insert(kib * 1024, count);
         }

@@ -23,14 +23,13 @@ mod state_files;
 mod subpath;
 #[cfg(test)]
 mod testing;
+mod threads;
 mod tree;
 mod volumes;
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use kubelet::action::HostCall;
@@ -43,6 +42,7 @@ use self::error::HostError;
 use self::layout::Layout;
 use self::manifests::Manifests;
 use self::plugin_sockets::Registry;
+use self::threads::Threads;
 use crate::env::{CgroupUsage, Host, LogFile};
 
 /// A Linux machine.
@@ -51,6 +51,7 @@ pub struct LinuxHost {
     layout: Arc<Layout>,
     registry: Arc<Registry>,
     manifests: Arc<Manifests>,
+    threads: Arc<Threads>,
 }
 
 impl LinuxHost {
@@ -67,19 +68,60 @@ impl LinuxHost {
             layout: Arc::new(Layout::new(root, config)),
             registry: Arc::new(Registry::new()),
             manifests: Arc::new(Manifests::new()),
+            threads: Arc::new(Threads::new()),
         }
     }
 
+    /// Does it when its turn has come, on a thread that may hang: whoever waits may give up, the thread keeps its turn.
     fn blocking<T: Send + 'static>(
         &self,
+        (about, subject): (String, String),
         operation: impl FnOnce(&Layout) -> Result<T, HostError> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, Failure>> {
-        let layout = Arc::clone(&self.layout);
-        let done = spawn(move || operation(&layout));
-        Box::pin(done.map(|done| match done {
-            Ok(outcome) => outcome.map_err(Failure::from),
-            Err(lost) => Err(Failure::new(FailureKind::UnknownOutcome, lost.to_string())),
-        }))
+        let (layout, threads) = (Arc::clone(&self.layout), Arc::clone(&self.threads));
+        Box::pin(async move {
+            let turn = threads.turn(&about, &subject).await;
+            threads.was_given(&about, None);
+            on_a_thread(turn, move || operation(&layout)).await
+        })
+    }
+
+    /// CSI-013: a large volume takes longer than anybody waits. What one call began is not begun again by the next.
+    fn give(&self, call: HostCall, gift: threads::Gift) -> BoxFuture<'static, Result<HostReply, Failure>> {
+        let (layout, threads) = (Arc::clone(&self.layout), Arc::clone(&self.threads));
+        let (about, subject) = (call.turn(), call.subject());
+        Box::pin(async move {
+            let turn = threads.turn(&about, &subject).await;
+            if threads.was_given(&about, Some(gift)) {
+                return Ok(HostReply::Done);
+            }
+            let (name, done) = (about.clone(), Arc::clone(&threads));
+            let given = on_a_thread(turn, move || {
+                let given = operate(&layout, &call);
+                if given.is_ok() {
+                    done.gave(&name, gift);
+                }
+                given
+            });
+            let given = given.await;
+            threads.was_given(&about, None);
+            given
+        })
+    }
+}
+
+async fn on_a_thread<T: Send + 'static>(
+    turn: threads::Turn,
+    operation: impl FnOnce() -> Result<T, HostError> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = spawn(move || {
+        let outcome = operation();
+        drop(turn);
+        outcome
+    });
+    match done.await {
+        Ok(outcome) => outcome.map_err(Failure::from),
+        Err(lost) => Err(Failure::new(FailureKind::UnknownOutcome, lost.to_string())),
     }
 }
 
@@ -88,33 +130,35 @@ fn spawn<T: Send + 'static>(operation: impl FnOnce() -> T + Send + 'static) -> t
     tokio::task::spawn_blocking(operation)
 }
 
-async fn blocking_io<T: Send + 'static>(operation: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    spawn(operation).await.map_err(io::Error::other)?
-}
-
 impl Host for LinuxHost {
     fn call(&self, call: HostCall) -> BoxFuture<'_, Result<HostReply, Failure>> {
+        let turn = (call.turn(), call.subject());
+        if let HostCall::GiveToGroup { group, trust_root, .. } = call {
+            return self.give(call, (group, trust_root));
+        }
         if let HostCall::ListPluginSockets { registry } = call {
             let watched = Arc::clone(&self.registry);
-            return self.blocking(move |layout| watched.look(&layout.at(&registry)?, &registry).map(HostReply::PluginSockets));
+            return self
+                .blocking(turn, move |layout| watched.look(&layout.at(&registry)?, &registry).map(HostReply::PluginSockets));
         }
         if let HostCall::ReadManifests { path } = call {
             let watched = Arc::clone(&self.manifests);
-            return self.blocking(move |layout| watched.read(&layout.at(&path)?, &path).map(HostReply::Manifests));
+            return self.blocking(turn, move |layout| watched.read(&layout.at(&path)?, &path).map(HostReply::Manifests));
         }
-        self.blocking(move |layout| operate(layout, &call))
+        self.blocking(turn, move |layout| operate(layout, &call))
     }
 
     fn read_tail(&self, path: String, limit: usize) -> BoxFuture<'_, Result<Option<Vec<u8>>, Failure>> {
-        self.blocking(move |layout| logs::tail(&layout.at(&path)?, limit))
+        self.blocking(reading(&path), move |layout| logs::tail(&layout.at(&path)?, limit))
     }
 
     fn open_log(&self, path: String) -> BoxFuture<'_, Result<Box<dyn LogFile>, Failure>> {
-        self.blocking(move |layout| Ok(Box::new(logs::Log::open(layout.at(&path)?)?) as Box<dyn LogFile>))
+        let (opened, who) = (Arc::clone(&self.threads), reading(&path));
+        self.blocking(who, move |layout| Ok(Box::new(logs::Log::open(layout.at(&path)?, opened)?) as Box<dyn LogFile>))
     }
 
     fn cgroup_usage(&self, cgroup: String) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
-        self.blocking(move |layout| {
+        self.blocking((format!("usage of cgroup {cgroup}"), "usage of cgroups".to_owned()), move |layout| {
             let (memory, swap) = machine::memory(layout)?;
             let whole = cgroups::Whole { memory, swap, swap_used: machine::swap_used(layout)? };
             cgroups::usage(&Cgroups::of(layout), &cgroup, whole)
@@ -122,7 +166,9 @@ impl Host for LinuxHost {
     }
 
     fn tree_usage(&self, path: String) -> BoxFuture<'_, Result<(u64, u64), Failure>> {
-        self.blocking(move |layout| tree::usage(&layout.at(&path)?))
+        // One walk at a time, and never two of one tree: nobody waits for them but who asks for statistics.
+        let (_, subject) = reading(&path);
+        self.blocking((format!("usage of {path}"), subject), move |layout| tree::usage(&layout.at(&path)?))
     }
 
     fn plugin_changes(&self) -> BoxStream<'static, ()> {
@@ -139,6 +185,12 @@ impl Host for LinuxHost {
             tracing::warn!(%error, "failed to tell the service manager that the agent is ready");
         }
     }
+}
+
+/// Reading a file for somebody who asked: not what the core does for a pod, and counted apart from it.
+fn reading(path: &str) -> (String, String) {
+    let subject = HostCall::ReadFile { path: path.to_owned() }.subject();
+    (format!("reading {path}"), format!("reading of {subject}"))
 }
 
 fn operate(layout: &Layout, call: &HostCall) -> Result<HostReply, HostError> {

@@ -28,26 +28,26 @@ pub(super) struct Mount {
 /// Everything that is mounted, in the order of mounting.
 pub(super) fn table() -> Result<Vec<Mount>, HostError> {
     let path = Path::new("/proc/self/mountinfo");
-    Ok(parse(&fs::read_to_string(path).context("open", path)?))
+    Ok(parse(&fs::read(path).context("open", path)?))
 }
 
-fn parse(table: &str) -> Vec<Mount> {
-    let mount = |line: &str| {
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let (mut mount, mut filesystem) = (mount.split(' ').skip(4), filesystem.split(' '));
-        Some(Mount {
-            point: unescape(mount.next()?),
-            shared: mount.skip(1).any(|tag| tag.starts_with("shared:")),
-            filesystem: filesystem.next()?.to_owned(),
-            options: filesystem.nth(1).unwrap_or_default().to_owned(),
-        })
+/// The table is bytes: a mount point may have any name.
+fn parse(table: &[u8]) -> Vec<Mount> {
+    let mount = |line: &[u8]| {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let point = unescape(fields.nth(4)?);
+        let tags: Vec<&[u8]> = fields.by_ref().skip(1).take_while(|field| *field != b"-").collect();
+        let shared = tags.iter().any(|tag| tag.starts_with(b"shared:"));
+        let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+        let filesystem = text(fields.next()?);
+        Some(Mount { point, shared, filesystem, options: fields.nth(1).map(text).unwrap_or_default() })
     };
-    table.lines().filter_map(mount).collect()
+    table.split(|byte| *byte == b'\n').filter_map(mount).collect()
 }
 
 /// The kernel writes blanks as `\040`.
-fn unescape(text: &str) -> PathBuf {
-    let (bytes, mut plain, mut at) = (text.as_bytes(), Vec::new(), 0);
+fn unescape(bytes: &[u8]) -> PathBuf {
+    let (mut plain, mut at) = (Vec::new(), 0);
     while at < bytes.len() {
         let escaped = bytes.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
         match escaped.and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 8).ok()) {
@@ -166,10 +166,21 @@ mod tests {
 
     #[test]
     fn mount_table_is_read_with_its_escapes() {
-        let mounts = parse(TABLE);
+        let mounts = parse(TABLE.as_bytes());
         assert_eq!((mounts[0].point.as_path(), mounts[0].shared), (Path::new("/"), true));
         assert_eq!(mounts[1].point, Path::new("/var/lib/my kubelet/v"));
         assert_eq!((mounts[1].filesystem.as_str(), mounts[1].options.as_str(), mounts[1].shared), ("tmpfs", "rw,size=64k", false));
+    }
+
+    // Issue 10, S15: one strange name hides neither itself nor the others.
+    #[test]
+    fn mount_point_need_not_be_text() {
+        let mut table = b"91 25 0:41 / /media/usb\xff rw - tmpfs tmpfs rw\n".to_vec();
+        table.extend(TABLE.as_bytes());
+        let mounts = parse(&table);
+        assert_eq!(mounts.len(), 3);
+        assert_eq!(mounts[0].point.as_os_str().as_encoded_bytes(), b"/media/usb\xff");
+        assert_eq!((mounts[0].filesystem.as_str(), mounts[0].options.as_str(), mounts[0].shared), ("tmpfs", "rw", false));
     }
 
     // VTY-002

@@ -77,7 +77,7 @@ fn set_kernel(layout: &Layout) -> Result<(), HostError> {
     let mut wrong = Vec::new();
     for (name, wanted) in SETTINGS {
         let path = layout.system("proc/sys").join(name);
-        let found = fs::read_to_string(&path).context("read", &path)?;
+        let found = files::text(&path).context("read", &path)?;
         if found.trim() == wanted {
             continue;
         }

@@ -71,6 +71,8 @@ pub(super) fn link_log(layout: &Layout, target: &str, link: &str) -> Result<(), 
 
 /// POD-343: a container's log, its rotated ones, and its link.
 pub(super) fn remove_container_logs(layout: &Layout, log: &str, link: &str) -> Result<(), HostError> {
+    // The link goes also if a log does not, and the other way round.
+    let unlinked = if link.is_empty() { Ok(()) } else { layout.at(link).and_then(|link| files::remove(&link)) };
     let path = layout.below_pod_logs(log)?;
     if let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) {
         let rotated = |found: &str| found.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
@@ -78,7 +80,7 @@ pub(super) fn remove_container_logs(layout: &Layout, log: &str, link: &str) -> R
             files::remove(&directory.join(found))?;
         }
     }
-    if link.is_empty() { Ok(()) } else { files::remove(&layout.at(link)?) }
+    unlinked
 }
 
 /// A pod's log directory.

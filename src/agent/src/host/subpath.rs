@@ -80,7 +80,8 @@ fn existing(volume: &Path, sub_path: &str) -> Result<(PathBuf, Vec<String>), Hos
 
 /// Opens what a resolved path means, through no link: what changed meanwhile is refused.
 fn open_resolved(volume: &Path, inside: &Path, flags: OFlags) -> Result<OwnedFd, HostError> {
-    let base = rustix::fs::open(volume, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).context("open", volume)?;
+    let base =
+        rustix::fs::open(volume, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()).context("open", volume)?;
     if inside.as_os_str().is_empty() {
         return rustix::fs::openat(&base, ".", flags | OFlags::CLOEXEC, Mode::empty()).context("open", volume);
     }
@@ -102,7 +103,7 @@ fn make_missing(volume: &Path, sub_path: &str) -> Result<(), HostError> {
     if missing.is_empty() {
         return Ok(());
     }
-    let mode = fs::metadata(volume).context("stat", volume)?.permissions().mode() & 0o777;
+    let mode = fs::metadata(volume).context("stat", volume)?.permissions().mode() & 0o7777;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let mut directory = open_resolved(volume, &inside, flags)?;
     for name in missing {
@@ -113,8 +114,7 @@ fn make_missing(volume: &Path, sub_path: &str) -> Result<(), HostError> {
         }
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         directory = rustix::fs::openat(&directory, path, flags, Mode::empty()).context("open", path)?;
-        let own = rustix::fs::fstat(&directory).context("fstat", path)?.st_mode & 0o2000;
-        rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode | own)).context("chmod", path)?;
+        rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode)).context("chmod", path)?;
     }
     Ok(())
 }
@@ -166,6 +166,11 @@ mod tests {
         assert_eq!(mode("a/b"), 0o2773, "what was there keeps its mode");
         make_missing(&volume, "c").unwrap();
         assert_eq!(mode("c"), 0o755);
+        // A volume in memory that was given to a group. Upstream: test/e2e/common/storage/empty_dir.go (dgtrwxrwxrwx),
+        // pkg/volume/util/subpath/subpath_linux.go (doSafeMakeDir: setgid, setuid and sticky of the volume's root).
+        files::chmod(&volume, 0o3777).unwrap();
+        make_missing(&volume, "d/e").unwrap();
+        assert_eq!((mode("d"), mode("d/e")), (0o3777, 0o3777));
     }
 
     // MNT-011, INV-06: nothing is made through a link that leads out, whether or not it leads anywhere yet.

@@ -121,7 +121,8 @@ pub(super) fn give_to_group(path: &Path, group: u32, read_only: bool) -> Result<
 }
 
 /// The same for a tree that containers may be writing to: no step follows a link or leaves the filesystem. The root comes last, so
-/// that it tells by its group and mode whether all of it was given before; if that is trusted, nothing else is looked at.
+/// that it tells by its group and mode whether all of it was given before; if that is trusted, nothing else is looked at. A server
+/// that refuses owners or modes must not keep the pod from starting: that is only logged (upstream: changeFilePermission).
 pub(super) fn give_shared_to_group(path: &Path, group: u32, trust_root: bool) -> Result<(), HostError> {
     let base = rustix::fs::open(path, DIRECTORY, Mode::empty()).context("open", path)?;
     let root = rustix::fs::fstat(&base).context("fstat", path)?;
@@ -138,8 +139,13 @@ pub(super) fn give_shared_to_group(path: &Path, group: u32, trust_root: bool) ->
             }
         }
     }
-    rustix::fs::fchown(&base, None, Some(Gid::from_raw(group))).context("fchown", path)?;
-    rustix::fs::fchmod(&base, Mode::from_raw_mode(root.st_mode & 0o7777 | 0o2770)).context("fchmod", path)
+    if let Err(error) = rustix::fs::fchown(&base, None, Some(Gid::from_raw(group))) {
+        tracing::error!(%error, path = %path.display(), "Lchown failed");
+    }
+    if let Err(error) = rustix::fs::fchmod(&base, Mode::from_raw_mode(root.st_mode & 0o7777 | 0o2770)) {
+        tracing::error!(%error, path = %path.display(), "chmod failed");
+    }
+    Ok(())
 }
 
 /// Gives one entry to a group; true if it is a directory with entries of its own. What has gone meanwhile is none.
@@ -153,7 +159,9 @@ fn give_entry(directory: BorrowedFd<'_>, name: &CStr, group: u32, device: u64) -
     if found.st_dev != device {
         return Ok(false);
     }
-    rustix::fs::chownat(&entry, c"", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)?;
+    if let Err(error) = rustix::fs::chownat(&entry, c"", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH) {
+        tracing::error!(%error, entry = %name.to_string_lossy(), "Lchown failed");
+    }
     let kind = FileType::from_raw_mode(found.st_mode);
     let more = match kind {
         FileType::Symlink => return Ok(false),
@@ -162,7 +170,9 @@ fn give_entry(directory: BorrowedFd<'_>, name: &CStr, group: u32, device: u64) -
     };
     // An open path has no mode of its own to change; by way of /proc it leads to what was opened, whatever it is called by now.
     let itself = format!("/proc/self/fd/{}", entry.as_raw_fd());
-    rustix::fs::chmod(itself, Mode::from_raw_mode(found.st_mode & 0o7777 | more))?;
+    if let Err(error) = rustix::fs::chmod(itself, Mode::from_raw_mode(found.st_mode & 0o7777 | more)) {
+        tracing::error!(%error, entry = %name.to_string_lossy(), "chmod failed");
+    }
     Ok(kind == FileType::Directory)
 }
 
@@ -201,6 +211,26 @@ mod tests {
 
     use super::super::testing::{Scratch, may_mount};
     use super::*;
+
+    // Issue 10, F10. Upstream: pkg/volume/volume_linux.go (changeFilePermission logs and goes on). A server that refuses is a read-only
+    // filesystem here, which refuses as well.
+    #[test]
+    fn shared_volume_that_refuses_its_group_is_mounted_all_the_same() {
+        if !may_mount() {
+            return;
+        }
+        let scratch = Scratch::new();
+        let place = scratch.path().join("volume");
+        fs::create_dir(&place).unwrap();
+        super::super::mounts::tmpfs(&place, None).unwrap();
+        fs::create_dir(place.join("inside")).unwrap();
+        rustix::mount::mount_remount(&place, rustix::mount::MountFlags::RDONLY, "").unwrap();
+        let given = give_shared_to_group(&place, 4242, false);
+        let group = fs::metadata(place.join("inside")).unwrap().gid();
+        super::super::mounts::unmount(&place).unwrap();
+        given.unwrap();
+        assert_ne!(group, 4242);
+    }
 
     #[test]
     fn removing_a_tree_does_not_follow_its_links() {

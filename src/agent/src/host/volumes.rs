@@ -43,11 +43,10 @@ pub(super) fn set_up(layout: &Layout, pod: &PodUid, volume: &str, setup: &Volume
             Ok(())
         }
         VolumeSetup::HostPath { path, kind } => check_host_path(layout, path, kind),
-        VolumeSetup::Files { plugin, tmpfs, files: payload, directories, fs_group } => {
+        VolumeSetup::Files { plugin, medium, files: payload, directories, fs_group } => {
             let directory = layout.volume(pod, plugin, volume)?;
             let ready = layout.volume_meta(pod, EMPTY_DIR, &format!("wrapped_{volume}"))?.join("ready");
-            let medium = if *tmpfs { EmptyDirMedium::Memory { size: None } } else { EmptyDirMedium::Disk };
-            if set_up_directory(&directory, &ready, &medium)? {
+            if set_up_directory(&directory, &ready, medium)? {
                 files::create(&ready, READY_MODE)?;
             }
             // VTY-019
@@ -214,7 +213,7 @@ mod tests {
         let file = ProjectedFile { data: Sensitive::new(b"value".to_vec()), mode: 0o644, owner: None };
         VolumeSetup::Files {
             plugin: plugin.to_owned(),
-            tmpfs,
+            medium: if tmpfs { EmptyDirMedium::Memory { size: Some(1 << 20) } } else { EmptyDirMedium::Disk },
             files: Arc::new(BTreeMap::from([("key".to_owned(), file)])),
             directories: ["inner/deep".to_owned()].into(),
             fs_group: None,

@@ -72,7 +72,8 @@ async fn answered_after(completions: u64, events: usize) -> usize {
     let mut executor = Executor::new(env.clone(), Instant::now(), callers, sink.clone(), &limits);
     for number in 0..completions {
         let call = Call::Host(HostCall::ReadFile { path: "/nowhere".to_owned() });
-        executor.start(Action { id: ActionId((1 << 40) + number), lane: Lane::Host, timeout: Some(Duration::from_secs(9)), call });
+        let (id, timeout) = (ActionId((1 << 40) + number), Some(Duration::from_secs(9)));
+        executor.start(Action { id, lane: Lane::Host, timeout, pod: None, call });
     }
     for _ in 0..events {
         sink.try_send(Event::RuntimeChanged { pod: PodUid::new("nobody's") }).unwrap();

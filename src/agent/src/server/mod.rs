@@ -18,6 +18,7 @@ mod streaming;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -43,6 +44,9 @@ pub trait NodeView: Send + Sync {
 
     /// What was last seen of a pod in the runtime; `None` if nothing was seen of it yet.
     fn observation(&self, pod: PodUid) -> BoxFuture<'_, Option<Observed>>;
+
+    /// The volumes of a pod that are in place: by their names in the pod, what their directories are called.
+    fn volume_directories(&self, pod: PodUid) -> BoxFuture<'_, BTreeMap<String, String>>;
 
     /// The cgroup that all pods are in, such as `/kubepods`; `None` if nobody answers.
     fn pods_cgroup(&self) -> BoxFuture<'_, Option<String>>;

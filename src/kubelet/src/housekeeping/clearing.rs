@@ -10,12 +10,17 @@ use crate::config::Config;
 use crate::failure::Failure;
 use crate::ids::{ActionId, ContainerId, PodUid, SandboxId};
 use crate::out::{Out, Owner};
+use crate::pod::chain::link_path;
 use crate::pod::worker::PodWorker;
 use crate::time::{Mono, Now};
 
 /// How long the host may take for one of these.
 const HOST_LIMIT: Duration = Duration::from_secs(120);
+/// How long a stage waits after it failed; twice as long each time, up to the longest.
 const RETRY: Duration = Duration::from_secs(10);
+const LONGEST_RETRY: Duration = Duration::from_secs(160);
+/// How often the logs of single containers are tried: what stays of them goes with the pod's log directory.
+const LOG_TRIES: u32 = 3;
 
 /// What is left of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +44,7 @@ impl DeadContainer {
     pub fn new(worker: &PodWorker, container: &crate::observation::ContainerStatus, links: &str) -> Self {
         let pod = &worker.pod.metadata;
         let (name, namespace) = (pod.name.as_deref().unwrap_or_default(), pod.namespace.as_deref().unwrap_or_default());
-        let link = format!("{links}/{name}_{namespace}_{}-{}.log", container.name, container.id);
+        let link = link_path(&format!("{links}/{name}_{namespace}_{}", container.name), &container.id);
         Self { id: container.id.clone(), log: container.log_path.clone(), link }
     }
 
@@ -86,6 +91,8 @@ pub struct Clearing {
     asked: bool,
     in_flight: BTreeSet<ActionId>,
     failed: bool,
+    /// How often the stage failed.
+    failures: u32,
     retry_at: Option<Mono>,
 }
 
@@ -93,7 +100,7 @@ impl Clearing {
     /// Begins at the next `due`.
     #[must_use]
     pub fn new(remains: Remains) -> Self {
-        Self { remains, stage: Stage::Logs, asked: false, in_flight: BTreeSet::new(), failed: false, retry_at: None }
+        Self { remains, stage: Stage::Logs, asked: false, in_flight: BTreeSet::new(), failed: false, failures: 0, retry_at: None }
     }
 
     /// Whether nothing is left.
@@ -157,6 +164,7 @@ impl Clearing {
 
     fn advance(&mut self) {
         self.asked = false;
+        self.failures = 0;
         self.stage = match self.stage {
             Stage::Logs => Stage::Containers,
             Stage::Containers => Stage::Sandboxes,
@@ -172,11 +180,17 @@ impl Clearing {
         if !self.in_flight.is_empty() {
             return;
         }
-        if std::mem::take(&mut self.failed) {
-            self.asked = false;
-            self.retry_at = Some(now.mono + RETRY);
-        } else {
+        if !std::mem::take(&mut self.failed) {
             self.advance();
+            return;
         }
+        self.failures += 1;
+        if self.stage == Stage::Logs && self.failures >= LOG_TRIES {
+            // A container whose log cannot be removed goes all the same.
+            self.advance();
+            return;
+        }
+        self.asked = false;
+        self.retry_at = Some(now.mono + (RETRY * 2u32.pow(self.failures.min(5) - 1)).min(LONGEST_RETRY));
     }
 }

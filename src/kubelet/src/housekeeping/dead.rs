@@ -112,10 +112,10 @@ impl DeadContainers {
     pub fn done(&mut self, id: ActionId, outcome: &Result<(), Failure>) -> bool {
         let Some(removal) = self.in_flight.remove(&id) else { return false };
         match (removal, outcome) {
-            (Removal::Logs(uid, container), Ok(())) => self.next.push((uid, container)),
+            // A log that cannot be removed keeps no container: it goes with the pod's log directory.
+            (Removal::Logs(uid, container), _) => self.next.push((uid, container)),
             (Removal::Stop(uid, id), Ok(())) => self.stopped.push((uid, id)),
             (_, Ok(())) => {}
-            (Removal::Logs(uid, container), Err(_)) => self.again(&uid, |removed| removed.containers.remove(container.id())),
             (Removal::Container(uid, id), Err(_)) => self.again(&uid, |removed| removed.containers.remove(&id)),
             (Removal::Stop(uid, id) | Removal::Sandbox(uid, id), Err(_)) => {
                 self.again(&uid, |removed| removed.sandboxes.remove(&id))

@@ -243,15 +243,31 @@ impl Chain {
     }
 }
 
-/// LOG-005: `<pod>_<ns>_<container>-<id>.log`, cut to 255 bytes with the ending kept.
+/// LOG-005: `<pod>_<ns>_<container>-<id>.log`, cut at its end, before `.log`, to what a file's name may have. Made and removed by this name.
 #[must_use]
 pub fn link_path(prefix: &str, id: &ContainerId) -> String {
-    const LONGEST_NAME: usize = 255;
+    const LONGEST_NAME: usize = 255 - ".log".len();
     let (directory, name) = prefix.rsplit_once('/').unwrap_or(("", prefix));
-    let tail = format!("-{id}.log");
-    let mut keep = LONGEST_NAME.saturating_sub(tail.len()).min(name.len());
+    let name = format!("{name}-{id}");
+    let mut keep = LONGEST_NAME.min(name.len());
     while !name.is_char_boundary(keep) {
         keep -= 1;
     }
-    format!("{directory}/{}{tail}", &name[..keep])
+    format!("{directory}/{}.log", &name[..keep])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // LOG-005. Upstream: pkg/kubelet/kuberuntime/legacy.go (logSymlink) and legacy_test.go (TestLogSymLink).
+    #[test]
+    fn link_is_cut_at_its_end() {
+        let id = "80a427d6e6f2b1e9b5d8a3c1f4e7d2a9c6b3f0e1d4a7c8b5e2f9d6a3c0b1e4f7";
+        let link = link_path(&format!("/foo/{}_ns_{}", "p".repeat(128), "c".repeat(128)), &ContainerId::new(id));
+        assert_eq!(link, format!("/foo/{}_ns_{}.log", "p".repeat(128), "c".repeat(251 - 128 - 4)));
+        assert_eq!(link_path("/foo/p_ns_c", &ContainerId::new("0a1b")), "/foo/p_ns_c-0a1b.log");
+        let short = link_path(&format!("/foo/{}_n_c", "p".repeat(200)), &ContainerId::new(id));
+        assert_eq!(short, format!("/foo/{}_n_c-{}.log", "p".repeat(200), &id[..251 - 205]));
+    }
 }

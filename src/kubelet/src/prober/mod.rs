@@ -20,6 +20,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::ids::{ActionId, ContainerId, PodUid};
 use crate::observation::{ContainerState, PodObservation};
 use crate::out::{Out, Owner};
+use crate::pod::manager::uid_of;
 use crate::recorder::{Recorded, Subject};
 use crate::rng::Rng;
 use crate::time::{Mono, Now, go_seconds};
@@ -341,7 +342,8 @@ impl Worker {
             }
         };
         let limit = if matches!(call, Call::Cri(_)) { timeout + SLACK } else { timeout };
-        instance.in_flight = Some(out.issue(Owner::Probe(self.number), Lane::Probes, limit, call));
+        let uid = uid_of(&self.pod).unwrap_or_else(|| PodUid::new(""));
+        instance.in_flight = Some(out.issue(Owner::Probe(uid, self.number), Lane::Probes, limit, call));
         // The rhythm is the spec's, however long the probe takes.
         instance.next = now.mono + self.spec.period;
     }

@@ -1,6 +1,6 @@
 //! Decides what a probe of the spec means: what to call, how often, and how many answers in a row make a verdict.
 //! Upstream: pkg/apis/core/v1/defaults.go (SetDefaults_Probe), pkg/probe/util.go, pkg/kubelet/prober/prober.go.
-//! Differs: nothing on purpose.
+//! Differs: no probe takes longer than an hour, whatever its `timeoutSeconds`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,6 +13,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::action::ProbeCall;
 use crate::limits::Room;
 use crate::pod::env::expand;
+
+/// How long a probe may take at most. The API takes any number; one that asks for 68 years would never end.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The kinds of probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,7 +112,7 @@ impl ProbeSpec {
         Self {
             kind,
             period: seconds(probe.period_seconds, 10),
-            timeout: seconds(probe.timeout_seconds, 1),
+            timeout: seconds(probe.timeout_seconds, 1).min(LONGEST_TIMEOUT),
             initial_delay: Duration::from_secs(probe.initial_delay_seconds.and_then(|v| u64::try_from(v).ok()).unwrap_or(0)),
             success_threshold: threshold(probe.success_threshold, 1),
             failure_threshold: threshold(probe.failure_threshold, 3),

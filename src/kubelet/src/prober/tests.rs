@@ -47,7 +47,7 @@ impl Bench {
     fn round(&mut self, seconds: u64, passed: bool) -> bool {
         let actions = self.due(seconds);
         assert_eq!(actions.len(), 1, "one probe is due at {seconds} s");
-        let Some(Owner::Probe(number)) = self.ledger.take(actions[0].id) else { panic!("a probe is the prober's") };
+        let Some(Owner::Probe(_, number)) = self.ledger.take(actions[0].id) else { panic!("a probe is the prober's") };
         let outcome = if passed { ProbeOutcome::Success } else { ProbeOutcome::Failure("no".to_owned()) };
         let mut none = Vec::new();
         let mut out = Out::new(&mut self.ledger, &mut none, &mut self.recorded);
@@ -169,7 +169,7 @@ fn internal_error_changes_nothing() {
     bench.sync(0, false);
     for _ in 0..RETRIES {
         let actions = bench.due(0);
-        let Some(Owner::Probe(number)) = bench.ledger.take(actions[0].id) else { panic!("a probe is the prober's") };
+        let Some(Owner::Probe(_, number)) = bench.ledger.take(actions[0].id) else { panic!("a probe is the prober's") };
         let mut none = Vec::new();
         let mut out = Out::new(&mut bench.ledger, &mut none, &mut bench.recorded);
         let failure = Failure::new(FailureKind::Unavailable, "connection refused");

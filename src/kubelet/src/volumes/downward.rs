@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, DownwardAPIVolumeFile, Pod, ResourceFieldSelector, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::emptydir::memory_limit;
 use super::payload::{self, Files};
 use super::{Plugin, Trouble, VolumeInputs};
 use crate::action::VolumeSetup;
@@ -17,7 +18,7 @@ pub(super) fn setup(pod: &Pod, volume: &Volume, inputs: &VolumeInputs<'_>) -> Re
     let source = volume.downward_api.clone().unwrap_or_default();
     let items = source.items.as_deref().unwrap_or_default();
     let files = files(pod, items, source.default_mode, inputs.node_allocatable)?;
-    payload::setup(pod, volume, Plugin::DownwardApi, files)
+    payload::setup(pod, volume, Plugin::DownwardApi, memory_limit(inputs), files)
 }
 
 /// The files for those items; every error is told, as upstream's aggregate.

@@ -35,6 +35,11 @@ fn memory_size(source: &EmptyDirVolumeSource, inputs: &VolumeInputs<'_>) -> Opti
     [node, inputs.pod_memory_limit, limit].into_iter().flatten().filter(|bytes| *bytes > 0).min()
 }
 
+/// VTY-008: how large a volume of files in memory may grow, which upstream wraps in an emptyDir without a limit of its own.
+pub(super) fn memory_limit(inputs: &VolumeInputs<'_>) -> Option<u64> {
+    memory_size(&EmptyDirVolumeSource::default(), inputs)
+}
+
 /// VTY-003: bare, all requests share one size; sized, some request must match.
 fn page_size(pod: &Pod, medium: &str) -> Result<u64, String> {
     let requested = requested_page_sizes(pod);

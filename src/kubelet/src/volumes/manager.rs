@@ -16,7 +16,7 @@ use super::teardown::Teardown;
 use super::{MountedVolume, Plugin, Trouble, VolumeInputs, VolumesState, desired, payload};
 use crate::action::{Call, HostCall, Lane, VolumeSetup};
 use crate::event::{ApiReply, HostReply};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::ids::{ActionId, PodUid};
 use crate::operation_backoff::OperationBackoff;
 use crate::out::{Out, Owner};
@@ -305,7 +305,11 @@ impl PodVolumes {
             Err(failure) => {
                 record.written = None;
                 record.host.failed(now);
-                record.tell(volume, &failure.message, out);
+                // What may hang in the kernel is told by its place (issue 10, S6).
+                let hangs = failure.kind == FailureKind::UnknownOutcome;
+                let cause =
+                    if hangs { format!("{}: {}", record.place.host_path, failure.message) } else { failure.message.clone() };
+                record.tell(volume, &cause, out);
                 self.wake_at = earliest([self.wake_at, record.host.until(now)]);
                 // Once the volumes are to go, whoever removes them waits for this.
                 self.teardown.is_some()

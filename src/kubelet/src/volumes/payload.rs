@@ -9,7 +9,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{KeyToPath, Pod, Volume};
 
 use super::{Plugin, Trouble, desired};
-use crate::action::{ProjectedFile, VolumeSetup};
+use crate::action::{EmptyDirMedium, ProjectedFile, VolumeSetup};
 use crate::cache::{Lookup, not_found, not_registered};
 use crate::sensitive::Sensitive;
 
@@ -30,12 +30,12 @@ pub(super) struct Wanted<'a> {
     pub(super) optional: bool,
 }
 
-/// Completes the setup of a volume of files.
-pub(super) fn setup(pod: &Pod, volume: &Volume, plugin: Plugin, files: Files) -> Result<VolumeSetup, Trouble> {
+/// Completes the setup of a volume of files, which may take so much memory if it lies in memory.
+pub(super) fn setup(pod: &Pod, volume: &Volume, plugin: Plugin, memory: Option<u64>, files: Files) -> Result<VolumeSetup, Trouble> {
     Ok(VolumeSetup::Files {
         plugin: plugin.directory(),
         // VTY-007, VTY-008
-        tmpfs: plugin != Plugin::ConfigMap,
+        medium: if plugin == Plugin::ConfigMap { EmptyDirMedium::Disk } else { EmptyDirMedium::Memory { size: memory } },
         files: Arc::new(clean(files).map_err(Trouble::Failed)?),
         directories: nested_directories(pod, &volume.name).map_err(Trouble::Failed)?,
         fs_group: fs_group(pod),
@@ -235,7 +235,8 @@ mod tests {
         let setup = |data: &str, mode: i32, owner: Option<i64>| {
             let file = ProjectedFile { owner, ..file(data.as_bytes(), mode) };
             let files = Arc::new([("k".to_owned(), file)].into());
-            digest(&VolumeSetup::Files { plugin: String::new(), tmpfs: false, files, directories: BTreeSet::new(), fs_group: None })
+            let (plugin, medium) = (String::new(), EmptyDirMedium::Disk);
+            digest(&VolumeSetup::Files { plugin, medium, files, directories: BTreeSet::new(), fs_group: None })
         };
         assert_eq!(setup("a", 0o644, None), setup("a", 0o644, None));
         assert_ne!(setup("a", 0o644, None), setup("b", 0o644, None));

@@ -4,6 +4,7 @@
 
 use k8s_openapi::api::core::v1::{Pod, ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection};
 
+use super::emptydir::memory_limit;
 use super::payload::{self, Files, Wanted};
 use super::{Plugin, Trouble, VolumeInputs, configmap, downward, secret};
 use crate::action::{ProjectedFile, VolumeSetup};
@@ -37,7 +38,7 @@ pub(super) fn setup(
     }
     match payload::aggregate(errors) {
         Some(error) => Err(Trouble::Failed(error)),
-        None => payload::setup(pod, volume, Plugin::Projected, files),
+        None => payload::setup(pod, volume, Plugin::Projected, memory_limit(inputs), files),
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
+use super::emptydir::memory_limit;
 use super::payload::{self, Files, Wanted};
 use super::{Plugin, Trouble, VolumeInputs};
 use crate::action::VolumeSetup;
@@ -23,7 +24,7 @@ pub(super) fn setup(pod: &Pod, volume: &Volume, inputs: &VolumeInputs<'_>) -> Re
         default_mode: source.default_mode,
         optional: source.optional == Some(true),
     };
-    payload::setup(pod, volume, Plugin::Secret, files(&wanted, inputs.objects)?)
+    payload::setup(pod, volume, Plugin::Secret, memory_limit(inputs), files(&wanted, inputs.objects)?)
 }
 
 /// VTY-009

@@ -195,7 +195,7 @@ fn pod_of(name: &str) -> Option<PodUid> {
 /// The processes in a cgroup and in those below it.
 fn processes(cgroup: &Path, found: &mut BTreeSet<i32>) -> Result<(), HostError> {
     let list = cgroup.join("cgroup.procs");
-    let listed = unless_missing(fs::read_to_string(&list).context("read", &list))?;
+    let listed = unless_missing(files::text(&list).context("read", &list))?;
     found.extend(listed.lines().filter_map(|pid| pid.parse::<i32>().ok()));
     for child in children(cgroup)? {
         processes(&child, found)?;
@@ -237,7 +237,7 @@ fn write(cgroup: &Path, file: &str, value: &str) -> Result<(), HostError> {
 /// Reads one value of a cgroup; `None` if it has no such file.
 fn read(cgroup: &Path, file: &str) -> Result<Option<String>, HostError> {
     let path = cgroup.join(file);
-    unless_missing(fs::read_to_string(&path).map(|text| Some(text.trim().to_owned())).context("read", &path))
+    unless_missing(files::text(&path).map(|text| Some(text.trim().to_owned())).context("read", &path))
 }
 
 #[cfg(test)]

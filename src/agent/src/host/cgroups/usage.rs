@@ -71,7 +71,7 @@ fn v2(cgroup: &Path, whole: Whole) -> Result<CgroupUsage, HostError> {
 
 /// A kernel may have been told not to measure it: then there is no such file, or none that can be read.
 fn pressure(cgroup: &Path, file: &str) -> Option<Pressure> {
-    let text = std::fs::read_to_string(cgroup.join(file)).ok()?;
+    let text = super::files::text(&cgroup.join(file)).ok()?;
     let stall = |kind: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(kind));
         let field = |name: &str| line?.split_whitespace().find_map(|field| field.strip_prefix(name)?.strip_prefix('='));

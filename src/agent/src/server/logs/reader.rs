@@ -20,6 +20,8 @@ use crate::server::{Shared, lookup};
 /// What is read and passed on at once.
 const BLOCK: usize = 64 << 10;
 const POLL: Duration = Duration::from_millis(200);
+/// How often it is looked whether a log with nothing new was rotated or cut: a second call for each look, and a third.
+const MOVE_CHECK: Duration = Duration::from_secs(1);
 /// How often a container is asked about whose log has nothing new (API-090).
 const STATE_CHECK: Duration = Duration::from_secs(1);
 
@@ -32,7 +34,7 @@ pub(crate) async fn copy(
     wanted: &Wanted,
     out: &mpsc::Sender<Bytes>,
 ) -> Result<(), String> {
-    let mut checked = Instant::now();
+    let (mut checked, mut looked) = (Instant::now(), Instant::now());
     let mut running = true;
     loop {
         let grew = match reader.copy_to_end(out).await? {
@@ -43,8 +45,11 @@ pub(crate) async fn copy(
         if !wanted.follow {
             return reader.finish(out).await;
         }
-        if reader.moved_on(shared).await? {
-            continue;
+        if reader.replaced || !running || (!grew && looked.elapsed() >= MOVE_CHECK) {
+            looked = Instant::now();
+            if reader.moved_on(shared).await? {
+                continue;
+            }
         }
         if !running && !grew && !reader.replaced {
             return reader.finish(out).await;

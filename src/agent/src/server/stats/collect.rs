@@ -14,7 +14,7 @@ use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
 use kubelet::observation::{ContainerState, FsUsage, ListedContainer, ListedSandbox, Listing, SandboxState};
 use proto::cri;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::network;
@@ -34,6 +34,8 @@ const SAMPLE: Duration = Duration::from_secs(10);
 const SOURCE: Duration = Duration::from_secs(30);
 /// How long the disk may be searched for one container's logs, or one pod's hosts file.
 const TREE: Duration = Duration::from_secs(10);
+/// How many trees are walked at once for all requests: each costs the disk as much as it has files.
+const WALKS: usize = 2;
 
 /// What the collector is set to.
 #[derive(Clone, Debug)]
@@ -56,6 +58,8 @@ pub struct Collector {
     samples: Samples,
     demand: Demand,
     volumes: Volumes,
+    /// Directory trees that are being walked, whoever asked.
+    walks: Semaphore,
     pub(super) scope_prefix: OnceCell<&'static str>,
 }
 
@@ -104,6 +108,7 @@ impl Collector {
             samples: Samples::default(),
             demand: Demand::default(),
             volumes: Volumes::default(),
+            walks: Semaphore::new(WALKS),
             scope_prefix: OnceCell::new(),
         })
     }
@@ -122,7 +127,7 @@ impl Collector {
             loop {
                 self.demand.wanted().await;
                 let pods = view.pods().await;
-                self.volumes.measure(self.env.host.as_ref(), self.env.clock.as_ref(), &self.settings.root_dir, &pods).await;
+                self.volumes.measure((self.env.host.as_ref(), self.env.clock.as_ref(), view), &self.settings.root_dir, &pods).await;
                 tokio::time::sleep(period).await;
             }
         };
@@ -417,7 +422,12 @@ impl Collector {
 
     /// What lies below a path of the root filesystem; `None` if there is nothing, or if it takes too long.
     async fn tree(&self, path: String, root: &FsStats) -> Option<FsStats> {
-        let (bytes, inodes) = tokio::time::timeout(TREE, self.env.host.tree_usage(path)).await.ok()?.ok()?;
+        let walk = async {
+            // A semaphore is never closed, so this only waits.
+            let _place = self.walks.acquire().await.ok();
+            self.env.host.tree_usage(path).await
+        };
+        let (bytes, inodes) = tokio::time::timeout(TREE, walk).await.ok()?.ok()?;
         Some(FsStats { time: self.now(), used_bytes: Some(bytes), inodes_used: Some(inodes), ..root.clone() })
     }
 

@@ -13,6 +13,7 @@ use kubelet::ids::PodUid;
 
 use super::summary::{FsStats, PvcReference, Time, VolumeStats};
 use crate::env::{Clock, Host};
+use crate::server::NodeView;
 
 /// How long one volume may take before it is left out of a round.
 const ONE_VOLUME: Duration = Duration::from_secs(30);
@@ -41,25 +42,37 @@ impl Volumes {
     }
 
     /// Measures the volumes of all pods, one after another (API-128).
-    pub(super) async fn measure(&self, host: &dyn Host, clock: &dyn Clock, root_dir: &str, pods: &[Arc<Pod>]) {
+    pub(super) async fn measure(
+        &self,
+        (host, clock, view): (&dyn Host, &dyn Clock, &dyn NodeView),
+        root_dir: &str,
+        pods: &[Arc<Pod>],
+    ) {
         let mut round = BTreeMap::new();
         for pod in pods {
             let uid = crate::server::lookup::uid(pod);
-            let measured = measure_pod(host, clock, root_dir, &uid, pod).await;
+            let names = view.volume_directories(uid.clone()).await;
+            let measured = measure_pod((host, clock), root_dir, (&uid, pod), &names).await;
             round.insert(uid, measured);
         }
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = round;
     }
 }
 
-async fn measure_pod(host: &dyn Host, clock: &dyn Clock, root_dir: &str, uid: &PodUid, pod: &Pod) -> Vec<Measured> {
-    let Ok(HostReply::Volumes(directories)) = host.call(HostCall::ListVolumes { pod: uid.clone() }).await else {
-        return Vec::new();
-    };
+async fn measure_pod(
+    (host, clock): (&dyn Host, &dyn Clock),
+    root_dir: &str,
+    (uid, pod): (&PodUid, &Pod),
+    names: &BTreeMap<String, String>,
+) -> Vec<Measured> {
+    let listed = tokio::time::timeout(ONE_VOLUME, host.call(HostCall::ListVolumes { pod: uid.clone() })).await;
+    let Ok(Ok(HostReply::Volumes(directories))) = listed else { return Vec::new() };
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
     let mut measured = Vec::new();
     for volume in volumes {
-        let Some(directory) = directories.iter().find(|directory| directory.volume == volume.name) else { continue };
+        // A claim's directory is called as the volume that it is bound to.
+        let name = names.get(&volume.name).unwrap_or(&volume.name);
+        let Some(directory) = directories.iter().find(|directory| directory.volume == *name) else { continue };
         let mut path = format!("{root_dir}/pods/{uid}/volumes/{}/{}", directory.plugin, directory.volume);
         if directory.plugin == "kubernetes.io~csi" {
             path.push_str("/mount");

@@ -336,6 +336,7 @@ pub(crate) struct FakeView {
     /// What the pods are once one was asked for.
     pub(crate) then: Mutex<Option<Vec<Arc<Pod>>>>,
     pub(crate) observations: Mutex<BTreeMap<PodUid, Observed>>,
+    pub(crate) directories: Mutex<BTreeMap<String, String>>,
     pub(crate) stuck: Mutex<bool>,
 }
 
@@ -357,6 +358,11 @@ impl NodeView for FakeView {
     fn observation(&self, pod: PodUid) -> BoxFuture<'_, Option<Observed>> {
         let seen = self.observations.lock().unwrap().get(&pod).cloned();
         async move { seen }.boxed()
+    }
+
+    fn volume_directories(&self, _: PodUid) -> BoxFuture<'_, BTreeMap<String, String>> {
+        let directories = self.directories.lock().unwrap().clone();
+        async move { directories }.boxed()
     }
 
     fn pods_cgroup(&self) -> BoxFuture<'_, Option<String>> {

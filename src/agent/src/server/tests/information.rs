@@ -530,17 +530,18 @@ async fn usage_by_cgroup_has_the_names_that_dashboards_ask_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_is_measured_once_and_by_its_own_filesystem() {
-    // API-128, API-146
+    // API-128, API-146; issue 10, S30: the directory is called as the PersistentVolume, not as the pod's volume.
     let world = World::new().start().await;
     let spec = json!({ "containers": [], "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "claim" } }] });
     for name in ["a", "b"] {
         let mut sharing = pod(name, &json!({ "running": {} }), "r://c1");
         sharing.spec = Some(serde_json::from_value(spec.clone()).unwrap());
         world.view.pods.lock().unwrap().push(Arc::new(sharing));
-        let path = format!("/var/lib/kubelet/pods/uid-{name}/volumes/kubernetes.io~csi/data/mount");
+        let path = format!("/var/lib/kubelet/pods/uid-{name}/volumes/kubernetes.io~csi/pv-1/mount");
         world.host.fs.lock().unwrap().insert(path, HostReply::Fs(disk(77, 7)));
     }
-    let directory = VolumeDirectory { plugin: "kubernetes.io~csi".to_owned(), volume: "data".to_owned(), data: None };
+    let directory = VolumeDirectory { plugin: "kubernetes.io~csi".to_owned(), volume: "pv-1".to_owned(), data: None };
+    world.view.directories.lock().unwrap().insert("data".to_owned(), "pv-1".to_owned());
     world.host.replies.lock().unwrap().insert("volumes", HostReply::Volumes(vec![directory]));
     world.runtime.answers.lock().unwrap().listing = Some(listing());
     assert!(!world.get("/metrics").await.body.contains("kubelet_volume_stats"));

@@ -98,7 +98,7 @@ impl Bench {
         }
         for action in actions {
             assert!(matches!(action.call, crate::action::Call::Cri(CriCall::ExecSync { .. })));
-            let Some(Owner::Probe(number)) = ledger.take(action.id) else { panic!("a probe is the prober's") };
+            let Some(Owner::Probe(_, number)) = ledger.take(action.id) else { panic!("a probe is the prober's") };
             let mut none = Vec::new();
             let mut out = Out::new(&mut ledger, &mut none, &mut recorded);
             let _changed = self.prober.done(now, number, action.id, Ok(crate::event::ProbeOutcome::Success), &mut out);
