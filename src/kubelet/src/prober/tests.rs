@@ -320,7 +320,7 @@ proptest! {
                 }
                 3 | 4 if !in_flight.is_empty() => {
                     let id = in_flight.remove(which % in_flight.len());
-                    let Some(Owner::Probe(number)) = bench.ledger.take(id) else { panic!("a probe is the prober's") };
+                    let Some(Owner::Probe(_, number)) = bench.ledger.take(id) else { panic!("a probe is the prober's") };
                     let outcome = match more {
                         0 => Err(Failure::new(FailureKind::Other, "no")),
                         1 => Ok(ProbeOutcome::Failure("no".to_owned())),
