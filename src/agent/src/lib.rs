@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod env;
 pub mod event_loop;
 pub mod executor;
+mod go_text;
 mod grpc;
 pub mod host;
 pub mod lanes;

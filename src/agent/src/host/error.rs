@@ -8,6 +8,8 @@ use std::path::Path;
 use kubelet::failure::{Failure, FailureKind};
 use thiserror::Error;
 
+pub(super) use crate::go_text::io_error as words;
+
 /// An operation on the machine failed.
 #[derive(Debug, Error)]
 pub(super) enum HostError {
@@ -47,14 +49,6 @@ impl From<HostError> for Failure {
         };
         Self::new(kind, error.to_string())
     }
-}
-
-/// An error as Go words it: `no such file or directory` instead of `No such file or directory (os error 2)`.
-pub(super) fn words(error: &io::Error) -> String {
-    let text = error.to_string();
-    let Some((text, _)) = text.split_once(" (os error") else { return text };
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
 /// Says of an error what was being done to what.

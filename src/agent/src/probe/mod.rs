@@ -2,8 +2,13 @@
 //! Upstream: pkg/probe/{http,tcp,grpc}.
 //! Differs: nothing on purpose.
 
+mod grpc;
 mod http;
 mod tcp;
+#[cfg(test)]
+mod testing;
+mod url;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +27,24 @@ pub fn prober(net: Arc<dyn Net>) -> Prober {
         async move {
             match call {
                 ProbeCall::Http { scheme, host, port, path, headers, lifecycle } => {
-                    let target = http::Target { https: scheme.eq_ignore_ascii_case("https"), host, port, path, headers, lifecycle };
-                    Ok(http::probe(net.as_ref(), &target, timeout).await)
+                    let url = url::Url::of_spec(scheme.eq_ignore_ascii_case("https"), &host, port, &path);
+                    http::probe(net.as_ref(), &http::Target { url, headers, lifecycle }, timeout).await
                 }
                 ProbeCall::Tcp { host, port } => Ok(tcp::probe(net.as_ref(), host, port, timeout).await),
-                ProbeCall::Grpc { host, port, service } => Ok(http::probe_grpc(net.as_ref(), &host, port, &service, timeout).await),
+                ProbeCall::Grpc { host, port, service } => Ok(grpc::probe(net.as_ref(), &host, port, &service, timeout).await),
             }
         }
         .boxed()
     })
+}
+
+/// What is exchanged over a connection, while that is kept going. The answer may have come with the connection's end.
+async fn over<T>(connection: impl Future<Output = hyper::Result<()>>, exchange: impl Future<Output = T>) -> T {
+    let (mut connection, mut exchange) = (std::pin::pin!(connection), std::pin::pin!(exchange));
+    tokio::select! {
+        biased;
+        answer = &mut exchange => return answer,
+        ended = &mut connection => tracing::trace!(?ended, "probe's connection ended"),
+    }
+    exchange.await
 }

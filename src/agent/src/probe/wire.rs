@@ -1,0 +1,157 @@
+//! The connections of probes: opened for one exchange, with what the other side said first kept, for that is what an error quotes.
+//! Upstream: pkg/probe/dialer_others.go, Go's net/http and crypto/tls (their errors).
+//! Differs: nothing on purpose.
+
+use std::error::Error as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::env::{BoxedStream, Endpoint, Net};
+use crate::go_text::{dial_error, io_error, quote};
+use crate::tls::connect_unverified;
+
+/// As much of an answer as an error may quote.
+const KEPT: usize = 256;
+
+/// What Go says of a server that answers a TLS handshake in plain HTTP; a lifecycle hook is then tried again without TLS.
+pub(super) const HTTP_ON_HTTPS: &str = "http: server gave HTTP response to HTTPS client";
+
+/// The first bytes that the other side said.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heard(Arc<Mutex<Vec<u8>>>);
+
+impl Heard {
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is heard is kept for somebody else as well.
+    pub(super) fn share(stream: BoxedStream, heard: Self) -> BoxedStream {
+        Box::pin(Listening { stream, heard })
+    }
+
+    fn hears(&self, bytes: &[u8]) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = KEPT - kept.len();
+        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+}
+
+/// A stream that keeps the first bytes that come over it.
+struct Listening {
+    stream: BoxedStream,
+    heard: Heard,
+}
+
+impl AsyncRead for Listening {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = self.stream.as_mut().poll_read(cx, buf);
+        self.heard.hears(&buf.filled()[before..]);
+        polled
+    }
+}
+
+impl AsyncWrite for Listening {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream.as_mut().poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.as_mut().poll_shutdown(cx)
+    }
+}
+
+fn listening(stream: BoxedStream) -> (BoxedStream, Heard) {
+    let heard = Heard::default();
+    (Box::pin(Listening { stream, heard: heard.clone() }), heard)
+}
+
+/// Connects, with TLS if asked for; whatever certificate the other side has will do.
+///
+/// # Errors
+/// In Go's words.
+pub(super) async fn open(net: &dyn Net, https: bool, host: &str, port: u16) -> Result<(BoxedStream, Heard), String> {
+    let endpoint = Endpoint::Tcp { host: host.to_owned(), port };
+    let stream = net.connect(endpoint).await.map_err(|error| dial_error(host, port, &error))?;
+    let (stream, heard) = listening(stream);
+    if !https {
+        return Ok((stream, heard));
+    }
+    match connect_unverified(stream, host).await {
+        Ok(stream) => Ok(listening(stream)),
+        Err(error) => Err(handshake_error(&error, &heard.bytes())),
+    }
+}
+
+fn handshake_error(error: &io::Error, heard: &[u8]) -> String {
+    if heard.starts_with(b"HTTP/") {
+        HTTP_ON_HTTPS.to_owned()
+    } else if error.kind() == io::ErrorKind::UnexpectedEof {
+        "EOF".to_owned()
+    } else if error.to_string().contains("InvalidContentType") {
+        "tls: first record does not look like a TLS handshake".to_owned()
+    } else {
+        error.to_string()
+    }
+}
+
+/// What Go says of an exchange that hyper could not make, after the other side had said so much.
+pub(super) fn exchange_error(error: &hyper::Error, heard: &[u8]) -> String {
+    if error.is_parse() {
+        return malformed(heard).unwrap_or_else(|| error.to_string());
+    }
+    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+        // Go's word for a server that hangs up.
+        return if heard.is_empty() { "EOF".to_owned() } else { "unexpected EOF".to_owned() };
+    }
+    // A body that ends too soon.
+    if cause(error).is_some_and(|cause| cause.kind() == io::ErrorKind::UnexpectedEof) {
+        return "unexpected EOF".to_owned();
+    }
+    // Go names the addresses of the connection as well.
+    cause(error).map_or_else(|| error.to_string(), |cause| format!("read: {}", io_error(cause)))
+}
+
+fn cause(error: &hyper::Error) -> Option<&io::Error> {
+    error.source()?.downcast_ref()
+}
+
+/// What is wrong with the first line of an answer, if it is that.
+fn malformed(heard: &[u8]) -> Option<String> {
+    let line = heard.split(|byte| *byte == b'\n').next()?;
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let Some(blank) = line.iter().position(|byte| *byte == b' ') else {
+        return Some(format!("malformed HTTP response {}", quote(line)));
+    };
+    let (version, rest) = (&line[..blank], line[blank..].trim_ascii_start());
+    let code = rest.split(|byte| *byte == b' ').next().unwrap_or_default();
+    if code.len() != 3 || !code.iter().all(u8::is_ascii_digit) {
+        return Some(format!("malformed HTTP status code {}", quote(code)));
+    }
+    let known = matches!(version, b"HTTP/1.0" | b"HTTP/1.1");
+    (!known).then(|| format!("malformed HTTP version {}", quote(version)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The first as recorded of the kubelet (case 098), the others after net/http's ReadResponse.
+    #[test]
+    fn answer_that_is_no_http_is_quoted() {
+        assert_eq!(malformed(b"nonsense\n").unwrap(), "malformed HTTP response \"nonsense\"");
+        assert_eq!(malformed(b"\x15\x03\x01\x00\x02\x02").unwrap(), "malformed HTTP response \"\\x15\\x03\\x01\\x00\\x02\\x02\"");
+        assert_eq!(malformed(b"HTTP/1.1 20 OK\r\n").unwrap(), "malformed HTTP status code \"20\"");
+        assert_eq!(malformed(b"SSH-2.0 200 x\r\n").unwrap(), "malformed HTTP version \"SSH-2.0\"");
+        assert_eq!(malformed(b"HTTP/1.1 200 OK\r\n"), None);
+    }
+}
