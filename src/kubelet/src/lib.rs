@@ -10,6 +10,7 @@ pub mod alarms;
 pub mod backoff;
 pub mod cache;
 pub mod call_names;
+pub mod canonical_quantity;
 pub mod config;
 pub mod csi;
 pub mod event;

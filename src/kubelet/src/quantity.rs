@@ -61,6 +61,16 @@ impl Amount {
         clamp(ceil_div(self.nanos, NANO / 1000))
     }
 
+    /// In billionths of a unit.
+    pub(crate) fn nanos(self) -> i128 {
+        self.nanos
+    }
+
+    /// Both together, as much as fits.
+    pub(crate) fn plus(self, more: Self) -> Self {
+        Self { nanos: self.nanos.saturating_add(more.nanos) }
+    }
+
     /// Whether it is more than nothing.
     #[must_use]
     pub fn is_positive(self) -> bool {

@@ -4,6 +4,7 @@
 //! up is told together with its first container, if that one comes at once.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 
 use crate::action::{ApiCall, Call, Lane};
 use crate::alarms::Alarms;
+use crate::canonical_quantity::canonical_status;
 use crate::event::ApiReply;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{PodName, PodUid};
@@ -24,6 +26,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// POD-301: what failed is tried again in the next pass; the first time sooner.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(10);
+/// How long a patch waits that was sent before and answered well: whoever makes the difference anew is not fought at full speed.
+const REPEAT_FIRST: Duration = Duration::from_secs(1);
+const REPEAT_MOST: Duration = Duration::from_secs(5 * 60);
 /// POD-132: how long a sandbox that is up waits to be told of together with its first container.
 const TOGETHER: Duration = Duration::from_millis(500);
 
@@ -56,9 +61,45 @@ struct Tracked {
     /// How many calls have failed in a row.
     failures: u32,
     not_before: Mono,
+    sent: Sent,
     /// When news that may wait for more is told.
     together: Option<Mono>,
     gone: bool,
+}
+
+/// The last patch, so that a repeat of it is known.
+#[derive(Debug, Default)]
+struct Sent {
+    digest: u64,
+    /// When it was answered well.
+    answered: Option<Mono>,
+    /// How often it was sent again.
+    repeats: u32,
+    /// Until when it is held back now.
+    held: Option<Mono>,
+}
+
+impl Sent {
+    /// When a patch may go out.
+    fn earliest(&self, digest: u64) -> Mono {
+        let Some(answered) = self.answered.filter(|_| self.digest == digest) else { return Mono::ZERO };
+        // What somebody overwrote is repaired at once; what is overwritten again and again, or never kept, with growing pauses.
+        let Some(before) = self.repeats.checked_sub(1) else { return answered };
+        answered + (REPEAT_FIRST * 2u32.pow(before.min(9))).min(REPEAT_MOST)
+    }
+
+    fn goes_out(&mut self, digest: u64) {
+        let repeated = self.digest == digest && self.answered.is_some();
+        self.repeats = if repeated { self.repeats.saturating_add(1) } else { 0 };
+        self.digest = digest;
+        self.answered = None;
+    }
+}
+
+fn digest_of(patch: &serde_json::Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(patch.to_string().as_bytes());
+    hasher.finish()
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -90,7 +131,8 @@ impl StatusManager {
     /// The API server showed the pod.
     pub fn pod_seen(&mut self, _now: Now, pod: &Arc<Pod>) {
         let Some(uid) = uid_of(pod) else { return };
-        let status = pod.status.clone().unwrap_or_default();
+        let mut status = pod.status.clone().unwrap_or_default();
+        canonical_status(&mut status);
         let deleting = pod.metadata.deletion_timestamp.is_some();
         match self.pods.get_mut(&uid) {
             Some(tracked) if tracked.is_behind(version_of(pod)) => tracked.watched = version_of(pod),
@@ -119,6 +161,7 @@ impl StatusManager {
                         in_flight: None,
                         failures: 0,
                         not_before: Mono::ZERO,
+                        sent: Sent::default(),
                         together: None,
                         gone: false,
                     },
@@ -134,8 +177,9 @@ impl StatusManager {
     }
 
     /// The pod's status was computed.
-    pub fn set_status(&mut self, uid: &PodUid, status: PodStatus, gate: Gate) {
+    pub fn set_status(&mut self, uid: &PodUid, mut status: PodStatus, gate: Gate) {
         if let Some(tracked) = self.pods.get_mut(uid) {
+            canonical_status(&mut status);
             tracked.wanted = Some(status);
             tracked.gate = gate;
         }
@@ -179,12 +223,16 @@ impl StatusManager {
             Ok(reply) => {
                 tracked.failures = 0;
                 tracked.not_before = Mono::ZERO;
+                if doing == Some(Doing::Patching) {
+                    tracked.sent.answered = Some(now.mono);
+                }
                 if let ApiReply::Pod(pod) = reply
                     && uid_of(&pod).as_ref() == Some(uid)
                     && !tracked.has_seen_newer(&pod)
                 {
                     tracked.version = version_of(&pod);
                     tracked.api = pod.status.clone().unwrap_or_default();
+                    canonical_status(&mut tracked.api);
                     tracked.deleting |= pod.metadata.deletion_timestamp.is_some();
                 }
                 if doing == Some(Doing::Deleting) {
@@ -227,7 +275,7 @@ impl Tracked {
     fn deadline(&self, now: Now) -> Option<Mono> {
         let waits = self.in_flight.is_none() && !self.gone;
         let again = Some(self.not_before).filter(|at| *at > now.mono);
-        again.max(self.together).filter(|_| waits)
+        again.max(self.together).max(self.sent.held).filter(|_| waits)
     }
 
     /// What is to be sent: the wanted status, a terminal phase withheld while something may run.
@@ -258,6 +306,7 @@ impl Tracked {
         if self.in_flight.is_some() || self.gone || self.not_before > now.mono {
             return;
         }
+        self.sent.held = None;
         let base = self.patch_base();
         let may_wait = base.as_ref().is_some_and(|status| only_sandbox_came_up(&self.api, status));
         if may_wait && *self.together.get_or_insert(now.mono + TOGETHER) > now.mono {
@@ -266,7 +315,12 @@ impl Tracked {
         self.together = None;
         let (namespace, name) = (self.name.namespace.to_string(), self.name.name.to_string());
         let patch = base.and_then(|status| pod_status_patch(uid, &self.api, &status));
-        let (doing, call) = if let Some(patch) = patch {
+        let patch = patch.map(|patch| (digest_of(&patch), patch));
+        let held = patch.as_ref().map(|(digest, _)| self.sent.earliest(*digest)).filter(|at| *at > now.mono);
+        self.sent.held = held;
+        // A difference that does not go away does not keep a pod from going.
+        let (doing, call) = if let Some((digest, patch)) = patch.filter(|_| held.is_none()) {
+            self.sent.goes_out(digest);
             (Doing::Patching, ApiCall::PatchPodStatus { namespace, name, patch })
         } else if self.may_delete() {
             (Doing::Deleting, ApiCall::DeletePod { namespace, name, uid: uid.clone(), grace_seconds: 0 })

@@ -308,7 +308,7 @@ pub fn sorted_ips(ips: &[String], host_ips: &[String]) -> Vec<String> {
 
 /// POD-297: the pod's own resources, as its containers declare them.
 fn set_pod_resources(pod: &Pod, status: &mut PodStatus) {
-    let requests = crate::resources::requests::reported_pod_resources(pod);
+    let requests = crate::resources::reported::reported_pod_resources(pod);
     status.allocated_resources = requests.requests.clone().filter(|r| !r.is_empty());
     status.resources = Some(requests);
 }

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::num::{IntErrorKind, ParseIntError};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -176,9 +177,18 @@ pub fn resolve_port(port: &IntOrString, container: &Container) -> Result<u16, St
             let named = container.ports.iter().flatten().find(|p| p.name.as_deref() == Some(name));
             match named {
                 Some(port) => i64::from(port.container_port),
-                None => name.parse().map_err(|_| format!("couldn't find port: {name}"))?,
+                None => name.parse::<i64>().map_err(|error| not_a_number(name, &error))?,
             }
         }
     };
     u16::try_from(number).ok().filter(|p| *p > 0).ok_or_else(|| format!("invalid port number: {number}"))
+}
+
+/// As strconv.Atoi says it: it is upstream's last resort for a port whose name no port of the container has.
+fn not_a_number(text: &str, error: &ParseIntError) -> String {
+    let what = match error.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+        _ => "invalid syntax",
+    };
+    format!("strconv.Atoi: parsing {text:?}: {what}")
 }

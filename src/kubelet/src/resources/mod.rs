@@ -2,5 +2,6 @@
 
 pub mod cgroup;
 pub mod qos;
+pub mod reported;
 pub mod requests;
 pub mod swap;

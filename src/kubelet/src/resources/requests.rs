@@ -55,7 +55,7 @@ pub fn container_amounts(container: &Container, kind: Kind) -> Amounts {
     amounts_of(container.resources.as_ref().and_then(|r| of_kind(r, kind)))
 }
 
-fn of_kind(resources: &ResourceRequirements, kind: Kind) -> Option<&BTreeMap<String, Quantity>> {
+pub(super) fn of_kind(resources: &ResourceRequirements, kind: Kind) -> Option<&BTreeMap<String, Quantity>> {
     match kind {
         Kind::Requests => resources.requests.as_ref(),
         Kind::Limits => resources.limits.as_ref(),
@@ -120,18 +120,6 @@ pub fn declares_limit(pod: &Pod, resource: &str) -> bool {
         || spec.containers.iter().chain(spec.init_containers.iter().flatten()).all(|c| has(c.resources.as_ref()))
 }
 
-/// The pod's resources as its status reports them (POD-297): what its containers declare together, also where not all of them
-/// declare a limit.
-#[must_use]
-pub fn reported_pod_resources(pod: &Pod) -> ResourceRequirements {
-    let list = |kind| {
-        let amounts = pod_amounts(pod, kind).into_iter().filter(|(name, _)| name == "cpu" || name == "memory");
-        let list: BTreeMap<String, Quantity> = amounts.map(|(name, amount)| (name.clone(), printed(&name, amount))).collect();
-        (!list.is_empty()).then_some(list)
-    };
-    ResourceRequirements { requests: list(Kind::Requests), limits: list(Kind::Limits), claims: None }
-}
-
 /// An amount as a canonical quantity.
 #[must_use]
 pub fn printed(name: &str, amount: i64) -> Quantity {
@@ -183,16 +171,5 @@ mod tests {
         sidecar["restartPolicy"] = json!("Always");
         assert_eq!(cpu(json!({"containers": [container("100m")], "initContainers": [sidecar, container("500m")]})), 700);
         assert_eq!(cpu(json!({"containers": [container("100m")], "overhead": {"cpu": "50m"}})), 150);
-    }
-
-    // POD-297: as the golden pod reports them, less the quirk of its memory limit.
-    #[test]
-    fn reported_resources_are_the_declared_ones() {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [
-            {"name": "main", "resources": {"requests": {"cpu": "100m", "memory": "16Mi"}, "limits": {"cpu": "200m", "memory": "32Mi"}}}
-        ]}}))
-        .unwrap();
-        let reported = serde_json::to_value(reported_pod_resources(&pod)).unwrap();
-        assert_eq!(reported, json!({"requests": {"cpu": "100m", "memory": "16Mi"}, "limits": {"cpu": "200m", "memory": "32Mi"}}));
     }
 }

@@ -221,3 +221,54 @@ fn sandbox_is_told_with_a_container_that_starts_at_once() {
         assert_eq!(bench.manager.deadline(), None);
     }
 }
+
+fn with_memory(memory: &str) -> PodStatus {
+    let list = json!({"memory": memory});
+    let container = json!({"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "allocatedResources": list,
+                           "resources": {"requests": list, "limits": list}});
+    serde_json::from_value(json!({"phase": "Running", "allocatedResources": list, "resources": {"requests": list},
+                                  "containerStatuses": [container]}))
+    .unwrap()
+}
+
+// POD-300: the API server stores quantities as it writes them; that is no difference (A1 of the recorded cases).
+#[test]
+fn quantities_are_compared_whatever_their_notation() {
+    for (memory, stored) in [("129000000", "129M"), ("200000k", "200M"), ("0.1G", "100M"), ("1048576Ki", "1Gi"), ("129e6", "129e6")]
+    {
+        let mut bench = Bench::new();
+        bench.manager.set_status(&bench.uid, with_memory(memory), Gate::default());
+        let sent = bench.act(|manager, uid, out| manager.tell(at(0), uid, out));
+        let [ApiCall::PatchPodStatus { patch, .. }] = sent.as_slice() else { panic!("{sent:?}") };
+        assert_eq!(patch["status"]["allocatedResources"]["memory"], stored);
+        let reply = ApiReply::Pod(pod(serde_json::to_value(with_memory(stored)).unwrap(), false));
+        assert!(bench.done(at(0), Ok(reply)).is_empty(), "{memory}");
+    }
+}
+
+// POD-300: what the API server does not keep is not sent again and again, and keeps no pod from going.
+#[test]
+fn patch_that_changed_nothing_is_repeated_with_growing_pauses() {
+    let mut bench = Bench::new();
+    assert_eq!(patched_phase(&bench.set(at(0), "Running", true, false)), Some("Running"));
+    let ignored = || Ok(ApiReply::Pod(pod(json!({"phase": "Pending"}), false)));
+    assert_eq!(patched_phase(&bench.done(at(0), ignored())), Some("Running"));
+    assert!(bench.done(at(0), ignored()).is_empty());
+    let mut sent = 0;
+    for second in 0..600 {
+        let calls = bench.act(|manager, _, out| manager.due(at(second), out));
+        if !calls.is_empty() {
+            sent += 1;
+            assert!(bench.done(at(second), ignored()).is_empty());
+        }
+    }
+    assert_eq!(sent, 9, "after 1, 2, 4, .. 256 s, then every five minutes");
+    // Other news goes out at once.
+    assert_eq!(patched_phase(&bench.set(at(600), "Succeeded", false, true)), Some("Succeeded"));
+    let done = pod(json!({"phase": "Succeeded", "reason": "Other"}), true);
+    let after = bench.done(at(600), Ok(ApiReply::Pod(done)));
+    assert!(matches!(after.as_slice(), [ApiCall::PatchPodStatus { .. }]), "{after:?}");
+    let still = pod(json!({"phase": "Succeeded", "reason": "Other"}), true);
+    let after = bench.done(at(600), Ok(ApiReply::Pod(still)));
+    assert!(matches!(after.as_slice(), [ApiCall::DeletePod { .. }]), "{after:?}");
+}
