@@ -244,6 +244,7 @@ fn deed(cluster: &mut impl Cluster, rng: &mut Rng, pods: &mut u64, storage: &mut
         0..=5 => {
             *pods += 1;
             let mut pod = draw_pod(rng, *pods);
+            draw_resources(&mut pod, *pods);
             if let Some(storage) = storage {
                 storage.add_to(&mut pod);
             }
@@ -385,6 +386,20 @@ fn draw_pod(rng: &mut Rng, number: u64) -> Value {
             "volumes": volumes,
         },
     })
+}
+
+/// Quantities in every notation. They are drawn from the pod's number, so that the rest of a run is what it would be without.
+fn draw_resources(pod: &mut Value, number: u64) {
+    const MEMORY: [&str; 12] =
+        ["64Mi", "64M", "129e6", "0.1G", "200000k", "1E7", "67108864", "100000Ki", "0.05Gi", "7e7", "64000000", "50000001"];
+    const CPU: [&str; 6] = ["0.033", "1m", "100e-3", "0", "0.1", "50000u"];
+    let mut rng = Rng::new(number ^ pod.to_string().len() as u64);
+    for container in pod["spec"]["containers"].as_array_mut().into_iter().flatten() {
+        if seldom(&mut rng, 2) {
+            let (memory, cpu) = (MEMORY[at(&mut rng, MEMORY.len())], CPU[at(&mut rng, CPU.len())]);
+            container["resources"] = json!({"requests": {"memory": memory, "cpu": cpu}, "limits": {"memory": "200000k"}});
+        }
+    }
 }
 
 /// Volumes of which some need an object that may come late, or never while faults run.

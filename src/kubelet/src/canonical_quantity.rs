@@ -121,14 +121,14 @@ pub fn canonical(quantity: &Quantity) -> Quantity {
 /// All quantities of a pod's status, as the API server writes them.
 pub(crate) fn canonical_status(status: &mut PodStatus) {
     canonical_list(&mut status.allocated_resources);
-    status.resources.as_mut().map_or((), canonical_requirements);
+    status.resources.iter_mut().for_each(canonical_requirements);
     let lists = [&mut status.container_statuses, &mut status.init_container_statuses, &mut status.ephemeral_container_statuses];
     lists.into_iter().flatten().flatten().for_each(canonical_container);
 }
 
 fn canonical_container(status: &mut ContainerStatus) {
     canonical_list(&mut status.allocated_resources);
-    status.resources.as_mut().map_or((), canonical_requirements);
+    status.resources.iter_mut().for_each(canonical_requirements);
 }
 
 fn canonical_requirements(resources: &mut ResourceRequirements) {

@@ -10,6 +10,7 @@ pub mod defaults;
 pub mod discovery;
 pub mod error;
 pub mod patch;
+mod quantities;
 pub mod request;
 pub mod resource;
 pub mod rest;

@@ -11,6 +11,7 @@ use super::ApiModel;
 use super::admission;
 use super::defaults::{self, default_field, items_mut};
 use super::error::ApiError;
+use super::quantities;
 use super::resource::{Resource, named};
 
 /// What a delete asks for beside the name.
@@ -77,6 +78,7 @@ impl ApiModel {
         namespace: &str,
         mut object: Value,
     ) -> Result<Arc<Value>, ApiError> {
+        quantities::canonicalise(&mut object);
         self.prepare_new(now, resource, namespace, &mut object)?;
         let name = meta_text(&object, "name").to_owned();
         if self.store.get(resource.plural, namespace, &name).is_some() {
@@ -197,7 +199,8 @@ impl ApiModel {
             )));
         }
         self.check_preconditions(resource, name, &old, &object)?;
-        let new = next_version(resource, subresource, &old, object)?;
+        let mut new = next_version(resource, subresource, &old, object)?;
+        quantities::canonicalise(&mut new);
         if new == *old {
             return Ok(old);
         }

@@ -4,11 +4,11 @@
 
 mod causes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kubelet::action::{Call, CriCall};
+use kubelet::action::{ApiCall, Call, CriCall};
 use kubelet::csi::CsiCall;
 use kubelet::observation::ContainerState;
 use serde_json::Value;
@@ -21,6 +21,8 @@ use crate::runtime::{Container, RuntimeFact, RuntimeModel};
 
 /// S11: how many calls of the API server a minute may see, besides those that users' doings explain.
 const MOST_API_CALLS_A_MINUTE: usize = 1200;
+/// S11: how many times a minute the status of one pod may be written. A container that ends every few seconds needs four each time.
+const MOST_STATUSES_A_MINUTE: usize = 120;
 /// S11: how many actions may be under way.
 const MOST_IN_FLIGHT: usize = 2000;
 /// How much a grace may be short, for the time that the stop itself takes.
@@ -93,6 +95,8 @@ pub struct Witness {
     stale_status: bool,
     pod_gone_at: Option<Duration>,
     api_calls: Vec<Duration>,
+    /// When the status of each pod was written lately, by namespace and name.
+    statuses: BTreeMap<(String, String), VecDeque<Duration>>,
     now: Duration,
     /// How many calls were made, by name.
     pub calls: BTreeMap<&'static str, u64>,
@@ -151,6 +155,23 @@ impl Witness {
         *self.calls.entry(call.name()).or_default() += 1;
         if matches!(call, Call::Api(_)) {
             self.api_calls.push(at);
+        }
+        if let Call::Api(ApiCall::PatchPodStatus { namespace, name, .. }) = call {
+            self.status_written(at, namespace, name);
+        }
+    }
+
+    /// S11: nothing that a pod is makes the agent write its status without end.
+    fn status_written(&mut self, at: Duration, namespace: &str, name: &str) {
+        let written = self.statuses.entry((namespace.to_owned(), name.to_owned())).or_default();
+        written.push_back(at);
+        let minute_ago = at.saturating_sub(Duration::from_secs(60));
+        while written.front().is_some_and(|first| *first < minute_ago) {
+            written.pop_front();
+        }
+        if written.len() > MOST_STATUSES_A_MINUTE {
+            let how = format!("the status of pod {namespace}/{name} is written {} times within a minute", written.len());
+            self.broken("invariant_load_stays_bounded", how);
         }
     }
 

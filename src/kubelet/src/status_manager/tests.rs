@@ -268,7 +268,8 @@ fn patch_that_changed_nothing_is_repeated_with_growing_pauses() {
     let done = pod(json!({"phase": "Succeeded", "reason": "Other"}), true);
     let after = bench.done(at(600), Ok(ApiReply::Pod(done)));
     assert!(matches!(after.as_slice(), [ApiCall::PatchPodStatus { .. }]), "{after:?}");
-    let still = pod(json!({"phase": "Succeeded", "reason": "Other"}), true);
-    let after = bench.done(at(600), Ok(ApiReply::Pod(still)));
+    let still = || Ok(ApiReply::Pod(pod(json!({"phase": "Succeeded", "reason": "Other"}), true)));
+    assert!(matches!(bench.done(at(600), still()).as_slice(), [ApiCall::PatchPodStatus { .. }]));
+    let after = bench.done(at(600), still());
     assert!(matches!(after.as_slice(), [ApiCall::DeletePod { .. }]), "{after:?}");
 }
