@@ -2,8 +2,10 @@
 //! Upstream: pkg/kubelet/kuberuntime/kuberuntime_manager.go (doBackOff), staging/src/k8s.io/client-go/util/flowcontrol/backoff.go.
 //! Differs: the wait runs from when the end was seen, by a clock that nobody sets; upstream's by the wall clock, which jumps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Container;
 
 use crate::ids::ContainerId;
 use crate::observation::ContainerStatus;
@@ -13,40 +15,110 @@ use crate::time::{Mono, Now};
 const FIRST: Duration = Duration::from_secs(10);
 /// POD-225: an instance that ran longer than twice the longest wait begins anew.
 const RESET_FACTOR: u32 = 2;
+/// How many ends of one container are remembered: the last one, and the one before it.
+const ENDS: usize = 2;
 
-/// The wait of one container, and the instance whose end it was computed from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What the wait of a container hangs on besides its name: another image, or other resources, begin anew (helpers.go,
+/// GetBackoffKey).
+type Key = (Option<String>, Option<k8s_openapi::api::core::v1::ResourceRequirements>);
+
+/// The wait of one container.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RestartBackoff {
-    after: ContainerId,
-    wait: Duration,
-    until: Mono,
+    key: Key,
+    /// How long the next end waits; `None` if it is forgiven.
+    wait: Option<Duration>,
+    /// The last ends and when they were seen, the newest last.
+    ends: VecDeque<(ContainerId, Mono)>,
+    /// The end after which a start was last granted.
+    granted: Option<ContainerId>,
 }
 
 /// Waits by container name. Like upstream's, they begin anew with the agent.
 pub type RestartBackoffs = BTreeMap<String, RestartBackoff>;
 
+/// A container that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended<'a> {
+    /// Its newest instance.
+    pub newest: &'a ContainerStatus,
+    /// Whether that was stopped so that it runs again, and the one that had ended before. Upstream stops and starts in one pass, in
+    /// which it sees only the latter.
+    pub stopped_after: Option<Option<&'a ContainerStatus>>,
+}
+
 /// How long an ended container waits in all and how long it still does; `None` if it may be started. The first end is forgiven,
 /// the second waits 10 s, each further one twice as long, up to `most`.
 pub fn restart_wait(
     backoffs: &mut RestartBackoffs,
-    name: &str,
-    ended: &ContainerStatus,
+    container: &Container,
+    ended: Ended<'_>,
     most: Duration,
     now: Now,
 ) -> Option<(Duration, Duration)> {
-    let ran = duration_between(ended.started_at, ended.finished_at);
-    let known = backoffs.get(name);
-    let (wait, until) = match known {
-        Some(known) if known.after == ended.id => (known.wait, known.until),
-        Some(known) if ran <= most * RESET_FACTOR => {
-            let wait = if known.wait.is_zero() { FIRST } else { known.wait * 2 }.min(most);
-            (wait, now.mono + wait)
-        }
-        _ => (Duration::ZERO, now.mono),
+    let backoff = backoffs.entry(container.name.clone()).or_default();
+    let key = (container.image.clone(), container.resources.clone());
+    if backoff.key != key {
+        backoff.key = key;
+        backoff.wait = None;
+    }
+    let id = &ended.newest.id;
+    if backoff.granted.as_ref() == Some(id) {
+        return None;
+    }
+    let at_once = match ended.stopped_after {
+        Some(before) if backoff.seen(id).is_none() => match before {
+            None => {
+                backoff.note(id, now);
+                backoff.granted = Some(id.clone());
+                return None;
+            }
+            Some(before) => backoff.left(before, most, now).is_none(),
+        },
+        _ => false,
     };
-    backoffs.insert(name.to_owned(), RestartBackoff { after: ended.id.clone(), wait, until });
-    let left = until.since(now.mono);
-    (!left.is_zero()).then_some((wait, left))
+    backoff.note(id, now);
+    match backoff.left(ended.newest, most, now).filter(|_| !at_once) {
+        Some(left) => Some(left),
+        None => {
+            backoff.grant(ended.stopped_after.flatten().filter(|_| at_once).unwrap_or(ended.newest), most);
+            backoff.granted = Some(id.clone());
+            None
+        }
+    }
+}
+
+impl RestartBackoff {
+    fn seen(&self, id: &ContainerId) -> Option<Mono> {
+        self.ends.iter().find(|(end, _)| end == id).map(|(_, at)| *at)
+    }
+
+    fn note(&mut self, id: &ContainerId, now: Now) {
+        if self.seen(id).is_none() {
+            self.ends.push_back((id.clone(), now.mono));
+            if self.ends.len() > ENDS {
+                self.ends.pop_front();
+            }
+        }
+    }
+
+    /// The wait after that end, and what is left of it.
+    fn left(&self, ended: &ContainerStatus, most: Duration, now: Now) -> Option<(Duration, Duration)> {
+        let wait = self.wait.filter(|_| !ran_long(ended, most))?.min(most);
+        // An end that was never seen is long past: the agent has seen what came after it.
+        let until = self.seen(&ended.id)? + wait;
+        let left = until.since(now.mono);
+        (!left.is_zero()).then_some((wait, left))
+    }
+
+    fn grant(&mut self, ended: &ContainerStatus, most: Duration) {
+        let before = self.wait.filter(|_| !ran_long(ended, most));
+        self.wait = Some(before.map_or(FIRST, |wait| wait * 2).min(most));
+    }
+}
+
+fn ran_long(ended: &ContainerStatus, most: Duration) -> bool {
+    duration_between(ended.started_at, ended.finished_at) > most * RESET_FACTOR
 }
 
 fn duration_between(from: i64, to: i64) -> Duration {
@@ -79,26 +151,74 @@ mod tests {
         waits.map(|(all, left)| (all.as_secs(), left.as_secs()))
     }
 
+    fn container(image: &str) -> Container {
+        serde_json::from_value(json!({"name": "main", "image": image})).unwrap()
+    }
+
+    fn exits<'a>(newest: &'a ContainerStatus) -> Ended<'a> {
+        Ended { newest, stopped_after: None }
+    }
+
+    /// The waits of instances that end one after another, each started once it may be.
+    fn waits_of(backoffs: &mut RestartBackoffs, image: &str, ends: &[(&str, u64)], clock: &mut u64) -> Vec<u64> {
+        let mut waits = Vec::new();
+        for (id, ran) in ends {
+            *clock += ran;
+            let ended = ended(id, *ran);
+            let wait =
+                seconds(restart_wait(backoffs, &container(image), exits(&ended), MOST, at(*clock, 0))).map_or(0, |(all, _)| all);
+            *clock += wait;
+            assert_eq!(restart_wait(backoffs, &container(image), exits(&ended), MOST, at(*clock, 0)), None);
+            waits.push(wait);
+        }
+        waits
+    }
+
     // POD-225
     #[test]
     fn each_end_waits_twice_as_long_and_a_long_run_is_forgiven() {
+        let (mut backoffs, mut clock) = (RestartBackoffs::new(), 0);
+        let ends = ["a", "b", "c", "d", "e", "f", "g", "h"].map(|id| (id, 1));
+        assert_eq!(waits_of(&mut backoffs, "i", &ends, &mut clock), [0, 10, 20, 40, 80, 160, 300, 300]);
+        assert_eq!(waits_of(&mut backoffs, "i", &[("i", 601), ("j", 600)], &mut clock), [0, 10]);
+    }
+
+    // POD-225 (kuberuntime/helpers.go, GetBackoffKey): another image or other resources begin anew.
+    #[test]
+    fn wait_ends_when_the_image_changes() {
+        let (mut backoffs, mut clock) = (RestartBackoffs::new(), 0);
+        assert_eq!(waits_of(&mut backoffs, "broken", &[("a", 1), ("b", 1), ("c", 1)], &mut clock), [0, 10, 20]);
+        let last = ended("d", 1);
+        let mut left = |image| seconds(restart_wait(&mut backoffs, &container(image), exits(&last), MOST, at(clock, 0)));
+        assert_eq!(left("broken"), Some((40, 40)));
+        assert_eq!(left("mended"), None, "at once");
+    }
+
+    // POD-225 (kuberuntime_manager.go, doBackOff looks at what had ended before the kill): recordings 086 and 121.
+    #[test]
+    fn first_two_restarts_after_a_failed_liveness_probe_are_immediate() {
         let mut backoffs = RestartBackoffs::new();
-        let waits: Vec<_> = ["a", "b", "c", "d", "e", "f", "g", "h"]
-            .into_iter()
-            .map(|id| seconds(restart_wait(&mut backoffs, "main", &ended(id, 1), MOST, at(0, 0))).map(|(all, _)| all))
-            .collect();
-        assert_eq!(waits, [None, Some(10), Some(20), Some(40), Some(80), Some(160), Some(300), Some(300)]);
-        assert_eq!(restart_wait(&mut backoffs, "main", &ended("i", 601), MOST, at(0, 0)), None);
-        assert_eq!(seconds(restart_wait(&mut backoffs, "main", &ended("j", 600), MOST, at(0, 0))), Some((10, 10)));
-        assert_eq!(restart_wait(&mut backoffs, "other", &ended("k", 1), MOST, at(0, 0)), None);
+        let instances: Vec<ContainerStatus> = ["a", "b", "c", "d"].into_iter().map(|id| ended(id, 6)).collect();
+        let mut killed = |number: usize, clock| {
+            let before = number.checked_sub(1).map(|before| &instances[before]);
+            let ended = Ended { newest: &instances[number], stopped_after: Some(before) };
+            seconds(restart_wait(&mut backoffs, &container("i"), ended, MOST, at(clock, 0)))
+        };
+        assert_eq!(killed(0, 6), None);
+        assert_eq!(killed(1, 12), None);
+        assert_eq!(killed(2, 18), Some((10, 10)), "the one before ended six seconds ago");
+        assert_eq!(killed(2, 27), Some((10, 1)));
+        assert_eq!(killed(2, 28), None);
+        assert_eq!(killed(3, 60), None, "the one before ended longer ago than its wait");
     }
 
     // POD-225: upstream goes by the wall clock; set back, it holds the container until the old time comes again.
     #[test]
     fn wait_runs_whatever_the_wall_clock_is_set_to() {
         let mut backoffs = RestartBackoffs::new();
-        restart_wait(&mut backoffs, "main", &ended("a", 1), MOST, at(0, 0));
-        let mut wait = |mono, wall| seconds(restart_wait(&mut backoffs, "main", &ended("b", 1), MOST, at(mono, wall)));
+        restart_wait(&mut backoffs, &container("i"), exits(&ended("a", 1)), MOST, at(0, 0));
+        let b = ended("b", 1);
+        let mut wait = |mono, wall| seconds(restart_wait(&mut backoffs, &container("i"), exits(&b), MOST, at(mono, wall)));
         assert_eq!(wait(100, 100), Some((10, 10)));
         assert_eq!(wait(104, 90_000), Some((10, 6)));
         assert_eq!(wait(109, -90_000), Some((10, 1)));

@@ -11,7 +11,7 @@ use crate::ids::PodUid;
 use crate::kubelet::Kubelet;
 use crate::observation::Observed;
 use crate::pod::manager::name_of;
-use crate::pod::worker::PodWorker;
+use crate::pod::worker::{Phase, PodWorker};
 use crate::resources::cgroup::cgroup_name;
 
 impl Kubelet {
@@ -55,6 +55,13 @@ impl Kubelet {
     #[must_use]
     pub fn worker(&self, uid: &PodUid) -> Option<&PodWorker> {
         self.workers.get(uid)
+    }
+
+    /// Whether nothing that is under way for a pod keeps it from being looked at; `None` if it need not be.
+    #[must_use]
+    pub fn may_look_at(&self, uid: &PodUid) -> Option<bool> {
+        let worker = self.workers.get(uid).filter(|worker| worker.phase <= Phase::Terminating)?;
+        Some(self.parts.startup.is_done() && !worker.is_changing() && !worker.is_observing())
     }
 
     fn with_status(&self, uid: &PodUid, pod: &Arc<Pod>) -> Arc<Pod> {

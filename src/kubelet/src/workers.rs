@@ -174,6 +174,9 @@ impl Kubelet {
             self.parts.statuses.tell(now, uid, out);
             return;
         };
+        if worker.pod.spec != desired.pod.spec {
+            worker.held.spec_changed();
+        }
         worker.pod = Arc::clone(&desired.pod);
         let deleting = desired.pod.metadata.deletion_timestamp.is_some();
         if deleting || phase_is_terminal(&desired.pod) {

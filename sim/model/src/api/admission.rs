@@ -209,3 +209,32 @@ pub fn validate_pod_update(old: &Value, new: &Value) -> Result<(), ApiError> {
                negative)";
     Err(ApiError::invalid(named("pods"), new["metadata"]["name"].as_str().unwrap_or_default(), why))
 }
+
+/// A regular container that is told as terminated and is not to restart does not come back (validation.go,
+/// ValidateContainerStateTransition).
+pub(super) fn validate_state_transitions(resource: &Resource, old: &Value, new: &Value) -> Result<(), ApiError> {
+    let statuses = |pod: &Value| pod["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
+    let now = statuses(new);
+    for (at, was) in statuses(old).iter().enumerate() {
+        let Some(code) = was["state"]["terminated"]["exitCode"].as_i64() else { continue };
+        let leaves = now.iter().any(|is| is["name"] == was["name"] && is["state"]["terminated"].is_null());
+        if leaves && !may_restart(old, &was["name"], code) {
+            let why = format!("status.containerStatuses[{at}].state: Forbidden: may not be transitioned to non-terminated state");
+            return Err(ApiError::invalid(resource, old["metadata"]["name"].as_str().unwrap_or_default(), &why));
+        }
+    }
+    Ok(())
+}
+
+fn may_restart(pod: &Value, container: &Value, code: i64) -> bool {
+    let mut containers = pod["spec"]["containers"].as_array().into_iter().flatten();
+    let Some(spec) = containers.find(|c| c["name"] == *container) else { return true };
+    let has_rules = spec["restartPolicyRules"].as_array().is_some_and(|rules| !rules.is_empty());
+    let policy = spec["restartPolicy"].as_str().or(pod["spec"]["restartPolicy"].as_str());
+    has_rules
+        || match policy {
+            Some("Never") => false,
+            Some("OnFailure") => code != 0,
+            _ => true,
+        }
+}

@@ -369,7 +369,13 @@ fn grace_is_over(resource: &Resource, object: &Value) -> bool {
 fn next_version(resource: &Resource, subresource: &str, old: &Value, sent: Value) -> Result<Value, ApiError> {
     let mut new = match subresource {
         "" | "finalize" => sent,
-        "status" => status_only(resource, old, sent),
+        "status" => {
+            let new = status_only(resource, old, sent);
+            if resource.plural == "pods" {
+                admission::validate_state_transitions(resource, old, &new)?;
+            }
+            new
+        }
         "resize" => resize_only(old, &sent),
         "approval" => {
             let mut new = old.clone();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kubelet::action::{ApiCall, Call, CriCall};
 use kubelet::csi::CsiCall;
+use kubelet::ids::PodUid;
 use kubelet::observation::ContainerState;
 use serde_json::Value;
 
@@ -47,6 +48,9 @@ pub struct Scene<'a> {
 const TOLD_WITHIN: Duration = Duration::from_secs(15);
 /// How long the agent may say what was: a look and a status that get lost are given up after half a minute each.
 const SAYS_WITHIN: Duration = Duration::from_secs(75);
+
+/// How soon the agent looks at a pod of which the runtime said that something changed: whatever else it waits for.
+const LOOKS_WITHIN: Duration = Duration::from_secs(2);
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +98,8 @@ pub struct Witness {
     /// A status arrived for which nobody waited any more: newer ones may have overtaken it.
     stale_status: bool,
     pod_gone_at: Option<Duration>,
+    /// Pods of which the runtime said that something changed, and since when the agent could have looked at them.
+    hinted: BTreeMap<PodUid, Duration>,
     api_calls: Vec<Duration>,
     /// When the status of each pod was written lately, by namespace and name.
     statuses: BTreeMap<(String, String), VecDeque<Duration>>,
@@ -153,8 +159,14 @@ impl Witness {
     /// The agent sent a call.
     pub fn sent(&mut self, at: Duration, call: &Call) {
         *self.calls.entry(call.name()).or_default() += 1;
-        if matches!(call, Call::Api(_)) {
-            self.api_calls.push(at);
+        match call {
+            Call::Api(_) => self.api_calls.push(at),
+            Call::Cri(CriCall::Observe { pod }) => {
+                if self.hinted.remove(pod).is_some_and(|since| at.saturating_sub(since) > LOOKS_WITHIN) {
+                    self.looked_at_late(at, pod);
+                }
+            }
+            _ => {}
         }
         if let Call::Api(ApiCall::PatchPodStatus { namespace, name, .. }) = call {
             self.status_written(at, namespace, name);
@@ -173,6 +185,39 @@ impl Witness {
             let how = format!("the status of pod {namespace}/{name} is written {} times within a minute", written.len());
             self.broken("invariant_load_stays_bounded", how);
         }
+    }
+
+    /// The runtime's hint that something of a pod changed has reached the agent.
+    pub fn hinted(&mut self, at: Duration, pod: &PodUid) {
+        self.hinted.entry(pod.clone()).or_insert(at);
+    }
+
+    /// The agent died: what it was told is forgotten.
+    pub fn agent_died(&mut self) {
+        self.hinted.clear();
+    }
+
+    /// S13. `free` tells whether the agent does nothing for the pod that keeps it from looking; `None` if it has no need to.
+    pub fn invariant_what_changed_is_looked_at(&mut self, at: Duration, free: impl Fn(&PodUid) -> Option<bool>) {
+        let mut late = None;
+        self.hinted.retain(|pod, since| match free(pod) {
+            None => false,
+            Some(false) => {
+                *since = at;
+                true
+            }
+            Some(true) => {
+                late = late.take().or_else(|| (at.saturating_sub(*since) > LOOKS_WITHIN).then(|| pod.clone()));
+                true
+            }
+        });
+        late.into_iter().for_each(|pod| self.looked_at_late(at, &pod));
+    }
+
+    fn looked_at_late(&mut self, at: Duration, pod: &PodUid) {
+        self.now = at;
+        let how = format!("pod {pod} was not looked at for {LOOKS_WITHIN:?} after the runtime said that it changed");
+        self.broken("invariant_what_changed_is_looked_at", how);
     }
 
     /// A call of that name reached the other side.
@@ -293,7 +338,8 @@ impl Witness {
         let count = |starts: &BTreeMap<String, u32>| starts.get(container).copied().unwrap_or(0);
         let started = count(&record.started).saturating_sub(count(&record.stale_starts));
         let broken = match object["spec"]["restartPolicy"].as_str() {
-            Some("Never") => started > 1 && !is_init,
+            // Another image is started whatever the policy.
+            Some("Never") => started > 1 && !is_init && object["metadata"]["generation"].as_u64().is_none_or(|at| at <= 1),
             Some("OnFailure") => started > 1 && !is_init && record.succeeded.contains(container),
             _ => false,
         };

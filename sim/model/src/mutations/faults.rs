@@ -297,3 +297,8 @@ pub(super) fn status_is_told_until_ready_and_never_again() -> Planted {
         _ => None,
     })
 }
+
+/// Hints are lost on the core: only the next listing finds what they told.
+pub(super) fn hints_of_the_runtime_are_not_heeded() -> Planted {
+    Planted::in_events(|event| (!matches!(event, Event::RuntimeChanged { .. })).then_some(event))
+}

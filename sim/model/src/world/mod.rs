@@ -236,6 +236,7 @@ impl World {
     /// Kills the agent: what it had sent is on its way, and nobody waits for the answers. It starts again later, if told.
     pub fn crash(&mut self, back_after: Option<Duration>) {
         if self.life.take().is_some() {
+            self.witness.agent_died();
             self.note("agent killed");
         }
         if let Some(after) = back_after {
@@ -332,6 +333,7 @@ impl World {
 
     fn step(&mut self) {
         let now = self.now();
+        self.looks_are_in_time();
         self.runtime.advance(now);
         self.tell_runtime_changes();
         let due = self.coming.keys().next().copied().filter(|(at, _)| *at <= self.elapsed);
@@ -348,6 +350,12 @@ impl World {
         let mut witness = std::mem::take(&mut self.witness);
         witness.look(self.scene(), &facts);
         self.witness = witness;
+        self.looks_are_in_time();
+    }
+
+    fn looks_are_in_time(&mut self) {
+        let Some(life) = &self.life else { return };
+        self.witness.invariant_what_changed_is_looked_at(self.elapsed, |pod| life.kubelet.may_look_at(pod));
     }
 
     fn happens(&mut self, coming: Coming) {
@@ -355,6 +363,9 @@ impl World {
             Coming::Effect { life, began, action, answers, rest } => self.takes_effect(life, began, &action, answers, rest),
             Coming::Arrives { life, event } => {
                 if self.is_life(life) && self.expects(&event) {
+                    if let Event::RuntimeChanged { pod } = &*event {
+                        self.witness.hinted(self.elapsed, pod);
+                    }
                     self.handle(*event);
                 }
             }

@@ -49,15 +49,13 @@ pub struct PodActions {
     pub inits: Vec<usize>,
     /// Regular containers to start, by index.
     pub containers: Vec<usize>,
-    /// Older instances of init containers, to be removed (POD-130).
-    pub stale_inits: Vec<ContainerId>,
 }
 
 impl PodActions {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let nothing = Self { sandbox: self.sandbox.clone(), stale_inits: self.stale_inits.clone(), ..Self::default() };
+        let nothing = Self { sandbox: self.sandbox.clone(), ..Self::default() };
         *self == nothing
     }
 }
@@ -68,7 +66,7 @@ pub type VerdictsByName = BTreeMap<String, Verdicts>;
 /// Containers that were stopped so that they run again, whatever they exited with (POD-120).
 pub type ToRestart = BTreeSet<ContainerId>;
 
-/// What to do (POD-115 to POD-130).
+/// What to do (POD-115 to POD-129). What is left of older instances is housekeeping's (POD-130).
 #[must_use]
 pub fn compute_pod_actions(pod: &Pod, seen: &PodObservation, verdicts: &VerdictsByName, to_restart: &ToRestart) -> PodActions {
     let Some(spec) = &pod.spec else { return PodActions::default() };
@@ -79,10 +77,9 @@ pub fn compute_pod_actions(pod: &Pod, seen: &PodObservation, verdicts: &Verdicts
     let mut actions = PodActions { sandbox: seen.sandboxes.first().map(|s| s.id.clone()), ..PodActions::default() };
     let ephemeral = spec.ephemeral_containers.iter().flatten().enumerate();
     actions.ephemeral = ephemeral.filter(|(_, c)| seen.newest(&c.name).is_none()).map(|(at, _)| at).collect();
-    actions.stale_inits = stale_inits(inits, seen);
     let initialised = init_actions(pod, inits, &spec.containers, seen, verdicts, &mut actions);
     if actions.kill_pod {
-        return PodActions { stale_inits: Vec::new(), ephemeral: Vec::new(), ..actions };
+        return PodActions { ephemeral: Vec::new(), ..actions };
     }
     let mut kept = 0;
     if initialised {
@@ -129,17 +126,6 @@ fn sandbox_actions(pod: &Pod, seen: &PodObservation, attempt: u32) -> PodActions
         actions.create_sandbox = None;
     }
     actions
-}
-
-fn stale_inits(inits: &[Container], seen: &PodObservation) -> Vec<ContainerId> {
-    let mut stale = Vec::new();
-    for init in inits {
-        let older = seen.containers.iter().filter(|c| c.name == init.name).skip(1);
-        stale.extend(
-            older.filter(|c| c.state == ContainerState::Exited || c.state == ContainerState::Created).map(|c| c.id.clone()),
-        );
-    }
-    stale
 }
 
 /// Plans the init containers; true once the regular ones may start (POD-123 to POD-125).

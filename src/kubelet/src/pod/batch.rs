@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use super::chain::{CallLimits, Chain, Purpose, Step, StepEnd, StepReply};
+use super::held::FailedChain;
 use crate::failure::Failure;
 use crate::ids::{ActionId, PodUid};
 use crate::out::Out;
@@ -19,12 +20,24 @@ pub struct Stage {
     pub chains: Vec<Chain>,
 }
 
+impl Stage {
+    /// Lets go on those that waited for others which have ended. Whether there were any.
+    fn turns_have_come(&mut self) -> bool {
+        let name = |chain: &Chain| match &chain.purpose {
+            Purpose::Kill { container } if !chain.is_over() => Some(container.clone()),
+            _ => None,
+        };
+        let unfinished: Vec<String> = self.chains.iter().filter_map(name).collect();
+        self.chains.iter_mut().filter_map(|chain| chain.turn_has_come(&unfinished).then_some(())).count() > 0
+    }
+}
+
 /// A pod's changes in flight.
 #[derive(Clone, Debug)]
 pub struct Batch {
     stages: VecDeque<Stage>,
     touches_runtime: bool,
-    failed: bool,
+    failed: Vec<FailedChain>,
     /// Whether a stop that failed holds back what comes after it while its grace lasts.
     patient: bool,
     /// Whether a stop of which nobody knows how it ended holds back what comes after it.
@@ -45,7 +58,7 @@ impl Batch {
         Self {
             stages,
             touches_runtime,
-            failed: false,
+            failed: Vec::new(),
             patient: false,
             looks_again: false,
             unanswered: false,
@@ -73,10 +86,10 @@ impl Batch {
         self.stages.is_empty()
     }
 
-    /// Whether a step that matters failed.
+    /// The chains of which a step that matters failed.
     #[must_use]
-    pub fn failed(&self) -> bool {
-        self.failed
+    pub fn failed(&self) -> &[FailedChain] {
+        &self.failed
     }
 
     /// Whether it ended for a stop that failed within its grace, of which the more is left the sooner it is tried again, or for one
@@ -122,10 +135,12 @@ impl Batch {
         while let Some(stage) = self.stages.front_mut() {
             for chain in &mut stage.chains {
                 chain.advance(now, pod, limits, out, &mut ended);
-                self.failed |= chain.is_over() && !chain.steps.is_empty();
                 if !chain.is_over() && stage.in_order {
                     break;
                 }
+            }
+            if stage.turns_have_come() {
+                continue;
             }
             if !stage.chains.iter().all(Chain::is_over) {
                 break;
@@ -145,7 +160,10 @@ impl Batch {
         let chain = self.stages.iter_mut().flat_map(|stage| &mut stage.chains).find(|chain| chain.in_flight() == Some(id))?;
         let end = chain.end(outcome);
         if let Some(end) = &end {
-            self.failed |= end.outcome.is_err() && !matches!(end.step, Step::PreStop { .. } | Step::LinkLog { .. });
+            if end.outcome.is_err() && !matches!(end.step, Step::PreStop { .. } | Step::LinkLog { .. }) {
+                let stopped = if let Step::Stop { id, .. } = &end.step { id.clone() } else { None };
+                self.failed.push((end.purpose.clone(), stopped.or_else(|| end.container.clone())));
+            }
             if let (Step::Stop { until, .. }, Err(failure)) = (&end.step, &end.outcome) {
                 self.unstopped = self.unstopped.max(Some(*until));
                 self.unanswered |= failure.outcome_unknown();
@@ -171,7 +189,7 @@ mod tests {
     fn ended_batch_still_tells_that_it_touched_the_runtime() {
         let now = Now { mono: Mono::ZERO, wall: Timestamp::UNIX_EPOCH };
         let limits = CallLimits { runtime: Duration::from_secs(1), host: Duration::from_secs(1) };
-        for (purpose, touches) in [(Purpose::Prepare, false), (Purpose::Sandbox, true), (Purpose::Remove, true)] {
+        for (purpose, touches) in [(Purpose::Prepare, false), (Purpose::Sandbox, true), (Purpose::RemoveCgroup, true)] {
             let mut batch = Batch::new([Stage { in_order: true, chains: vec![Chain::new(purpose, [])] }]);
             let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
             batch.advance(now, &PodUid::new("u"), limits, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
@@ -200,7 +218,9 @@ mod tests {
             batch.done(id, Err(Failure::new(kind, "deadline exceeded")));
             batch.advance(now, &PodUid::new("u"), limits, &mut out);
             assert_eq!((batch.is_over(), batch.held_back()), (!goes_on, !goes_on), "{kind:?}");
-            assert!(batch.failed());
+            let failed = batch.failed().iter().map(|(purpose, about)| (purpose.clone(), about.clone()));
+            let kill = Purpose::Kill { container: "main".to_owned() };
+            assert_eq!(failed.collect::<Vec<_>>(), [(kill, Some(ContainerId::new("c")))]);
         }
     }
 }

@@ -34,8 +34,29 @@ pub enum Step {
         /// The link's path without the ID and `.log`.
         prefix: String,
     },
-    /// Run the chain's postStart hook; it blocks the chain.
-    PostStart(Hook),
+    /// Run the chain's postStart hook; it blocks the chain. If it fails, the container is stopped as any other (POD-228).
+    PostStart {
+        /// The hook.
+        hook: Hook,
+        /// The container's preStop hook.
+        pre_stop: Option<Hook>,
+        /// The grace that it then has.
+        grace: Duration,
+    },
+    /// Stop the chain's container, with its hook and its grace from then on.
+    StopOwn {
+        /// The container's preStop hook.
+        pre_stop: Option<Hook>,
+        /// Its grace.
+        grace: Duration,
+    },
+    /// Wait until other containers of the stage have been stopped, at most until that moment.
+    AwaitTurn {
+        /// Their names.
+        after: Vec<String>,
+        /// When the container's grace ends.
+        until: Mono,
+    },
     /// Run a container's preStop hook, at most until that moment.
     PreStop {
         /// Whose.
@@ -59,7 +80,7 @@ pub enum Step {
 }
 
 /// What a chain is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {
     /// Cgroup and directories.
     Prepare,
@@ -77,8 +98,6 @@ pub enum Purpose {
     },
     /// The sandboxes are stopped.
     StopSandbox,
-    /// Dead containers are removed.
-    Remove,
     /// The pod's cgroup is removed.
     RemoveCgroup,
 }
@@ -182,7 +201,10 @@ impl Chain {
                     _ => return,
                 }
             } else if let Some(step) = self.steps.pop_front() {
-                self.begin(now, step, pod, limits, out, ended);
+                match step {
+                    Step::StopOwn { pre_stop, grace } => self.stop_own(now, pre_stop, grace),
+                    step => self.begin(now, step, pod, limits, out, ended),
+                }
             } else {
                 self.over = true;
                 return;
@@ -204,7 +226,7 @@ impl Chain {
             Step::RunSandbox(call) => Some((Lane::Sandboxes, limits.runtime * 2, Call::Cri(call.clone()))),
             Step::Create(call) => Some((Lane::Pods, limits.runtime, Call::Cri(call.clone()))),
             Step::Start => self.container.clone().map(|id| (Lane::Pods, limits.runtime, Call::Cri(CriCall::StartContainer { id }))),
-            Step::PostStart(hook) => hook.begin(self.container.as_ref(), now, None, limits, &mut wakes),
+            Step::PostStart { hook, .. } => hook.begin(self.container.as_ref(), now, None, limits, &mut wakes),
             Step::PreStop { hook, until, .. } => hook.begin(self.container.as_ref(), now, Some(*until), limits, &mut wakes),
             Step::Stop { id, until } => id.clone().or_else(|| self.container.clone()).map(|id| {
                 let grace = until.since(now.mono).max(MINIMUM_GRACE);
@@ -212,6 +234,11 @@ impl Chain {
                 let grace = Duration::from_secs(grace.as_secs());
                 (Lane::Pods, limits.runtime + grace, Call::Cri(CriCall::StopContainer { id, grace }))
             }),
+            Step::AwaitTurn { until, .. } => {
+                wakes = Some(*until);
+                None
+            }
+            Step::StopOwn { .. } => None,
             Step::StopSandbox(id) => Some((Lane::Pods, limits.runtime, Call::Cri(CriCall::StopPodSandbox { id: id.clone() }))),
             Step::Remove(id) => Some((Lane::Pods, limits.runtime, Call::Cri(CriCall::RemoveContainer { id: id.clone() }))),
         };
@@ -234,12 +261,32 @@ impl Chain {
         if end.outcome.is_err() && !hook {
             self.steps.clear();
             self.over = true;
-        } else if hook_failed(&end) && matches!(end.step, Step::PostStart(_)) {
+        } else if let Step::PostStart { pre_stop, grace, .. } = &end.step
+            && hook_failed(&end)
+        {
             self.steps.clear();
-            // POD-228: the container is killed. Its grace is the least there is: it never came up.
-            self.steps.push_back(Step::Stop { id: None, until: Mono::ZERO });
+            self.steps.push_back(Step::StopOwn { pre_stop: pre_stop.clone(), grace: *grace });
         }
         Some(end)
+    }
+
+    fn stop_own(&mut self, now: Now, pre_stop: Option<Hook>, grace: Duration) {
+        let until = now.mono + grace.max(MINIMUM_GRACE);
+        self.steps.push_front(Step::Stop { id: None, until });
+        if let Some((hook, of)) = pre_stop.zip(self.container.clone()) {
+            self.steps.push_front(Step::PreStop { of, hook, until });
+        }
+    }
+
+    /// Whether it waits for none of those any more, if it does wait: then it goes on.
+    pub(super) fn turn_has_come(&mut self, unfinished: &[String]) -> bool {
+        let waits_for =
+            |step: &Step| matches!(step, Step::AwaitTurn { after, .. } if !after.iter().any(|name| unfinished.contains(name)));
+        let comes = self.current.as_ref().is_some_and(|current| waits_for(&current.step));
+        if comes {
+            self.current = None;
+        }
+        comes
     }
 }
 

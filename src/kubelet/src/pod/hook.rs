@@ -74,7 +74,7 @@ pub fn hook_failed(end: &StepEnd) -> bool {
 /// The reason in words why a hook did not do its work, if it did not.
 #[must_use]
 pub fn hook_failure(end: &StepEnd) -> Option<String> {
-    let (Step::PostStart(hook) | Step::PreStop { hook, .. }) = &end.step else { return None };
+    let (Step::PostStart { hook, .. } | Step::PreStop { hook, .. }) = &end.step else { return None };
     match (&end.outcome, hook) {
         (_, Hook::Broken(why)) => Some(why.clone()),
         (Err(failure), _) => Some(failure.message.clone()),

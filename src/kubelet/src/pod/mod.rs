@@ -10,6 +10,7 @@ pub mod dns;
 pub mod env;
 pub mod fields;
 pub mod hash;
+pub mod held;
 pub mod hook;
 pub mod hosts;
 pub mod labels;

@@ -37,9 +37,10 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
         }
     }
     if worker.batch.as_ref().is_some_and(Batch::is_over) {
-        let wait = worker.end_batch(now).filter(|_| worker.phase != Phase::Finished);
-        if let Some(wait) = wait {
-            worker.retry_at = Some(now.mono + parts.rng.jitter(wait, 0.5));
+        let failed = worker.end_batch(now).filter(|_| worker.phase != Phase::Finished);
+        if let Some((wait, failed)) = failed.filter(|(wait, _)| !wait.is_zero()) {
+            let until = now.mono + parts.rng.jitter(wait, 0.5);
+            failed.into_iter().for_each(|chain| worker.held.hold(chain, until));
         }
     }
     cut_short_for_termination(worker, now, out);
@@ -48,7 +49,7 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
     if worker.is_changing() || worker.phase == Phase::Finished {
         return false;
     }
-    if !parts.startup.is_done() || worker.waits(now) {
+    if !parts.startup.is_done() {
         return false;
     }
     if worker.phase == Phase::Terminated && worker.batch.is_none() {
@@ -56,10 +57,13 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
         return clean_up(worker, parts, now, out);
     }
     let Some(seen) = worker.fresh().cloned() else {
-        // Also while the host prepares something: a disk that hangs does not hide that a container died.
-        worker.observe(limits.runtime.min(LOOK_TIMEOUT), out);
+        // Also while the host prepares something, or a step that failed is held back: neither hides that a container died.
+        if !worker.look_waits(now) {
+            worker.observe(limits.runtime.min(LOOK_TIMEOUT), out);
+        }
         return false;
     };
+    report::stops_failed(worker, out);
     if worker.batch.is_some() {
         return false;
     }
@@ -102,15 +106,18 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
     parts.objects.register(now, &worker.pod, out);
     if !worker.prepared {
         let batch = before_it_runs(worker, parts, now, seen, out);
-        worker.begin(batch);
-        return true;
+        return begin(worker, batch);
     }
     let volumes = parts.sync_volumes(worker, now, out);
     let verdicts = verdicts(worker, parts, seen);
     let actions = compute_pod_actions(&worker.pod, seen, &verdicts, &worker.to_restart);
-    if let Some(batch) = kills(worker, seen, &actions, now, out) {
-        worker.begin(batch);
-        return true;
+    match kills(worker, seen, &actions, now, out) {
+        Kills::Nothing => {}
+        Kills::Held => return false,
+        Kills::Now(batch) => {
+            worker.begin(batch);
+            return true;
+        }
     }
     if actions.kill_pod && actions.create_sandbox.is_none() {
         // Nothing of it runs, and nothing of it may run again: what never came to run has failed. (Upstream leaves it Pending.)
@@ -128,20 +135,35 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
         }
     }
     if let Some(attempt) = actions.create_sandbox {
-        return create_sandbox(worker, parts, now, attempt, out);
+        return create_sandbox(worker, parts, now, seen, attempt, out);
     }
     // A sandbox that an earlier life made tells nothing of them, and a container's configuration needs them too.
     let starts = !actions.inits.is_empty() || !actions.containers.is_empty();
     if starts && !read_node_files(worker, parts, now, out) {
         return false;
     }
+    let errors = worker.start_errors.clone();
     match start_batch(worker, parts, now, seen, &actions, out) {
         Started::Batch(batch) => {
             worker.begin(batch);
             true
         }
-        Started::Waits => false,
+        Started::Waits => {
+            let waits = starts && seen.containers.iter().any(|c| worker.to_restart.contains(&c.id));
+            if errors != worker.start_errors || waits != worker.restart_waits {
+                worker.restart_waits = waits;
+                report::report(worker, parts, now, out);
+            }
+            false
+        }
     }
+}
+
+/// Begins what is to be done, unless it is held back.
+fn begin(worker: &mut PodWorker, batch: Option<Batch>) -> bool {
+    let begins = batch.is_some();
+    batch.into_iter().for_each(|batch| worker.begin(batch));
+    begins
 }
 
 /// What probes say of the newest instances.
@@ -168,20 +190,23 @@ fn network_allows(worker: &mut PodWorker, parts: &Parts, out: &mut Out<'_>) -> b
 
 /// POD-101: what runs outside the pod's cgroup is stopped before that is made. It ran before the agent was told to keep cgroups, or
 /// with another driver.
-fn before_it_runs(worker: &PodWorker, parts: &Parts, now: Now, seen: &PodObservation, out: &mut Out<'_>) -> Batch {
+fn before_it_runs(worker: &PodWorker, parts: &Parts, now: Now, seen: &PodObservation, out: &mut Out<'_>) -> Option<Batch> {
+    let is_held = worker.held.holds(&Purpose::Prepare, seen);
     if seen.live_containers().next().is_none() || !parts.config.cgroups.per_qos {
-        return prepare(worker, parts);
+        return (!is_held).then(|| prepare(worker, parts));
     }
     match worker.in_cgroup {
-        Some(true) => prepare(worker, parts),
+        Some(true) | None if is_held => None,
+        Some(true) => Some(prepare(worker, parts)),
         None => {
             let name = pod_cgroup_name(&worker.pod, &parts.config, parts.cgroup_driver());
             let look = Chain::new(Purpose::Prepare, [Step::Host(HostCall::CgroupExists { name })]);
-            Batch::new([Stage { in_order: true, chains: vec![look] }])
+            Some(Batch::new([Stage { in_order: true, chains: vec![look] }]))
         }
         Some(false) => {
             let kills = kill_all(seen, until(now, pod_grace(&worker.pod)));
-            kill_batch(worker, seen, &kills, &sandboxes_to_stop(worker, seen), out)
+            let (kills, sandboxes) = without_held(worker, seen, kills, sandboxes_to_stop(worker, seen));
+            (!kills.is_empty() || !sandboxes.is_empty()).then(|| kill_batch(worker, seen, &kills, &sandboxes, out))
         }
     }
 }
@@ -214,34 +239,62 @@ fn container_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus>
     all.into_iter().find(|status| status.name == name)
 }
 
+/// What has to stop before anything is started.
+enum Kills {
+    Nothing,
+    /// Something, but it failed a moment ago.
+    Held,
+    Now(Batch),
+}
+
+/// What of that is not held back. While the stop of a container is, the sandboxes stay.
+fn without_held<'a>(
+    worker: &PodWorker,
+    seen: &PodObservation,
+    kills: Vec<Kill<'a>>,
+    sandboxes: Vec<SandboxId>,
+) -> (Vec<Kill<'a>>, Vec<SandboxId>) {
+    let all = kills.len();
+    let is_held = |kill: &Kill<'_>| worker.held.holds(&Purpose::Kill { container: kill.container.name.clone() }, seen);
+    let kills: Vec<Kill<'a>> = kills.into_iter().filter(|kill| !is_held(kill)).collect();
+    let sandboxes_are_held = kills.len() < all || worker.held.holds(&Purpose::StopSandbox, seen);
+    (kills, if sandboxes_are_held { Vec::new() } else { sandboxes })
+}
+
 /// Stops what has to stop before anything is started: the whole pod, or some containers (POD-118).
-fn kills(worker: &mut PodWorker, seen: &PodObservation, actions: &PodActions, now: Now, out: &mut Out<'_>) -> Option<Batch> {
+fn kills(worker: &mut PodWorker, seen: &PodObservation, actions: &PodActions, now: Now, out: &mut Out<'_>) -> Kills {
     if actions.kill_pod {
         let until = until(now, pod_grace(&worker.pod));
         let kills = kill_all(seen, until);
         let sandboxes = sandboxes_to_stop(worker, seen);
         if kills.is_empty() && sandboxes.is_empty() {
-            return None;
+            return Kills::Nothing;
+        }
+        let (kills, sandboxes) = without_held(worker, seen, kills, sandboxes);
+        if kills.is_empty() && sandboxes.is_empty() {
+            return Kills::Held;
         }
         if actions.create_sandbox.is_some() && worker.warn_once("SandboxChanged") {
             let message = "Pod sandbox changed, it will be killed and re-created.";
             out.record(Recorded::normal(Subject::Pod(worker.pod.clone()), "SandboxChanged", message));
         }
-        return Some(kill_batch(worker, seen, &kills, &sandboxes, out));
+        return Kills::Now(kill_batch(worker, seen, &kills, &sandboxes, out));
     }
     if actions.kills.is_empty() {
-        return None;
+        return Kills::Nothing;
     }
     let mut kills = Vec::new();
     for kill in &actions.kills {
         let Some(container) = seen.containers.iter().find(|c| c.id == kill.id) else { continue };
         let grace = kill.by_probe.and_then(|kind| probe_grace(worker, &kill.name, kind)).unwrap_or_else(|| pod_grace(&worker.pod));
         if kill.restart {
+            worker.to_restart.retain(|id| seen.containers.iter().any(|c| c.id == *id));
             worker.to_restart.insert(kill.id.clone());
         }
         kills.push(Kill { container, message: kill.message.clone(), until: until(now, grace) });
     }
-    Some(kill_batch(worker, seen, &kills, &[], out))
+    let (kills, _) = without_held(worker, seen, kills, Vec::new());
+    if kills.is_empty() { Kills::Held } else { Kills::Now(kill_batch(worker, seen, &kills, &[], out)) }
 }
 
 /// POD-253: a probe's own grace, unless the pod is being deleted.
@@ -275,7 +328,17 @@ fn read_node_files(worker: &PodWorker, parts: &mut Parts, now: Now, out: &mut Ou
     node_files.ensure(now, worker.born, &config.dns.resolv_conf, out)
 }
 
-fn create_sandbox(worker: &mut PodWorker, parts: &mut Parts, now: Now, attempt: u32, out: &mut Out<'_>) -> bool {
+fn create_sandbox(
+    worker: &mut PodWorker,
+    parts: &mut Parts,
+    now: Now,
+    seen: &PodObservation,
+    attempt: u32,
+    out: &mut Out<'_>,
+) -> bool {
+    if worker.held.holds(&Purpose::Sandbox, seen) {
+        return false;
+    }
     let attempt = attempt.max(worker.sandbox_floor);
     if !read_node_files(worker, parts, now, out) {
         return false;
@@ -290,7 +353,7 @@ fn create_sandbox(worker: &mut PodWorker, parts: &mut Parts, now: Now, attempt: 
         }
         Err(message) => {
             report::sandbox_failed(worker, &message, out);
-            worker.retry_at = Some(now.mono + parts.rng.jitter(ERROR_RETRY, 0.5));
+            worker.held.hold((Purpose::Sandbox, None), now.mono + parts.rng.jitter(ERROR_RETRY, 0.5));
             false
         }
     }
@@ -307,6 +370,10 @@ fn terminate(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObse
         parts.images.forget(&worker.uid);
         return true;
     }
+    let (kills, sandboxes) = without_held(worker, seen, kills, sandboxes);
+    if kills.is_empty() && sandboxes.is_empty() {
+        return false;
+    }
     let batch = kill_batch(worker, seen, &kills, &sandboxes, out).patient();
     worker.stopping_with = worker.termination.as_ref().map(|t| t.grace);
     worker.begin(batch);
@@ -321,6 +388,9 @@ fn clean_up(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
     parts.objects.unregister(&worker.uid, out);
     parts.tokens.forget(&worker.uid);
     if parts.config.cgroups.per_qos && !worker.cgroup_removed && !worker.adopted {
+        if worker.held.holds(&Purpose::RemoveCgroup, &worker.seen()) {
+            return false;
+        }
         let name = pod_cgroup_name(&worker.pod, &parts.config, parts.cgroup_driver());
         let step = Step::Host(HostCall::RemoveCgroup { name });
         worker.begin(Batch::new([Stage { in_order: true, chains: vec![Chain::new(Purpose::RemoveCgroup, [step])] }]));

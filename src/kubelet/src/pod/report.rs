@@ -57,6 +57,8 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
         observed: true,
         previous: previous.as_ref(),
         start_errors: &worker.start_errors,
+        to_restart: &worker.to_restart,
+        restart_waits: worker.restart_waits,
         prober: &parts.prober,
         terminating: worker.phase >= Phase::Terminating,
         terminated: worker.phase >= Phase::Terminated,
@@ -133,7 +135,6 @@ pub fn step_ended(worker: &mut PodWorker, parts: &mut Parts, end: &StepEnd, out:
             (_, Err(failure)) => failed_to_kill(worker, &failure.message, out),
             _ => {}
         },
-        Purpose::Remove => {}
     }
 }
 
@@ -179,7 +180,12 @@ fn sandbox_ended(worker: &mut PodWorker, end: &StepEnd, out: &mut Out<'_>) {
 
 fn start_step_ended(worker: &mut PodWorker, parts: &mut Parts, container: &str, end: &StepEnd, out: &mut Out<'_>) {
     let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, container));
-    if let Step::PostStart(_) = &end.step {
+    if let Step::PreStop { of, .. } = &end.step {
+        worker.hooked.insert(of.clone());
+        pre_stop_ended(subject, end, out);
+        return;
+    }
+    if let Step::PostStart { .. } = &end.step {
         if let Some(why) = hook_failure(end) {
             out.record(Recorded::warning(subject.clone(), "FailedPostStartHook", format!("PostStartHook failed: {why}")));
             out.record(Recorded::normal(subject, "Killing", "FailedPostStartHook".to_owned()));
@@ -228,16 +234,36 @@ fn kill_step_ended(worker: &mut PodWorker, container: &str, end: &StepEnd, out: 
         (Step::PreStop { of, .. }, _) => {
             worker.hooked.insert(of.clone());
         }
-        (Step::Stop { id: Some(id), .. }, Err(failure)) if failure.outcome_unknown() => {
-            worker.unanswered.insert(id.clone());
+        (Step::Stop { id: Some(id), .. }, Err(failure)) => {
+            if failure.outcome_unknown() {
+                worker.unanswered.insert(id.clone());
+            }
+            worker.unstopped.insert(id.clone(), failure.message.clone());
+            return;
         }
         _ => {}
     }
-    if let Some(why) = hook_failure(end) {
+    if matches!(end.step, Step::PreStop { .. }) {
         let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, container));
-        out.record(Recorded::warning(subject, "FailedPreStopHook", format!("PreStopHook failed: {why}")));
+        pre_stop_ended(subject, end, out);
     } else if let Err(failure) = &end.outcome {
         failed_to_kill(worker, &failure.message, out);
+    }
+}
+
+fn pre_stop_ended(subject: Subject, end: &StepEnd, out: &mut Out<'_>) {
+    if let Some(why) = hook_failure(end) {
+        out.record(Recorded::warning(subject, "FailedPreStopHook", format!("PreStopHook failed: {why}")));
+    }
+}
+
+/// Stops that failed are told of if what they were to stop runs on: one that ends by itself meanwhile makes its stop fail too.
+pub fn stops_failed(worker: &mut PodWorker, out: &mut Out<'_>) {
+    let seen = worker.seen();
+    for (id, message) in std::mem::take(&mut worker.unstopped) {
+        if seen.live_containers().any(|container| container.id == id) {
+            failed_to_kill(worker, &message, out);
+        }
     }
 }
 
@@ -245,5 +271,40 @@ fn failed_to_kill(worker: &mut PodWorker, message: &str, out: &mut Out<'_>) {
     if worker.warn_once(message) {
         let text = format!("error killing pod: {message}");
         out.record(Recorded::warning(Subject::Pod(Arc::clone(&worker.pod)), "FailedKillPod", text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::ids::PodUid;
+    use crate::observation::PodObservation;
+    use crate::out::Ledger;
+    use crate::time::Mono;
+
+    // POD-266, FINDINGS B11: `ttrpc: closed` when a container ends by itself while it is stopped.
+    #[test]
+    fn failed_stop_is_told_only_of_a_container_that_runs_on() {
+        for (state, told) in [("Running", 1), ("Exited", 0)] {
+            let now = Now { mono: Mono::ZERO, wall: jiff::Timestamp::UNIX_EPOCH };
+            let pod: Arc<Pod> = Arc::new(serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}})).unwrap());
+            let mut worker = PodWorker::new(now, PodUid::new("u"), pod, None);
+            let mut seen = PodObservation::empty(PodUid::new("u"), Mono::ZERO);
+            let container = json!({
+                "id": "c", "sandbox": "s", "name": "main", "attempt": 0, "state": state, "created_at": 0, "started_at": 0,
+                "finished_at": 0, "exit_code": 0, "reason": "", "message": "", "image": "", "image_ref": "", "image_id": "", "log_path": "",
+                "labels": {}, "annotations": {}, "user": null, "resources": null, "termination_log": "", "stop_signal": "",
+            });
+            seen.containers.push(serde_json::from_value(container).unwrap());
+            worker.observed(now, Ok(Arc::new(seen)));
+            worker.unstopped.insert(ContainerId::new("c"), "ttrpc: closed".to_owned());
+            let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+            for _ in 0..2 {
+                stops_failed(&mut worker, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+            }
+            assert_eq!(recorded.len(), told, "{state}");
+        }
     }
 }

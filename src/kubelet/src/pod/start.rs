@@ -11,10 +11,10 @@ use super::batch::{Batch, Stage};
 use super::chain::{Chain, Purpose, Step};
 use super::configs::ContainerPlan;
 use super::report::set_error;
-use super::stop::{field_path_of, hook_of};
+use super::stop::{field_path_of, hook_of, pod_grace};
 use super::worker::PodWorker;
 use crate::action::CriCall;
-use crate::backoff::restart_wait;
+use crate::backoff::{Ended, restart_wait};
 use crate::images::{ImageNeed, ImageState, ResolvedImage};
 use crate::limits::{BATCH_BYTES, Room};
 use crate::observation::{ContainerState, PodObservation};
@@ -59,11 +59,12 @@ pub fn start_batch(
     for at in &actions.containers {
         wanted.extend(spec.containers.get(*at).cloned());
     }
-    let mut chains: Vec<Chain> =
-        actions.stale_inits.iter().map(|id| Chain::new(Purpose::Remove, [Step::Remove(id.clone())])).collect();
-    let stale = chains.len();
+    let mut chains: Vec<Chain> = Vec::new();
     let (mut held, mut bytes) = (false, 0);
     for container in &wanted {
+        if worker.held.holds(&Purpose::Start { container: container.name.clone() }, seen) {
+            continue;
+        }
         // Asked for all of them, also behind one that waits: their images come meanwhile.
         let readiness = readiness(worker, parts, now, seen, container, out);
         if held {
@@ -82,7 +83,7 @@ pub fn start_batch(
             Readiness::Skipped => {}
         }
     }
-    if chains.len() == stale {
+    if chains.is_empty() {
         return Started::Waits;
     }
     Started::Batch(Batch::new([Stage { in_order: true, chains }]))
@@ -150,8 +151,10 @@ fn back_off(
     out: &mut Out<'_>,
 ) -> Option<std::time::Duration> {
     let newest = seen.newest(&container.name).filter(|c| c.state == ContainerState::Exited)?;
+    let before = || seen.instances(&container.name).skip(1).find(|c| c.state == ContainerState::Exited);
+    let stopped_after = worker.to_restart.contains(&newest.id).then(before);
     let most = parts.config.pods.max_container_restart_period;
-    let (total, left) = restart_wait(&mut worker.backoffs, &container.name, newest, most, now)?;
+    let (total, left) = restart_wait(&mut worker.backoffs, container, Ended { newest, stopped_after }, most, now)?;
     let name = &container.name;
     let pod = crate::pod::manager::name_of(&worker.pod);
     let message = format!("back-off {} restarting failed container={name} pod={pod}({})", go_seconds(total), worker.uid);
@@ -208,7 +211,12 @@ fn start_chain(
     if let Some(handler) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) {
         let ips = parts.pod_ips(&worker.pod, seen);
         let ip = ips.first().map(String::as_str).or_else(|| worker.pod_ip());
-        steps.push(Step::PostStart(hook_of(handler, container, None, ip)));
+        let pre_stop = container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref());
+        steps.push(Step::PostStart {
+            hook: hook_of(handler, container, None, ip),
+            pre_stop: pre_stop.map(|handler| hook_of(handler, container, None, ip)),
+            grace: pod_grace(&worker.pod),
+        });
     }
     Some(Chain::new(Purpose::Start { container: container.name.clone() }, steps))
 }

@@ -2,7 +2,7 @@
 //! Upstream: pkg/kubelet/kubelet_pods.go (generateAPIPodStatus, getPhase).
 //! Differs: nothing on purpose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -34,6 +34,10 @@ pub struct StatusInputs<'a> {
     pub previous: Option<&'a PodStatus>,
     /// Why containers could not be started.
     pub start_errors: &'a BTreeMap<String, StartError>,
+    /// Containers that were stopped so that they run again, whatever they exited with.
+    pub to_restart: &'a BTreeSet<ContainerId>,
+    /// Whether one of them waits for something before it is started again, such as an image.
+    pub restart_waits: bool,
     /// What probes say.
     pub prober: &'a Prober,
     /// Whether it is being stopped.
@@ -55,6 +59,12 @@ impl StatusInputs<'_> {
     #[must_use]
     pub fn verdicts(&self, container: &str, id: &ContainerId) -> Verdicts {
         self.prober.verdicts(self.uid, container, id)
+    }
+
+    /// Whether the newest instance of a container was stopped so that it runs again (POD-120).
+    #[must_use]
+    pub fn restarts(&self, container: &str) -> bool {
+        self.seen.newest(container).is_some_and(|newest| self.to_restart.contains(&newest.id))
     }
 }
 
@@ -152,7 +162,8 @@ fn ended_phase<'s>(
     status: &impl Fn(&str) -> Option<&'s ApiStatus>,
 ) -> &'static str {
     let codes = || containers.iter().filter_map(|c| Some((c, ended_state(status(&c.name)?)?.exit_code)));
-    if !inputs.terminating && codes().any(|(c, code)| restarts_after(inputs.pod, c, code)) {
+    let again = |c: &Container, code: i32| restarts_after(inputs.pod, c, code) || inputs.restarts(&c.name);
+    if !inputs.terminating && codes().any(|(c, code)| again(c, code)) {
         return "Running";
     }
     if codes().all(|(_, code)| code == 0) { "Succeeded" } else { "Failed" }

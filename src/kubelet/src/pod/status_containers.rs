@@ -29,6 +29,9 @@ pub fn container_statuses(inputs: &StatusInputs<'_>, containers: &[Container], i
 fn container_status(inputs: &StatusInputs<'_>, container: &Container, init: bool) -> ApiStatus {
     let instances: Vec<&ContainerStatus> = inputs.seen.instances(&container.name).collect();
     let before = previous(inputs.previous, &container.name, init);
+    if let Some(unchanged) = between_stop_and_start(inputs, container, before) {
+        return unchanged;
+    }
     let mut status = match instances.first() {
         Some(newest) => seen_status(inputs, container, newest, instances.get(1).copied(), before),
         None => unseen_status(inputs, container, init, before),
@@ -41,6 +44,17 @@ fn container_status(inputs: &StatusInputs<'_>, container: &Container, init: bool
         status.restart_count = status.restart_count.max(before.restart_count);
     }
     status
+}
+
+/// What was stopped so that it runs again is told as it was until it does, or cannot: upstream stops and starts in one pass and tells of
+/// neither, and an API server lets no container of a pod that never restarts come back from `terminated`.
+fn between_stop_and_start(inputs: &StatusInputs<'_>, container: &Container, before: Option<&ApiStatus>) -> Option<ApiStatus> {
+    let newest = inputs.seen.newest(&container.name).filter(|newest| newest.state == ContainerState::Exited)?;
+    let before = before.filter(|before| same_id(inputs, before, newest))?;
+    let ran = before.state.as_ref().is_some_and(|state| state.running.is_some());
+    let waits = inputs.terminating || inputs.start_errors.contains_key(&container.name);
+    let ready = before.ready && !inputs.restart_waits;
+    (ran && !waits && inputs.restarts(&container.name)).then(|| ApiStatus { ready, ..before.clone() })
 }
 
 fn previous<'a>(status: Option<&'a k8s_openapi::api::core::v1::PodStatus>, name: &str, init: bool) -> Option<&'a ApiStatus> {
@@ -205,6 +219,7 @@ fn show_waiting(inputs: &StatusInputs<'_>, container: &Container, newest: Option
     let state = status.state.clone().unwrap_or_default();
     if let Some(ended) = &state.terminated {
         let again = match effective_policy(inputs.pod, container) {
+            _ if inputs.restarts(&container.name) => true,
             RestartPolicy::Never => restarts_after(inputs.pod, container, ended.exit_code),
             RestartPolicy::OnFailure => ended.exit_code != 0,
             RestartPolicy::Always => true,

@@ -1,6 +1,6 @@
 //! Decides how containers are stopped: in which order, with which hook, within which grace.
 //! Upstream: pkg/kubelet/kuberuntime/{kuberuntime_container,kuberuntime_termination_order}.go.
-//! Differs: sidecars stop after the regular containers have, not after a timer; the whole never takes longer than the grace.
+//! Differs: nothing on purpose.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,8 +53,8 @@ fn is_sidecar(pod: &Pod, name: &str) -> Option<usize> {
     inits.iter().position(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))
 }
 
-/// The batch that stops those containers: regular ones side by side, then the sidecars from the last to the first (POD-267);
-/// then the sandboxes, unless the pod must be looked at again first. Hooks that have run do not run again.
+/// The batch that stops those containers: the hooks of all begin at once; regular ones are stopped side by side, then the sidecars
+/// from the last to the first, but what waits when its grace is over waits no longer (POD-267). Then the sandboxes, unless the pod must be looked at again first. Hooks that have run do not run again.
 #[must_use]
 pub fn kill_batch(
     worker: &PodWorker,
@@ -65,23 +65,16 @@ pub fn kill_batch(
 ) -> Batch {
     let pod = &worker.pod;
     let mut stages = Vec::new();
-    let mut regular = Vec::new();
-    let mut sidecars = Vec::new();
+    let mut chains = Vec::new();
     for kill in kills {
         let name = &kill.container.name;
         let subject = Subject::Container(Arc::clone(pod), field_path_of(pod, name));
         out.record(Recorded::normal(subject, "Killing", kill.message.clone()));
-        let chain = kill_chain(worker, kill);
-        match is_sidecar(pod, name) {
-            Some(at) => sidecars.push((at, chain)),
-            None => regular.push(chain),
-        }
+        chains.push(kill_chain(worker, kill, stopped_before(pod, name, kills)));
     }
-    if !regular.is_empty() {
-        stages.push(Stage { in_order: false, chains: regular });
+    if !chains.is_empty() {
+        stages.push(Stage { in_order: false, chains });
     }
-    sidecars.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-    stages.extend(sidecars.into_iter().map(|(_, chain)| Stage { in_order: false, chains: vec![chain] }));
     // One that was made may start meanwhile, of a call that was withdrawn: with the sandbox it would lose its grace.
     let may_start = !kills.is_empty() && seen.containers.iter().any(|c| c.state == ContainerState::Created);
     if !sandboxes.is_empty() && !may_start {
@@ -94,12 +87,22 @@ pub fn kill_batch(
     if sandboxes.is_empty() || again { batch } else { batch.looks_again() }
 }
 
-fn kill_chain(worker: &PodWorker, kill: &Kill<'_>) -> Chain {
+/// Which of those a sidecar is stopped after: everything but the sidecars that started before it (kuberuntime_termination_order.go).
+fn stopped_before(pod: &Pod, name: &str, kills: &[Kill<'_>]) -> Vec<String> {
+    let Some(at) = is_sidecar(pod, name) else { return Vec::new() };
+    let names = kills.iter().map(|kill| &kill.container.name).filter(|other| *other != name);
+    names.filter(|other| is_sidecar(pod, other).is_none_or(|other| other > at)).cloned().collect()
+}
+
+fn kill_chain(worker: &PodWorker, kill: &Kill<'_>, after: Vec<String>) -> Chain {
     let name = kill.container.name.clone();
     let mut steps = Vec::new();
     let has_run = worker.hooked.contains(&kill.container.id);
     if let Some(hook) = pre_stop(&worker.pod, kill.container, worker.pod_ip()).filter(|_| !has_run) {
         steps.push(Step::PreStop { of: kill.container.id.clone(), hook, until: kill.until });
+    }
+    if !after.is_empty() {
+        steps.push(Step::AwaitTurn { after, until: kill.until });
     }
     steps.push(Step::Stop { id: Some(kill.container.id.clone()), until: kill.until });
     Chain::new(Purpose::Kill { container: name }, steps)

@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::batch::Batch;
 use super::chain::CallLimits;
+use super::held::{FailedChain, Held};
 use crate::action::{Call, CriCall, Lane};
 use crate::backoff::RestartBackoffs;
 use crate::event::PodSource;
@@ -25,7 +26,7 @@ use crate::observation::{Observed, PodObservation};
 use crate::out::{Out, Owner};
 use crate::time::{Mono, Now, earliest};
 
-/// POD-084: how long after an error a pod is tried again, before jitter.
+/// POD-084: how long after an error what failed is tried again, before jitter.
 pub const ERROR_RETRY: Duration = Duration::from_secs(10);
 /// After a stop that failed while its grace lasts, and after the second failure of a teardown in a row; twice that after each further
 /// one, up to [`ERROR_RETRY`]. After the first, the pod is looked at again at once: a container that ends while it is stopped makes a
@@ -103,8 +104,10 @@ pub struct PodWorker {
     pub start_errors: BTreeMap<String, StartError>,
     /// The next restart count of containers of which the runtime holds no instance, from their logs (LOG-004).
     pub log_floor: BTreeMap<String, u32>,
-    /// Not planned before this, after an error.
-    pub retry_at: Option<Mono>,
+    /// What is not tried again yet, after it failed.
+    pub held: Held,
+    /// Not looked at before this, after a look that failed.
+    pub look_at: Option<Mono>,
     /// Looked at again then, for things that only time changes (back-off, active deadline).
     pub wake_at: Option<Mono>,
     /// Warnings given since the pod last made progress: each is given once.
@@ -121,6 +124,10 @@ pub struct PodWorker {
     pub hooked: BTreeSet<ContainerId>,
     /// Containers of whose stop nobody knows how it ended: the next one that ends so holds nothing back.
     pub unanswered: BTreeSet<ContainerId>,
+    /// Stops that failed since the pod was last looked at, and why.
+    pub unstopped: BTreeMap<ContainerId, String>,
+    /// Whether a container that was stopped so that it runs again waits for something before it is started.
+    pub restart_waits: bool,
     /// The grace that the stop in flight was begun with.
     pub stopping_with: Option<Duration>,
     /// Whether it was found in the runtime or on the disk, and no source ever told of it: its cgroup is not known.
@@ -164,7 +171,8 @@ impl PodWorker {
             in_cgroup: None,
             start_errors: BTreeMap::new(),
             log_floor: BTreeMap::new(),
-            retry_at: None,
+            held: Held::default(),
+            look_at: None,
             wake_at: None,
             warned: BTreeSet::new(),
             sandbox_floor: 0,
@@ -173,6 +181,8 @@ impl PodWorker {
             stopped_sandboxes: BTreeSet::new(),
             hooked: BTreeSet::new(),
             unanswered: BTreeSet::new(),
+            unstopped: BTreeMap::new(),
+            restart_waits: false,
             stopping_with: None,
             adopted: false,
             born: now.mono,
@@ -217,7 +227,7 @@ impl PodWorker {
                     self.observation = Some(seen);
                 }
             }
-            Err(_) => self.retry_at = Some(now.mono + OBSERVE_RETRY),
+            Err(_) => self.look_at = Some(now.mono + OBSERVE_RETRY),
         }
     }
 
@@ -241,6 +251,7 @@ impl PodWorker {
     /// Begins a batch.
     pub fn begin(&mut self, batch: Batch) {
         debug_assert!(self.batch.is_none(), "one batch at a time");
+        self.restart_waits = false;
         self.batch = Some(batch);
     }
 
@@ -250,24 +261,25 @@ impl PodWorker {
         self.batch.as_ref().is_some_and(Batch::touches_runtime)
     }
 
-    /// The batch is over. How long to wait before the next one, if it failed.
-    pub fn end_batch(&mut self, now: Now) -> Option<Duration> {
+    /// The batch is over. What of it failed, and how long that is not to be tried again.
+    pub fn end_batch(&mut self, now: Now) -> Option<(Duration, Vec<FailedChain>)> {
         let batch = self.batch.take()?;
         if batch.touches_runtime() {
             self.stale_after = self.stale_after.max(now.mono);
         }
-        if !batch.failed() {
+        if batch.failed().is_empty() {
             self.teardown_failures = 0;
             return None;
         }
-        Some(if batch.held_back() {
+        let wait = if batch.held_back() {
             STOP_RETRY
         } else if self.phase == Phase::Syncing {
             ERROR_RETRY
         } else {
             self.teardown_failures += 1;
             teardown_wait(self.teardown_failures)
-        })
+        };
+        Some((wait, batch.failed().to_vec()))
     }
 
     /// Lets the batch go, with what is in flight: its calls are withdrawn and their ends belong to nobody.
@@ -286,7 +298,7 @@ impl PodWorker {
             None => {
                 self.termination = Some(Termination { grace, since: now.mono, verdict });
                 self.phase = self.phase.clone().max(Phase::Terminating);
-                self.retry_at = None;
+                self.held.clear();
                 true
             }
             Some(under_way) => {
@@ -318,10 +330,10 @@ impl PodWorker {
         self.warned.clear();
     }
 
-    /// Whether planning waits for time to pass.
+    /// Whether the next look waits for time to pass.
     #[must_use]
-    pub fn waits(&self, now: Now) -> bool {
-        self.retry_at.is_some_and(|at| at > now.mono)
+    pub fn look_waits(&self, now: Now) -> bool {
+        self.look_at.is_some_and(|at| at > now.mono)
     }
 
     /// When there is something to do.
@@ -332,15 +344,20 @@ impl PodWorker {
         }
         let batch = self.batch.as_ref().and_then(Batch::deadline);
         // While a batch changes things nothing is looked at or planned, so nothing else needs time to pass.
-        let plan = if self.is_changing() || self.observing.is_some() { None } else { self.retry_at };
+        let plan =
+            if self.is_changing() || self.observing.is_some() { None } else { earliest([self.look_at, self.held.deadline()]) };
         let wake = if self.batch.is_some() { None } else { self.wake_at };
         earliest([batch, plan, wake])
     }
 
     /// Time passed: what waited for it does not wait any more.
     pub fn time_passed(&mut self, now: Now) {
-        if self.retry_at.is_some_and(|at| at <= now.mono) {
-            self.retry_at = None;
+        if self.look_at.is_some_and(|at| at <= now.mono) {
+            self.look_at = None;
+        }
+        if self.held.time_passed(now.mono) {
+            // What was not known of what failed is looked up before it is tried again.
+            self.runtime_changed(now);
         }
         if self.wake_at.is_some_and(|at| at <= now.mono) {
             self.wake_at = None;

@@ -19,6 +19,7 @@ struct Bench {
     seen: PodObservation,
     previous: Option<PodStatus>,
     errors: BTreeMap<String, StartError>,
+    to_restart: BTreeSet<ContainerId>,
     prober: Prober,
     stopping: Stopping,
     host_ips: Vec<String>,
@@ -40,6 +41,7 @@ impl Bench {
             seen: PodObservation::empty(uid, Mono::ZERO),
             previous: None,
             errors: BTreeMap::new(),
+            to_restart: BTreeSet::new(),
             prober: Prober::new(1),
             stopping: Stopping::Not,
             host_ips: vec!["10.77.0.1".to_owned()],
@@ -74,6 +76,8 @@ impl Bench {
             observed: true,
             previous: self.previous.as_ref(),
             start_errors: &self.errors,
+            to_restart: &self.to_restart,
+            restart_waits: false,
             prober: &self.prober,
             terminating: self.stopping >= Stopping::Terminating,
             terminated: self.stopping == Stopping::Terminated,
@@ -396,4 +400,31 @@ fn init_container_that_is_gone_has_ended_well_once_the_others_were_made() {
     let message =
         "Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally";
     assert_eq!(ended.message.as_deref(), Some(message));
+}
+
+// POD-120, POD-285 (kuberuntime_manager.go, SyncPod: killed and started in one pass, so neither is told): whatever the policy.
+#[test]
+fn container_that_was_stopped_to_run_again_is_told_as_it_was_until_it_does() {
+    for policy in ["OnFailure", "Never"] {
+        let mut bench = Bench::of(&json!({"restartPolicy": policy, "containers": [{"name": "main", "image": "i"}]}));
+        bench.sandbox("10.0.0.2", SandboxState::Ready);
+        let told = json!({"containerStatuses": [{"name": "main", "restartCount": 0, "image": "i", "imageID": "i",
+            "containerID": "containerd://a", "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, "lastState": {}}]});
+        see(&mut bench, &told);
+        let running = bench.generate();
+        let newest = &mut bench.seen.containers[0];
+        (newest.state, newest.exit_code, newest.finished_at) = (ContainerState::Exited, 0, newest.started_at + 1);
+        bench.to_restart.insert(ContainerId::new("a"));
+        assert_eq!(bench.generate(), running, "{policy}");
+        let error = StartError { reason: "ImagePullBackOff".to_owned(), message: "no such image".to_owned() };
+        bench.errors.insert("main".to_owned(), error);
+        let waits = bench.generate();
+        assert_eq!(waits.phase.as_deref(), Some("Running"), "{policy}");
+        let status = &waits.container_statuses.as_ref().unwrap()[0];
+        assert!(status.state.as_ref().unwrap().waiting.is_some() && status.last_state.as_ref().unwrap().terminated.is_some());
+        bench.to_restart.clear();
+        bench.errors.clear();
+        bench.previous = None;
+        assert_eq!(bench.generate().phase.as_deref(), Some("Succeeded"), "{policy}: one that ended by itself");
+    }
 }
