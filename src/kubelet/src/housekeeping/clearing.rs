@@ -194,3 +194,46 @@ impl Clearing {
         self.retry_at = Some(now.mono + (RETRY * 2u32.pow(self.failures.min(5) - 1)).min(LONGEST_RETRY));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::FailureKind;
+    use crate::out::Ledger;
+
+    fn at(mono: Mono) -> Now {
+        Now { mono, wall: jiff::Timestamp::UNIX_EPOCH }
+    }
+
+    /// The calls that are asked for next, each of which ends like that.
+    fn next(clearing: &mut Clearing, now: Now, failure: Option<&str>) -> Vec<&'static str> {
+        let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+        let mut out = Out::new(&mut ledger, &mut actions, &mut recorded);
+        clearing.due(now, &PodUid::new("u1"), HOST_LIMIT, &mut out);
+        let outcome = failure.map_or(Ok(()), |why| Err(Failure::new(FailureKind::Other, why)));
+        for action in &actions {
+            clearing.done(now, action.id, &outcome);
+        }
+        actions.iter().map(|action| action.call.name()).collect()
+    }
+
+    // FINDINGS A8: a log that cannot be removed, whatever the reason, holds nothing up for ever; the pod's log directory takes it along.
+    #[test]
+    fn log_that_cannot_be_removed_does_not_keep_the_pod() {
+        let dead = DeadContainer { id: ContainerId::new("c1"), log: "/var/log/pods/p/main/0.log".into(), link: "/l".into() };
+        let remains = Remains { containers: vec![dead], sandboxes: Vec::new(), log_directory: Some("/var/log/pods/p".into()) };
+        let mut clearing = Clearing::new(remains);
+        let (mut now, mut waits) = (at(Mono::ZERO), Vec::new());
+        for _ in 0..LOG_TRIES {
+            assert_eq!(next(&mut clearing, now, Some("file name too long")), ["RemoveContainerLogs"]);
+            if let Some(until) = clearing.deadline() {
+                waits.push(until.since(now.mono));
+                now = at(until);
+            }
+        }
+        assert_eq!(waits, [RETRY, RETRY * 2]);
+        assert_eq!(next(&mut clearing, now, None), ["RemoveContainer"]);
+        assert_eq!(next(&mut clearing, now, None), ["RemovePodLogs", "RemovePodDir"]);
+        assert!(clearing.is_done());
+    }
+}

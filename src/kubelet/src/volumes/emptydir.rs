@@ -67,6 +67,7 @@ mod tests {
     use crate::cache::ObjectCache;
     use crate::config::ChangeDetection;
     use crate::tokens::TokenManager;
+    use crate::volumes::Plugin;
     use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
     use serde_json::{Value, json};
     use std::collections::BTreeMap;
@@ -88,6 +89,30 @@ mod tests {
             VolumeSetup::EmptyDir { medium, .. } => medium,
             other => panic!("{other:?}"),
         })
+    }
+
+    // VTY-008, FINDINGS D2. Upstream: pkg/volume/{secret,projected,downwardapi} wrap an emptyDir in memory without a limit of its own,
+    // which pkg/volume/emptydir/empty_dir.go (calculateEmptyDirMemorySize) bounds.
+    #[test]
+    fn files_in_memory_are_bounded_by_pod_and_node() {
+        let allocatable: BTreeMap<String, Quantity> = [("memory".to_owned(), Quantity("1Gi".to_owned()))].into();
+        let medium = |plugin, pod_memory_limit| {
+            let inputs = VolumeInputs {
+                objects: &ObjectCache::new(ChangeDetection::Watch, false),
+                tokens: &mut TokenManager::new(1),
+                root_dir: "/r",
+                node_allocatable: &allocatable,
+                pod_memory_limit,
+            };
+            let limit = memory_limit(&inputs);
+            match payload::setup(&Pod::default(), &Volume::default(), plugin, limit, BTreeMap::new()) {
+                Ok(VolumeSetup::Files { medium, .. }) => medium,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(medium(Plugin::Secret, Some(5)), EmptyDirMedium::Memory { size: Some(5) });
+        assert_eq!(medium(Plugin::DownwardApi, None), EmptyDirMedium::Memory { size: Some(1 << 30) });
+        assert_eq!(medium(Plugin::ConfigMap, Some(5)), EmptyDirMedium::Disk);
     }
 
     fn failed(message: &str) -> Result<EmptyDirMedium, Trouble> {
