@@ -57,6 +57,13 @@ impl Failure {
         Self { kind, message: message.into() }
     }
 
+    /// Whether the API server's authorizer knows of no pod here that uses the object: for a moment it may not know of one that has just
+    /// come (API-360).
+    #[must_use]
+    pub fn is_unrelated(&self) -> bool {
+        self.kind == FailureKind::Forbidden && self.message.contains("no relationship found between node")
+    }
+
     /// Whether the thing was not there.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

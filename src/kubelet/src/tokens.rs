@@ -25,6 +25,9 @@ const JITTER_SECONDS: u64 = 10;
 const MINIMUM_LIFETIME: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// While the authorizer may not know the pod yet: it is asked again that soon, then after twice as long, and nothing is said of it until
+/// that comes to [`RETRY_FIRST`].
+const UNRELATED_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(60);
 
 /// Which token: whose, for whom, for how long (TOK-002).
@@ -130,6 +133,7 @@ struct Entry {
     in_flight: bool,
     failure: Option<String>,
     retry_wait: Duration,
+    unrelated_wait: Duration,
     /// When it is asked for next; `None` while it is.
     next: Option<Mono>,
     /// When the token in hand ends, until the pod was woken for it.
@@ -181,6 +185,7 @@ impl TokenManager {
                 in_flight: false,
                 failure: None,
                 retry_wait: RETRY_FIRST,
+                unrelated_wait: UNRELATED_FIRST,
                 next: None,
                 end: None,
             };
@@ -256,6 +261,11 @@ impl TokenManager {
             Ok(None) => Failure::new(FailureKind::Other, "the API server answered without a token"),
             Err(failure) => failure,
         };
+        if failure.is_unrelated() && entry.token.is_none() && entry.failure.is_none() && entry.unrelated_wait < RETRY_FIRST {
+            entry.next = Some(now.mono + self.rng.jitter(entry.unrelated_wait, 0.5));
+            entry.unrelated_wait *= 2;
+            return None;
+        }
         let wait = match failure.kind {
             FailureKind::Throttled { after: Some(after) } => after.max(entry.retry_wait),
             _ => entry.retry_wait,
@@ -504,5 +514,28 @@ mod tests {
         assert_eq!(bench.issued(at(1), "one", wall(3607)), None);
         assert!(bench.tokens.is_empty() && bench.tokens.keys.is_empty());
         assert_eq!(bench.tokens.deadline(), None);
+    }
+
+    // API-360, FINDINGS A9: the authorizer of the API server learns of a new pod some milliseconds after the node does.
+    #[test]
+    fn token_of_a_pod_that_the_authorizer_does_not_know_yet_is_asked_for_soon() {
+        let mut bench = Bench::new();
+        let mut at = Now { mono: Mono::ZERO, wall: Timestamp::from_second(START).unwrap() };
+        let _first = bench.get(at);
+        let refused = |bench: &mut Bench, at| {
+            let message = "serviceaccounts \"default\" is forbidden: no relationship found between node 'n1' and this object";
+            bench.tokens.done(at, 1, Err(Failure::new(FailureKind::Forbidden, message)))
+        };
+        for _ in 0..5 {
+            let asked = at.mono;
+            assert_eq!(refused(&mut bench, at), None, "nothing is said of it");
+            assert_eq!(bench.get(at).0, TokenState::Pending);
+            at.mono = bench.tokens.deadline().unwrap();
+            assert!(at.mono.since(asked) <= Duration::from_millis(1200));
+            assert_eq!(bench.due(at).1.len(), 1, "asked for again");
+        }
+        assert!(at.mono.since(Mono::ZERO) < Duration::from_secs(3));
+        assert!(refused(&mut bench, at).is_some(), "then it is");
+        assert!(matches!(bench.get(at).0, TokenState::Failed(_)));
     }
 }

@@ -3,6 +3,8 @@
 //! Differs: read until it is bound, once in a pod's life on a node: a bound claim is never bound otherwise. A failed read is repeated after
 //! the wait of a volume operation.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 
 use crate::action::{ApiCall, Call, Lane};
@@ -11,10 +13,10 @@ use crate::failure::Failure;
 use crate::ids::{ActionId, PodUid};
 use crate::operation_backoff::OperationBackoff;
 use crate::out::{Out, Owner};
-use crate::time::{Mono, Now};
+use crate::time::{Mono, Now, earliest};
 
 /// How long the API server may take for one object.
-const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
 
 /// Which claim a pod's volume names.
@@ -52,7 +54,15 @@ pub(super) struct Claim {
     /// Why the last try failed.
     failed: Option<String>,
     backoff: OperationBackoff,
+    /// How often it was refused because the API server's authorizer knew of no pod here that uses it, and when it is asked again.
+    unrelated: u32,
+    again: Option<Mono>,
 }
+
+/// How often such a refusal says nothing yet: the authorizer hears of a new pod some milliseconds after the node. In all a second and a
+/// half.
+const UNRELATED_TIMES: u32 = 5;
+const UNRELATED_FIRST: Duration = Duration::from_millis(50);
 
 impl Claim {
     /// Level-triggered: call it at each sync of the pod.
@@ -65,7 +75,8 @@ impl Claim {
         claim: &ClaimName,
         out: &mut Out<'_>,
     ) -> Bound<'_> {
-        if matches!(self.state, State::New) && self.backoff.until(now).is_none() {
+        let waits = self.backoff.until(now).is_some() || self.again.is_some_and(|at| at > now.mono);
+        if matches!(self.state, State::New) && !waits {
             let namespace = pod.metadata.namespace.clone().unwrap_or_default();
             let call = ApiCall::GetPersistentVolumeClaim { namespace, name: claim.name.clone() };
             self.state = State::Reading(ask(uid, volume, call, out));
@@ -89,6 +100,12 @@ impl Claim {
         let is_ours = matches!(&self.state, State::Reading(action) | State::ReadingVolume(action, _) if *action == id);
         if !is_ours {
             return false;
+        }
+        if outcome.as_ref().is_err_and(Failure::is_unrelated) && self.unrelated < UNRELATED_TIMES {
+            self.state = State::New;
+            self.again = Some(now.mono + UNRELATED_FIRST * 2u32.pow(self.unrelated));
+            self.unrelated += 1;
+            return true;
         }
         let next = match (std::mem::take(&mut self.state), outcome) {
             (State::Reading(_), Ok(ApiReply::Claim(found))) => check_claim(pod, claim, found).map(|name| {
@@ -125,7 +142,8 @@ impl Claim {
 
     /// When it is read again.
     pub(super) fn retry_at(&self, now: Now) -> Option<Mono> {
-        self.backoff.until(now).filter(|_| matches!(self.state, State::New))
+        let again = self.again.filter(|at| *at > now.mono);
+        earliest([self.backoff.until(now), again]).filter(|_| matches!(self.state, State::New))
     }
 }
 
