@@ -37,20 +37,45 @@ impl Format {
 }
 
 /// An amount with the notation that it is written in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Written {
     amount: Amount,
     format: Format,
+    /// As it was written, if upstream takes that for good enough.
+    kept: Option<Quantity>,
+}
+
+/// ParseQuantity keeps the text of what it can read fast and finds in order, such as `1.234G` and `129E6`.
+fn is_kept(text: &str, format: Format) -> bool {
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text).trim_start_matches('0');
+    let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
+    let (number, suffix) = unsigned.split_at(end);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = whole.len().max(1) + fraction.len();
+    if format == Format::BinarySi {
+        let power = BINARY.iter().position(|known| *known == suffix).unwrap_or_default();
+        let value: u64 = whole.parse().unwrap_or_default();
+        return fraction.is_empty() && digits + 3 * power < 15 && !value.is_multiple_of(8);
+    }
+    let exponent = match DECIMAL.iter().position(|known| *known == suffix) {
+        Some(power) => i64::try_from(power).unwrap_or_default() * 3 - 9,
+        None => suffix.get(1..).and_then(|digits| digits.parse().ok()).unwrap_or_default(),
+    };
+    let scale = exponent.saturating_sub(i64::try_from(fraction.len()).unwrap_or(i64::MAX));
+    digits <= 18 && scale >= -9 && scale % 3 == 0 && !format!("{whole}{fraction}").ends_with("000") && !whole.is_empty()
 }
 
 impl Written {
     /// Reads a quantity; `None` if it is none.
     pub(crate) fn parse(quantity: &Quantity) -> Option<Self> {
-        Some(Self { amount: Amount::parse(quantity)?, format: Format::of(&quantity.0) })
+        let format = Format::of(&quantity.0);
+        let kept = is_kept(&quantity.0, format).then(|| quantity.clone());
+        Some(Self { amount: Amount::parse(quantity)?, format, kept })
     }
 
     /// The notation of a sum is that of the first that is not zero.
-    pub(crate) fn add(&mut self, more: Self) {
+    pub(crate) fn add(&mut self, more: &Self) {
+        self.kept = None;
         if self.amount == Amount::default() {
             self.format = more.format;
         }
@@ -63,12 +88,15 @@ impl Written {
     }
 
     /// Whether it is nothing.
-    pub(crate) fn is_zero(self) -> bool {
+    pub(crate) fn is_zero(&self) -> bool {
         self.amount == Amount::default()
     }
 
     /// As the API server writes it.
     pub(crate) fn print(self) -> Quantity {
+        if let Some(kept) = self.kept {
+            return kept;
+        }
         let nanos = self.amount.nanos();
         if nanos == 0 {
             return Quantity("0".to_owned());
@@ -158,7 +186,11 @@ mod tests {
             ("200000k", "200M"),
             ("129000000", "129M"),
             ("129e6", "129e6"),
-            ("129E6", "129e6"),
+            ("129E6", "129E6"),
+            ("129000E3", "129e6"),
+            ("1.234G", "1.234G"),
+            ("12Ki", "12Ki"),
+            ("1025Mi", "1025Mi"),
             ("1e3", "1e3"),
             ("1E2", "100"),
             ("0.1G", "100M"),
@@ -176,7 +208,7 @@ mod tests {
             ("0", "0"),
             ("0Mi", "0"),
             ("-0.5Mi", "-512Ki"),
-            ("+5", "5"),
+            ("+5", "+5"),
             ("1100e-3", "1100e-3"),
             ("12E", "12E"),
             ("9007199254740988Ki", "9007199254740988Ki"),
@@ -210,7 +242,7 @@ mod tests {
         let parse = |text: &str| Written::parse(&Quantity(text.to_owned())).unwrap();
         let sum = |texts: &[&str]| {
             let mut sum = parse("0");
-            texts.iter().for_each(|text| sum.add(parse(text)));
+            texts.iter().for_each(|text| sum.add(&parse(text)));
             sum.print().0
         };
         assert_eq!(sum(&["0", "129e6"]), "129e6");

@@ -47,7 +47,7 @@ fn pod_total(pod: &Pod, kind: Kind) -> List {
     }
     for (name, overhead) in written(spec.overhead.as_ref()) {
         match (kind, total.get_mut(&name)) {
-            (_, Some(amount)) if kind == Kind::Requests || !amount.is_zero() => amount.add(overhead),
+            (_, Some(amount)) if kind == Kind::Requests || !amount.is_zero() => amount.add(&overhead),
             (Kind::Requests, None) => drop(total.insert(name, overhead)),
             _ => {}
         }
@@ -71,13 +71,13 @@ fn written(list: Option<&BTreeMap<String, Quantity>>) -> List {
 
 fn add(to: &mut List, more: &List) {
     for (name, amount) in more {
-        to.entry(name.clone()).and_modify(|sum| sum.add(*amount)).or_insert(*amount);
+        to.entry(name.clone()).and_modify(|sum| sum.add(amount)).or_insert_with(|| amount.clone());
     }
 }
 
 fn max(to: &mut List, other: &List) {
     for (name, amount) in other {
-        to.entry(name.clone()).and_modify(|most| *most = most.larger(*amount)).or_insert(*amount);
+        to.entry(name.clone()).and_modify(|most| *most = most.clone().larger(amount.clone())).or_insert_with(|| amount.clone());
     }
 }
 
