@@ -117,8 +117,9 @@ impl RestartBackoff {
     }
 }
 
+/// What never came to run did not run long: the runtime then says that it started in 1970.
 fn ran_long(ended: &ContainerStatus, most: Duration) -> bool {
-    duration_between(ended.started_at, ended.finished_at) > most * RESET_FACTOR
+    ended.started_at > 0 && duration_between(ended.started_at, ended.finished_at) > most * RESET_FACTOR
 }
 
 fn duration_between(from: i64, to: i64) -> Duration {
