@@ -7,7 +7,7 @@ pub mod dead;
 pub mod image_gc;
 pub mod log_rotation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ const SURVEY_AGAIN: Duration = Duration::from_secs(10);
 const SURVEY_LATE: Duration = Duration::from_secs(10);
 /// How long after pods came or went the Burstable tier's shares follow (NODE-134).
 const TIER_DELAY: Duration = Duration::from_millis(500);
+/// How soon they are set again if that failed.
+const TIER_AGAIN: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a survey asked for.
@@ -44,6 +46,10 @@ struct Survey {
     late: Option<Mono>,
     dirs: Option<ActionId>,
     cgroups: Option<ActionId>,
+    /// Cgroups that are being removed.
+    removals: BTreeSet<ActionId>,
+    /// How often in a row one could not be.
+    failures: u32,
 }
 
 impl Survey {
@@ -51,6 +57,19 @@ impl Survey {
     fn plan_next(&mut self, now: Now) {
         let late = self.late.filter(|at| *at > now.mono);
         self.next = Some(late.unwrap_or(now.mono + SURVEY_PERIOD));
+    }
+
+    /// The removal of a cgroup ended. What is left is looked for again: nobody else would try.
+    fn removed(&mut self, now: Now, id: ActionId, failed: bool) -> bool {
+        let ours = self.removals.remove(&id);
+        if ours && failed {
+            let wait = (SURVEY_AGAIN * 2u32.pow(self.failures.min(6))).min(SURVEY_PERIOD);
+            self.failures += 1;
+            self.next = self.next.map(|next| next.min(now.mono + wait));
+        } else if ours {
+            self.failures = 0;
+        }
+        ours
     }
 }
 
@@ -67,6 +86,7 @@ pub struct Housekeeping {
     cleared: Vec<PodUid>,
     tier_at: Option<Mono>,
     tier_shares: Option<u64>,
+    tier_asked: Option<ActionId>,
 }
 
 impl Housekeeping {
@@ -151,6 +171,14 @@ impl Housekeeping {
                 Ok(HostReply::PodCgroups(found)) => self.found_cgroups = found,
                 _ => self.survey_at(now.mono + SURVEY_AGAIN),
             }
+        } else if self.survey.removed(now, id, outcome.is_err()) {
+        } else if self.tier_asked == Some(id) {
+            self.tier_asked = None;
+            if outcome.is_err() {
+                // What it has is not known.
+                self.tier_shares = None;
+                self.tier_at = Some(now.mono + TIER_AGAIN);
+            }
         } else if let Some(outcome) = self.image_gc.host_done(id, outcome) {
             let Some(outcome) = self.log_done(id, outcome) else { return };
             if !self.dead.done(id, &outcome) {
@@ -229,7 +257,9 @@ impl Kubelet {
             }
         }
         for (uid, name) in std::mem::take(&mut self.housekeeping.found_cgroups) {
-            if self.workers.contains_key(&uid) || self.pods.get(&uid).is_some() {
+            // Of a pod whose cgroup was removed already, it is a late one: the worker may wait for the API server for long.
+            let wanted = self.workers.get(&uid).map_or_else(|| self.pods.get(&uid).is_some(), |worker| !worker.cgroup_removed);
+            if wanted {
                 continue;
             }
             if self.pleg.runs(&uid) {
@@ -237,7 +267,8 @@ impl Kubelet {
                 self.housekeeping.survey_at(now.mono + SURVEY_AGAIN);
                 continue;
             }
-            out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(HostCall::RemoveCgroup { name }));
+            let id = out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(HostCall::RemoveCgroup { name }));
+            self.housekeeping.survey.removals.insert(id);
         }
     }
 
@@ -260,7 +291,8 @@ impl Kubelet {
         if self.housekeeping.tier_shares.replace(shares) != Some(shares) {
             let name = cgroup_name(&self.parts.config, self.parts.cgroup_driver(), &["kubepods", "burstable"]);
             let settings = CgroupSettings { cpu_shares: Some(shares), ..CgroupSettings::default() };
-            out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(HostCall::ApplyCgroup { name, settings }));
+            let call = Call::Host(HostCall::ApplyCgroup { name, settings });
+            self.housekeeping.tier_asked = Some(out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, call));
         }
     }
 }
@@ -268,6 +300,7 @@ impl Kubelet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::FailureKind;
 
     fn at(seconds: u64) -> Now {
         Now { mono: Mono::from_start(Duration::from_secs(seconds)), wall: jiff::Timestamp::UNIX_EPOCH }
@@ -293,5 +326,29 @@ mod tests {
         let then = Now { mono: late, ..at(0) };
         housekeeping.survey.plan_next(then);
         assert_eq!(housekeeping.survey.next, Some(late + SURVEY_PERIOD));
+    }
+
+    // R12, POD-343: nobody but the survey knows of that cgroup, so it looks again, ever more rarely while it is in vain.
+    #[test]
+    fn removal_of_a_cgroup_that_failed_is_tried_again_with_a_back_off() {
+        let (mut survey, id) = (Survey::default(), ActionId(1));
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            survey.plan_next(at(0));
+            survey.removals.insert(id);
+            assert!(survey.removed(at(0), id, true));
+            waits.push(survey.next.unwrap().since(Mono::ZERO).as_secs());
+        }
+        assert_eq!(waits, [10, 20, 40, 80, 160, 320, 600, 600]);
+        assert!(!survey.removed(at(0), id, true), "it ends once");
+    }
+
+    // NODE-134: what the tier has after a failed call is not known, so it is set again.
+    #[test]
+    fn shares_of_the_tier_are_set_again_if_that_failed() {
+        let id = ActionId(7);
+        let mut housekeeping = Housekeeping { tier_shares: Some(2), tier_asked: Some(id), ..Housekeeping::default() };
+        housekeeping.host_done(at(5), id, Err(Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded")));
+        assert_eq!((housekeeping.tier_shares, housekeeping.tier_at), (None, Some(at(5).mono + TIER_AGAIN)));
     }
 }
