@@ -100,7 +100,8 @@ fn resources(pod: &Pod, active: &[&Arc<Pod>], node: Option<&Node>, machine: &Mac
     let mut used: BTreeMap<String, i64> = BTreeMap::new();
     for other in active {
         for (name, amount) in pod_amounts(other, Kind::Requests) {
-            *used.entry(name).or_default() += amount;
+            let sum = used.entry(name).or_default();
+            *sum = sum.saturating_add(amount);
         }
     }
     let capacities =

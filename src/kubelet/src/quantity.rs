@@ -1,6 +1,6 @@
 //! Reads the API's quantities, such as `1500m`, `64Mi` and `1e3`, exactly to the nano unit.
 //! Upstream: staging/src/k8s.io/apimachinery/pkg/api/resource/quantity.go.
-//! Differs: what is larger than fits (about 10^29) does not parse; upstream caps it.
+//! Differs: nothing on purpose.
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -35,11 +35,12 @@ impl Amount {
         let fraction = fraction.trim_end_matches('0');
         let digits: i128 = match format!("{whole}{fraction}").trim_start_matches('0') {
             "" => 0,
-            digits => digits.parse().ok()?,
+            // Of digits alone: it can only be too large, and is capped below as upstream caps it.
+            digits => digits.parse().unwrap_or(i128::MAX),
         };
         let (multiply, divide) = scale(suffix)?;
         let shift = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-        let nanos = ceil_div(digits.checked_mul(NANO)?.checked_mul(multiply)?, divide.checked_mul(shift)?);
+        let nanos = ceil_div(digits.saturating_mul(NANO).saturating_mul(multiply), divide.checked_mul(shift)?);
         Some(Self { nanos: if negative { -nanos } else { nanos } })
     }
 
@@ -101,8 +102,8 @@ fn scale(suffix: &str) -> Option<(i128, i128)> {
         "Ei" => binary(6),
         _ => {
             let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
-            let power = 10_i128.checked_pow(exponent.unsigned_abs())?;
-            Some(if exponent < 0 { (1, power) } else { (power, 1) })
+            let power = 10_i128.checked_pow(exponent.unsigned_abs());
+            if exponent < 0 { Some((1, power?)) } else { Some((power.unwrap_or(i128::MAX), 1)) }
         }
     }
 }
@@ -136,6 +137,16 @@ mod tests {
         assert_eq!(value("0.50"), Some(1));
         assert_eq!(value("-2"), Some(-2));
         assert_eq!(value("2E-1"), Some(1));
+    }
+
+    // staging/src/k8s.io/apimachinery/pkg/api/resource/quantity.go (ParseQuantity): what is larger than fits is the most that fits.
+    #[test]
+    fn what_is_too_large_is_capped() {
+        for text in ["1e30", "1e400", "99999999999999999999999999999999999999999999", "999999999999999999999Ei"] {
+            assert_eq!(value(text), Some(i64::MAX), "{text}");
+        }
+        assert_eq!(value("-1e400"), Some(i64::MIN));
+        assert_eq!(value("0e400"), Some(0));
     }
 
     #[test]

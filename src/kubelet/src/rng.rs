@@ -7,6 +7,9 @@ use std::time::Duration;
 use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::Rng as _;
 
+/// No wait is longer: what a server asks for may be more than can be multiplied.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// The core's only source of randomness.
 #[derive(Clone, Debug)]
 pub struct Rng(Pcg64Mcg);
@@ -31,11 +34,24 @@ impl Rng {
 
     /// `base` lengthened by a random part of up to `factor` of it: upstream's `wait.Jitter`.
     pub fn jitter(&mut self, base: Duration, factor: f64) -> Duration {
-        base.mul_f64(1.0 + self.fraction() * factor)
+        base.min(LONGEST).mul_f64(1.0 + self.fraction() * factor)
     }
 
     /// Eight random bytes, for names that must not collide.
     pub fn next_u64(&mut self) -> u64 {
         self.0.next_u64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // A server's Retry-After of 18446744073709551615.
+    #[test]
+    fn longest_wait_can_be_lengthened_all_the_same() {
+        let mut rng = Rng::new(1);
+        assert!(rng.jitter(Duration::MAX, 0.5) >= LONGEST);
+        assert!(rng.jitter(Duration::from_secs(1), 0.5) < Duration::from_millis(1500));
     }
 }

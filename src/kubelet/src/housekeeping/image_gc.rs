@@ -123,7 +123,7 @@ impl ImageGc {
         }
         let present: BTreeSet<&String> = self.images.iter().map(|i| &i.id).collect();
         self.records.retain(|id, _| present.contains(id));
-        let used_percent = 100 - fill.available.saturating_mul(100) / fill.capacity.max(1);
+        let used_percent = 100_u64.saturating_sub(fill.available.saturating_mul(100) / fill.capacity.max(1));
         let high = u64::from(config.gc_high_threshold_percent);
         let mut unused: Vec<&Image> = self.images.iter().filter(|i| !i.pinned && !in_use.has(i)).collect();
         unused.sort_by_key(|i| self.records.get(&i.id).map(|r| (r.last_used, r.first_seen)));

@@ -100,7 +100,7 @@ fn is_init(inits: &[Container], name: &str) -> bool {
 #[must_use]
 pub fn needs_sandbox(pod: &Pod, seen: &PodObservation) -> Option<u32> {
     let Some(newest) = seen.sandboxes.first() else { return Some(0) };
-    let next = newest.attempt + 1;
+    let next = newest.attempt.saturating_add(1);
     let host_network = pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
     let more_than_one = seen.ready_sandboxes().count() > 1;
     let lacks_ip = !host_network && newest.ips.iter().all(String::is_empty);

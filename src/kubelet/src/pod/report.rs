@@ -148,7 +148,7 @@ fn prepared(worker: &mut PodWorker, end: &StepEnd, out: &mut Out<'_>) {
         }
         (Step::Host(HostCall::HighestLog { directory }), Ok(StepReply::Host(HostReply::HighestLog(Some(highest))))) => {
             let container = directory.rsplit('/').next().unwrap_or_default().to_owned();
-            worker.log_floor.insert(container, highest + 1);
+            worker.log_floor.insert(container, highest.saturating_add(1));
         }
         (Step::Host(HostCall::MakePodDirs { .. }), Err(failure)) => {
             if worker.warn_once(&failure.message) {
@@ -171,7 +171,7 @@ fn sandbox_ended(worker: &mut PodWorker, end: &StepEnd, out: &mut Out<'_>) {
         Err(failure) => {
             if failure.outcome_unknown() || failure.message.contains("failed to reserve sandbox name") {
                 // RTD-010: the name stays taken until the runtime has finished what it began.
-                worker.sandbox_floor = worker.sandbox_attempt + 1;
+                worker.sandbox_floor = worker.sandbox_attempt.saturating_add(1);
             }
             sandbox_failed(worker, &failure.message.clone(), out);
         }

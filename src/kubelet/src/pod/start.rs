@@ -170,9 +170,9 @@ fn back_off(
 /// POD-129: the instance's number: one more than any other's, or what the logs tell.
 fn next_attempt(worker: &PodWorker, seen: &PodObservation, name: &str) -> u32 {
     let reported = worker.pod.status.iter().flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses).flatten());
-    let reported = reported.filter(|c| c.name == name && c.container_id.is_some()).map(|c| c.restart_count + 1).max();
+    let reported = reported.filter(|c| c.name == name && c.container_id.is_some()).map(|c| c.restart_count.saturating_add(1)).max();
     let floor = worker.log_floor.get(name).copied().unwrap_or(0).max(u32::try_from(reported.unwrap_or(0)).unwrap_or(0));
-    seen.instances(name).map(|instance| instance.attempt + 1).max().unwrap_or(floor)
+    seen.instances(name).map(|instance| instance.attempt.saturating_add(1)).max().unwrap_or(floor)
 }
 
 /// The steps that start one container, or `None` if its configuration cannot be made: then it waits with the reason.

@@ -31,7 +31,7 @@ pub fn cpu_shares(milli: i64) -> u64 {
 /// CFS quota in microseconds of that many thousandths of a core; 0 for no limit.
 #[must_use]
 pub fn cpu_quota(milli: i64, period_us: i64) -> i64 {
-    if milli <= 0 { 0 } else { (milli * period_us / 1000).max(LEAST_QUOTA) }
+    if milli <= 0 { 0 } else { (milli.saturating_mul(period_us) / 1000).max(LEAST_QUOTA) }
 }
 
 /// The name of a cgroup below the configured root from its components, as the driver writes it (NODE-131).

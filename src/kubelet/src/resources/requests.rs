@@ -98,10 +98,13 @@ pub fn pod_amounts(pod: &Pod, kind: Kind) -> Amounts {
     }
     for (name, amount) in amounts_of(spec.overhead.as_ref()) {
         match kind {
-            Kind::Requests => *total.entry(name).or_default() += amount,
+            Kind::Requests => {
+                let sum = total.entry(name).or_default();
+                *sum = sum.saturating_add(amount);
+            }
             Kind::Limits => {
                 if let Some(limit) = total.get_mut(&name) {
-                    *limit += amount;
+                    *limit = limit.saturating_add(amount);
                 }
             }
         }
@@ -137,7 +140,8 @@ pub fn printed(name: &str, amount: i64) -> Quantity {
 
 fn add(to: &mut Amounts, more: &Amounts) {
     for (name, amount) in more {
-        *to.entry(name.clone()).or_default() += amount;
+        let sum = to.entry(name.clone()).or_default();
+        *sum = sum.saturating_add(*amount);
     }
 }
 
@@ -171,5 +175,14 @@ mod tests {
         sidecar["restartPolicy"] = json!("Always");
         assert_eq!(cpu(json!({"containers": [container("100m")], "initContainers": [sidecar, container("500m")]})), 700);
         assert_eq!(cpu(json!({"containers": [container("100m")], "overhead": {"cpu": "50m"}})), 150);
+    }
+
+    // NODE-135: what overflows is more than any node has, not less than nothing.
+    #[test]
+    fn sum_of_huge_requests_is_huge() {
+        let most = i64::MAX.to_string();
+        let pod = json!({"containers": [container(&most), container(&most)], "overhead": {"cpu": most}, "initContainers": [
+            {"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": most}}}, container("1e40")]});
+        assert_eq!(cpu(pod), i64::MAX);
     }
 }

@@ -8,9 +8,11 @@ use k8s_openapi::api::core::v1::{PersistentVolume, Pod, PodSpec, Volume, VolumeM
 
 use super::claims::ClaimName;
 use super::csi::spec::CsiSpec;
+use super::manager::Whose;
 use super::{MountedVolume, Plugin, Trouble, VolumeInputs, configmap, downward, emptydir, hostpath, projected, secret};
 use crate::action::VolumeSetup;
 use crate::ids::PodUid;
+use crate::limits::Room;
 use crate::out::Out;
 use crate::time::Now;
 
@@ -194,19 +196,20 @@ pub(super) fn place(root_dir: &str, uid: &PodUid, volume: &Volume, plugin: Plugi
 /// What is to be done on the host; `None` if nothing is.
 pub(super) fn setup(
     now: Now,
-    pod: &Pod,
+    whose: Whose<'_>,
     volume: &Volume,
     plugin: Plugin,
     inputs: &mut VolumeInputs<'_>,
+    room: &mut Room,
     out: &mut Out<'_>,
 ) -> Result<Option<VolumeSetup>, Trouble> {
     match plugin {
-        Plugin::EmptyDir => emptydir::setup(pod, volume, inputs).map(Some),
+        Plugin::EmptyDir => emptydir::setup(whose.pod, volume, inputs).map(Some),
         Plugin::HostPath => hostpath::setup(volume),
-        Plugin::ConfigMap => configmap::setup(pod, volume, inputs).map(Some),
-        Plugin::Secret => secret::setup(pod, volume, inputs).map(Some),
-        Plugin::DownwardApi => downward::setup(pod, volume, inputs).map(Some),
-        Plugin::Projected => projected::setup(now, pod, volume, inputs, out).map(Some),
+        Plugin::ConfigMap => configmap::setup(whose, volume, inputs, room).map(Some),
+        Plugin::Secret => secret::setup(whose, volume, inputs, room).map(Some),
+        Plugin::DownwardApi => downward::setup(whose, volume, inputs, room).map(Some),
+        Plugin::Projected => projected::setup(now, whose, volume, inputs, room, out).map(Some),
         Plugin::Image | Plugin::Csi => Ok(None),
     }
 }

@@ -8,17 +8,19 @@ use k8s_openapi::api::core::v1::{Container, DownwardAPIVolumeFile, Pod, Resource
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::emptydir::memory_limit;
+use super::manager::Whose;
 use super::payload::{self, Files};
 use super::{Plugin, Trouble, VolumeInputs};
 use crate::action::VolumeSetup;
+use crate::limits::Room;
 use crate::quantity::Amount;
 
 /// VTY-008, VTY-012
-pub(super) fn setup(pod: &Pod, volume: &Volume, inputs: &VolumeInputs<'_>) -> Result<VolumeSetup, Trouble> {
+pub(super) fn setup(whose: Whose<'_>, volume: &Volume, inputs: &VolumeInputs<'_>, room: &mut Room) -> Result<VolumeSetup, Trouble> {
     let source = volume.downward_api.clone().unwrap_or_default();
     let items = source.items.as_deref().unwrap_or_default();
-    let files = files(pod, items, source.default_mode, inputs.node_allocatable)?;
-    payload::setup(pod, volume, Plugin::DownwardApi, memory_limit(inputs), files)
+    let files = files(whose.pod, items, source.default_mode, inputs.node_allocatable, room)?;
+    payload::setup(whose.layout, whose.pod, volume, Plugin::DownwardApi, memory_limit(inputs), files)
 }
 
 /// The files for those items; every error is told, as upstream's aggregate.
@@ -27,6 +29,7 @@ pub(super) fn files(
     items: &[DownwardAPIVolumeFile],
     default_mode: Option<i32>,
     node_allocatable: &BTreeMap<String, Quantity>,
+    room: &mut Room,
 ) -> Result<Files, Trouble> {
     let default_mode = payload::default_mode(default_mode)?;
     let (mut files, mut errors) = (Files::new(), Vec::new());
@@ -38,7 +41,8 @@ pub(super) fn files(
         };
         match value {
             Ok(value) => {
-                files.insert(item.path.clone(), payload::file(value.as_bytes(), item.mode.unwrap_or(default_mode)));
+                let file = payload::file_in(room, &item.path, value.as_bytes(), item.mode.unwrap_or(default_mode))?;
+                files.insert(item.path.clone(), file);
             }
             Err(error) => errors.push(error),
         }
@@ -192,8 +196,22 @@ mod tests {
             {"path": "b", "resourceFieldRef": {"containerName": "d", "resource": "limits.cpu"}},
             {"path": "c", "fieldRef": {"fieldPath": "metadata.name"}}]))
         .unwrap();
-        let trouble = files(&pod(), &items, Some(0o644), &BTreeMap::new()).unwrap_err();
+        let trouble = files(&pod(), &items, Some(0o644), &BTreeMap::new(), &mut Room::of_volume()).unwrap_err();
         assert_eq!(trouble, Trouble::Failed("[unsupported fieldPath: spec.x, container d not found]".to_owned()));
-        assert_eq!(files(&pod(), &items[2..], Some(0o400), &BTreeMap::new()).unwrap()["c"], payload::file(b"p", 0o400));
+        let named = files(&pod(), &items[2..], Some(0o400), &BTreeMap::new(), &mut Room::of_volume()).unwrap();
+        assert_eq!(named["c"], payload::file(b"p", 0o400));
+    }
+
+    // VTY-008: 2000 files of one large annotation. Upstream (pkg/volume/downwardapi/downwardapi.go) makes them.
+    #[test]
+    fn files_that_take_too_much_are_refused_before_they_are_made() {
+        let mut pod = pod();
+        pod.metadata.annotations = Some([("large".to_owned(), "x".repeat(250_000))].into());
+        let item = |n: usize| json!({"path": format!("f{n}"), "fieldRef": {"fieldPath": "metadata.annotations['large']"}});
+        let items: Vec<DownwardAPIVolumeFile> = serde_json::from_value((0..2000).map(item).collect()).unwrap();
+        let trouble = files(&pod, &items, Some(0o644), &BTreeMap::new(), &mut Room::of_volume()).unwrap_err();
+        let told = "the files of the volume take more than 33554432 bytes, the most that is allowed";
+        assert_eq!(trouble, Trouble::Failed(told.to_owned()));
+        assert!(files(&pod, &items[..100], Some(0o644), &BTreeMap::new(), &mut Room::of_volume()).is_ok());
     }
 }

@@ -105,7 +105,8 @@ mod tests {
                 pod_memory_limit,
             };
             let limit = memory_limit(&inputs);
-            match payload::setup(&Pod::default(), &Volume::default(), plugin, limit, BTreeMap::new()) {
+            let layout = super::super::layout::Layout::follow(None, &std::sync::Arc::new(Pod::default()));
+            match payload::setup(&layout, &Pod::default(), &Volume::default(), plugin, limit, BTreeMap::new()) {
                 Ok(VolumeSetup::Files { medium, .. }) => medium,
                 other => panic!("{other:?}"),
             }

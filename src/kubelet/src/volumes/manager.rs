@@ -12,12 +12,16 @@ use super::claims::{Bound, Claim, ClaimName};
 use super::csi::spec::CsiSpec;
 use super::csi::{CsiVolumes, spec};
 use super::desired::{Claimed, Source};
+use super::layout::Layout;
+use super::stamp::stamp;
 use super::teardown::Teardown;
 use super::{MountedVolume, Plugin, Trouble, VolumeInputs, VolumesState, desired, payload};
 use crate::action::{Call, HostCall, Lane, VolumeSetup};
+use crate::alarms::Alarms;
 use crate::event::{ApiReply, HostReply};
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{ActionId, PodUid};
+use crate::limits::{Room, WRITING_BYTES};
 use crate::operation_backoff::OperationBackoff;
 use crate::out::{Out, Owner};
 use crate::pod::manager::uid_of;
@@ -33,6 +37,8 @@ pub(super) const LISTING: &str = "";
 #[derive(Debug, Default)]
 pub struct VolumeManager {
     pods: BTreeMap<PodUid, PodVolumes>,
+    /// When each pod is to be looked at again.
+    alarms: Alarms<PodUid>,
     /// Those that pods may share, and drivers put in place.
     pub csi: CsiVolumes,
 }
@@ -43,6 +49,7 @@ struct PodVolumes {
     volumes: BTreeMap<String, Record>,
     claims: BTreeMap<String, ClaimRecord>,
     mounted: BTreeMap<String, MountedVolume>,
+    layout: Option<Arc<Layout>>,
     teardown: Option<Teardown>,
     /// When the pod is to be looked at again; `None` once it was woken.
     wake_at: Option<Mono>,
@@ -63,6 +70,8 @@ struct Record {
     pod: Arc<Pod>,
     place: MountedVolume,
     operation: Option<Operation>,
+    /// What its sources came to when they were last read, and by which stamp: the digest of what is to be set up, or why there is none.
+    made: Option<(u64, Result<u64, String>)>,
     /// The digest of what was set up last; `None` until something was, and while nobody knows because a refresh failed.
     written: Option<u64>,
     /// After the host failed: the operation is not repeated before.
@@ -75,6 +84,29 @@ struct Record {
 struct Operation {
     action: ActionId,
     digest: u64,
+    bytes: usize,
+}
+
+/// Whose volumes are being synced.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whose<'a> {
+    pub(super) pod: &'a Arc<Pod>,
+    pub(super) uid: &'a PodUid,
+    pub(super) layout: &'a Layout,
+}
+
+impl<'a> Whose<'a> {
+    pub(super) fn namespace(self) -> &'a str {
+        self.pod.metadata.namespace.as_deref().unwrap_or_default()
+    }
+}
+
+/// What one sync may still read and write.
+#[derive(Debug)]
+struct Budget {
+    bytes: usize,
+    /// Whether something was put off.
+    spent: bool,
 }
 
 impl VolumeManager {
@@ -82,35 +114,14 @@ impl VolumeManager {
     /// of the pod, after the pod was registered with the object cache. What is in place stays in place while it is refreshed.
     pub fn sync_pod(&mut self, now: Now, pod: &Arc<Pod>, inputs: &mut VolumeInputs<'_>, out: &mut Out<'_>) -> VolumesState {
         let Some(uid) = uid_of(pod) else { return VolumesState::Ready };
-        let used = desired::used(pod);
-        if used.is_empty() {
+        if !self.pods.contains_key(&uid) && desired::used(pod).is_empty() {
             return VolumesState::Ready;
         }
-        let Self { pods, csi } = self;
+        let Self { pods, csi, alarms } = self;
         let volumes = pods.entry(uid.clone()).or_default();
-        if volumes.is_going(&uid, csi) {
-            volumes.tear_down(now, &uid, csi, out);
-            return VolumesState::Waiting { unmounted: names(&used, |_| true) };
-        }
-        if volumes.teardown.is_some() {
-            // A pod of the same UID begins anew.
-            *volumes = PodVolumes::default();
-        }
-        let mut problems = BTreeMap::new();
-        for used in &used {
-            if let Err(cause) = volumes.sync(now, (pod, &uid), *used, inputs, csi, out) {
-                problems.insert(used.volume.name.as_str(), cause);
-            }
-        }
-        volumes.wake_at = volumes.retry_at(now);
-        let unmounted = names(&used, |name| !volumes.mounted.contains_key(name));
-        if !problems.is_empty() {
-            VolumesState::Failed { message: failure_message(&unmounted, &problems) }
-        } else if unmounted.is_empty() {
-            VolumesState::Ready
-        } else {
-            VolumesState::Waiting { unmounted }
-        }
+        let state = volumes.sync_all(now, pod, &uid, inputs, csi, out);
+        alarms.set(&uid, volumes.wake_at);
+        state
     }
 
     /// The volumes of a pod that are in place, by name in the pod's spec.
@@ -122,7 +133,10 @@ impl VolumeManager {
 
     /// Removes the volumes of a pod, known or not, of which nothing runs any more. Call it until it answers true: nothing is left.
     pub fn tear_down(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) -> bool {
-        self.pods.entry(uid.clone()).or_default().tear_down(now, uid, &mut self.csi, out)
+        let volumes = self.pods.entry(uid.clone()).or_default();
+        let done = volumes.tear_down(now, uid, &mut self.csi, out);
+        self.alarms.set(uid, volumes.wake_at);
+        done
     }
 
     /// Whether volumes of that pod were set up, or are being removed.
@@ -135,6 +149,7 @@ impl VolumeManager {
     pub fn forget(&mut self, uid: &PodUid) {
         if !self.wants_teardown(uid) {
             self.pods.remove(uid);
+            self.alarms.set(uid, None);
         }
     }
 
@@ -155,7 +170,9 @@ impl VolumeManager {
         {
             return true;
         }
-        volumes.set_up_ended(now, volume, id, outcome, out)
+        let woken = volumes.set_up_ended(now, volume, id, outcome, out);
+        self.alarms.set(uid, volumes.wake_at);
+        woken
     }
 
     /// A read for a claim ended (`Owner::Claim(uid, volume)`). True if the pod is to be woken.
@@ -173,23 +190,25 @@ impl VolumeManager {
         let Some(ClaimRecord { pod, name, claim }) = volumes.claims.get_mut(volume) else { return false };
         let ours = claim.done(now, (pod, uid, volume, name), id, outcome, out);
         volumes.wake_at = earliest([volumes.wake_at, volumes.retry_at(now)]);
+        self.alarms.set(uid, volumes.wake_at);
         ours
     }
 
     /// When something that failed is tried, or told, again.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        earliest(self.pods.values().map(|volumes| volumes.wake_at).chain([self.csi.deadline()]))
+        debug_assert_eq!(self.alarms.first(), earliest(self.pods.values().map(|volumes| volumes.wake_at)), "an alarm was not set");
+        earliest([self.alarms.first(), self.csi.deadline()])
     }
 
     /// Answers the pods of which something is to be tried again; each is answered once, and is then to be synced.
     #[must_use]
     pub fn due(&mut self, now: Now) -> BTreeSet<PodUid> {
-        let mut woken = BTreeSet::new();
-        for (uid, volumes) in &mut self.pods {
-            if volumes.wake_at.is_some_and(|at| at <= now.mono) {
+        let woken: BTreeSet<PodUid> = self.alarms.due(now.mono).cloned().collect();
+        for uid in &woken {
+            self.alarms.set(uid, None);
+            if let Some(volumes) = self.pods.get_mut(uid) {
                 volumes.wake_at = None;
-                woken.insert(uid.clone());
             }
         }
         woken
@@ -197,24 +216,73 @@ impl VolumeManager {
 }
 
 impl PodVolumes {
+    fn sync_all(
+        &mut self,
+        now: Now,
+        pod: &Arc<Pod>,
+        uid: &PodUid,
+        inputs: &mut VolumeInputs<'_>,
+        csi: &mut CsiVolumes,
+        out: &mut Out<'_>,
+    ) -> VolumesState {
+        let layout = Layout::follow(self.layout.take(), pod);
+        self.layout = Some(Arc::clone(&layout));
+        let used = layout.used(pod);
+        if used.is_empty() {
+            return VolumesState::Ready;
+        }
+        if self.is_going(uid, csi) {
+            self.tear_down(now, uid, csi, out);
+            return VolumesState::Waiting { unmounted: names(&used, |_| true) };
+        }
+        if self.teardown.is_some() {
+            // A pod of the same UID begins anew.
+            *self = Self { layout: self.layout.take(), ..Self::default() };
+        }
+        let whose = Whose { pod, uid, layout: &layout };
+        let writing: usize =
+            self.volumes.values().filter_map(|record| record.operation.as_ref()).map(|operation| operation.bytes).sum();
+        let mut budget = Budget { bytes: WRITING_BYTES.saturating_sub(writing), spent: false };
+        let mut problems = BTreeMap::new();
+        for used in &used {
+            if let Err(cause) = self.sync(now, whose, *used, (inputs, &mut budget), csi, out) {
+                problems.insert(used.volume.name.as_str(), cause);
+            }
+        }
+        self.wake_at = self.retry_at(now);
+        if budget.spent && self.volumes.values().all(|record| record.operation.is_none()) {
+            // What was put off waits for nobody.
+            self.wake_at = Some(now.mono);
+        }
+        let unmounted = names(&used, |name| !self.mounted.contains_key(name));
+        if !problems.is_empty() {
+            VolumesState::Failed { message: failure_message(&unmounted, &problems) }
+        } else if unmounted.is_empty() {
+            VolumesState::Ready
+        } else {
+            VolumesState::Waiting { unmounted }
+        }
+    }
+
     /// # Errors
     /// In words, if the volume cannot be put in place by this agent.
     fn sync(
         &mut self,
         now: Now,
-        (pod, uid): (&Arc<Pod>, &PodUid),
+        whose: Whose<'_>,
         used: desired::Used<'_>,
-        inputs: &mut VolumeInputs<'_>,
+        (inputs, budget): (&mut VolumeInputs<'_>, &mut Budget),
         csi: &mut CsiVolumes,
         out: &mut Out<'_>,
     ) -> Result<(), String> {
+        let Whose { pod, uid, .. } = whose;
         let volume = used.volume;
         if let Some(mounted) = self.mounted.get(&volume.name).filter(|mounted| mounted.plugin == Plugin::Csi) {
             csi.synced(now, uid, &mounted.name);
             return Ok(());
         }
         match desired::source(pod, used)? {
-            Source::Pod(plugin) => self.set_up(now, (pod, uid), volume, (plugin, false), inputs, out),
+            Source::Pod(plugin) => self.set_up(now, whose, volume, (plugin, false), (inputs, budget), out),
             Source::Driver(spec) => self.mount_by_driver(pod, uid, volume, *spec, inputs.root_dir, csi),
             // What is in place is what the claim was bound to, and no claim is bound twice.
             Source::Claim(..) if self.mounted.contains_key(&volume.name) => {}
@@ -228,7 +296,7 @@ impl PodVolumes {
                     Bound::To(found) => match desired::claimed(used, found, read_only)? {
                         Claimed::Driver(spec) => self.mount_by_driver(pod, uid, volume, *spec, inputs.root_dir, csi),
                         Claimed::Machine(volume, plugin) => {
-                            self.set_up(now, (pod, uid), &volume, (plugin, read_only), inputs, out);
+                            self.set_up(now, whose, &volume, (plugin, read_only), (inputs, budget), out);
                         }
                     },
                 }
@@ -257,16 +325,18 @@ impl PodVolumes {
     fn set_up(
         &mut self,
         now: Now,
-        (pod, uid): (&Arc<Pod>, &PodUid),
+        whose: Whose<'_>,
         volume: &Volume,
         (plugin, read_only): (Plugin, bool),
-        inputs: &mut VolumeInputs<'_>,
+        (inputs, budget): (&mut VolumeInputs<'_>, &mut Budget),
         out: &mut Out<'_>,
     ) {
+        let Whose { pod, uid, .. } = whose;
         let record = self.volumes.entry(volume.name.clone()).or_insert_with(|| Record {
             pod: Arc::clone(pod),
             place: MountedVolume { read_only, ..desired::place(inputs.root_dir, uid, volume, plugin) },
             operation: None,
+            made: None,
             written: None,
             host: OperationBackoff::default(),
             sources: OperationBackoff::default(),
@@ -275,7 +345,7 @@ impl PodVolumes {
         if !plugin.refreshes() && self.mounted.contains_key(&volume.name) {
             return;
         }
-        if record.sync(now, uid, volume, plugin, inputs, out) {
+        if record.sync(now, whose, (volume, plugin), inputs, budget, out) {
             self.mounted.insert(volume.name.clone(), record.place.clone());
         }
     }
@@ -343,40 +413,70 @@ impl Record {
     fn sync(
         &mut self,
         now: Now,
-        uid: &PodUid,
-        volume: &Volume,
-        plugin: Plugin,
+        whose: Whose<'_>,
+        (volume, plugin): (&Volume, Plugin),
         inputs: &mut VolumeInputs<'_>,
+        budget: &mut Budget,
         out: &mut Out<'_>,
     ) -> bool {
-        match desired::setup(now, &self.pod, volume, plugin, inputs, out) {
+        let Ok(stamp) = stamp(now, whose, volume, plugin, inputs, out) else { return false };
+        match &self.made {
+            Some((of, Ok(digest))) if *of == stamp && self.is_set_up_as(now, *digest) => {
+                self.sources.clear();
+                return false;
+            }
+            Some((of, Err(cause))) if *of == stamp => {
+                let cause = cause.clone();
+                self.failed(now, &volume.name, &cause, out);
+                return false;
+            }
+            _ => {}
+        }
+        if budget.bytes == 0 {
+            budget.spent = true;
+            return false;
+        }
+        let mut room = Room::of_volume();
+        let setup = desired::setup(now, whose, volume, plugin, inputs, &mut room, out);
+        budget.bytes = budget.bytes.saturating_sub(room.taken());
+        match setup {
             Ok(None) => {
                 self.written = Some(0);
                 return true;
             }
             Ok(Some(setup)) => {
                 self.sources.clear();
-                self.set_up(now, uid, &volume.name, setup, out);
+                let (digest, bytes) = (payload::digest(&setup), payload::size(&setup));
+                self.made = Some((stamp, Ok(digest)));
+                if !self.is_set_up_as(now, digest) {
+                    self.set_up(whose.uid, &volume.name, setup, (digest, bytes), out);
+                }
             }
             Err(Trouble::Pending) => {}
             Err(Trouble::Failed(cause)) => {
-                if self.sources.until(now).is_none() {
-                    self.sources.failed(now);
-                    self.tell(&volume.name, &cause, out);
-                }
+                self.failed(now, &volume.name, &cause, out);
+                self.made = Some((stamp, Err(cause)));
             }
         }
         false
     }
 
-    fn set_up(&mut self, now: Now, uid: &PodUid, volume: &str, setup: VolumeSetup, out: &mut Out<'_>) {
-        let digest = payload::digest(&setup);
-        if self.operation.is_some() || self.written == Some(digest) || self.host.until(now).is_some() {
-            return;
+    /// Whether there is nothing to be done, or nothing can be now, for it to be as that digest says.
+    fn is_set_up_as(&self, now: Now, digest: u64) -> bool {
+        self.operation.is_some() || self.written == Some(digest) || self.host.until(now).is_some()
+    }
+
+    fn failed(&mut self, now: Now, volume: &str, cause: &str, out: &mut Out<'_>) {
+        if self.sources.until(now).is_none() {
+            self.sources.failed(now);
+            self.tell(volume, cause, out);
         }
+    }
+
+    fn set_up(&mut self, uid: &PodUid, volume: &str, setup: VolumeSetup, (digest, bytes): (u64, usize), out: &mut Out<'_>) {
         let call = HostCall::SetUpVolume { pod: uid.clone(), volume: volume.to_owned(), setup: Box::new(setup) };
         let action = out.issue(Owner::Volume(uid.clone(), volume.to_owned()), Lane::Host, LIMIT, Call::Host(call));
-        self.operation = Some(Operation { action, digest });
+        self.operation = Some(Operation { action, digest, bytes });
     }
 
     /// VOL-021

@@ -762,3 +762,24 @@ proptest! {
         prop_assert!(bench.now.mono.since(trouble_ended) <= Duration::from_secs(122));
     }
 }
+
+// VOL-020, VTY-009: a megabyte under many names. Upstream writes all of them, as many volumes at once as there are.
+#[test]
+fn volumes_of_much_are_written_a_few_at_a_time_and_read_once() {
+    let items: Vec<Value> = (0..25).map(|n| json!({"key": "k", "path": format!("f{n}")})).collect();
+    let one = |n: usize| json!({"name": format!("v{n}"), "configMap": {"name": "m", "defaultMode": 420, "items": items}});
+    let mut bench = Bench::new(pod((0..5).map(one).collect()));
+    bench.sync();
+    bench.tell(config_map("m", 1, json!({"k": "x".repeat(1 << 20)})));
+    bench.sync();
+    assert_eq!(bench.in_flight.len(), 3);
+    let first = *bench.in_flight.keys().next().unwrap();
+    assert!(bench.end(first, true));
+    bench.sync();
+    assert_eq!(bench.in_flight.len(), 3);
+    assert_eq!(bench.settle(), VolumesState::Ready);
+    let layout = bench.volumes.pods[&bench.uid()].layout.clone().unwrap();
+    // What has been read is not read again, however often the pod is synced.
+    (0..5000).for_each(|_| assert_eq!(bench.sync(), VolumesState::Ready));
+    assert!(Arc::ptr_eq(&layout, bench.volumes.pods[&bench.uid()].layout.as_ref().unwrap()));
+}

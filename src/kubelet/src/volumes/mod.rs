@@ -9,10 +9,12 @@ mod desired;
 pub(crate) mod downward;
 mod emptydir;
 mod hostpath;
+mod layout;
 pub mod manager;
 mod payload;
 mod projected;
 mod secret;
+mod stamp;
 mod teardown;
 
 use std::collections::BTreeMap;

@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{KeyToPath, Pod, Volume};
 
-use super::{Plugin, Trouble, desired};
+use super::layout::Layout;
+use super::{Plugin, Trouble};
 use crate::action::{EmptyDirMedium, ProjectedFile, VolumeSetup};
 use crate::cache::{Lookup, not_found, not_registered};
+use crate::limits::{EACH, Room};
 use crate::sensitive::Sensitive;
 
 /// AWR-002
@@ -31,29 +33,37 @@ pub(super) struct Wanted<'a> {
 }
 
 /// Completes the setup of a volume of files, which may take so much memory if it lies in memory.
-pub(super) fn setup(pod: &Pod, volume: &Volume, plugin: Plugin, memory: Option<u64>, files: Files) -> Result<VolumeSetup, Trouble> {
+pub(super) fn setup(
+    layout: &Layout,
+    pod: &Pod,
+    volume: &Volume,
+    plugin: Plugin,
+    memory: Option<u64>,
+    files: Files,
+) -> Result<VolumeSetup, Trouble> {
     Ok(VolumeSetup::Files {
         plugin: plugin.directory(),
         // VTY-007, VTY-008
         medium: if plugin == Plugin::ConfigMap { EmptyDirMedium::Disk } else { EmptyDirMedium::Memory { size: memory } },
         files: Arc::new(clean(files).map_err(Trouble::Failed)?),
-        directories: nested_directories(pod, &volume.name).map_err(Trouble::Failed)?,
+        directories: layout.nested(&volume.name).map_err(Trouble::Failed)?,
         fs_group: fs_group(pod),
     })
 }
 
 /// The keys of an object that a volume shows (VTY-009). `missing` is upstream's text for a key that is not there.
-pub(super) fn project(data: &BTreeMap<&str, &[u8]>, wanted: &Wanted<'_>, missing: &str) -> Result<Files, Trouble> {
+pub(super) fn project(data: &BTreeMap<&str, &[u8]>, wanted: &Wanted<'_>, missing: &str, room: &mut Room) -> Result<Files, Trouble> {
     let default_mode = default_mode(wanted.default_mode)?;
     let items = wanted.items.unwrap_or_default();
     if items.is_empty() {
-        return Ok(data.iter().map(|(key, bytes)| ((*key).to_owned(), file(bytes, default_mode))).collect());
+        return data.iter().map(|(key, bytes)| Ok(((*key).to_owned(), file_in(room, key, bytes, default_mode)?))).collect();
     }
     let mut files = Files::new();
     for item in items {
         match data.get(item.key.as_str()) {
             Some(bytes) => {
-                files.insert(item.path.clone(), file(bytes, item.mode.unwrap_or(default_mode)));
+                let file = file_in(room, &item.path, bytes, item.mode.unwrap_or(default_mode))?;
+                files.insert(item.path.clone(), file);
             }
             None if wanted.optional => {}
             None => return Err(Trouble::Failed(format!("{missing}: {}", item.key))),
@@ -95,6 +105,12 @@ pub(super) fn file(data: &[u8], mode: i32) -> ProjectedFile {
     ProjectedFile { data: Sensitive::new(data.to_vec()), mode: u32::try_from(mode).unwrap_or(0o644), owner: None }
 }
 
+/// The same, if there is room for it in its volume.
+pub(super) fn file_in(room: &mut Room, path: &str, data: &[u8], mode: i32) -> Result<ProjectedFile, Trouble> {
+    room.take(path.len() + data.len() + EACH).map_err(Trouble::Failed)?;
+    Ok(file(data, mode))
+}
+
 /// The pod's fsGroup.
 pub(super) fn fs_group(pod: &Pod) -> Option<i64> {
     pod.spec.as_ref()?.security_context.as_ref()?.fs_group
@@ -121,6 +137,12 @@ pub(super) fn digest(setup: &VolumeSetup) -> u64 {
         directories.hash(&mut hasher);
     }
     hasher.finish()
+}
+
+/// How much the contents of a setup take.
+pub(super) fn size(setup: &VolumeSetup) -> usize {
+    let VolumeSetup::Files { files, .. } = setup else { return 0 };
+    files.iter().map(|(path, file)| path.len() + file.data.reveal().len() + EACH).sum()
 }
 
 /// AWR-002
@@ -152,32 +174,10 @@ fn check(path: &str) -> Result<(), String> {
 }
 
 /// Without empty and `.` elements; absolute stays absolute. There is no `..` in it.
-fn cleaned(path: &str) -> String {
+pub(super) fn cleaned(path: &str) -> String {
     let elements: Vec<&str> = path.split('/').filter(|element| !element.is_empty() && *element != ".").collect();
     let root = if path.starts_with('/') { "/" } else { "" };
     format!("{root}{}", elements.join("/"))
-}
-
-/// Directories for what containers mount directly inside the volume (VTY-019).
-fn nested_directories(pod: &Pod, volume: &str) -> Result<BTreeSet<String>, String> {
-    let mut directories = BTreeSet::new();
-    for mounts in pod.spec.iter().flat_map(desired::mounts) {
-        let all: BTreeSet<String> = mounts.iter().map(|mount| cleaned(&mount.mount_path)).collect();
-        for own in mounts.iter().filter(|mount| mount.name == volume).map(|mount| cleaned(&mount.mount_path)) {
-            if own == ".." || own.starts_with("../") {
-                return Err(format!("invalid container mount point {own}"));
-            }
-            let prefix = format!("{}/", own.trim_end_matches('/'));
-            let mut outer: Option<&String> = None;
-            for inner in all.iter().filter(|path| path.starts_with(&prefix)) {
-                if outer.is_none_or(|outer| !inner.starts_with(&format!("{outer}/"))) {
-                    outer = Some(inner);
-                    directories.insert(inner[prefix.len()..].to_owned());
-                }
-            }
-        }
-    }
-    Ok(directories)
 }
 
 #[cfg(test)]
@@ -187,20 +187,6 @@ mod tests {
 
     fn pod(spec: Value) -> Pod {
         serde_json::from_value(json!({"spec": spec})).unwrap()
-    }
-
-    // VTY-019: only what is directly inside; the same in every container.
-    #[test]
-    fn directories_are_made_for_mounts_directly_inside_the_volume() {
-        let mount = |name: &str, path: &str| json!({"name": name, "mountPath": path});
-        let pod = pod(json!({
-            "initContainers": [{"name": "i", "volumeMounts": [mount("v", "/x"), mount("o", "/x/deep/er")]}],
-            "containers": [{"name": "c", "volumeMounts": [
-                mount("v", "/etc/app/"), mount("o", "/etc/app/sub"), mount("p", "/etc/app/sub/below"), mount("q", "/etc/application")]}],
-        }));
-        let directories: Vec<String> = nested_directories(&pod, "v").unwrap().into_iter().collect();
-        assert_eq!(directories, ["deep/er", "sub"]);
-        assert!(nested_directories(&pod, "q").unwrap().is_empty());
     }
 
     // VTY-011
