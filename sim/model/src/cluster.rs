@@ -10,6 +10,7 @@ use crate::api::ApiModel;
 use crate::faults::FaultPlan;
 use crate::host::HostModel;
 use crate::invariants::Witness;
+use crate::poison::Poisons;
 use crate::runtime::RuntimeModel;
 use crate::scenario::expect::View;
 
@@ -32,6 +33,9 @@ pub trait Cluster {
 
     /// Does something to the faults to come.
     fn with_faults<T>(&mut self, deed: impl FnOnce(&mut FaultPlan) -> T) -> T;
+
+    /// Does something to the panics to come.
+    fn with_poisons<T>(&mut self, deed: impl FnOnce(&mut Poisons) -> T) -> T;
 
     /// Tells what watches over the run.
     fn with_witness<T>(&mut self, deed: impl FnOnce(&mut Witness) -> T) -> T;

@@ -9,6 +9,7 @@ pub mod invariants;
 pub mod liveness;
 #[cfg(test)]
 mod mutations;
+pub mod poison;
 pub mod runtime;
 pub mod scenario;
 pub mod swarm;

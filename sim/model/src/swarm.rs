@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use kubelet::ids::PodUid;
 use kubelet::rng::Rng;
+use kubelet::work::Point;
 use serde_json::{Value, json};
 
 use crate::api::resource::named;
@@ -13,8 +15,9 @@ use crate::api::write::DeleteOptions;
 use crate::cluster::Cluster;
 use crate::faults::Odds;
 use crate::liveness::not_at_rest;
+use crate::poison::Poison;
 use crate::runtime::behaviour::ANNOTATION_PREFIX;
-use crate::scenario::run::{Verdict, apply, config_for, first_broken, heal, world_for};
+use crate::scenario::run::{Verdict, apply, config_for, first_broken, heal, poison_pod, world_for};
 use crate::scenario::schema::NodeSpec;
 use crate::world::World;
 
@@ -45,6 +48,47 @@ pub struct Draw {
     pub node: NodeSpec,
     rng: Rng,
     storage: Option<Storage>,
+    venom: Option<Venom>,
+}
+
+/// Pods that make the core panic, or the whole agent die: in some runs, and drawn apart as well.
+#[derive(Debug)]
+struct Venom {
+    rng: Rng,
+    /// The pods that have some.
+    given: Vec<String>,
+}
+
+/// How many pods are poisoned in one run, at most.
+const MOST_POISONED: usize = 3;
+
+impl Venom {
+    fn of(seed: u64) -> Option<Self> {
+        let mut rng = Rng::new(seed ^ 0x7665_6e6f_6d00);
+        (rng.below(3) == 0).then(|| Self { rng, given: Vec::new() })
+    }
+
+    /// Poisons a pod, perhaps.
+    fn deed(&mut self, cluster: &mut impl Cluster) -> Option<String> {
+        if !seldom(&mut self.rng, 3) || self.given.len() >= MOST_POISONED {
+            return None;
+        }
+        let pods: Vec<String> =
+            cluster.look(|view| view.api.store.list("pods", "").map(|pod| text(&pod["metadata"]["uid"])).collect());
+        let uid = pods.get(at(&mut self.rng, pods.len().max(1)))?.clone();
+        if self.given.contains(&uid) {
+            return None;
+        }
+        self.given.push(uid.clone());
+        let place = Point::ALL[at(&mut self.rng, Point::ALL.len())];
+        let place = (!seldom(&mut self.rng, 3)).then_some(place);
+        let skip = u32::try_from(self.rng.below(8)).unwrap_or(0);
+        let times = 1 + u32::try_from(self.rng.below(3)).unwrap_or(0);
+        let kills = seldom(&mut self.rng, 4);
+        let poison = Poison::new(PodUid::new(&uid), place, times).after(skip);
+        poison_pod(cluster, &uid, if kills { poison.that_kills() } else { poison });
+        Some(format!("poison pod {uid} at {place:?} after {skip}, {times} times, kills: {kills}"))
+    }
 }
 
 /// A driver on the node, and claims for pods to use: in some runs. It is drawn apart, so that the rest of a run is what it would be
@@ -142,7 +186,7 @@ impl Draw {
             parallel_pulls: (rng.below(4) == 0).then_some(1),
             ..NodeSpec::default()
         };
-        Self { node, rng, storage: Storage::of(seed) }
+        Self { node, rng, storage: Storage::of(seed), venom: Venom::of(seed) }
     }
 }
 
@@ -158,7 +202,7 @@ pub fn run(seed: u64, prepare: impl FnOnce(&mut World)) -> (Verdict, World, Plan
 
 /// Does to a cluster what is drawn, heals it, and sees it settle.
 pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
-    let Draw { node, mut rng, mut storage } = draw;
+    let Draw { node, mut rng, mut storage, mut venom } = draw;
     // A status write that lands after a newer one shows an old status for a moment, whoever writes: not a fault to draw.
     let api = Odds { late: 0, ..draw_odds(&mut rng) };
     let odds = (draw_odds(&mut rng), api, if rng.below(4) == 0 { draw_odds(&mut rng) } else { Odds::default() });
@@ -175,7 +219,8 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
         cluster.run_until(at);
         let text = deed(cluster, &mut rng, &mut pods, &mut storage);
         let of_driver = storage.as_mut().and_then(|storage| storage.deed(cluster));
-        let text = of_driver.into_iter().fold(text, |text, more| format!("{text}; {more}"));
+        let poisoned = venom.as_mut().and_then(|venom| venom.deed(cluster));
+        let text = of_driver.into_iter().chain(poisoned).fold(text, |text, more| format!("{text}; {more}"));
         cluster.note(&text);
         plan.deeds.push((at, text));
         if let Some(broken) = first_broken(cluster) {

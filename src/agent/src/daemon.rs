@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustls::crypto::ring;
@@ -99,11 +100,28 @@ pub async fn run_in(surroundings: Surroundings, resolved: &Resolved, shutdown: C
     };
     tokio::select! {
         biased;
-        ended = agent.run(Some(serving), shutdown).boxed() => ended?,
+        ended = agent.run_where(on_its_own_thread, Some(serving), shutdown).boxed() => ended?,
         ended = renewed => return Err(ended.into()),
     }
     tracing::info!("Keelson stops; containers go on running");
     Ok(())
+}
+
+/// The loop has a thread to itself: however long an event takes, TLS, healthz and all calls go on beside it, and however much they do,
+/// it turns. Should it panic outside of every boundary, the process ends and is started again.
+fn on_its_own_thread(turns: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+    let runtime = tokio::runtime::Handle::current();
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name("event-loop".to_owned()).spawn(move || {
+        runtime.block_on(turns);
+        // Nobody may wait for it any more.
+        let _ = ended.send(());
+    });
+    async move {
+        thread.expect("a process that cannot have one thread cannot be a node agent");
+        end.await.expect("the event loop ends by itself only when it is told to");
+    }
+    .boxed()
 }
 
 /// The real system: sockets, files, clock. Joins the cluster first if that is asked for and cannot be done while the agent runs.

@@ -14,6 +14,7 @@ use kubelet::action::{ApiCall, CriCall, HostCall};
 use kubelet::event::{ApiReply, CriReply, Event, HostReply, WatchKey};
 use kubelet::failure::Failure;
 use kubelet::ids::PodUid;
+use kubelet::work::Point;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// What the agent is given to live on.
@@ -155,6 +156,14 @@ pub trait Host: Send + Sync {
 
     /// Hints that something changed at the static pod path since it was read (POD-007). Ends where they cannot be had.
     fn manifest_changes(&self) -> BoxStream<'static, ()>;
+
+    /// The core begins to work for a pod, or for none: should the process die of it, the next life is told. Called often, from the
+    /// thread that decides, so it takes no longer than a write to memory that the kernel keeps. In the simulator a planted panic
+    /// strikes here.
+    fn works_for(&self, work: Option<(Point, &PodUid)>);
+
+    /// The pods that earlier lives died of, with how often in a row; what this life works for is noted from here on.
+    fn suspects(&self) -> BoxFuture<'_, Vec<(PodUid, u32)>>;
 
     /// Tells systemd that the service is up (API-295). Does nothing where there is none.
     fn notify_ready(&self);

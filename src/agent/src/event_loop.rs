@@ -8,12 +8,14 @@ use kubelet::action::Action;
 use kubelet::event::Event;
 use kubelet::kubelet::Kubelet;
 use kubelet::time::{Mono, Now};
+use kubelet::work::caught;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::env::Env;
 use crate::executor::Executor;
+use crate::loop_gauge::LoopGauge;
 
 /// How many events of one source are handled before the others get their turn.
 const BURST: usize = 64;
@@ -66,6 +68,8 @@ pub struct EventLoop {
     pub epoch: Instant,
     /// Sees all decisions.
     pub tap: Option<Tap>,
+    /// What the loop counts of itself.
+    pub gauge: LoopGauge,
 }
 
 impl EventLoop {
@@ -107,13 +111,18 @@ impl EventLoop {
         }
     }
 
-    fn answer(&self, query: Query) {
+    fn answer(&mut self, query: Query) {
         let now = self.now();
-        query(&self.kubelet, now);
+        let began = Instant::now();
+        // Whoever asked what cannot be answered gets no answer.
+        let _answered = caught(|| query(&self.kubelet, now));
+        self.gauge.turned("query", None, began.elapsed(), &self.kubelet);
     }
 
     fn handle(&mut self, event: Event) {
         let now = self.now();
+        let began = Instant::now();
+        let kind = event.name();
         let mut actions = Vec::new();
         if let Some(tap) = &mut self.tap {
             let seen = event.clone();
@@ -125,6 +134,8 @@ impl EventLoop {
         for action in actions {
             self.executor.start(action);
         }
+        let pod = self.kubelet.worked_for();
+        self.gauge.turned(kind, pod, began.elapsed(), &self.kubelet);
     }
 
     fn now(&self) -> Now {

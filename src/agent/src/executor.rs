@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::call_log::CallLog;
+use crate::containment::{contained, kept_up};
 use crate::env::{Env, EventSink};
 use crate::lanes::{LaneLimits, Lanes};
 use crate::plugins::Caller;
@@ -70,7 +71,8 @@ impl Executor {
             }
             Call::Api(ApiCall::Watch(key)) => {
                 if !self.watches.contains_key(&key) {
-                    let task = self.env.api.watch(key.clone(), self.sink.clone());
+                    let (api, sink, of) = (Arc::clone(&self.env.api), self.sink.clone(), key.clone());
+                    let task = async move { kept_up("watch", || api.watch(of.clone(), sink.clone())).await };
                     self.watches.insert(key, self.watch_tasks.spawn(task));
                 }
             }
@@ -93,12 +95,16 @@ impl Executor {
         self.calls.spawn(async move {
             let log = CallLog::begin(&call);
             let event = match call {
-                Call::Cri(call) => Event::CriDone { id, outcome: limits.hold(|_| cri(&env, epoch, call)).await },
-                Call::Api(call) => Event::ApiDone { id, outcome: limits.hold(|_| env.api.call(call)).await },
-                Call::Host(call) => Event::HostDone { id, outcome: limits.hold(|_| env.host.call(call)).await },
-                Call::Csi(call) => Event::CsiDone { id, outcome: limits.hold(|_| plugins(call)).await },
+                Call::Cri(call) => Event::CriDone { id, outcome: limits.hold(|_| contained(cri(&env, epoch, call))).await },
+                Call::Api(call) => {
+                    Event::ApiDone { id, outcome: limits.hold(|_| contained(async { env.api.call(call).await })).await }
+                }
+                Call::Host(call) => {
+                    Event::HostDone { id, outcome: limits.hold(|_| contained(async { env.host.call(call).await })).await }
+                }
+                Call::Csi(call) => Event::CsiDone { id, outcome: limits.hold(|_| contained(async { plugins(call).await })).await },
                 Call::Probe(call) => {
-                    let probe = |left| probe(prober.as_ref(), call, left);
+                    let probe = |left| contained(async move { probe(prober.as_ref(), call, left).await });
                     Event::ProbeDone { id, outcome: limits.hold(probe).await }
                 }
                 Call::Cancel(_) => unreachable!("cancels do not reach a lane"),
@@ -120,7 +126,7 @@ impl Executor {
                     }
                     return event;
                 }
-                Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // A call that panicked has failed (see `containment`); what is left is one that was aborted.
                 Some(Err(_)) => {}
                 None => futures::future::pending().await,
             }

@@ -22,15 +22,26 @@ fn main() -> ExitCode {
     }
 }
 
+/// Of a panic the log learns where it was, and what it said if that is a text of the program: what was put together at run time may hold
+/// what nobody is to read.
+fn tell_of_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let said = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or_default();
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(at, said, "panicked");
+    }));
+}
+
 fn run(resolved: Resolved) -> ExitCode {
     if let Err(error) = telemetry::init(&resolved.logging, || daemon::SystemClock.now()) {
         eprintln!("{error}");
         return ExitCode::FAILURE;
     }
+    tell_of_panics();
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }
-    // Two threads: the loop is one task, and what blocks has threads of its own. Those are made when they are needed; the bounds that
+    // Two threads beside the loop's own, and what blocks has threads of its own. Those are made when they are needed; the bounds that
     // keep a pod from holding them all are the host adapter's, and what it never takes is for name servers.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4096).enable_all().build();
     let outcome = match runtime {

@@ -14,10 +14,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Resolved;
+use crate::containment::kept_up;
 use crate::env::Env;
 use crate::event_loop::{EventLoop, Handle, Tap, handle};
 use crate::executor::Executor;
 use crate::lanes::LaneLimits;
+use crate::loop_gauge::LoopGauge;
 use crate::server::auth::Guard;
 use crate::server::stats::{Collector, StatsSettings};
 use crate::server::{ClientCa, Gate, NodeView, ServeError, Settings, Shared, metrics, serve, serve_healthz};
@@ -44,7 +46,11 @@ pub struct Agent {
     companions: JoinSet<()>,
     handle: Handle,
     epoch: Instant,
+    metrics: Arc<metrics::Registry>,
 }
+
+/// Where the loop turns: a way to run it to its end.
+pub type Turns = fn(BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
 
 impl Agent {
     /// Puts an agent together. Must be called in the runtime that it will run in; nothing is done before [`Agent::run`].
@@ -59,12 +65,28 @@ impl Agent {
         let executor =
             Executor::new(env.clone(), epoch, callers, sink.clone(), &LaneLimits { images, sandboxes: (2 * env.cores).max(4) });
         let mut companions = JoinSet::new();
-        companions.spawn(runtime_events::follow(env.clone(), sink.clone()));
-        companions.spawn(plugins::registry::follow(env.clone(), sink.clone()));
-        companions.spawn(manifest_events::follow(env.clone(), sink));
-        let kubelet = Kubelet::new(config, env.seed);
-        let event_loop = EventLoop { kubelet, env, executor, sources, queries, epoch, tap };
-        Self { event_loop, companions, handle, epoch }
+        {
+            let (env, sink) = (env.clone(), sink.clone());
+            companions
+                .spawn(async move { kept_up("events of the runtime", || runtime_events::follow(env.clone(), sink.clone())).await });
+        }
+        {
+            let (env, sink) = (env.clone(), sink.clone());
+            companions.spawn(async move {
+                kept_up("registry of plugins", || plugins::registry::follow(env.clone(), sink.clone())).await
+            });
+        }
+        {
+            let env = env.clone();
+            companions.spawn(async move { kept_up("manifests", || manifest_events::follow(env.clone(), sink.clone())).await });
+        }
+        let mut kubelet = Kubelet::new(config, env.seed);
+        let host = Arc::clone(&env.host);
+        kubelet.on_work(Box::new(move |work| host.works_for(work)));
+        let metrics = Arc::new(metrics::Registry::new());
+        let gauge = LoopGauge::new(Arc::clone(&metrics));
+        let event_loop = EventLoop { kubelet, env, executor, sources, queries, epoch, tap, gauge };
+        Self { event_loop, companions, handle, epoch, metrics }
     }
 
     /// The way to ask the agent while it runs.
@@ -84,18 +106,33 @@ impl Agent {
     /// # Errors
     /// If a listener cannot be had, or ended (API-004).
     pub async fn run(self, serving: Option<Serving>, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let Self { event_loop, mut companions, handle, epoch: _ } = self;
+        self.run_where(|turns| turns, serving, shutdown).await
+    }
+
+    /// The same, and the loop turns where it is told to: on a real node it has a thread of its own, so that nothing else waits for it.
+    ///
+    /// # Errors
+    /// If a listener cannot be had, or ended (API-004).
+    pub async fn run_where(self, turns: Turns, serving: Option<Serving>, shutdown: CancellationToken) -> Result<(), ServeError> {
+        let Self { mut event_loop, mut companions, handle, epoch: _, metrics } = self;
         let env = event_loop.env.clone();
         let config = Arc::clone(event_loop.kubelet.config());
         let servers = match serving {
-            Some(serving) => servers(&env, &config, serving, handle, &mut companions, &shutdown),
+            Some(serving) => servers(&env, &config, serving, (handle, metrics), &mut companions, &shutdown),
             None => futures::future::pending().boxed(),
         };
         let stop = shutdown.child_token();
         env.host.notify_ready();
+        let turning = async move {
+            for (pod, deaths) in env.host.suspects().await {
+                tracing::warn!(%pod, deaths, "An earlier life died while it worked on a pod: it is taken last");
+                event_loop.kubelet.suspect(&pod, deaths);
+            }
+            turns(event_loop.run(stop).boxed()).await;
+        };
         tokio::select! {
             biased;
-            () = event_loop.run(stop) => Ok(()),
+            () = turning => Ok(()),
             ended = servers => ended,
         }
     }
@@ -106,7 +143,7 @@ fn servers(
     env: &Env,
     config: &Config,
     serving: Serving,
-    handle: Handle,
+    (handle, metrics): (Handle, Arc<metrics::Registry>),
     companions: &mut JoinSet<()>,
     shutdown: &CancellationToken,
 ) -> BoxFuture<'static, Result<(), ServeError>> {
@@ -122,14 +159,16 @@ fn servers(
     let listeners = settings.listeners.clone();
     let strict = settings.strict_streaming;
     let guard = Guard::new(Arc::clone(&env.api), Arc::clone(&env.clock), settings.auth.clone(), client_ca, strict, env.seed);
-    let shared = Shared::new(env.clone(), Arc::clone(&view), settings, Arc::new(metrics::Registry::new()), Arc::clone(&stats));
+    let shared = Shared::new(env.clone(), Arc::clone(&view), settings, metrics, Arc::clone(&stats));
     {
         let shutdown = shutdown.clone();
-        companions.spawn(async move { stats.run(view.as_ref(), shutdown).await });
+        companions.spawn(async move { kept_up("usage", || stats.run(view.as_ref(), shutdown.clone())).await });
     }
     if let Some(address) = listeners.healthz {
         let gate = Gate::healthz(Arc::clone(&shared));
-        companions.spawn(serve_healthz(Arc::clone(&env.net), address, gate, shutdown.clone()));
+        let (net, shutdown) = (Arc::clone(&env.net), shutdown.clone());
+        let serve = move || serve_healthz(Arc::clone(&net), address, Arc::clone(&gate), shutdown.clone());
+        companions.spawn(async move { kept_up("healthz", serve).await });
     }
     let main = listeners.https.map(|address| {
         serve(Arc::clone(&env.net), address, Gate::main(Arc::clone(&shared), guard), Some(tls), shutdown.clone()).boxed()

@@ -4,6 +4,7 @@
 
 use crate::action::{ApiCall, Call, CriCall, HostCall, ProbeCall};
 use crate::csi::CsiCall;
+use crate::event::Event;
 
 impl Call {
     /// Such as `RunPodSandbox` or `PatchPodStatus`.
@@ -18,6 +19,32 @@ impl Call {
             Self::Probe(ProbeCall::Grpc { .. }) => "GrpcProbe",
             Self::Csi(call) => call.name(),
             Self::Cancel(_) => "Cancel",
+        }
+    }
+}
+
+impl Event {
+    /// Its kind.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Started => "Started",
+            Self::WatchListed { .. } => "WatchListed",
+            Self::WatchApplied { .. } => "WatchApplied",
+            Self::WatchDeleted { .. } => "WatchDeleted",
+            Self::WatchFailed { .. } => "WatchFailed",
+            Self::ManifestsChanged => "ManifestsChanged",
+            Self::RuntimeEventsOpened => "RuntimeEventsOpened",
+            Self::RuntimeEventsClosed { .. } => "RuntimeEventsClosed",
+            Self::RuntimeChanged { .. } => "RuntimeChanged",
+            Self::CriDone { .. } => "CriDone",
+            Self::ApiDone { .. } => "ApiDone",
+            Self::HostDone { .. } => "HostDone",
+            Self::ProbeDone { .. } => "ProbeDone",
+            Self::CsiDone { .. } => "CsiDone",
+            Self::PluginsChanged => "PluginsChanged",
+            Self::PluginsUnwatched => "PluginsUnwatched",
+            Self::TimerFired => "TimerFired",
         }
     }
 }

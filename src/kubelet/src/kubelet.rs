@@ -2,10 +2,16 @@
 //! Upstream: pkg/kubelet/kubelet.go.
 //! Differs: one synchronous function from events to actions; nothing waits, so nothing needs a lock.
 
+mod due;
+mod guard;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::due::Part;
+use self::guard::Faults;
+pub(crate) use self::guard::QUARANTINED;
 use crate::action::{Action, ApiCall, Call, Lane};
 use crate::alarms::Alarms;
 use crate::cache::ObjectCache;
@@ -17,9 +23,8 @@ use crate::failure::{Failure, FailureKind};
 use crate::housekeeping::Housekeeping;
 use crate::ids::{ActionId, PodUid};
 use crate::images::ImageManager;
-use crate::node::conditions::Pressures;
 use crate::node::lease::NodeLease;
-use crate::node::manager::{NodeFacts, NodeManager};
+use crate::node::manager::NodeManager;
 use crate::node::runtime_health::RuntimeHealth;
 use crate::node_files::NodeFiles;
 use crate::out::{Ledger, Out, Owner};
@@ -30,6 +35,7 @@ use crate::pod::chain::StepReply;
 use crate::pod::manager::PodManager;
 use crate::pod::worker::PodWorker;
 use crate::prober::{Prober, exec_outcome};
+use crate::quarantine::Quarantine;
 use crate::recorder::{Recorded, Recorder, Subject};
 use crate::rng::Rng;
 use crate::startup::Startup;
@@ -39,6 +45,7 @@ use crate::time::{Mono, Now, earliest};
 use crate::tokens::TokenManager;
 use crate::volumes::csi::StepReply as VolumeReply;
 use crate::volumes::manager::VolumeManager;
+use crate::work::{OnWork, Work};
 use crate::workers::Doubts;
 
 /// How long a look at the runtime may take: one whose answer was lost must not blind the agent for as long as a change may take.
@@ -57,6 +64,10 @@ pub struct Kubelet {
     pub(crate) alarms: Alarms<PodUid>,
     pub(crate) affinity: Doubts,
     pub(crate) static_pods: StaticPods,
+    /// Pods on which the core failed.
+    pub(crate) quarantine: Quarantine,
+    faults: Faults,
+    work: Work,
     lease: NodeLease,
     recorder: Recorder,
     ledger: Ledger,
@@ -107,6 +118,9 @@ impl Kubelet {
             alarms: Alarms::default(),
             affinity: Doubts::default(),
             static_pods: StaticPods::new(&config.static_pods),
+            quarantine: Quarantine::default(),
+            faults: Faults::default(),
+            work: Work::default(),
             lease: NodeLease::new(&config.node.name, config.node.lease_duration),
             recorder: Recorder::new(&config.node.name, config.events.qps, config.events.burst),
             ledger: Ledger::default(),
@@ -122,54 +136,64 @@ impl Kubelet {
         &self.parts.config
     }
 
-    /// Takes one event and says what is to be done about it.
+    /// Tells somebody for whom the core works, from now on.
+    pub fn on_work(&mut self, on_work: OnWork) {
+        self.work.told_to(on_work);
+    }
+
+    /// The pod that was worked for last since this was last asked.
+    pub fn worked_for(&mut self) -> Option<PodUid> {
+        self.work.take_last()
+    }
+
+    /// Earlier lives died while they worked on that pod, so often in a row: it is taken last.
+    pub fn suspect(&mut self, pod: &PodUid, deaths: u32) {
+        self.quarantine.suspect(Mono::ZERO, pod, deaths);
+    }
+
+    /// Takes one event and says what is to be done about it. Does not panic: what does, within, costs the pod that it was for.
     pub fn handle(&mut self, now: Now, event: Event, actions: &mut Vec<Action>) {
         let mut ledger = std::mem::take(&mut self.ledger);
         let mut recorded = std::mem::take(&mut self.pending_events);
-        let mut out = Out::new(&mut ledger, actions, &mut recorded);
-        self.route(now, event, &mut out);
+        let mut work = std::mem::take(&mut self.work);
+        let mut out = Out::new(&mut ledger, actions, &mut recorded).that_tells(&mut work);
+        self.take(now, event, &mut out);
         self.due(now, &mut out);
         self.settle(now, &mut out);
-        self.parts.drive_volumes(now, self.pods.sources_ready(), &mut out);
+        self.guarded(now, Part::Drivers, &mut out, |kubelet, out| {
+            kubelet.parts.drive_volumes(now, kubelet.pods.sources_ready(), out);
+        });
+        out.rests();
         if self.parts.config.node.standalone {
             // NODE-002: there is nobody to tell.
             recorded.clear();
         }
         let mut nothing = Vec::new();
-        self.recorder.take(now, &mut recorded, &mut Out::new(&mut ledger, actions, &mut nothing));
+        let mut out = Out::new(&mut ledger, actions, &mut nothing);
+        self.guarded(now, Part::Recorder, &mut out, |kubelet, out| kubelet.recorder.take(now, &mut recorded, out));
+        // Of events that cannot be told, none waits.
+        recorded.clear();
         self.ledger = ledger;
         self.pending_events = recorded;
+        self.work = work;
     }
 
     /// When [`Event::TimerFired`] is wanted next.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
         let workers = self.alarms.first();
-        debug_assert_eq!(workers, earliest(self.workers.values().map(PodWorker::deadline)), "a worker changed and was not planned");
+        debug_assert_eq!(
+            workers,
+            earliest(self.workers.values().filter(|worker| !self.quarantine.holds(&worker.uid)).map(PodWorker::deadline)),
+            "a worker changed and was not planned"
+        );
         earliest(self.deadlines().into_iter().map(|(_, at)| at).chain([workers]))
     }
 
-    /// What each part waits for: to tell why the agent wakes.
+    /// What each part waits for: to tell why the agent wakes. One that has failed waits for no less than its pause.
     #[must_use]
-    pub fn deadlines(&self) -> [(&'static str, Option<Mono>); 15] {
-        let parts = &self.parts;
-        [
-            ("startup", parts.startup.deadline()),
-            ("runtime", parts.runtime.deadline()),
-            ("images", parts.images.deadline()),
-            ("volumes", parts.volumes.deadline()),
-            ("plugins", parts.plugins.deadline()),
-            ("objects", parts.objects.deadline()),
-            ("tokens", parts.tokens.deadline()),
-            ("statuses", parts.statuses.deadline()),
-            ("prober", parts.prober.deadline()),
-            ("node", parts.node.deadline()),
-            ("pleg", self.pleg.deadline()),
-            ("housekeeping", self.housekeeping.deadline()),
-            ("lease", if parts.config.node.standalone { None } else { self.lease.deadline() }),
-            ("static pods", self.static_pods.deadline()),
-            ("recorder", self.recorder.deadline()),
-        ]
+    pub fn deadlines(&self) -> [(&'static str, Option<Mono>); Part::ALL.len()] {
+        Part::ALL.map(|part| (part.name(), self.faults.not_before(part, self.deadline_of(part))))
     }
 
     fn route(&mut self, now: Now, event: Event, out: &mut Out<'_>) {
@@ -345,7 +369,7 @@ impl Kubelet {
                 if first && self.pleg.has_listed() {
                     self.parts.node.hurry();
                 }
-                self.adopt_orphans(now);
+                self.adopt_orphans(now, out);
             }
             Some(Owner::Pod(uid)) => self.pod_done(now, &uid, id, outcome.map(StepReply::Cri), out),
             Some(Owner::Image(uid, name)) => {
@@ -483,52 +507,6 @@ impl Kubelet {
             let driver = self.parts.cgroup_driver();
             self.parts.startup.plan_tiers(&self.parts.config, driver, out);
         }
-    }
-
-    /// Everything whose time has come.
-    fn due(&mut self, now: Now, out: &mut Out<'_>) {
-        let parts = &mut self.parts;
-        parts.startup.due(now, out);
-        if parts.runtime.due(now, out).changed {
-            parts.node.hurry();
-            self.dirty.extend(self.workers.keys().cloned());
-        }
-        self.pleg.due(now, out);
-        self.static_pods.due(now, out);
-        let mut woken = parts.images.due(now, out);
-        woken.extend(parts.volumes.due(now));
-        woken.extend(parts.objects.due(now));
-        woken.extend(parts.tokens.due(now, out));
-        parts.statuses.due(now, out);
-        parts.prober.due(now, out);
-        let pleg_error = self.pleg.unhealthy(now.mono);
-        let volumes_in_use = parts.volumes.csi.in_use();
-        let facts = NodeFacts {
-            machine: parts.startup.machine(),
-            runtime: &parts.runtime,
-            runtime_known: parts.runtime.has_told() && self.pleg.has_listed() && parts.startup.is_done(),
-            startup_error: parts.startup.last_error(),
-            pleg_error: pleg_error.as_deref(),
-            images: self.housekeeping.images(),
-            pressures: Pressures::default(),
-            volumes_in_use: volumes_in_use.as_deref(),
-        };
-        parts.node.due(now, &facts, &mut parts.rng, out);
-        if parts.startup.is_done() {
-            parts.plugins.look(now, &parts.config.paths.root, out);
-        }
-        parts.plugins.due(now, parts.node.plugin_facts(), out);
-        if !parts.config.node.standalone {
-            self.lease.due(now, out);
-        }
-        self.dirty.extend(woken);
-        for uid in self.alarms.due(now.mono) {
-            if let Some(worker) = self.workers.get_mut(uid) {
-                worker.time_passed(now);
-            }
-            self.dirty.insert(uid.clone());
-        }
-        self.keep_house(now, out);
     }
 }
 

@@ -9,6 +9,7 @@ use crate::action::{Action, Call, Lane};
 use crate::event::WatchKey;
 use crate::ids::{ActionId, PodUid};
 use crate::recorder::Recorded;
+use crate::work::{Point, Work};
 
 /// Whose an action is: the part of the core that its completion goes to, with what that part needs to find its place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,12 +106,50 @@ pub struct Out<'a> {
     ledger: &'a mut Ledger,
     actions: &'a mut Vec<Action>,
     recorded: &'a mut Vec<Recorded>,
+    work: Option<&'a mut Work>,
 }
 
 impl<'a> Out<'a> {
     /// Puts its three ends together.
     pub fn new(ledger: &'a mut Ledger, actions: &'a mut Vec<Action>, recorded: &'a mut Vec<Recorded>) -> Self {
-        Self { ledger, actions, recorded }
+        Self { ledger, actions, recorded, work: None }
+    }
+
+    /// The same, and it is told for whom it is worked.
+    #[must_use]
+    pub fn that_tells(self, work: &'a mut Work) -> Self {
+        Self { work: Some(work), ..self }
+    }
+
+    /// Work for a pod begins: if it fails, that pod is what it costs.
+    pub fn works_for(&mut self, at: Point, pod: &PodUid) {
+        if let Some(work) = &mut self.work {
+            work.begins(at, pod);
+        }
+    }
+
+    /// What follows is for no pod alone.
+    pub fn rests(&mut self) {
+        if let Some(work) = &mut self.work {
+            work.rests();
+        }
+    }
+
+    /// For whom it is worked.
+    #[must_use]
+    pub fn working_for(&self) -> Option<&(Point, PodUid)> {
+        self.work.as_ref().and_then(|work| work.now())
+    }
+
+    /// Whose an action is that has not ended.
+    #[must_use]
+    pub fn owns(&self, id: ActionId) -> Option<&Owner> {
+        self.ledger.owners.get(&id)
+    }
+
+    /// The end of an action was not taken: it is going to end once more.
+    pub fn give_back(&mut self, id: ActionId, owner: Owner) {
+        self.ledger.owners.insert(id, owner);
     }
 
     /// Whose an action that ended was. Asking forgets it: an action ends once.

@@ -47,6 +47,7 @@ use crate::time::Now;
 use crate::tokens::TokenManager;
 use crate::volumes::csi::CsiContext;
 use crate::volumes::{VolumeInputs, VolumeManager, VolumesState};
+use crate::work::Point;
 
 /// What pods plan with: everything but the workers themselves.
 #[derive(Debug)]
@@ -251,6 +252,7 @@ impl Parts {
         wanted: Wanted<'_>,
         out: &mut Out<'_>,
     ) -> Result<ContainerPlan, PlanError> {
+        out.works_for(Point::Container, &worker.uid);
         let Wanted { container, attempt, image, room } = wanted;
         let pod = &worker.pod;
         let Some(sandbox) = seen.sandboxes.first() else { return Err(None) };

@@ -21,6 +21,7 @@ use crate::pod::conditions::{OWNED, READY_TO_START};
 use crate::pod::manager::{name_of, uid_of};
 use crate::status_patch::pod_status_patch;
 use crate::time::{Mono, Now};
+use crate::work::Point;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// POD-301: what failed is tried again in the next pass; the first time sooner.
@@ -193,6 +194,16 @@ impl StatusManager {
         }
     }
 
+    /// The core failed on the pod: this is what is told of it, and nothing more by itself for as long as a call may take.
+    pub fn set_aside(&mut self, now: Now, uid: &PodUid, status: PodStatus, out: &mut Out<'_>) {
+        self.alarms.set(uid, None);
+        if let Some(tracked) = self.pods.get_mut(uid) {
+            let gate = tracked.gate;
+            self.set_status(uid, status, gate);
+            self.tell(now, uid, out);
+        }
+    }
+
     /// When something is to be told, again or at last.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
@@ -203,6 +214,7 @@ impl StatusManager {
     pub fn due(&mut self, now: Now, out: &mut Out<'_>) {
         let due: Vec<PodUid> = self.alarms.due(now.mono).cloned().collect();
         for uid in due {
+            out.works_for(Point::Status, &uid);
             self.tell(now, &uid, out);
         }
     }

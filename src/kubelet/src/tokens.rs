@@ -16,6 +16,7 @@ use crate::out::{Out, Owner};
 use crate::rng::Rng;
 use crate::sensitive::Sensitive;
 use crate::time::{Mono, Now, earliest};
+use crate::work::Point;
 
 /// TOK-003: no token is older than this.
 const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -211,6 +212,12 @@ impl TokenManager {
         state
     }
 
+    /// Whose request has that number.
+    #[must_use]
+    pub fn pod_of(&self, number: u64) -> Option<&PodUid> {
+        self.keys.get(&number).map(|key| &key.pod)
+    }
+
     /// The pod's volumes are gone, and with them its tokens (TOK-005).
     pub fn forget(&mut self, uid: &PodUid) {
         self.entries.retain(|key, _| key.pod != *uid);
@@ -229,6 +236,7 @@ impl TokenManager {
         let mut woken = BTreeSet::new();
         for (key, entry) in &mut self.entries {
             if entry.next.is_some_and(|at| at <= now.mono) {
+                out.works_for(Point::TokenDue, &key.pod);
                 entry.ask(key, out);
             }
             if entry.end.is_some_and(|at| at <= now.mono) {

@@ -25,6 +25,7 @@ use crate::pod::stop::pod_grace;
 use crate::pod::worker::{Completed, Phase, PodWorker, Verdict};
 use crate::recorder::{Recorded, Subject};
 use crate::time::Now;
+use crate::work::{Point, caught};
 
 /// POD-087: the grace of a pod that no source knows.
 const ORPHAN_GRACE: Duration = Duration::from_secs(1);
@@ -52,20 +53,24 @@ pub fn phase_is_terminal(pod: &Pod) -> bool {
 impl Kubelet {
     /// A source changed its pods.
     pub(crate) fn pods_changed(&mut self, now: Now, changes: Changes, out: &mut Out<'_>) {
+        for uid in changes.failed {
+            self.panicked(now, &uid, None, out);
+        }
         for uid in changes.removed {
-            self.pod_removed(now, &uid);
+            self.for_pod(now, Point::PodRemoved, &uid, out, |kubelet, _| kubelet.pod_removed(now, &uid));
         }
         for uid in changes.added {
-            self.pod_added(now, &uid, out);
+            self.for_pod(now, Point::PodAdded, &uid, out, |kubelet, out| kubelet.pod_added(now, &uid, out));
         }
         for uid in changes.updated.into_iter().chain(changes.reconciled) {
-            self.pod_updated(now, &uid, out);
+            self.for_pod(now, Point::PodUpdated, &uid, out, |kubelet, out| kubelet.pod_updated(now, &uid, out));
         }
-        self.adopt_orphans(now);
+        out.rests();
+        self.adopt_orphans(now, out);
         self.housekeeping.pods_changed(now);
     }
 
-    fn pod_added(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
+    pub(crate) fn pod_added(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
         let Some(desired) = self.pods.get(uid).cloned() else { return };
         self.parts.statuses.pod_seen(now, &desired.pod);
         if let Some(orphan) = self.workers.get_mut(uid) {
@@ -74,6 +79,10 @@ impl Kubelet {
             orphan.source = Some(desired.source);
             orphan.adopted = false;
             self.dirty.insert(uid.clone());
+            return;
+        }
+        if self.quarantine.holds(uid) {
+            self.add_held(now, uid, desired.pod, desired.source, out);
             return;
         }
         let deleting = desired.pod.metadata.deletion_timestamp.is_some();
@@ -97,6 +106,14 @@ impl Kubelet {
         let worker = PodWorker::new(now, uid.clone(), desired.pod, Some(desired.source));
         self.workers.insert(uid.clone(), worker);
         self.pod_updated(now, uid, out);
+    }
+
+    /// A pod of which an earlier life may have died. If it has its place already, it keeps it; else it is judged when its pause is over.
+    fn add_held(&mut self, now: Now, uid: &PodUid, pod: Arc<Pod>, source: PodSource, out: &mut Out<'_>) {
+        if pod.status.as_ref().is_some_and(|status| status.start_time.is_some()) && !phase_is_terminal(&pod) {
+            self.workers.insert(uid.clone(), PodWorker::new(now, uid.clone(), pod, Some(source)));
+        }
+        self.tell_suspect(now, uid, out);
     }
 
     /// POD-035: the scheduler may know labels of the node that have not come this far yet. Before a pod is refused for good on their
@@ -145,7 +162,11 @@ impl Kubelet {
     /// Refused pods of which the runtime turns out to hold something: a listing may come after the pods did.
     fn stop_refused_that_were_here(&mut self, now: Now) {
         let refused = |pod: &&RuntimePod| {
-            !self.workers.contains_key(&pod.uid) && self.pods.get(&pod.uid).is_some() && !self.affinity.waiting.contains(&pod.uid)
+            !self.workers.contains_key(&pod.uid)
+                && self.pods.get(&pod.uid).is_some()
+                && !self.affinity.waiting.contains(&pod.uid)
+                // It was not refused: nobody has come to judge it yet.
+                && self.quarantine.times(&pod.uid) == 0
         };
         let running: Vec<PodUid> = self.pleg.runtime_pods().filter(refused).map(|pod| pod.uid.clone()).collect();
         for uid in running {
@@ -166,7 +187,7 @@ impl Kubelet {
         admit(pod, &active, self.parts.node.node().map(AsRef::as_ref), self.parts.startup.machine(), &self.parts.config)
     }
 
-    fn pod_updated(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
+    pub(crate) fn pod_updated(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
         let Some(desired) = self.pods.get(uid) else { return };
         self.parts.statuses.pod_seen(now, &desired.pod);
         let Some(worker) = self.workers.get_mut(uid) else {
@@ -180,17 +201,21 @@ impl Kubelet {
         worker.pod = Arc::clone(&desired.pod);
         let deleting = desired.pod.metadata.deletion_timestamp.is_some();
         if deleting || phase_is_terminal(&desired.pod) {
-            worker.terminate(now, pod_grace(&desired.pod), None);
+            let sooner = worker.terminate(now, pod_grace(&desired.pod), None);
+            if sooner {
+                self.quarantine.hurry(now.mono, uid);
+            }
         }
         self.dirty.insert(uid.clone());
     }
 
     /// POD-272: the object is gone. Whatever still runs is stopped at once, and nobody is told.
-    fn pod_removed(&mut self, now: Now, uid: &PodUid) {
+    pub(crate) fn pod_removed(&mut self, now: Now, uid: &PodUid) {
         let known_as = self.parts.statuses.pod_gone(uid);
         // The API server gives no more tokens for it.
         self.parts.tokens.forget(uid);
         let Some(worker) = self.workers.get_mut(uid) else {
+            self.quarantine.forget(uid);
             // A refused pod: of an earlier life anything may be left.
             let known_as = known_as.unwrap_or_else(|| PodName::new("", ""));
             self.adopt_orphan(now, uid.clone(), known_as.namespace.to_string(), known_as.name.to_string());
@@ -198,21 +223,28 @@ impl Kubelet {
         };
         worker.source = None;
         worker.terminate(now, ORPHAN_GRACE, None);
+        self.quarantine.hurry(now.mono, uid);
         self.dirty.insert(uid.clone());
     }
 
     /// POD-087: what runs of pods that no source knows is stopped; never before every source has spoken (POD-005).
-    pub(crate) fn adopt_orphans(&mut self, now: Now) {
+    pub(crate) fn adopt_orphans(&mut self, now: Now, out: &mut Out<'_>) {
         if !self.pods.sources_ready() {
             return;
         }
         self.stop_refused_that_were_here(now);
         let unknown = |pod: &&RuntimePod| {
-            !self.workers.contains_key(&pod.uid) && self.pods.get(&pod.uid).is_none() && !self.housekeeping.is_clearing(&pod.uid)
+            !self.workers.contains_key(&pod.uid)
+                && self.pods.get(&pod.uid).is_none()
+                && !self.housekeeping.is_clearing(&pod.uid)
+                && !self.quarantine.holds(&pod.uid)
         };
         let orphans: Vec<RuntimePod> = self.pleg.runtime_pods().filter(unknown).cloned().collect();
         for orphan in orphans {
-            self.adopt_orphan(now, orphan.uid, orphan.namespace, orphan.name);
+            let uid = orphan.uid.clone();
+            self.for_pod(now, Point::PodAdopted, &uid, out, |kubelet, _| {
+                kubelet.adopt_orphan(now, orphan.uid, orphan.namespace, orphan.name);
+            });
         }
     }
 
@@ -241,28 +273,64 @@ impl Kubelet {
         self.dirty.insert(uid.clone());
     }
 
-    /// Lets every pod that was touched plan anew.
+    /// Lets every pod that was touched plan anew, but for those that are left alone.
     pub(crate) fn settle(&mut self, now: Now, out: &mut Out<'_>) {
         let mut plans: BTreeMap<PodUid, usize> = BTreeMap::new();
         while let Some(uid) = self.dirty.pop_first() {
-            let Some(mut worker) = self.workers.remove(&uid) else { continue };
-            let times = plans.entry(uid.clone()).or_default();
-            *times += 1;
-            assert!(*times <= MOST_PLANS, "planning pod {uid} does not converge");
-            let again = plan::plan(&mut worker, &mut self.parts, now, out);
-            if worker.phase == Phase::Finished && worker.source.is_none() {
-                // Nobody knows the pod any more: what is left of it can go.
+            if self.quarantine.holds(&uid) {
                 self.alarms.set(&uid, None);
-                self.forget(now, &worker);
                 continue;
             }
-            if worker.batch.is_none() {
-                self.collect_dead(&worker, out);
+            let Some(worker) = self.workers.remove(&uid) else { continue };
+            let times = plans.entry(uid.clone()).or_default();
+            *times += 1;
+            if *times > MOST_PLANS {
+                self.workers.insert(uid.clone(), worker);
+                self.fails_on(now, &uid, Some("planning does not converge"), out);
+                continue;
             }
-            self.alarms.set(&uid, worker.deadline());
-            self.workers.insert(uid.clone(), worker);
-            if again {
-                self.dirty.insert(uid);
+            self.plan_one(now, &uid, worker, out);
+        }
+    }
+
+    fn plan_one(&mut self, now: Now, uid: &PodUid, mut worker: PodWorker, out: &mut Out<'_>) {
+        let parts = &mut self.parts;
+        let planned = caught(|| {
+            out.works_for(Point::Plan, uid);
+            plan::plan(&mut worker, parts, now, out)
+        });
+        let done = planned.and_then(|again| {
+            if worker.phase == Phase::Finished && worker.source.is_none() {
+                // Nobody knows the pod any more: what is left of it can go.
+                caught(|| {
+                    out.works_for(Point::Forget, uid);
+                    self.forget(now, &worker);
+                })?;
+                return Ok(None);
+            }
+            if worker.batch.is_none() {
+                caught(|| {
+                    out.works_for(Point::CollectDead, uid);
+                    self.collect_dead(&worker, out);
+                })?;
+            }
+            Ok(Some(again))
+        });
+        match done {
+            Ok(Some(again)) => {
+                self.alarms.set(uid, worker.deadline());
+                self.workers.insert(uid.clone(), worker);
+                if again {
+                    self.dirty.insert(uid.clone());
+                }
+            }
+            Ok(None) => {
+                self.alarms.set(uid, None);
+                self.quarantine.forget(uid);
+            }
+            Err(said) => {
+                self.workers.insert(uid.clone(), worker);
+                self.panicked(now, uid, said, out);
             }
         }
     }

@@ -91,6 +91,8 @@ pub struct Witness {
     pods: BTreeMap<String, PodRecord>,
     /// UIDs that users removed by force.
     forced: BTreeSet<String>,
+    /// UIDs of pods for which a panic was planted.
+    poisoned: BTreeSet<String>,
     revision: u64,
     lease_renewed: Option<String>,
     lease_written_at: Option<Duration>,
@@ -127,6 +129,26 @@ impl Witness {
     #[must_use]
     pub fn lease_age(&self) -> Option<Duration> {
         self.lease_written_at.map(|at| self.now.saturating_sub(at))
+    }
+
+    /// The core panics for that pod, for that is planted.
+    pub fn poisoned(&mut self, uid: &str) {
+        self.poisoned.insert(uid.to_owned());
+    }
+
+    /// The core caught a panic that nobody planted.
+    pub fn unplanned_panic(&mut self) {
+        let how = "the core caught a panic that was not planted".to_owned();
+        self.broken("invariant_only_what_fails_is_left_alone", how);
+    }
+
+    /// S13
+    fn invariant_only_what_fails_is_left_alone(&mut self, object: &Value) {
+        let uid = text(&object["metadata"]["uid"]);
+        if object["status"]["reason"] == "Quarantined" && !self.poisoned.contains(uid) {
+            let how = format!("pod {uid} is left alone: {}", text(&object["status"]["message"]));
+            self.broken("invariant_only_what_fails_is_left_alone", how);
+        }
     }
 
     /// Something that must not be was seen.
@@ -387,6 +409,7 @@ impl Witness {
             record.deleted_at.get_or_insert(self.now);
             record.deletion_grace = Duration::from_secs(object["metadata"]["deletionGracePeriodSeconds"].as_u64().unwrap_or(0));
         }
+        self.invariant_only_what_fails_is_left_alone(object);
         self.invariant_terminal_phase_is_final(&mut record, object);
         self.invariant_no_readiness_is_lost_without_a_cause(scene, &mut record, object);
         self.invariant_status_is_of_the_pods_own_containers(scene, &record, object);

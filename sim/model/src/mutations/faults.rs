@@ -239,6 +239,14 @@ pub(super) fn foreign_secret_is_read() -> Planted {
     })
 }
 
+pub(super) fn everybody_is_left_alone() -> Planted {
+    altered(|call| {
+        if let Call::Api(ApiCall::PatchPodStatus { patch, .. }) = call {
+            patch["status"]["reason"] = "Quarantined".into();
+        }
+    })
+}
+
 pub(super) fn containers_are_not_started() -> Planted {
     let fails = |id| Event::CriDone { id, outcome: Err(Failure::new(FailureKind::Other, "never sent")) };
     answered(move |action| matches!(action.call, Call::Cri(CriCall::StartContainer { .. })).then(|| fails(action.id)))

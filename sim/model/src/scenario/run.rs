@@ -9,16 +9,18 @@ use kubelet::config::{ChangeDetection, Config};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
 use kubelet::observation::Image;
+use kubelet::work::Point;
 use serde_json::Value;
 
 use super::expect::{View, unmet};
-use super::schema::{Away, Expect, FaultFate, NodeSpec, Scenario, Step};
+use super::schema::{Away, Expect, FaultFate, NodeSpec, PoisonStep, Scenario, Step};
 use crate::api::authorize::Identity;
 use crate::api::request::{Request, Verb};
 use crate::api::resource::{RESOURCES, of_kind};
 use crate::cluster::Cluster;
 use crate::faults::{Fate, FaultPlan, Planned};
 use crate::invariants::Broken;
+use crate::poison::Poison;
 use crate::world::World;
 
 /// The name of the node in every run.
@@ -198,7 +200,7 @@ pub(super) fn act(cluster: &mut impl Cluster, step: &Step) -> Result<(), String>
         administrate(cluster, &request)?;
     }
     disturb(cluster, step);
-    Ok(())
+    step.poison.as_ref().map_or(Ok(()), |poison| plant(cluster, poison))
 }
 
 fn administrate(cluster: &mut impl Cluster, request: &Request) -> Result<(), String> {
@@ -260,9 +262,36 @@ fn disturb(cluster: &mut impl Cluster, step: &Step) {
     }
 }
 
+/// Makes the core panic for a pod that the API server has.
+fn plant(cluster: &mut impl Cluster, step: &PoisonStep) -> Result<(), String> {
+    let at = match &step.at {
+        None => None,
+        Some(name) => {
+            let known = Point::ALL.into_iter().find(|point| point.as_str() == name);
+            Some(known.ok_or_else(|| format!("there is no place {name}"))?)
+        }
+    };
+    let uid = cluster.look(|view| {
+        let mut pods = view.api.store.list("pods", "");
+        let pod = pods.find(|pod| pod["metadata"]["name"] == step.pod.as_str())?;
+        pod["metadata"]["uid"].as_str().map(str::to_owned)
+    });
+    let uid = uid.ok_or_else(|| format!("there is no pod {}", step.pod))?;
+    let poison = Poison::new(PodUid::new(&uid), at, step.times).after(step.skip);
+    poison_pod(cluster, &uid, if step.kills { poison.that_kills() } else { poison });
+    Ok(())
+}
+
+/// Makes the core panic for the pod of that UID.
+pub fn poison_pod(cluster: &mut impl Cluster, uid: &str, poison: Poison) {
+    cluster.with_witness(|witness| witness.poisoned(uid));
+    cluster.with_poisons(|poisons| poisons.plant(poison));
+}
+
 /// No more faults from here.
 pub fn heal(cluster: &mut impl Cluster) {
     cluster.with_faults(FaultPlan::heal);
+    cluster.with_poisons(|poisons| poisons.heal());
     cluster.lose_hints(0);
     cluster.with_host(|host| host.disk_full = false);
     cluster.with_runtime(|runtime, _| runtime.network_ready = true);

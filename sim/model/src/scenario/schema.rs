@@ -108,6 +108,8 @@ pub struct Step {
     pub driver: Option<DriverStep>,
     /// A file at the static pod path is written, or removed.
     pub manifest: Option<ManifestStep>,
+    /// The core panics for a pod.
+    pub poison: Option<PoisonStep>,
     /// No more faults from here.
     pub heal: bool,
     /// The disk is full, or is not any more.
@@ -294,6 +296,25 @@ pub struct ManifestStep {
     pub pod: Option<Value>,
     /// What is in it, if that is not to be a pod.
     pub text: Option<String>,
+}
+
+/// The core panics for a pod.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PoisonStep {
+    /// The pod's name.
+    pub pod: String,
+    /// Where, by the name of the place; anywhere unless it is named.
+    pub at: Option<String>,
+    /// How often it goes well before.
+    #[serde(default)]
+    pub skip: u32,
+    /// How often.
+    #[serde(default = "once")]
+    pub times: u32,
+    /// Whether the whole process dies of it.
+    #[serde(default)]
+    pub kills: bool,
 }
 
 /// The node's clock jumps.

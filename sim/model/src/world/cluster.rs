@@ -12,6 +12,7 @@ use crate::cluster::Cluster;
 use crate::faults::FaultPlan;
 use crate::host::HostModel;
 use crate::invariants::Witness;
+use crate::poison::Poisons;
 use crate::runtime::RuntimeModel;
 use crate::scenario::expect::View;
 use crate::scenario::run::view;
@@ -41,6 +42,10 @@ impl Cluster for World {
 
     fn with_faults<T>(&mut self, deed: impl FnOnce(&mut FaultPlan) -> T) -> T {
         deed(&mut self.faults)
+    }
+
+    fn with_poisons<T>(&mut self, deed: impl FnOnce(&mut Poisons) -> T) -> T {
+        deed(&mut self.poisons)
     }
 
     fn with_witness<T>(&mut self, deed: impl FnOnce(&mut Witness) -> T) -> T {

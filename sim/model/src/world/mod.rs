@@ -30,6 +30,7 @@ use crate::csi::Hold;
 use crate::faults::{Fate, FaultPlan};
 use crate::host::HostModel;
 use crate::invariants::{Scene, Witness};
+use crate::poison::Poisons;
 use crate::runtime::RuntimeModel;
 
 /// 2026-01-01T00:00:00Z: when every run begins.
@@ -37,6 +38,8 @@ pub const EPOCH_SECONDS: i64 = 1_767_225_600;
 
 /// How many steps may be taken within one moment.
 const MOST_STEPS_AT_ONCE: u32 = 100_000;
+/// After what time an agent that died by itself starts again.
+const COMES_BACK: Duration = Duration::from_millis(500);
 
 /// One thing that is going to happen.
 #[derive(Debug)]
@@ -63,6 +66,8 @@ enum Coming {
 struct Life {
     number: u32,
     kubelet: Kubelet,
+    /// How many planted panics it has been given, and how many had struck before it.
+    poisons: (usize, u64),
     began: Duration,
     in_flight: BTreeMap<ActionId, Fails>,
     watches: BTreeMap<WatchKey, Option<CoreWatch>>,
@@ -93,6 +98,8 @@ pub struct World {
     pub host: HostModel,
     /// The faults.
     pub faults: FaultPlan,
+    /// The planted panics.
+    pub poisons: Poisons,
     /// What watches over the run.
     pub witness: Witness,
     /// How the API server is reached.
@@ -136,6 +143,7 @@ impl World {
             runtime: RuntimeModel::default(),
             host: HostModel::new(),
             faults: FaultPlan::default(),
+            poisons: Poisons::default(),
             witness: Witness::default(),
             api_link: Link::Up,
             runtime_link: Link::Up,
@@ -237,6 +245,7 @@ impl World {
     pub fn crash(&mut self, back_after: Option<Duration>) {
         if self.life.take().is_some() {
             self.witness.agent_died();
+            self.poisons.ended_well();
             self.note("agent killed");
         }
         if let Some(after) = back_after {
@@ -387,9 +396,14 @@ impl World {
         }
         self.lives += 1;
         let seed = self.rng.next_u64();
+        let mut kubelet = Kubelet::new(Arc::clone(&self.config), seed);
+        for (pod, deaths) in self.poisons.suspects() {
+            kubelet.suspect(&pod, deaths);
+        }
         self.life = Some(Life {
             number: self.lives,
-            kubelet: Kubelet::new(Arc::clone(&self.config), seed),
+            kubelet,
+            poisons: (0, self.poisons.struck()),
             began: self.elapsed,
             in_flight: BTreeMap::new(),
             watches: BTreeMap::new(),
@@ -437,8 +451,21 @@ impl World {
         let now = Now { mono: Mono::from_start(self.elapsed - life.began), wall };
         let text = (self.lines.is_some() || self.digest.is_some()).then(|| format!("{event:?}"));
         let mut actions = Vec::new();
+        if life.poisons.0 != self.poisons.len() {
+            life.poisons.0 = self.poisons.len();
+            life.kubelet.on_work(self.poisons.hook());
+        }
         life.kubelet.handle(now, event, &mut actions);
         self.handled += 1;
+        if life.kubelet.panics() != self.poisons.struck() - life.poisons.1 {
+            self.witness.unplanned_panic();
+        }
+        if self.poisons.take_death() {
+            let suspects = std::mem::take(&mut self.poisons);
+            self.crash(Some(COMES_BACK));
+            self.poisons = suspects;
+            return;
+        }
         if let Some(text) = text {
             self.keep(&text, &actions);
         }

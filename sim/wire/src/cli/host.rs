@@ -12,6 +12,8 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use kubelet::action::HostCall;
 use kubelet::event::HostReply;
 use kubelet::failure::Failure;
+use kubelet::ids::PodUid;
+use kubelet::work::Point;
 use model::host::HostModel;
 
 /// The pretend machine.
@@ -45,6 +47,12 @@ impl Host for PretendHost {
 
     fn manifest_changes(&self) -> BoxStream<'static, ()> {
         stream::pending().boxed()
+    }
+
+    fn works_for(&self, _: Option<(Point, &PodUid)>) {}
+
+    fn suspects(&self) -> BoxFuture<'_, Vec<(PodUid, u32)>> {
+        async { Vec::new() }.boxed()
     }
 
     fn notify_ready(&self) {}

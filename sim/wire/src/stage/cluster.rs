@@ -16,6 +16,7 @@ use model::cluster::Cluster;
 use model::faults::FaultPlan;
 use model::host::HostModel;
 use model::invariants::Witness;
+use model::poison::Poisons;
 use model::runtime::RuntimeModel;
 use model::scenario::expect::View;
 use model::scenario::run::{config_for, furnish};
@@ -34,6 +35,8 @@ use crate::interposer;
 
 /// How far time moves at once. Messages arrive at ticks; timers within them fire when they are due.
 const TICK: Duration = Duration::from_millis(5);
+/// After what time an agent that died by itself starts again.
+const COMES_BACK: Duration = Duration::from_millis(500);
 /// The longest that a message between the agent and the API server is under way.
 const SLOWEST_MESSAGE: u64 = 14;
 /// How many segments may be under way on one connection: more than any burst of a watch.
@@ -76,6 +79,8 @@ pub struct SimCluster {
     back_after_death: Duration,
     weather: Rng,
     alive: bool,
+    /// Whether it is dying of a planted panic.
+    died: bool,
     failed: bool,
     /// Whether the drivers have a host.
     has_drivers: bool,
@@ -127,6 +132,7 @@ impl SimCluster {
             back_after_death: Duration::ZERO,
             weather: Rng::new(seed ^ 0x7765_6174),
             alive: true,
+            died: false,
             failed: false,
             has_drivers: false,
             storage_seen: 0,
@@ -138,6 +144,14 @@ impl SimCluster {
     fn schedule(&mut self, after: Duration, coming: Coming) {
         self.sequence += 1;
         self.coming.insert((self.elapsed() + after, self.sequence), coming);
+    }
+
+    /// The agent died by itself: it is started again.
+    fn bury(&mut self) {
+        if lock(&self.shared.poisons).take_death() {
+            self.died = true;
+            self.crash(Some(COMES_BACK));
+        }
     }
 
     fn tick(&mut self) {
@@ -159,6 +173,7 @@ impl SimCluster {
         self.shared.has_elapsed(self.sim.elapsed());
         self.shared.look_at_facts();
         self.tend_storage();
+        self.bury();
         if self.shared.must_die.swap(false, Ordering::Relaxed) {
             self.crash(Some(self.back_after_death));
         }
@@ -248,6 +263,10 @@ impl Cluster for SimCluster {
         deed(&mut lock(&self.shared.faults))
     }
 
+    fn with_poisons<T>(&mut self, deed: impl FnOnce(&mut Poisons) -> T) -> T {
+        deed(&mut lock(&self.shared.poisons))
+    }
+
     fn with_witness<T>(&mut self, deed: impl FnOnce(&mut Witness) -> T) -> T {
         deed(&mut lock(&self.shared.witness))
     }
@@ -280,6 +299,9 @@ impl Cluster for SimCluster {
         self.shared.dies_at.store(0, Ordering::Relaxed);
         if std::mem::take(&mut self.alive) {
             self.note("agent killed");
+            if !std::mem::take(&mut self.died) {
+                lock(&self.shared.poisons).ended_well();
+            }
             self.sim.crash(AGENT);
         }
         if let Some(after) = back_after {

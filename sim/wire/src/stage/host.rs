@@ -12,6 +12,8 @@ use jiff::Timestamp;
 use kubelet::action::HostCall;
 use kubelet::event::HostReply;
 use kubelet::failure::{Failure, FailureKind};
+use kubelet::ids::PodUid;
+use kubelet::work::Point;
 use model::faults::Side;
 
 use super::faults::met;
@@ -65,6 +67,16 @@ impl Host for SimHost {
     }
 
     fn notify_ready(&self) {}
+
+    fn works_for(&self, work: Option<(Point, &PodUid)>) {
+        if let Some((at, pod)) = work {
+            lock(&self.0.poisons).strike(at, pod);
+        }
+    }
+
+    fn suspects(&self) -> BoxFuture<'_, Vec<(PodUid, u32)>> {
+        async move { lock(&self.0.poisons).suspects() }.boxed()
+    }
 }
 
 /// The node's wall clock.

@@ -19,6 +19,7 @@ use model::csi::Hold;
 use model::faults::{Fate, FaultPlan, Side};
 use model::host::HostModel;
 use model::invariants::{Scene, Witness};
+use model::poison::Poisons;
 use model::runtime::RuntimeModel;
 use model::scenario::expect::View;
 use model::scenario::run::NODE;
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     pub(super) runtime: Arc<Mutex<RuntimeModel>>,
     pub(super) host: Mutex<HostModel>,
     pub(super) faults: Mutex<FaultPlan>,
+    pub(super) poisons: Mutex<Poisons>,
     pub(super) witness: Mutex<Witness>,
     pub(super) record: Arc<Mutex<Record>>,
     /// Counts what was done to the drivers from outside.
@@ -71,6 +73,7 @@ impl Shared {
             runtime: Arc::default(),
             host: Mutex::default(),
             faults: Mutex::default(),
+            poisons: Mutex::default(),
             witness: Mutex::default(),
             record,
             drivers_changed: watch::Sender::new(0),

@@ -14,6 +14,7 @@ mod log_rotation;
 mod logs;
 mod machine;
 mod manifests;
+mod mark;
 mod mounts;
 mod node;
 mod notify;
@@ -36,11 +37,14 @@ use kubelet::action::HostCall;
 use kubelet::config::Config;
 use kubelet::event::HostReply;
 use kubelet::failure::{Failure, FailureKind};
+use kubelet::ids::PodUid;
+use kubelet::work::Point;
 
 use self::cgroups::Cgroups;
 use self::error::HostError;
 use self::layout::Layout;
 use self::manifests::Manifests;
+use self::mark::Mark;
 use self::plugin_sockets::Registry;
 use self::threads::Threads;
 use crate::env::{CgroupUsage, Host, LogFile};
@@ -52,6 +56,7 @@ pub struct LinuxHost {
     registry: Arc<Registry>,
     manifests: Arc<Manifests>,
     threads: Arc<Threads>,
+    mark: Arc<Mark>,
 }
 
 impl LinuxHost {
@@ -69,6 +74,7 @@ impl LinuxHost {
             registry: Arc::new(Registry::new()),
             manifests: Arc::new(Manifests::new()),
             threads: Arc::new(Threads::new()),
+            mark: Arc::default(),
         }
     }
 
@@ -121,6 +127,8 @@ async fn on_a_thread<T: Send + 'static>(
     });
     match done.await {
         Ok(outcome) => outcome.map_err(Failure::from),
+        // What a panic said may hold what nobody is to read.
+        Err(lost) if lost.is_panic() => Err(Failure::new(FailureKind::UnknownOutcome, "internal error: the operation panicked")),
         Err(lost) => Err(Failure::new(FailureKind::UnknownOutcome, lost.to_string())),
     }
 }
@@ -177,6 +185,21 @@ impl Host for LinuxHost {
 
     fn manifest_changes(&self) -> BoxStream<'static, ()> {
         self.manifests.changes()
+    }
+
+    fn works_for(&self, work: Option<(Point, &PodUid)>) {
+        self.mark.set(work.map(|(_, pod)| pod));
+    }
+
+    fn suspects(&self) -> BoxFuture<'_, Vec<(PodUid, u32)>> {
+        let mark = Arc::clone(&self.mark);
+        let taken = self.blocking(reading("/run/keelson"), move |layout| mark.take_over(layout));
+        Box::pin(taken.map(|taken| {
+            taken.unwrap_or_else(|failure| {
+                tracing::warn!(error = failure.message, "a pod of which the process dies cannot be noted");
+                Vec::new()
+            })
+        }))
     }
 
     fn notify_ready(&self) {

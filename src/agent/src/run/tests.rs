@@ -88,7 +88,8 @@ async fn answered_after(completions: u64, events: usize) -> usize {
         tokio::task::yield_now().await;
     }
     let kubelet = Kubelet::new(Arc::new(Config::new("n1")), 1);
-    let event_loop = EventLoop { kubelet, env, executor, sources, queries, epoch: Instant::now(), tap: Some(tap) };
+    let gauge = LoopGauge::new(Arc::default());
+    let event_loop = EventLoop { kubelet, env, executor, sources, queries, epoch: Instant::now(), tap: Some(tap), gauge };
     tokio::select! {
         biased;
         () = event_loop.run(CancellationToken::new()) => panic!("it ended"),

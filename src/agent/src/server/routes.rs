@@ -3,6 +3,7 @@
 //! Differs: a path is matched as it was sent, not decoded; /logs, pprof and /debug/flags/v answer as if switched off.
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, any, on};
+use futures::FutureExt as _;
 use http::header::{ALLOW, LOCATION};
 use http::{HeaderValue, Method, StatusCode};
 use rustls_pki_types::CertificateDer;
@@ -97,7 +99,10 @@ impl Gate {
             metrics::http::Labels::of(self.listener, request.method(), request.uri().path(), |path| self.root(path).is_some());
         self.shared.metrics.http_started(&labels);
         let started = Instant::now();
-        let response = self.answer(peer, request).await;
+        let answered = AssertUnwindSafe(self.answer(peer, request)).catch_unwind().await;
+        let response = answered.unwrap_or_else(|_| {
+            reply::error_line(StatusCode::INTERNAL_SERVER_ERROR, "internal server error: the handler panicked")
+        });
         self.shared.metrics.http_ended(&labels, started.elapsed());
         response
     }

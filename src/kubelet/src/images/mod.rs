@@ -20,6 +20,7 @@ use crate::out::{Out, Owner};
 use crate::recorder::{Recorded, Subject};
 use crate::sensitive::Sensitive;
 use crate::time::{Mono, Now};
+use crate::work::Point;
 
 /// POD-201
 const BACKOFF_FIRST: Duration = Duration::from_secs(10);
@@ -186,6 +187,7 @@ impl ImageManager {
             .map(|(key, _)| key.clone())
             .collect();
         for key in &woken {
+            out.works_for(Point::ImageDue, &key.0);
             if self.backoffs.get(key).is_none_or(|backoff| backoff.until <= now.mono) {
                 // Asked again, the need begins anew.
                 self.entries.remove(key);

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::event::PodSource;
 use crate::ids::{PodName, PodUid};
+use crate::work::caught;
 
 /// Local annotation: which source a pod came from (POD-004).
 pub const SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
@@ -38,6 +39,8 @@ pub struct Changes {
     pub reconciled: Vec<PodUid>,
     /// Pods that are gone.
     pub removed: Vec<PodUid>,
+    /// Pods whose object could not be taken over: what was known of them stands.
+    pub failed: Vec<PodUid>,
 }
 
 /// The pods that this node should have.
@@ -143,7 +146,15 @@ impl PodManager {
         changes
     }
 
+    /// One object costs no other one.
     fn apply(&mut self, wall: Timestamp, source: PodSource, pod: Arc<Pod>, changes: &mut Changes) {
+        let uid = uid_of(&pod);
+        if caught(|| self.take(wall, source, pod, changes)).is_err() {
+            changes.failed.extend(uid);
+        }
+    }
+
+    fn take(&mut self, wall: Timestamp, source: PodSource, pod: Arc<Pod>, changes: &mut Changes) {
         if is_mirror(&pod) {
             self.mirrors.insert(name_of(&pod), pod);
             return;

@@ -26,6 +26,7 @@ use crate::recorder::{Recorded, Subject};
 use crate::resources::cgroup::{pod_cgroup_name, pod_cgroup_settings};
 use crate::time::Now;
 use crate::volumes::VolumesState;
+use crate::work::Point;
 
 /// Plans the pod once. True if it should be planned again at once: a phase changed.
 pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) -> bool {
@@ -33,6 +34,7 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
     if let Some(batch) = &mut worker.batch {
         let ended = batch.advance(now, &worker.uid, limits, out);
         for end in ended {
+            out.works_for(Point::StepsEnded, &worker.uid);
             report::step_ended(worker, parts, &end, out);
         }
     }
@@ -44,6 +46,7 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
         }
     }
     cut_short_for_termination(worker, now, out);
+    out.works_for(Point::Probe, &worker.uid);
     report::probe(worker, parts, now);
     report::report(worker, parts, now, out);
     if worker.is_changing() || worker.phase == Phase::Finished {
@@ -94,6 +97,7 @@ fn cut_short_for_termination(worker: &mut PodWorker, now: Now, out: &mut Out<'_>
 }
 
 fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservation, out: &mut Out<'_>) -> bool {
+    out.works_for(Point::Sync, &worker.uid);
     // What time alone changes is found anew: the active deadline here, back-offs where containers are started.
     worker.wake_at = None;
     if report::deadline_exceeded(worker, now, out) || report::computed_phase_is_terminal(worker, parts) {
@@ -108,6 +112,7 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
         let batch = before_it_runs(worker, parts, now, seen, out);
         return begin(worker, batch);
     }
+    out.works_for(Point::Volumes, &worker.uid);
     let volumes = parts.sync_volumes(worker, now, out);
     let verdicts = verdicts(worker, parts, seen);
     let actions = compute_pod_actions(&worker.pod, seen, &verdicts, &worker.to_restart);
@@ -340,6 +345,7 @@ fn create_sandbox(
         return false;
     }
     let attempt = attempt.max(worker.sandbox_floor);
+    out.works_for(Point::Sandbox, &worker.uid);
     if !read_node_files(worker, parts, now, out) {
         return false;
     }
@@ -361,6 +367,7 @@ fn create_sandbox(
 
 /// POD-265
 fn terminate(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservation, out: &mut Out<'_>) -> bool {
+    out.works_for(Point::Terminate, &worker.uid);
     let until = worker.grace_ends(now).max(until(now, Duration::ZERO));
     let kills = kill_all(seen, until);
     let sandboxes = sandboxes_to_stop(worker, seen);
@@ -382,6 +389,7 @@ fn terminate(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObse
 
 /// POD-268: volumes, then object references, then the cgroup; then the pod is finished.
 fn clean_up(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) -> bool {
+    out.works_for(Point::CleanUp, &worker.uid);
     if !parts.volumes.tear_down(now, &worker.uid, out) {
         return false;
     }

@@ -14,6 +14,7 @@ use super::stop::field_path_of;
 use super::worker::{Phase, PodWorker, StartError, Verdict};
 use crate::event::HostReply;
 use crate::ids::ContainerId;
+use crate::kubelet::QUARANTINED;
 use crate::out::Out;
 use crate::parts::Parts;
 use crate::pod::chain::StepReply;
@@ -21,6 +22,7 @@ use crate::prober::ProbedPod;
 use crate::recorder::{Recorded, Subject};
 use crate::status_manager::Gate;
 use crate::time::Now;
+use crate::work::Point;
 use crate::workers::reports;
 
 /// Brings the probes in line with what was last seen.
@@ -47,9 +49,10 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
     if !reports(worker.source) || worker.observation.is_none() {
         return;
     }
+    out.works_for(Point::Report, &worker.uid);
     let seen = worker.seen();
     let host_ips = parts.host_ips();
-    let previous = parts.statuses.status(&worker.uid).cloned().or_else(|| worker.pod.status.clone());
+    let previous = parts.statuses.status(&worker.uid).cloned().or_else(|| worker.pod.status.clone()).map(well_again);
     let status = generate_api_pod_status(&StatusInputs {
         pod: &worker.pod,
         uid: &worker.uid,
@@ -69,6 +72,7 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
     });
     let gate = Gate { may_run: worker.phase < Phase::Terminated, finished: worker.phase == Phase::Finished };
     parts.statuses.set_status(&worker.uid, status, gate);
+    out.works_for(Point::Status, &worker.uid);
     parts.statuses.tell(now, &worker.uid, out);
 }
 
@@ -110,6 +114,27 @@ pub fn rejected_status(pod: &Pod, reason: &str, message: &str, now: Now) -> PodS
         observed_generation: pod.metadata.generation,
         ..PodStatus::default()
     }
+}
+
+/// The status of a pod on which the core failed: as it was, with the reason. How a pod ended is not covered by it.
+#[must_use]
+pub fn quarantined_status(pod: &Pod, before: Option<PodStatus>, reason: &str, message: &str) -> PodStatus {
+    let mut status = before.unwrap_or_default();
+    if !matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        status.phase.get_or_insert_with(|| "Pending".to_owned());
+        status.reason = Some(reason.to_owned());
+        status.message = Some(message.to_owned());
+    }
+    status.observed_generation = status.observed_generation.max(pod.metadata.generation);
+    status
+}
+
+/// It is planned again: what was said of a failure of the core is not so any more.
+fn well_again(mut status: PodStatus) -> PodStatus {
+    if status.reason.as_deref() == Some(QUARANTINED) {
+        (status.reason, status.message) = (None, None);
+    }
+    status
 }
 
 /// POD-131

@@ -194,6 +194,32 @@ impl PodWorker {
         }
     }
 
+    /// The same pod with a record that is made anew from what is observed, as in a new life of the agent. What is in flight for it is
+    /// withdrawn; what cannot be seen from outside stays: how far it is, how it ends, what it has waited for.
+    #[must_use]
+    pub fn made_anew(mut self, now: Now, out: &mut Out<'_>) -> Self {
+        let makes_sandbox =
+            self.batch.as_ref().is_some_and(|batch| batch.purposes().any(|p| matches!(p, super::chain::Purpose::Sandbox)));
+        self.abandon_batch(now, out);
+        let floor = if makes_sandbox { self.sandbox_attempt.saturating_add(1) } else { 0 };
+        let anew = Self::new(now, self.uid, self.pod, self.source);
+        Self {
+            // That nothing runs any more is seen anew, too.
+            phase: self.phase.min(Phase::Terminating),
+            termination: self.termination,
+            to_restart: self.to_restart,
+            stopped_sandboxes: self.stopped_sandboxes,
+            hooked: self.hooked,
+            unanswered: self.unanswered,
+            stopping_with: self.stopping_with,
+            adopted: self.adopted,
+            backoffs: self.backoffs,
+            log_floor: self.log_floor,
+            sandbox_floor: self.sandbox_floor.max(floor),
+            ..anew
+        }
+    }
+
     /// The observation, if nothing has changed since it began.
     #[must_use]
     pub fn fresh(&self) -> Option<&Observed> {

@@ -24,6 +24,7 @@ use crate::pod::manager::uid_of;
 use crate::recorder::{Recorded, Subject};
 use crate::rng::Rng;
 use crate::time::{Mono, Now, go_seconds};
+use crate::work::Point;
 
 /// POD-245: how often an internal error is tried again at once.
 const RETRIES: u32 = 3;
@@ -208,6 +209,12 @@ impl Prober {
         }
     }
 
+    /// Whose probe has that number.
+    #[must_use]
+    pub fn pod_of(&self, number: u64) -> Option<&PodUid> {
+        self.keys.get(&number).map(|key| &key.pod)
+    }
+
     /// What the probes say of a container instance (POD-242, POD-251).
     #[must_use]
     pub fn verdicts(&self, uid: &PodUid, container: &str, id: &ContainerId) -> Verdicts {
@@ -236,6 +243,7 @@ impl Prober {
         let due: BTreeSet<Key> = self.alarms.due(now.mono).filter_map(|number| self.keys.get(number)).cloned().collect();
         for key in due {
             if let Some(worker) = self.workers.get_mut(&key) {
+                out.works_for(Point::ProbeDue, &key.pod);
                 worker.probe(now, out);
             }
             self.set_alarm(&key);

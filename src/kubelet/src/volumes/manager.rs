@@ -139,6 +139,12 @@ impl VolumeManager {
         done
     }
 
+    /// The core failed on the pod: what is known of its volumes is found out anew, as after a restart of the agent. Those that pods
+    /// may share stay as they are.
+    pub fn begin_anew(&mut self, uid: &PodUid) {
+        self.pods.remove(uid);
+    }
+
     /// Whether volumes of that pod were set up, or are being removed.
     #[must_use]
     pub fn wants_teardown(&self, uid: &PodUid) -> bool {

@@ -220,6 +220,12 @@ impl Host for FakeHost {
         async move { usage.ok_or_else(|| not_found(&path)) }.boxed()
     }
 
+    fn works_for(&self, _: Option<(kubelet::work::Point, &PodUid)>) {}
+
+    fn suspects(&self) -> BoxFuture<'_, Vec<(PodUid, u32)>> {
+        async { Vec::new() }.boxed()
+    }
+
     fn notify_ready(&self) {}
 }
 

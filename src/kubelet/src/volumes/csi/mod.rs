@@ -31,9 +31,11 @@ use crate::operation_backoff::OperationBackoff;
 use crate::out::{Out, Owner};
 use crate::plugins::Plugins;
 use crate::pod::manager::uid_of;
+use crate::recorder::{Recorded, Subject};
 use crate::sensitive::Sensitive;
 use crate::time::{Mono, Now, earliest};
 use crate::tokens::TokenManager;
+use crate::work::{Point, caught};
 
 /// How long the host may take; changing the group of a large volume takes long.
 const HOST_TIMEOUT: Duration = Duration::from_secs(120);
@@ -91,6 +93,8 @@ pub struct CsiVolumes {
     survey: Survey,
     survey_backoff: OperationBackoff,
     wake_at: Option<Mono>,
+    /// How many panics were caught.
+    pub(crate) panics: u64,
 }
 
 impl CsiVolumes {
@@ -187,16 +191,16 @@ impl CsiVolumes {
         }
         if matches!(self.survey, Survey::Done) && (self.drivers_listed || context.standalone) {
             let due = |volume: &CsiVolume| match &volume.operation {
+                _ if volume.aside.until(now).is_some() => false,
                 Some(operation) => operation.step.is_none(),
                 None => volume.lacks_driver || volume.next(now, context.pods_known) != Next::Nothing,
             };
             let names: Vec<String> = self.volumes.iter().filter(|(_, volume)| due(volume)).map(|(name, _)| name.clone()).collect();
             for name in names {
-                self.begin(now, &name, context, out);
-                self.go_on(now, &name, context, out);
+                self.bring_on(now, &name, context, out);
             }
         }
-        let retries = self.volumes.values().map(|volume| volume.retry_at(now));
+        let retries = self.volumes.values().flat_map(|volume| [volume.retry_at(now), volume.aside.until(now)]);
         self.wake_at = earliest(retries.chain([self.survey_backoff.until(now)]));
     }
 
@@ -229,6 +233,38 @@ impl CsiVolumes {
                 volume.found(&uid, &name);
             }
         }
+    }
+
+    /// Brings one volume on. If that fails, it is left alone for a while, and with it only those who use it.
+    fn bring_on(&mut self, now: Now, name: &str, context: &mut CsiContext<'_>, out: &mut Out<'_>) {
+        let user = self.a_user_of(name).cloned();
+        let done = caught(|| {
+            match &user {
+                Some(user) => out.works_for(Point::Driver, user),
+                None => out.rests(),
+            }
+            self.begin(now, name, context, out);
+            self.go_on(now, name, context, out);
+        });
+        let Some(volume) = self.volumes.get_mut(name) else { return };
+        match done {
+            Ok(()) => volume.aside.clear(),
+            Err(_) => {
+                self.panics += 1;
+                volume.aside.failed(now);
+                for (pod, id) in volume.users() {
+                    let message =
+                        format!("MountVolume.SetUp failed for volume \"{}\" : the node agent failed while it worked on it", id.1);
+                    out.record(Recorded::warning(Subject::Pod(pod), "FailedMount", message));
+                }
+            }
+        }
+    }
+
+    /// A pod that a volume is for.
+    #[must_use]
+    pub fn a_user_of(&self, name: &str) -> Option<&PodUid> {
+        self.volumes.get(name)?.mounts.keys().next().map(|(uid, _)| uid)
     }
 
     /// Begins what comes next, if it can begin.

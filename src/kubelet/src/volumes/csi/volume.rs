@@ -77,6 +77,8 @@ pub(super) struct CsiVolume {
     pub(super) operation: Option<Operation>,
     /// Whether the last try found no driver: it is tried again once there is one.
     pub(super) lacks_driver: bool,
+    /// The core failed on it.
+    pub(super) aside: OperationBackoff,
 }
 
 /// What is to be done next.
@@ -97,6 +99,7 @@ impl CsiVolume {
             mounts: BTreeMap::new(),
             operation: None,
             lacks_driver: false,
+            aside: OperationBackoff::default(),
         }
     }
 
@@ -204,6 +207,14 @@ impl CsiVolume {
             return Next::Begin(Kind::Unstage);
         }
         Next::Nothing
+    }
+
+    /// Those that want it.
+    pub(super) fn users(&self) -> impl Iterator<Item = (Arc<Pod>, &MountId)> {
+        self.mounts.iter().filter_map(|(id, mount)| match &mount.want {
+            Want::Mounted(pod, _) => Some((Arc::clone(pod), id)),
+            _ => None,
+        })
     }
 
     /// When something that failed is tried again.
