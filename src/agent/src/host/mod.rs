@@ -194,12 +194,12 @@ impl Host for LinuxHost {
     fn suspects(&self) -> BoxFuture<'_, Vec<(PodUid, u32)>> {
         let mark = Arc::clone(&self.mark);
         let taken = self.blocking(reading("/run/keelson"), move |layout| mark.take_over(layout));
-        Box::pin(taken.map(|taken| {
-            taken.unwrap_or_else(|failure| {
+        Box::pin(async move {
+            taken.await.unwrap_or_else(|failure| {
                 tracing::warn!(error = failure.message, "a pod of which the process dies cannot be noted");
                 Vec::new()
             })
-        }))
+        })
     }
 
     fn notify_ready(&self) {

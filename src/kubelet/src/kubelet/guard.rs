@@ -96,7 +96,6 @@ impl Kubelet {
                 _,
                 Some(Owner::Pod(uid) | Owner::Volume(uid, _) | Owner::Claim(uid, _) | Owner::PodStatus(uid) | Owner::Image(uid, _)),
             ) => Some(uid.clone()),
-            (_, Some(Owner::Probe(number))) => self.parts.prober.pod_of(*number).cloned(),
             (_, Some(Owner::Token(number))) => self.parts.tokens.pod_of(*number).cloned(),
             (_, Some(Owner::Csi(name))) => self.parts.volumes.csi.a_user_of(name).cloned(),
             _ => None,

@@ -209,12 +209,6 @@ impl Prober {
         }
     }
 
-    /// Whose probe has that number.
-    #[must_use]
-    pub fn pod_of(&self, number: u64) -> Option<&PodUid> {
-        self.keys.get(&number).map(|key| &key.pod)
-    }
-
     /// What the probes say of a container instance (POD-242, POD-251).
     #[must_use]
     pub fn verdicts(&self, uid: &PodUid, container: &str, id: &ContainerId) -> Verdicts {
