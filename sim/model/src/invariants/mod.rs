@@ -142,7 +142,7 @@ impl Witness {
         self.broken("invariant_only_what_fails_is_left_alone", how);
     }
 
-    /// S13
+    /// S14
     fn invariant_only_what_fails_is_left_alone(&mut self, object: &Value) {
         let uid = text(&object["metadata"]["uid"]);
         if object["status"]["reason"] == "Quarantined" && !self.poisoned.contains(uid) {
