@@ -26,7 +26,7 @@ use crate::cri::{CriRuntime, parse_endpoint};
 use crate::env::{ApiServer, Clock, Env, Host};
 use crate::host::LinuxHost;
 use crate::net::SystemNet;
-use crate::run::{Agent, Serving, server_settings};
+use crate::run::{Agent, Serving, Turns, server_settings};
 use crate::server::ClientCa;
 use crate::standalone::Standalone;
 use crate::tls::server_config;
@@ -48,6 +48,8 @@ pub struct Surroundings {
     pub env: Env,
     /// What keeps the client certificate young; none if somebody else does, or nobody.
     pub renewal: Option<Renewal>,
+    /// Where the event loop turns: on a real node on a thread of its own; where time is pretended, with all the rest.
+    pub turns: Turns,
 }
 
 /// Runs the daemon until a signal ends it.
@@ -90,7 +92,7 @@ fn limit_open_files(most: u64) -> io::Result<()> {
 /// # Errors
 /// What keeps it from starting, the end of a listener, or of its credentials.
 pub async fn run_in(surroundings: Surroundings, resolved: &Resolved, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Surroundings { env, renewal } = surroundings;
+    let Surroundings { env, renewal, turns } = surroundings;
     let serving = serving(resolved, env.clock.now())?;
     let agent = Agent::new(Arc::new(resolved.kubelet.clone()), env, None);
     tracing::info!(node = %resolved.kubelet.node.name, version = env!("CARGO_PKG_VERSION"), "Keelson runs");
@@ -100,7 +102,7 @@ pub async fn run_in(surroundings: Surroundings, resolved: &Resolved, shutdown: C
     };
     tokio::select! {
         biased;
-        ended = agent.run_where(on_its_own_thread, Some(serving), shutdown).boxed() => ended?,
+        ended = agent.run_where(turns, Some(serving), shutdown).boxed() => ended?,
         ended = renewed => return Err(ended.into()),
     }
     tracing::info!("Keelson stops; containers go on running");
@@ -131,7 +133,7 @@ fn on_its_own_thread(turns: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
 pub async fn surroundings(resolved: &Resolved) -> anyhow::Result<Surroundings> {
     let world = World { net: Arc::new(SystemNet), clock: Arc::new(SystemClock), seed: seed()? };
     let host = Arc::new(LinuxHost::new(&resolved.kubelet));
-    surroundings_in(resolved, world, host).await
+    Ok(Surroundings { turns: on_its_own_thread, ..surroundings_in(resolved, world, host).await? })
 }
 
 /// The same with another network, clock and machine; the files of certificates are the real system's.
@@ -159,7 +161,8 @@ pub async fn surroundings_in(resolved: &Resolved, world: World, host: Arc<dyn Ho
     let images = parse_endpoint(&resolved.runtime.image_endpoint)?;
     let runtime = CriRuntime::new(&net, &runtime, &images, tokio::time::Instant::now());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(Surroundings { env: Env { api, runtime: Arc::new(runtime), host, net, clock, seed, cores }, renewal })
+    let env = Env { api, runtime: Arc::new(runtime), host, net, clock, seed, cores };
+    Ok(Surroundings { env, renewal, turns: |turns| turns })
 }
 
 fn seed() -> io::Result<u64> {

@@ -61,6 +61,10 @@ impl Kubelet {
     #[must_use]
     pub fn may_look_at(&self, uid: &PodUid) -> Option<bool> {
         let worker = self.workers.get(uid).filter(|worker| worker.phase <= Phase::Terminating)?;
+        if self.quarantine.holds(uid) {
+            // It is looked at anew once it is let go.
+            return None;
+        }
         Some(self.parts.startup.is_done() && !worker.is_changing() && !worker.is_observing())
     }
 
