@@ -143,6 +143,7 @@ impl VolumeManager {
     /// may share stay as they are.
     pub fn begin_anew(&mut self, uid: &PodUid) {
         self.pods.remove(uid);
+        self.alarms.set(uid, None);
     }
 
     /// Whether volumes of that pod were set up, or are being removed.
