@@ -178,7 +178,10 @@ impl Draw {
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x5741_524d);
         let change_detection = [None, None, Some("Cache"), Some("Get")][usize::try_from(rng.below(4)).unwrap_or(0)];
+        // Drawn apart: the rest of a run is what it would be without.
+        let lag = Rng::new(seed ^ 0x006c_6167).below(4);
         let node = NodeSpec {
+            authorizer_lag: Duration::from_millis(if lag == 0 { 300 } else { 0 }),
             runtime_events: rng.below(4) != 0,
             hints_lost: if rng.below(3) == 0 { 4 } else { 0 },
             change_detection: change_detection.map(str::to_owned),

@@ -2,10 +2,13 @@
 //! Upstream: plugin/pkg/auth/authorizer/node, plugin/pkg/admission/noderestriction/admission.go (API-360 to API-363).
 //! Differs: anyone else may do nothing unless named as privileged; there is no RBAC.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use super::ApiModel;
 use super::admission::is_mirror;
 use super::defaults::items;
 use super::error::ApiError;
@@ -67,22 +70,64 @@ impl Identity {
     }
 }
 
-/// Whether `who` may make this request; what it may make of an object is decided by [`admit`].
-///
-/// # Errors
-/// 403 with upstream's words.
-pub fn authorize(store: &Store, who: &Identity, privileged: &BTreeSet<String>, request: &Request) -> Result<(), ApiError> {
-    if who.is_admin() || privileged.contains(&who.user) {
-        return Ok(());
+/// What the Node authorizer has not heard yet: it follows pods by a watch of its own, behind the nodes' at times.
+#[derive(Clone, Debug, Default)]
+pub struct Behind {
+    /// How long it takes to hear that a pod is bound.
+    pub lag: Duration,
+    /// When it hears of pods, by UID: of those that it may not have heard of.
+    hears: BTreeMap<String, Timestamp>,
+}
+
+impl Behind {
+    /// A pod was made or bound.
+    pub(super) fn changed(&mut self, now: Timestamp, pod: &Value) {
+        if self.lag.is_zero() || !pod["spec"]["nodeName"].is_string() {
+            return;
+        }
+        self.hears.retain(|_, at| *at > now);
+        let lag = SignedDuration::try_from(self.lag).unwrap_or(SignedDuration::MAX);
+        self.hears.insert(uid(pod).to_owned(), now.saturating_add(lag).unwrap_or(Timestamp::MAX));
     }
-    let allowed = match who.node_name() {
-        Some(node) => node_may(store, node, request),
-        // The role system:node-bootstrapper.
-        None if who.groups.contains("system:bootstrappers") => asks_for_certificate(request),
-        None if request.resource.plural.starts_with("selfsubject") => Ok(()),
-        None => Err(String::new()),
-    };
-    allowed.map_err(|why| denied(who, request, &why))
+}
+
+fn uid(pod: &Value) -> &str {
+    pod["metadata"]["uid"].as_str().unwrap_or_default()
+}
+
+/// What the Node authorizer knows now.
+#[derive(Clone, Copy)]
+struct Graph<'a> {
+    store: &'a Store,
+    behind: &'a Behind,
+    now: Timestamp,
+}
+
+impl<'a> Graph<'a> {
+    fn pods(self, node: &'a str, namespace: &'a str) -> impl Iterator<Item = &'a Value> {
+        let heard = move |pod: &&Value| self.behind.hears.get(uid(pod)).is_none_or(|at| *at <= self.now);
+        self.store.list("pods", namespace).map(|pod| &**pod).filter(move |pod| pod["spec"]["nodeName"] == node).filter(heard)
+    }
+}
+
+impl ApiModel {
+    /// Whether `who` may make this request; what it may make of an object is decided by [`admit`].
+    ///
+    /// # Errors
+    /// 403 with upstream's words.
+    pub fn authorize(&self, now: Timestamp, who: &Identity, request: &Request) -> Result<(), ApiError> {
+        if who.is_admin() || self.privileged.contains(&who.user) {
+            return Ok(());
+        }
+        let allowed = match who.node_name() {
+            Some(node) => node_may(Graph { store: &self.store, behind: &self.behind, now }, node, request),
+            // The role system:node-bootstrapper.
+            None if who.groups.contains("system:bootstrappers") => asks_for_certificate(request),
+            None if request.resource.plural.starts_with("selfsubject") => Ok(()),
+            None => Err(String::new()),
+        };
+        allowed.map_err(|why| denied(who, request, &why))
+    }
 }
 
 fn denied(who: &Identity, request: &Request, why: &str) -> ApiError {
@@ -104,8 +149,9 @@ fn denied(who: &Identity, request: &Request, why: &str) -> ApiError {
     ApiError::forbidden(resource, &request.name, &message)
 }
 
-fn node_may(store: &Store, node: &str, request: &Request) -> Result<(), String> {
+fn node_may(graph: Graph<'_>, node: &str, request: &Request) -> Result<(), String> {
     use Verb::{Create, DeleteCollection, Get, List, Patch, Update, Watch};
+    let store = graph.store;
     let (verb, sub) = (request.verb, request.subresource.as_str());
     let reads = matches!(verb, Get | List | Watch);
     let when = |allowed: bool| if allowed { Ok(()) } else { Err(String::new()) };
@@ -114,18 +160,18 @@ fn node_may(store: &Store, node: &str, request: &Request) -> Result<(), String> 
             if !reads {
                 return Err("can only read resources of this type".to_owned());
             }
-            let of_volume = request.resource.plural == "secrets" && is_secret_of_a_volume(store, node, request);
+            let of_volume = request.resource.plural == "secrets" && is_secret_of_a_volume(graph, node, request);
             if of_volume {
                 return Ok(());
             }
-            related(store, node, request, |pod| refers_to(pod, request.resource.plural, request.target_name()))
+            related(graph, node, request, |pod| refers_to(pod, request.resource.plural, request.target_name()))
         }
         "persistentvolumeclaims" if sub.is_empty() && verb == Get => {
-            related(store, node, request, |pod| refers_to(pod, "persistentvolumeclaims", request.target_name()))
+            related(graph, node, request, |pod| refers_to(pod, "persistentvolumeclaims", request.target_name()))
         }
         "persistentvolumes" if verb == Get && sub.is_empty() => {
             let name = request.target_name();
-            connected(node, store.list("persistentvolumeclaims", "").any(|claim| claim_is_of(store, node, claim, name)))
+            connected(node, store.list("persistentvolumeclaims", "").any(|claim| claim_is_of(graph, node, claim, name)))
         }
         "volumeattachments" if verb == Get && sub.is_empty() => {
             let found = store.get("volumeattachments", "", request.target_name());
@@ -135,10 +181,10 @@ fn node_may(store: &Store, node: &str, request: &Request) -> Result<(), String> 
             Err("can only get individual resources of this type".to_owned())
         }
         "serviceaccounts" if verb == Create && !request.name.is_empty() && sub == "token" => {
-            related(store, node, request, |pod| pod["spec"]["serviceAccountName"] == request.name.as_str())
+            related(graph, node, request, |pod| pod["spec"]["serviceAccountName"] == request.name.as_str())
         }
         "serviceaccounts" if verb == Get && sub.is_empty() => {
-            related(store, node, request, |pod| pod["spec"]["serviceAccountName"] == request.name.as_str())
+            related(graph, node, request, |pod| pod["spec"]["serviceAccountName"] == request.name.as_str())
         }
         "serviceaccounts" if sub != "token" && verb == Create => {
             Err("can only create token subresource of serviceaccount".to_owned())
@@ -169,14 +215,14 @@ fn asks_for_certificate(request: &Request) -> Result<(), String> {
     if allowed { Ok(()) } else { Err(String::new()) }
 }
 
-fn related(store: &Store, node: &str, request: &Request, refers: impl Fn(&Value) -> bool) -> Result<(), String> {
+fn related(graph: Graph<'_>, node: &str, request: &Request, refers: impl Fn(&Value) -> bool) -> Result<(), String> {
     if request.namespace.is_empty() {
         return Err("can only read namespaced object of this type".to_owned());
     }
     if request.target_name().is_empty() {
         return Err("No Object name found".to_owned());
     }
-    let found = store.list("pods", &request.namespace).any(|pod| pod["spec"]["nodeName"] == node && !is_mirror(pod) && refers(pod));
+    let found = graph.pods(node, &request.namespace).any(|pod| !is_mirror(pod) && refers(pod));
     connected(node, found)
 }
 
@@ -185,22 +231,22 @@ fn connected(node: &str, is: bool) -> Result<(), String> {
 }
 
 /// Whether a claim is bound to that volume and used by a pod of the node.
-fn claim_is_of(store: &Store, node: &str, claim: &Value, volume: &str) -> bool {
+fn claim_is_of(graph: Graph<'_>, node: &str, claim: &Value, volume: &str) -> bool {
     let (namespace, name) = (&claim["metadata"]["namespace"], claim["metadata"]["name"].as_str().unwrap_or_default());
-    let mut pods = store.list("pods", namespace.as_str().unwrap_or_default()).filter(|pod| pod["spec"]["nodeName"] == node);
+    let mut pods = graph.pods(node, namespace.as_str().unwrap_or_default());
     claim["spec"]["volumeName"] == volume && pods.any(|pod| refers_to(pod, "persistentvolumeclaims", name))
 }
 
 /// Whether a driver needs that Secret for a volume of a pod of the node.
-fn is_secret_of_a_volume(store: &Store, node: &str, request: &Request) -> bool {
+fn is_secret_of_a_volume(graph: Graph<'_>, node: &str, request: &Request) -> bool {
     let is_it = |reference: &Value| {
         reference["name"] == request.target_name() && reference["namespace"].as_str() == Some(request.namespace.as_str())
     };
-    store.list("persistentvolumes", "").any(|volume| {
+    graph.store.list("persistentvolumes", "").any(|volume| {
         let source = &volume["spec"]["csi"];
         let names = is_it(&source["nodeStageSecretRef"]) || is_it(&source["nodePublishSecretRef"]);
         let name = volume["metadata"]["name"].as_str().unwrap_or_default();
-        names && store.list("persistentvolumeclaims", "").any(|claim| claim_is_of(store, node, claim, name))
+        names && graph.store.list("persistentvolumeclaims", "").any(|claim| claim_is_of(graph, node, claim, name))
     })
 }
 

@@ -32,6 +32,7 @@ use jiff::Timestamp;
 use kubelet::rng::Rng;
 use serde_json::json;
 
+use self::authorize::Behind;
 use self::resource::named;
 use self::store::Store;
 
@@ -46,6 +47,8 @@ pub struct ApiModel {
     pub bootstrap_tokens: BTreeSet<String>,
     /// The certificate that pods are given to trust the API server by.
     pub ca_certificate: String,
+    /// What the Node authorizer has not heard yet.
+    pub behind: Behind,
     rng: Rng,
     next_cluster_ip: u32,
 }
@@ -60,6 +63,7 @@ impl ApiModel {
             privileged: BTreeSet::new(),
             bootstrap_tokens: BTreeSet::new(),
             ca_certificate: "-----BEGIN CERTIFICATE-----\nsimulated\n-----END CERTIFICATE-----\n".to_owned(),
+            behind: Behind::default(),
             rng: Rng::new(seed),
             next_cluster_ip: 2,
         };

@@ -163,7 +163,7 @@ impl ApiModel {
     /// # Errors
     /// As the API server refuses.
     pub fn request(&mut self, now: Timestamp, who: &Identity, request: &Request) -> Result<Reply, ApiError> {
-        authorize::authorize(&self.store, who, &self.privileged, request)?;
+        self.authorize(now, who, request)?;
         if !request.dry_run {
             return self.perform(now, who, request);
         }

@@ -221,7 +221,7 @@ fn a_status_patch_for_a_pod_that_was_made_anew_conflicts() {
 fn watches_tell_of_pods_as_they_come_and_go_for_a_node() {
     let mut model = with_pod("");
     let request = Request::new(Verb::Watch, "pods", "", "").selecting(Selector::field("spec.nodeName", "n1"));
-    let mut watch = model.watch(&Identity::node("n1"), request, None).unwrap();
+    let mut watch = model.watch(at(2), &Identity::node("n1"), request, None).unwrap();
     model.bind(at(2), "default", "p", "n1").unwrap();
     model.create(at(3), named("pods"), "default", pod("elsewhere", "n2")).unwrap();
     model.delete(at(4), named("pods"), "default", "p", &DeleteOptions::default()).unwrap();
@@ -239,7 +239,7 @@ fn watches_tell_of_pods_as_they_come_and_go_for_a_node() {
 #[test]
 fn the_cores_watch_begins_with_a_list_and_lists_again_after_a_loss() {
     let mut model = with_pod("n1");
-    let (mut watch, first) = model.open(&Identity::node("n1"), &WatchKey::Pods).unwrap();
+    let (mut watch, first) = model.open(at(2), &Identity::node("n1"), &WatchKey::Pods).unwrap();
     assert!(matches!(first, Event::WatchListed { ref objects, .. } if objects.len() == 1));
     model.create(at(2), named("pods"), "default", pod("q", "n1")).unwrap();
     let events = model.changes(&mut watch).unwrap();
@@ -274,7 +274,7 @@ fn a_node_reads_only_what_its_pods_refer_to() {
     assert!(message.ends_with("node 'n1' cannot read 'n2', only its own Node object"), "{message}");
     let message = refusal(&mut model, &node, Request::new(Verb::Get, "leases", "kube-node-lease", "n2"));
     assert!(message.ends_with("can only access node lease with the same name as the requesting node"), "{message}");
-    assert!(model.open(&node, &WatchKey::Secret { namespace: "default".to_owned(), name: "mine".to_owned() }).is_ok());
+    assert!(model.open(at(2), &node, &WatchKey::Secret { namespace: "default".to_owned(), name: "mine".to_owned() }).is_ok());
 }
 
 // API-362
@@ -377,4 +377,23 @@ fn a_workload_whose_selector_misses_its_own_pods_is_invalid() {
     sent["metadata"]["name"] = "db".into();
     sent["spec"]["selector"]["matchLabels"]["app"] = "db".into();
     assert_eq!(model.create(at(3), named("deployments"), "default", sent).unwrap_err().code, 422);
+}
+
+// API-360: the authorizer follows pods by a watch of its own, and may be behind the node's.
+#[test]
+fn authorizer_that_is_behind_refuses_what_a_new_pod_needs_for_a_while() {
+    let (mut model, node) = (model(), Identity::node("n1"));
+    model.behind.lag = std::time::Duration::from_secs(2);
+    let uses = |name: &str| {
+        json!({"metadata": {"name": name}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}],
+            "imagePullSecrets": [{"name": "mine"}]}})
+    };
+    let get = Request::new(Verb::Get, "secrets", "default", "mine");
+    model.create(at(0), named("secrets"), "default", json!({"metadata": {"name": "mine"}})).unwrap();
+    model.create(at(1), named("pods"), "default", uses("a")).unwrap();
+    let refused = model.request(at(2), &node, &get).unwrap_err();
+    assert!(refused.failure().is_unrelated(), "{refused:?}");
+    assert!(model.request(at(3), &node, &get).is_ok());
+    model.create(at(3), named("pods"), "default", uses("b")).unwrap();
+    assert!(model.request(at(3), &node, &get).is_ok(), "the other pod relates them");
 }

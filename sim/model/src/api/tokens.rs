@@ -114,10 +114,10 @@ impl ApiModel {
                 None => json!({"user": {}, "error": "[invalid bearer token, token lookup failed]"}),
             },
             "selfsubjectreviews" => json!({"userInfo": user_of(who)}),
-            "selfsubjectaccessreviews" => self.access(who, spec),
+            "selfsubjectaccessreviews" => self.access(now, who, spec),
             _ => {
                 let groups: Vec<&str> = spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-                self.access(&Identity::new(spec["user"].as_str().unwrap_or_default(), &groups), spec)
+                self.access(now, &Identity::new(spec["user"].as_str().unwrap_or_default(), &groups), spec)
             }
         };
         let mut reply = request.body.clone();
@@ -127,7 +127,7 @@ impl ApiModel {
         Ok(Reply::Created(Arc::new(reply)))
     }
 
-    fn access(&self, who: &Identity, spec: &Value) -> Value {
+    fn access(&self, now: Timestamp, who: &Identity, spec: &Value) -> Value {
         if who.is_admin() || self.privileged.contains(&who.user) {
             return json!({"allowed": true, "reason": "privileged"});
         }
@@ -140,7 +140,7 @@ impl ApiModel {
         let resource = RESOURCES.iter().find(|r| r.plural == text("resource") && r.group == text("group"));
         let (Some(verb), Some(resource)) = (verb, resource) else { return json!({"allowed": false}) };
         let request = Request::new(verb, resource.plural, text("namespace"), text("name")).of(text("subresource"));
-        match authorize::authorize(&self.store, who, &self.privileged, &request) {
+        match self.authorize(now, who, &request) {
             Ok(()) => json!({"allowed": true}),
             Err(error) => json!({"allowed": false, "reason": error.message}),
         }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use kubelet::event::{Event, Object, WatchKey};
 use kubelet::failure::Failure;
 use kubelet::sensitive::Sensitive;
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::ApiModel;
-use super::authorize::{self, Identity};
+use super::authorize::Identity;
 use super::error::ApiError;
 use super::request::{Request, Verb};
 use super::selector::Selector;
@@ -58,9 +59,9 @@ impl ApiModel {
     ///
     /// # Errors
     /// 403 if `who` may not; 410 if the history does not reach back that far.
-    pub fn watch(&self, who: &Identity, mut request: Request, revision: Option<u64>) -> Result<Watch, ApiError> {
+    pub fn watch(&self, now: Timestamp, who: &Identity, mut request: Request, revision: Option<u64>) -> Result<Watch, ApiError> {
         request.verb = Verb::Watch;
-        authorize::authorize(&self.store, who, &self.privileged, &request)?;
+        self.authorize(now, who, &request)?;
         let revision = revision.unwrap_or(self.store.revision());
         self.store.since(revision).map(drop)?;
         Ok(Watch { request, revision })
@@ -99,9 +100,9 @@ impl ApiModel {
     ///
     /// # Errors
     /// 403 if `who` may not.
-    pub fn open(&self, who: &Identity, key: &WatchKey) -> Result<(CoreWatch, Event), Failure> {
+    pub fn open(&self, now: Timestamp, who: &Identity, key: &WatchKey) -> Result<(CoreWatch, Event), Failure> {
         let request = request_of(who, key);
-        let watch = self.watch(who, request, None).map_err(|e| e.failure())?;
+        let watch = self.watch(now, who, request, None).map_err(|e| e.failure())?;
         let objects = self.listed(key, &watch.request)?;
         Ok((CoreWatch { key: key.clone(), watch }, Event::WatchListed { key: key.clone(), objects }))
     }

@@ -84,6 +84,9 @@ impl ApiModel {
         if self.store.get(resource.plural, namespace, &name).is_some() {
             return Err(ApiError::already_exists(resource, &name));
         }
+        if resource.plural == "pods" {
+            self.behind.changed(now, &object);
+        }
         Ok(self.store.put(resource.plural, object))
     }
 
@@ -308,6 +311,7 @@ impl ApiModel {
             conditions.retain(|c| c["type"] != "PodScheduled");
             conditions.push(condition);
         }
+        self.behind.changed(now, &pod);
         self.store.put("pods", pod);
         Ok(())
     }

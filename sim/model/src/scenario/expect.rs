@@ -67,9 +67,10 @@ pub fn unmet(expect: &Expect, view: View<'_>) -> Vec<String> {
             unmet.push(format!("{is} volumes are {what}, expected {}", wanted.unwrap_or_default()));
         }
     }
-    for reason in &expect.events {
-        if !view.api.store.list("events", "").any(|event| event["reason"] == reason.as_str()) {
-            unmet.push(format!("no event {reason}"));
+    for (reason, wanted) in expect.events.iter().map(|r| (r, true)).chain(expect.no_events.iter().map(|r| (r, false))) {
+        let stored = view.api.store.list("events", "").any(|event| event["reason"] == reason.as_str());
+        if stored != wanted {
+            unmet.push(if wanted { format!("no event {reason}") } else { format!("there is an event {reason}") });
         }
     }
     if let Some(lives) = expect.lives

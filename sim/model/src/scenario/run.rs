@@ -81,6 +81,7 @@ pub fn config_for(node: &NodeSpec) -> Config {
 /// Gives a cluster what the scenario's node wants it to have.
 pub fn furnish(cluster: &mut impl Cluster, node: &NodeSpec) {
     cluster.lose_hints(node.hints_lost);
+    cluster.with_api(|api, _| api.behind.lag = node.authorizer_lag);
     cluster.with_runtime(|runtime, _| {
         runtime.has_events = node.runtime_events;
         for image in &node.registry {

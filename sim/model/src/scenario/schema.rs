@@ -51,6 +51,9 @@ pub struct NodeSpec {
     pub registry: Vec<String>,
     /// How changes of ConfigMaps and Secrets are noticed: `Watch`, `Cache` or `Get`.
     pub change_detection: Option<String>,
+    /// How long after a pod is bound the API server's Node authorizer hears of it.
+    #[serde(deserialize_with = "duration")]
+    pub authorizer_lag: Duration,
     /// How many pods fit.
     pub max_pods: Option<u32>,
     /// Whether pods lie in cgroups of the agent's making.
@@ -68,6 +71,7 @@ impl Default for NodeSpec {
             hints_lost: 0,
             registry: Vec::new(),
             change_detection: None,
+            authorizer_lag: Duration::ZERO,
             max_pods: None,
             cgroups_per_qos: true,
             parallel_pulls: None,
@@ -354,6 +358,8 @@ pub struct Expect {
     pub published: Option<usize>,
     /// Reasons of events that were stored.
     pub events: Vec<String>,
+    /// Reasons of events that were not.
+    pub no_events: Vec<String>,
     /// Lives of the agent so far.
     pub lives: Option<u32>,
 }

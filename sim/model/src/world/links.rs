@@ -28,6 +28,8 @@ pub enum Link {
 
 /// How long a watch that could not be opened waits.
 const WATCH_RETRY: Duration = Duration::from_secs(1);
+/// The same while the authorizer may not have heard of the pod.
+const UNRELATED_RETRY: Duration = Duration::from_millis(100);
 /// How long a runtime event stream that could not be opened waits.
 const EVENTS_RETRY: Duration = Duration::from_millis(500);
 
@@ -209,7 +211,7 @@ impl World {
             self.handle(Event::WatchFailed { key: key.clone(), failure });
             return;
         }
-        match self.api.open(&self.identity, key) {
+        match self.api.open(self.now(), &self.identity, key) {
             Ok((watch, listed)) => {
                 if let Some(life) = &mut self.life {
                     life.watches.insert(key.clone(), Some(watch));
@@ -217,7 +219,8 @@ impl World {
                 self.handle(listed);
             }
             Err(failure) => {
-                self.schedule(WATCH_RETRY, Coming::Opens { life: number, key: key.clone() });
+                let wait = if failure.is_unrelated() { UNRELATED_RETRY } else { WATCH_RETRY };
+                self.schedule(wait, Coming::Opens { life: number, key: key.clone() });
                 self.handle(Event::WatchFailed { key: key.clone(), failure });
             }
         }

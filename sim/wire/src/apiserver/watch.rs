@@ -55,7 +55,7 @@ impl ApiServer {
         // Subscribed before the state is read, so that nothing falls in between.
         let (changed, broken) = (self.changed.subscribe(), self.broken.subscribe());
         let opened = self.with(|model, now| -> Result<_, ApiError> {
-            let watch = model.watch(who, routed.request.clone(), from)?;
+            let watch = model.watch(now, who, routed.request.clone(), from)?;
             let mut first = VecDeque::new();
             if initial {
                 let objects = model.store.list(routed.request.resource.plural, &routed.request.namespace);

@@ -256,3 +256,29 @@ fn get_asks_each_time_and_serves_no_old_copy() {
     bench.fetched(at(20.0), &second[0], Err(Failure::new(FailureKind::Unavailable, "connection refused")));
     assert_eq!(bench.look(), Lookup::Failed("connection refused".to_owned()));
 }
+
+// API-360, FINDINGS A9: what the authorizer does not grant yet is on its way, asked for again soon, and fails when that lasts.
+#[test]
+fn object_of_a_pod_that_the_authorizer_does_not_know_yet_is_fetched_again_soon() {
+    for detection in [ChangeDetection::Cache, ChangeDetection::Get] {
+        let mut bench = Bench::new(detection);
+        let pod = pod("a", &["s"]);
+        let refusal = || Err(Failure::new(FailureKind::Forbidden, "no relationship found between node 'n1' and this object"));
+        let (mut now, mut waits) = (at(0.0), Vec::new());
+        loop {
+            let fetches = bench.register(now, &pod);
+            let woken = bench.fetched(now, &fetches[0], refusal());
+            if !woken.is_empty() {
+                break;
+            }
+            assert_eq!(bench.look(), Lookup::Pending);
+            assert!(bench.register(now, &pod).is_empty(), "not before its time");
+            let next = bench.cache.deadline().unwrap();
+            waits.push(next.since(now.mono).as_millis());
+            now = Now { mono: next, ..now };
+            assert_eq!(bench.cache.due(now).len(), 1, "the pod is synced, and so it is fetched");
+        }
+        assert_eq!(waits, [50, 100, 200, 400, 800]);
+        assert!(matches!(bench.look(), Lookup::Failed(_)));
+    }
+}

@@ -26,6 +26,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const FRESH_FOR: Duration = TIMEOUT;
 /// How soon something that is missing or failed is asked for again.
 const RETRY: Duration = Duration::from_millis(500);
+/// While the API server's authorizer may not have heard of the pod (API-360): so soon, doubled, and that often nothing is said of it.
+const UNRELATED_FIRST: Duration = Duration::from_millis(50);
+const UNRELATED_TIMES: u32 = 5;
 
 /// Objects by fetching.
 #[derive(Debug)]
@@ -43,6 +46,9 @@ struct Fetched {
     held: Option<Object>,
     in_flight: Option<ActionId>,
     last: Option<Answer>,
+    /// How often it was refused as unrelated, and when it is asked for again for that.
+    unrelated: u32,
+    again: Option<Mono>,
     /// When its pods are synced for its sake.
     resync_at: Option<Mono>,
 }
@@ -110,6 +116,10 @@ impl FetchStore {
             // CFG-021: what is missing is asked for again on each read.
             Some(Err(_)) => RETRY,
         };
+        if known.again.is_some_and(|at| at > now.mono) {
+            return;
+        }
+        known.again = None;
         let aged = known.last.as_ref().is_none_or(|answer| now.mono.since(answer.at) >= fresh_for);
         if aged && known.in_flight.is_none() {
             let cached = self.aging && known.held.is_some() && known.last.as_ref().is_some_and(|answer| answer.result.is_ok());
@@ -135,6 +145,12 @@ impl FetchStore {
                 Ok(())
             }
             Ok(_) => Ok(()),
+            Err(failure) if failure.is_unrelated() && known.last.is_none() && known.unrelated < UNRELATED_TIMES => {
+                let at = now.mono + UNRELATED_FIRST * 2u32.pow(known.unrelated);
+                known.unrelated += 1;
+                (known.again, known.resync_at) = (Some(at), Some(at));
+                return false;
+            }
             Err(failure) => {
                 if failure.is_not_found() || !self.aging {
                     known.held = None;

@@ -337,3 +337,32 @@ async fn each_watch_asks_only_for_what_a_node_may_have() {
         assert_eq!(server.until_seen(1).await[0].line(), format!("GET {target}resourceVersion=0"));
     }
 }
+
+// API-360, FINDINGS A9: the Node authorizer hears of a new pod some milliseconds after the node; what the pod needs is asked for again soon,
+// and as seldom as anything else once that lasts. A watch that was open once has no such excuse.
+#[tokio::test(start_paused = true)]
+async fn an_object_that_the_authorizer_does_not_relate_to_the_node_yet_is_asked_for_soon() {
+    let unrelated = || {
+        let message = "secrets \"s\" is forbidden: User \"system:node:n1\" cannot list resource \"secrets\" in API group \"\" in the \
+                       namespace \"ns\": no relationship found between node 'n1' and this object";
+        Answer::status(403, "Forbidden", message)
+    };
+    let pauses = |seen: &[Seen]| seen.windows(2).map(|pair| (pair[1].at - pair[0].at).as_secs_f64()).collect::<Vec<_>>();
+    let key = WatchKey::Secret { namespace: "ns".to_owned(), name: "s".to_owned() };
+    let server = FakeServer::with((0..7).map(|_| unrelated()));
+    let mut events = follow(&server, key.clone());
+    for _ in 0..7 {
+        assert!(next(&mut events).await.ends_with("no relationship found between node 'n1' and this object"));
+    }
+    for (pause, base) in pauses(&server.seen()).iter().zip([0.05, 0.1, 0.2, 0.4, 0.8, 0.8]) {
+        assert!((base..=base * 2.0 + 0.01).contains(pause), "{base}: {:?}", pauses(&server.seen()));
+    }
+    let list = Answer::whole(json!({"kind": "SecretList", "apiVersion": "v1", "metadata": {"resourceVersion": "10"}, "items": []}));
+    let server = FakeServer::with([unrelated(), list, unrelated()]);
+    let mut events = follow(&server, key);
+    assert!(next(&mut events).await.starts_with("failed"));
+    assert_eq!(next(&mut events).await, "listed");
+    assert!(next(&mut events).await.starts_with("failed"));
+    let pauses = pauses(&server.until_seen(4).await);
+    assert!(pauses[0] < 0.1 && pauses[2] >= 0.8, "{pauses:?}");
+}

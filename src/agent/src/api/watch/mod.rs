@@ -31,6 +31,9 @@ const IDLE_SLACK: Duration = Duration::from_secs(30);
 /// As upstream's reflector.
 const BACKOFF_FIRST: Duration = Duration::from_millis(800);
 const BACKOFF_MOST: Duration = Duration::from_secs(30);
+/// While the authorizer may not have heard of the pod that the object is for (API-360): so soon, doubled, and that often.
+const UNRELATED_FIRST: Duration = Duration::from_millis(50);
+const UNRELATED_TIMES: u32 = 5;
 /// A watch that held for so long begins with the first back-off again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(120);
 /// Upstream's VeryShortWatchError: one that ends sooner, and empty, is no watch.
@@ -82,6 +85,7 @@ pub(super) async fn follow(pool: Arc<WatchPool>, node: String, key: WatchKey, si
     let mut wait = BACKOFF_FIRST;
     // The first relist after a time that was good need not wait; a server that forgets at once must not be asked in a tight loop.
     let mut prompt = true;
+    let mut unrelated = 0;
     loop {
         let began = Instant::now();
         let ended = match &mut step {
@@ -94,6 +98,7 @@ pub(super) async fn follow(pool: Arc<WatchPool>, node: String, key: WatchKey, si
         let pause = match ended {
             Ended::Closed => return,
             Ended::Listed(revision) => {
+                unrelated = UNRELATED_TIMES;
                 step = Step::Watch(revision);
                 continue;
             }
@@ -109,12 +114,18 @@ pub(super) async fn follow(pool: Arc<WatchPool>, node: String, key: WatchKey, si
                 wait
             }
             Ended::Failed(failure) => {
+                let soon = failure.is_unrelated() && unrelated < UNRELATED_TIMES;
                 let after = match failure.kind {
                     FailureKind::Throttled { after } => after.unwrap_or_default(),
                     _ => Duration::ZERO,
                 };
                 if watch.sink.send(Event::WatchFailed { key: watch.key.clone(), failure }).await.is_err() {
                     return;
+                }
+                if soon {
+                    tokio::time::sleep(watch.rng.jitter(UNRELATED_FIRST * 2u32.pow(unrelated), 0.5)).await;
+                    unrelated += 1;
+                    continue;
                 }
                 after.max(wait)
             }
