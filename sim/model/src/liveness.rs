@@ -7,6 +7,7 @@ use std::time::Duration;
 use kubelet::observation::{ContainerState, SandboxState};
 use serde_json::Value;
 
+use crate::api::admission::runtime_uid;
 use crate::api::controllers::storage::volumes_of_node;
 use crate::runtime::Container;
 use crate::scenario::expect::{View, condition};
@@ -187,7 +188,7 @@ fn name(pod: &Value) -> &str {
 }
 
 fn uid(pod: &Value) -> &str {
-    text(&pod["metadata"]["uid"])
+    runtime_uid(pod)
 }
 
 fn told_state(state: &Value) -> &'static str {
@@ -204,7 +205,7 @@ fn newest<'a>(view: View<'a>, uid: &str, name: &str) -> Option<&'a Container> {
 
 /// L1
 fn liveness_only_wanted_pods_run(view: View<'_>, pods: &[&Value], wrong: &mut Vec<Unsettled>) {
-    let known = |uid: &str| pods.iter().any(|pod| pod["metadata"]["uid"] == uid);
+    let known = |uid: &str| pods.iter().any(|pod| runtime_uid(pod) == uid);
     for container in view.runtime.running().filter(|c| !known(c.pod.as_str())) {
         let how = format!("container {} of pod {}, which nobody knows, runs", container.name(), container.pod);
         wrong.push(Unsettled { rule: "liveness_only_wanted_pods_run", how });
@@ -215,7 +216,7 @@ fn liveness_only_wanted_pods_run(view: View<'_>, pods: &[&Value], wrong: &mut Ve
 #[must_use]
 pub fn invariant_nothing_is_left(view: View<'_>) -> Vec<Unsettled> {
     let mut left = Vec::new();
-    let known = |uid: &str| view.api.store.list("pods", "").any(|pod| pod["metadata"]["uid"] == uid);
+    let known = |uid: &str| view.api.store.list("pods", "").any(|pod| runtime_uid(pod) == uid);
     for sandbox in view.runtime.sandboxes.values() {
         let uid = sandbox.config.metadata.as_ref().map(|m| m.uid.as_str()).unwrap_or_default();
         if !known(uid) {

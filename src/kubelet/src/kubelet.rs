@@ -87,9 +87,6 @@ impl Kubelet {
         if config.static_pods.path.is_some() {
             sources.insert(PodSource::File);
         }
-        if config.static_pods.url.is_some() {
-            sources.insert(PodSource::Http);
-        }
         let mut rng = Rng::new(seed);
         let parts = Parts {
             startup: Startup::default(),
@@ -117,7 +114,7 @@ impl Kubelet {
             dirty: BTreeSet::new(),
             alarms: Alarms::default(),
             affinity: Doubts::default(),
-            static_pods: StaticPods::new(&config.static_pods),
+            static_pods: StaticPods::new(&config),
             quarantine: Quarantine::default(),
             faults: Faults::default(),
             work: Work::default(),
@@ -160,6 +157,7 @@ impl Kubelet {
         self.take(now, event, &mut out);
         self.due(now, &mut out);
         self.settle(now, &mut out);
+        self.guarded(now, Part::StaticPods, &mut out, |kubelet, out| kubelet.tend_mirrors(now, out));
         self.guarded(now, Part::Drivers, &mut out, |kubelet, out| {
             kubelet.parts.drive_volumes(now, kubelet.pods.sources_ready(), out);
         });
@@ -423,6 +421,7 @@ impl Kubelet {
                 }
             }
             Some(Owner::Recorder) => self.recorder.done(now, id, outcome),
+            Some(Owner::Mirror(name)) => self.mirror_done(now, &name, outcome),
             _ => {}
         }
     }

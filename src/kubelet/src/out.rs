@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::action::{Action, Call, Lane};
 use crate::event::WatchKey;
-use crate::ids::{ActionId, PodUid};
+use crate::ids::{ActionId, PodName, PodUid};
 use crate::recorder::Recorded;
 use crate::work::{Point, Work};
 
@@ -40,6 +40,8 @@ pub enum Owner {
     Plugins,
     /// The files at the static pod path.
     Manifests,
+    /// The mirror pod of that full name.
+    Mirror(PodName),
     /// A pod's status in the API.
     PodStatus(PodUid),
     /// The image of a pod's container or image volume, by that name.

@@ -29,7 +29,7 @@ use crate::pod::dns::{ResolvConf, pod_dns};
 use crate::pod::env::{EnvError, EnvInputs, Environment, environment};
 use crate::pod::fields::FieldContext;
 use crate::pod::hosts::hosts_file;
-use crate::pod::manager::name_of;
+use crate::pod::manager::{is_static, name_of};
 use crate::pod::mounts::{MountInputs, file_mount, mounts_over, volume_mounts};
 use crate::pod::sandbox_config::{SandboxInputs, sandbox_config};
 use crate::pod::security_context::{SecurityInputs, security_context};
@@ -228,7 +228,8 @@ impl Parts {
         let host_ips = self.host_ips();
         let allocatable = self.node_allocatable();
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        if !self.services.is_synced() && !self.config.node.standalone {
+        // Static pods do not wait: the API server may be one of them.
+        if !self.services.is_synced() && !self.config.node.standalone && !is_static(pod) {
             return Err(EnvError::NotYet);
         }
         // ENV-010: default/kubernetes always, overridden by a service of that name in the pod's namespace.

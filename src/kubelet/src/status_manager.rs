@@ -57,7 +57,8 @@ struct Tracked {
     deleting: bool,
     /// The API server let it go; only finalizers can hold it still.
     released: bool,
-    mirror: bool,
+    /// Of a static pod: the mirror that its status is told to, if there is one.
+    mirror: Option<Option<PodUid>>,
     in_flight: Option<Doing>,
     /// How many calls have failed in a row.
     failures: u32,
@@ -147,28 +148,47 @@ impl StatusManager {
                 tracked.gone = false;
             }
             None => {
-                self.pods.insert(
-                    uid,
-                    Tracked {
-                        name: name_of(pod),
-                        api: status,
-                        version: version_of(pod),
-                        watched: version_of(pod),
-                        wanted: None,
-                        gate: Gate::default(),
-                        deleting,
-                        released: false,
-                        mirror: false,
-                        in_flight: None,
-                        failures: 0,
-                        not_before: Mono::ZERO,
-                        sent: Sent::default(),
-                        together: None,
-                        gone: false,
-                    },
-                );
+                self.pods.insert(uid, Tracked::new(pod, status));
             }
         }
+    }
+
+    /// A static pod is wanted: its status is told once it has a mirror (POD-302).
+    pub fn static_seen(&mut self, pod: &Arc<Pod>) {
+        let Some(uid) = uid_of(pod) else { return };
+        let new = || Tracked { mirror: Some(None), ..Tracked::new(pod, PodStatus::default()) };
+        self.pods.entry(uid).or_insert_with(new);
+    }
+
+    /// The API server has a mirror of a static pod, as it is shown, or has none.
+    pub fn mirror_seen(&mut self, now: Now, uid: &PodUid, mirror: Option<&Arc<Pod>>, out: &mut Out<'_>) {
+        let Some(tracked) = self.pods.get_mut(uid) else { return };
+        let shown = mirror.and_then(|mirror| uid_of(mirror));
+        let Some(mirror) = mirror else {
+            tracked.mirror = Some(None);
+            return;
+        };
+        let version = version_of(mirror);
+        if tracked.mirror.as_ref() != Some(&shown) {
+            let (wanted, gate) = (tracked.wanted.take(), tracked.gate);
+            *tracked = Tracked { mirror: Some(shown), wanted, gate, ..Tracked::new(mirror, shown_status(mirror)) };
+        } else if tracked.watched == version {
+            return;
+        } else if !tracked.is_behind(version) {
+            tracked.api = shown_status(mirror);
+            tracked.version = version;
+            tracked.gone = false;
+        }
+        tracked.watched = version;
+        self.tell(now, uid, out);
+    }
+
+    /// The status as last computed, or as the mirror has it from an earlier life.
+    #[must_use]
+    pub fn last_known(&self, uid: &PodUid) -> Option<&PodStatus> {
+        let tracked = self.pods.get(uid)?;
+        let told = tracked.mirror.as_ref().is_some_and(Option::is_some).then_some(&tracked.api);
+        tracked.wanted.as_ref().or(told)
     }
 
     /// The API server has the pod no more. Answers its name, if it was known.
@@ -230,16 +250,18 @@ impl StatusManager {
     /// A call ended.
     pub fn done(&mut self, now: Now, uid: &PodUid, outcome: Result<ApiReply, Failure>, out: &mut Out<'_>) {
         let Some(tracked) = self.pods.get_mut(uid) else { return };
-        let doing = tracked.in_flight.take();
+        // What was sent to a mirror that is no more says nothing.
+        let Some(doing) = tracked.in_flight.take() else { return };
+        let target = tracked.target(uid).clone();
         match outcome {
             Ok(reply) => {
                 tracked.failures = 0;
                 tracked.not_before = Mono::ZERO;
-                if doing == Some(Doing::Patching) {
+                if doing == Doing::Patching {
                     tracked.sent.answered = Some(now.mono);
                 }
                 if let ApiReply::Pod(pod) = reply
-                    && uid_of(&pod).as_ref() == Some(uid)
+                    && uid_of(&pod).as_ref() == Some(&target)
                     && !tracked.has_seen_newer(&pod)
                 {
                     tracked.version = version_of(&pod);
@@ -247,7 +269,7 @@ impl StatusManager {
                     canonical_status(&mut tracked.api);
                     tracked.deleting |= pod.metadata.deletion_timestamp.is_some();
                 }
-                if doing == Some(Doing::Deleting) {
+                if doing == Doing::Deleting {
                     tracked.released = true;
                     tracked.gone = true;
                 }
@@ -265,12 +287,39 @@ impl StatusManager {
     }
 }
 
+/// The status of a pod as the API server shows it, with quantities as they are compared.
+fn shown_status(pod: &Pod) -> PodStatus {
+    let mut status = pod.status.clone().unwrap_or_default();
+    canonical_status(&mut status);
+    status
+}
+
 /// The object's version; API servers number them upwards.
 fn version_of(pod: &Pod) -> Option<u64> {
     pod.metadata.resource_version.as_deref()?.parse().ok()
 }
 
 impl Tracked {
+    fn new(pod: &Pod, api: PodStatus) -> Self {
+        Self {
+            name: name_of(pod),
+            api,
+            version: version_of(pod),
+            watched: version_of(pod),
+            wanted: None,
+            gate: Gate::default(),
+            deleting: pod.metadata.deletion_timestamp.is_some(),
+            released: false,
+            mirror: None,
+            in_flight: None,
+            failures: 0,
+            not_before: Mono::ZERO,
+            sent: Sent::default(),
+            together: None,
+            gone: false,
+        }
+    }
+
     /// Whether the watch has shown what others made of the pod since the answer to a write was given.
     fn has_seen_newer(&self, answer: &Pod) -> bool {
         matches!((self.version, version_of(answer)), (Some(seen), Some(answer)) if answer < seen)
@@ -285,7 +334,7 @@ impl Tracked {
 
     /// When it is to be told of although nothing happens: what failed, and what waited for more.
     fn deadline(&self, now: Now) -> Option<Mono> {
-        let waits = self.in_flight.is_none() && !self.gone;
+        let waits = self.mirror != Some(None) && self.in_flight.is_none() && !self.gone;
         let again = Some(self.not_before).filter(|at| *at > now.mono);
         again.max(self.together).max(self.sent.held).filter(|_| waits)
     }
@@ -310,12 +359,17 @@ impl Tracked {
         Some(status).filter(|status| *status != self.api)
     }
 
+    /// The pod in the API that the status is told to.
+    fn target<'a>(&'a self, uid: &'a PodUid) -> &'a PodUid {
+        self.mirror.as_ref().and_then(Option::as_ref).unwrap_or(uid)
+    }
+
     fn may_delete(&self) -> bool {
-        self.deleting && !self.released && !self.mirror && self.gate.finished && is_terminal(&self.api)
+        self.deleting && !self.released && self.mirror.is_none() && self.gate.finished && is_terminal(&self.api)
     }
 
     fn tell(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
-        if self.in_flight.is_some() || self.gone || self.not_before > now.mono {
+        if self.mirror == Some(None) || self.in_flight.is_some() || self.gone || self.not_before > now.mono {
             return;
         }
         self.sent.held = None;
@@ -326,7 +380,7 @@ impl Tracked {
         }
         self.together = None;
         let (namespace, name) = (self.name.namespace.to_string(), self.name.name.to_string());
-        let patch = base.and_then(|status| pod_status_patch(uid, &self.api, &status));
+        let patch = base.and_then(|status| pod_status_patch(self.target(uid), &self.api, &status));
         let patch = patch.map(|patch| (digest_of(&patch), patch));
         let held = patch.as_ref().map(|(digest, _)| self.sent.earliest(*digest)).filter(|at| *at > now.mono);
         self.sent.held = held;

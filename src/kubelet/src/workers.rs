@@ -18,7 +18,7 @@ use crate::kubelet::Kubelet;
 use crate::out::{Out, Owner};
 use crate::pleg::RuntimePod;
 use crate::pod::chain::StepReply;
-use crate::pod::manager::Changes;
+use crate::pod::manager::{Changes, DesiredPod, is_static, name_of};
 use crate::pod::plan;
 use crate::pod::report::{rejected_status, step_ended};
 use crate::pod::stop::pod_grace;
@@ -72,12 +72,22 @@ impl Kubelet {
 
     pub(crate) fn pod_added(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
         let Some(desired) = self.pods.get(uid).cloned() else { return };
-        self.parts.statuses.pod_seen(now, &desired.pod);
+        self.status_follows(now, &desired);
+        let name = name_of(&desired.pod);
+        if is_static(&desired.pod) {
+            if self.housekeeping.is_clearing(uid) {
+                // POD-080: one of that UID was here before, and is still being cleared away.
+                self.static_pods.postponed.insert(uid.clone());
+                return;
+            }
+            self.queue(name, uid, false);
+        }
         if let Some(orphan) = self.workers.get_mut(uid) {
             // It was only in the runtime, or had been removed: the object tells how it is to end (POD-080).
             orphan.pod = Arc::clone(&desired.pod);
             orphan.source = Some(desired.source);
             orphan.adopted = false;
+            orphan.revived = is_static(&desired.pod) && orphan.termination.is_some();
             self.dirty.insert(uid.clone());
             return;
         }
@@ -94,6 +104,7 @@ impl Kubelet {
                 return;
             }
             out.record(Recorded::warning(Subject::Pod(Arc::clone(&desired.pod)), reason.clone(), message.clone()));
+            self.unqueue(&name_of(&desired.pod), uid);
             if self.was_here(&desired.pod, uid) {
                 let verdict = Verdict { reason, message: format!("Pod was rejected: {message}"), disruption: false };
                 self.stop_refused(now, uid, verdict);
@@ -188,8 +199,8 @@ impl Kubelet {
     }
 
     pub(crate) fn pod_updated(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
-        let Some(desired) = self.pods.get(uid) else { return };
-        self.parts.statuses.pod_seen(now, &desired.pod);
+        let Some(desired) = self.pods.get(uid).cloned() else { return };
+        self.status_follows(now, &desired);
         let Some(worker) = self.workers.get_mut(uid) else {
             // A refused pod: nobody plans it, and yet its status is kept as it is, and it may be deleted.
             self.parts.statuses.tell(now, uid, out);
@@ -214,6 +225,7 @@ impl Kubelet {
         let known_as = self.parts.statuses.pod_gone(uid);
         // The API server gives no more tokens for it.
         self.parts.tokens.forget(uid);
+        self.static_pods.postponed.remove(uid);
         let Some(worker) = self.workers.get_mut(uid) else {
             self.quarantine.forget(uid);
             // A refused pod: of an earlier life anything may be left.
@@ -222,7 +234,10 @@ impl Kubelet {
             return;
         };
         worker.source = None;
-        worker.terminate(now, ORPHAN_GRACE, None);
+        worker.revived = false;
+        // A manifest that goes is how a static pod is deleted.
+        let grace = if is_static(&worker.pod) { pod_grace(&worker.pod) } else { ORPHAN_GRACE };
+        worker.terminate(now, grace, None);
         self.quarantine.hurry(now.mono, uid);
         self.dirty.insert(uid.clone());
     }
@@ -250,6 +265,9 @@ impl Kubelet {
 
     /// Gives a worker to a pod that only the runtime, or the disk, knows: it is stopped and cleared away.
     pub(crate) fn adopt_orphan(&mut self, now: Now, uid: PodUid, namespace: String, name: String) {
+        if !name.is_empty() {
+            self.queue(PodName::new(&namespace, &name), &uid, true);
+        }
         let mut worker = PodWorker::new(now, uid.clone(), Arc::new(orphaned_pod(&uid, namespace, name)), None);
         worker.adopted = true;
         worker.terminate(now, ORPHAN_GRACE, None);
@@ -294,12 +312,21 @@ impl Kubelet {
     }
 
     fn plan_one(&mut self, now: Now, uid: &PodUid, mut worker: PodWorker, out: &mut Out<'_>) {
+        worker.held = self.waits_in_line(&worker.pod, &name_of(&worker.pod));
         let parts = &mut self.parts;
         let planned = caught(|| {
             out.works_for(Point::Plan, uid);
             plan::plan(&mut worker, parts, now, out)
         });
         let done = planned.and_then(|again| {
+            if worker.phase == Phase::Finished && worker.revived {
+                // POD-080: its manifest is back. What it left it finds again.
+                caught(|| {
+                    out.works_for(Point::Forget, uid);
+                    self.begin_anew(now, &worker, out);
+                })?;
+                return Ok(None);
+            }
             if worker.phase == Phase::Finished && worker.source.is_none() {
                 // Nobody knows the pod any more: what is left of it can go.
                 caught(|| {
@@ -335,7 +362,38 @@ impl Kubelet {
         }
     }
 
+    /// Where the pod's status is told: of a static pod by its mirror (POD-302).
+    fn status_follows(&mut self, now: Now, desired: &DesiredPod) {
+        if desired.source == PodSource::Api {
+            self.parts.statuses.pod_seen(now, &desired.pod);
+        } else {
+            self.parts.statuses.static_seen(&desired.pod);
+        }
+    }
+
+    fn begin_anew(&mut self, now: Now, worker: &PodWorker, out: &mut Out<'_>) {
+        let uid = &worker.uid;
+        self.alarms.set(uid, None);
+        self.parts.images.forget(uid);
+        self.parts.prober.remove_pod(uid);
+        self.parts.volumes.forget(uid);
+        self.parts.statuses.pod_gone(uid);
+        self.unqueue(&name_of(&worker.pod), uid);
+        self.pod_added(now, uid, out);
+    }
+
+    /// Static pods that waited for the room that an earlier one of their UID left.
+    pub(crate) fn start_postponed(&mut self, now: Now, out: &mut Out<'_>) {
+        let free: Vec<PodUid> =
+            self.static_pods.postponed.iter().filter(|uid| !self.housekeeping.is_clearing(uid)).cloned().collect();
+        for uid in free {
+            self.static_pods.postponed.remove(&uid);
+            self.pod_added(now, &uid, out);
+        }
+    }
+
     fn forget(&mut self, now: Now, worker: &PodWorker) {
+        self.unqueue(&name_of(&worker.pod), &worker.uid);
         self.parts.images.forget(&worker.uid);
         self.parts.prober.remove_pod(&worker.uid);
         self.parts.tokens.forget(&worker.uid);
@@ -360,12 +418,6 @@ fn orphaned_pod(uid: &PodUid, namespace: String, name: String) -> Pod {
         spec: Some(PodSpec { termination_grace_period_seconds: Some(1), ..PodSpec::default() }),
         status: None,
     }
-}
-
-/// Whether a source is the API server: only its pods have a status to report.
-#[must_use]
-pub fn reports(source: Option<PodSource>) -> bool {
-    source == Some(PodSource::Api)
 }
 
 #[cfg(test)]

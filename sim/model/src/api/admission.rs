@@ -13,6 +13,14 @@ use super::store::Store;
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
+/// The UID that the runtime knows a pod by: a mirror names its static pod's.
+#[must_use]
+pub fn runtime_uid(pod: &Value) -> &str {
+    let metadata = &pod["metadata"];
+    let mirrored = metadata["annotations"].get(MIRROR).and_then(Value::as_str);
+    mirrored.or(metadata["uid"].as_str()).unwrap_or_default()
+}
+
 /// Whether a pod is the mirror of a static pod.
 #[must_use]
 pub fn is_mirror(pod: &Value) -> bool {

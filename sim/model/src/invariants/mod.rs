@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use self::causes::{age, has_hook, is_attached, is_ready, may_be_stopped, may_lose_readiness, passed_its_probe, pod_by_uid, text};
 use crate::api::ApiModel;
+use crate::api::admission::is_mirror;
 use crate::api::store::ChangeKind;
 use crate::csi::CsiModel;
 use crate::runtime::{Container, RuntimeFact, RuntimeModel};
@@ -379,6 +380,10 @@ impl Witness {
             return;
         };
         for change in changes {
+            // A mirror pod is a picture: nothing runs by it, and nothing stops when it goes (POD-011, POD-013).
+            if change.plural == "pods" && is_mirror(&change.object) {
+                continue;
+            }
             match (change.plural, change.kind) {
                 ("pods", ChangeKind::Deleted) => self.invariant_no_pod_is_gone_while_it_runs(scene, &change.object),
                 ("pods", _) => self.pod_changed(scene, &change.object),

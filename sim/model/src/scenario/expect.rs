@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::schema::{Expect, PodExpect};
 use crate::api::ApiModel;
+use crate::api::admission::runtime_uid;
 use crate::host::HostModel;
 use crate::invariants::Witness;
 use crate::liveness::{invariant_nothing_is_left, unsettled};
@@ -128,7 +129,7 @@ fn pod_unmet(expect: &PodExpect, view: View<'_>, unmet: &mut Vec<String>) {
     if let Some(reason) = &expect.terminated {
         compare("terminated reason", ended.map_or(String::new(), |t| text(&t["reason"])), reason.clone());
     }
-    let uid = text(&pod["metadata"]["uid"]);
+    let uid = runtime_uid(pod);
     if let Some(running) = expect.running {
         let is = view.runtime.running().filter(|c| c.pod.as_str() == uid).count();
         compare("running containers", is.to_string(), running.to_string());

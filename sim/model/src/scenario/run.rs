@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::expect::{View, unmet};
 use super::schema::{Away, Expect, FaultFate, NodeSpec, PoisonStep, Scenario, Step};
+use crate::api::admission::runtime_uid;
 use crate::api::authorize::Identity;
 use crate::api::request::{Request, Verb};
 use crate::api::resource::{RESOURCES, of_kind};
@@ -227,7 +228,7 @@ fn disturb(cluster: &mut impl Cluster, step: &Step) {
     if let Some(kill) = &step.kill {
         let uid = cluster.look(|view| {
             let pod = view.api.store.list("pods", "").find(|p| p["metadata"]["name"] == kill.pod.as_str());
-            pod.map(|p| PodUid::new(p["metadata"]["uid"].as_str().unwrap_or_default()))
+            pod.map(|p| PodUid::new(runtime_uid(p)))
         });
         if let Some(uid) = uid {
             cluster.with_runtime(|runtime, now| match &kill.container {

@@ -266,6 +266,9 @@ impl Resolver<'_> {
     /// Policies that are valid and that this agent does not follow: pods run all the same, on shared CPUs and memory.
     fn warn_of_what_is_not_done(&mut self) {
         let config = self.config;
+        if !config.static_pod_url.is_empty() {
+            self.warnings.push("staticPodURL is not supported yet and has no effect: give staticPodPath".to_owned());
+        }
         let policies = [
             ("cpuManagerPolicy", &config.cpu_manager_policy, "none"),
             ("memoryManagerPolicy", &config.memory_manager_policy, "None"),

@@ -121,7 +121,7 @@ impl Kubelet {
                 }
             }
             Part::Pleg => self.pleg.due(now, out),
-            Part::StaticPods => self.static_pods.due(now, out),
+            Part::StaticPods => self.static_pods.due(now, parts.startup.machine().is_some(), out),
             Part::Images => self.dirty.extend(parts.images.due(now, out)),
             Part::Volumes => self.dirty.extend(parts.volumes.due(now)),
             Part::Objects => self.dirty.extend(parts.objects.due(now)),
@@ -160,6 +160,7 @@ impl Kubelet {
     }
 
     fn workers_due(&mut self, now: Now, out: &mut Out<'_>) {
+        self.start_postponed(now, out);
         for uid in self.alarms.due(now.mono) {
             if let Some(worker) = self.workers.get_mut(uid) {
                 worker.time_passed(now);

@@ -19,6 +19,9 @@ pub const SEEN_ANNOTATION: &str = "kubernetes.io/config.seen";
 /// Marks a mirror pod: the API identity of a static pod (POD-011).
 pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
+/// Names a static pod's manifest: its UID (POD-008).
+pub const HASH_ANNOTATION: &str = "kubernetes.io/config.hash";
+
 /// A pod that this node should have.
 #[derive(Clone, Debug)]
 pub struct DesiredPod {
@@ -64,6 +67,12 @@ pub fn name_of(pod: &Pod) -> PodName {
     PodName::new(pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default())
 }
 
+/// Whether a pod came from another source than the API server (POD-011).
+#[must_use]
+pub fn is_static(pod: &Pod) -> bool {
+    annotation(pod, SOURCE_ANNOTATION).is_some_and(|source| source != PodSource::Api.as_str())
+}
+
 fn is_mirror(pod: &Pod) -> bool {
     pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR_ANNOTATION))
 }
@@ -79,6 +88,30 @@ impl PodManager {
     #[must_use]
     pub fn sources_ready(&self) -> bool {
         self.expected.is_subset(&self.delivered)
+    }
+
+    /// Whether that source has delivered once.
+    #[must_use]
+    pub fn has_delivered(&self, source: PodSource) -> bool {
+        self.delivered.contains(&source)
+    }
+
+    /// The full names of all mirrors.
+    pub fn mirrors(&self) -> impl Iterator<Item = &PodName> {
+        self.mirrors.keys()
+    }
+
+    /// Whether a static pod of that full name is wanted.
+    #[must_use]
+    pub fn has_static(&self, name: &PodName) -> bool {
+        self.pods.values().any(|known| known.source != PodSource::Api && name_of(&known.pod) == *name)
+    }
+
+    /// The API server has that mirror no more.
+    pub fn mirror_gone(&mut self, name: &PodName, uid: &PodUid) {
+        if self.mirrors.get(name).and_then(|mirror| uid_of(mirror)).as_ref() == Some(uid) {
+            self.mirrors.remove(name);
+        }
     }
 
     /// A pod by UID.
@@ -103,17 +136,14 @@ impl PodManager {
         self.delivered.insert(source);
         let mut changes = Changes::default();
         let mut kept: BTreeSet<PodUid> = BTreeSet::new();
-        let mut mirrors: BTreeSet<PodName> = BTreeSet::new();
+        if source == PodSource::Api {
+            self.mirrors.clear();
+        }
         for pod in pods {
-            if is_mirror(&pod) {
-                mirrors.insert(name_of(&pod));
-            } else if let Some(uid) = uid_of(&pod) {
+            if let Some(uid) = uid_of(&pod) {
                 kept.insert(uid);
             }
             self.apply(wall, source, pod, &mut changes);
-        }
-        if source == PodSource::Api {
-            self.mirrors.retain(|name, _| mirrors.contains(name));
         }
         let gone: Vec<PodUid> =
             self.pods.iter().filter(|(uid, p)| p.source == source && !kept.contains(*uid)).map(|(uid, _)| uid.clone()).collect();
@@ -136,7 +166,9 @@ impl PodManager {
     pub fn deleted(&mut self, source: PodSource, pod: &Pod) -> Changes {
         let mut changes = Changes::default();
         if is_mirror(pod) {
-            self.mirrors.remove(&name_of(pod));
+            if let Some(uid) = uid_of(pod) {
+                self.mirror_gone(&name_of(pod), &uid);
+            }
         } else if let Some(uid) = uid_of(pod)
             && self.pods.get(&uid).is_some_and(|known| known.source == source)
         {
@@ -156,7 +188,11 @@ impl PodManager {
 
     fn take(&mut self, wall: Timestamp, source: PodSource, pod: Arc<Pod>, changes: &mut Changes) {
         if is_mirror(&pod) {
-            self.mirrors.insert(name_of(&pod), pod);
+            // What is made may be shown to go after the one that takes its place was made.
+            let newer = |known: &Arc<Pod>| uid_of(known) != uid_of(&pod) && version_of(known) > version_of(&pod);
+            if !self.mirrors.get(&name_of(&pod)).is_some_and(newer) {
+                self.mirrors.insert(name_of(&pod), pod);
+            }
             return;
         }
         let Some(uid) = uid_of(&pod) else { return };
@@ -195,7 +231,14 @@ impl PodManager {
     }
 }
 
-fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
+/// API servers number versions upwards.
+fn version_of(pod: &Pod) -> Option<u64> {
+    pod.metadata.resource_version.as_deref()?.parse().ok()
+}
+
+/// One of a pod's annotations.
+#[must_use]
+pub fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
     pod.metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 

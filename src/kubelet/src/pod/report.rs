@@ -18,12 +18,12 @@ use crate::kubelet::QUARANTINED;
 use crate::out::Out;
 use crate::parts::Parts;
 use crate::pod::chain::StepReply;
+use crate::pod::manager::is_static;
 use crate::prober::ProbedPod;
 use crate::recorder::{Recorded, Subject};
 use crate::status_manager::Gate;
 use crate::time::Now;
 use crate::work::Point;
-use crate::workers::reports;
 
 /// Brings the probes in line with what was last seen.
 pub fn probe(worker: &PodWorker, parts: &mut Parts, now: Now) {
@@ -46,13 +46,17 @@ pub fn probe(worker: &PodWorker, parts: &mut Parts, now: Now) {
 
 /// Computes the status and hands it on (POD-100). A pod that was not seen yet says nothing: what the API server has stands.
 pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) {
-    if !reports(worker.source) || worker.observation.is_none() {
+    if worker.source.is_none() || worker.observation.is_none() || worker.held {
+        return;
+    }
+    if is_static(&worker.pod) && worker.phase >= Phase::Terminated {
+        // POD-302: it is never forced to end: it may come again.
         return;
     }
     out.works_for(Point::Report, &worker.uid);
     let seen = worker.seen();
     let host_ips = parts.host_ips();
-    let previous = parts.statuses.status(&worker.uid).cloned().or_else(|| worker.pod.status.clone()).map(well_again);
+    let previous = parts.statuses.last_known(&worker.uid).cloned().or_else(|| worker.pod.status.clone()).map(well_again);
     let status = generate_api_pod_status(&StatusInputs {
         pod: &worker.pod,
         uid: &worker.uid,

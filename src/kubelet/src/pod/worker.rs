@@ -134,6 +134,10 @@ pub struct PodWorker {
     pub adopted: bool,
     /// When it came.
     pub born: Mono,
+    /// Whether it waits for another pod of its full name to end (POD-081).
+    pub held: bool,
+    /// Whether a source asked for it again while it was stopped: it begins anew once it has ended (POD-080).
+    pub revived: bool,
     /// Whether the pod's cgroup was removed.
     pub cgroup_removed: bool,
     /// How long its containers wait before they are started again.
@@ -186,6 +190,8 @@ impl PodWorker {
             stopping_with: None,
             adopted: false,
             born: now.mono,
+            held: false,
+            revived: false,
             cgroup_removed: false,
             backoffs: RestartBackoffs::new(),
             stale_after: now.mono,
