@@ -312,7 +312,7 @@ impl Kubelet {
     }
 
     fn plan_one(&mut self, now: Now, uid: &PodUid, mut worker: PodWorker, out: &mut Out<'_>) {
-        worker.held = self.waits_in_line(&worker.pod, &name_of(&worker.pod));
+        worker.in_line = self.waits_in_line(&worker.pod, &name_of(&worker.pod));
         let parts = &mut self.parts;
         let planned = caught(|| {
             out.works_for(Point::Plan, uid);

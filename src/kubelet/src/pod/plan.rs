@@ -72,7 +72,7 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
     }
     match worker.phase {
         // POD-051: nothing is begun while the runtime says that it is not ready.
-        Phase::Syncing if worker.held || parts.runtime.refuses_work() => false,
+        Phase::Syncing if worker.in_line || parts.runtime.refuses_work() => false,
         Phase::Syncing => sync(worker, parts, now, &seen, out),
         Phase::Terminating => terminate(worker, parts, now, &seen, out),
         Phase::Terminated | Phase::Finished => false,

@@ -46,7 +46,7 @@ pub fn probe(worker: &PodWorker, parts: &mut Parts, now: Now) {
 
 /// Computes the status and hands it on (POD-100). A pod that was not seen yet says nothing: what the API server has stands.
 pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) {
-    if worker.source.is_none() || worker.observation.is_none() || worker.held {
+    if worker.source.is_none() || worker.observation.is_none() || worker.in_line {
         return;
     }
     if is_static(&worker.pod) && worker.phase >= Phase::Terminated {

@@ -135,7 +135,7 @@ pub struct PodWorker {
     /// When it came.
     pub born: Mono,
     /// Whether it waits for another pod of its full name to end (POD-081).
-    pub held: bool,
+    pub in_line: bool,
     /// Whether a source asked for it again while it was stopped: it begins anew once it has ended (POD-080).
     pub revived: bool,
     /// Whether the pod's cgroup was removed.
@@ -190,7 +190,7 @@ impl PodWorker {
             stopping_with: None,
             adopted: false,
             born: now.mono,
-            held: false,
+            in_line: false,
             revived: false,
             cgroup_removed: false,
             backoffs: RestartBackoffs::new(),
