@@ -135,11 +135,11 @@ fn pod_unmet(expect: &PodExpect, view: View<'_>, unmet: &mut Vec<String>) {
         compare("running containers", is.to_string(), running.to_string());
     }
     if let Some(starts) = expect.starts {
-        compare("starts", view.witness.starts_of(&uid).to_string(), starts.to_string());
+        compare("starts", view.witness.starts_of(uid).to_string(), starts.to_string());
     }
     for (file, contents) in &expect.files {
         let (volume, path) = file.split_once('/').unwrap_or((file, ""));
-        let placed = view.host.volumes.get(&(PodUid::new(&uid), volume.to_owned()));
+        let placed = view.host.volumes.get(&(PodUid::new(uid), volume.to_owned()));
         let is =
             placed.and_then(|placed| placed.files.get(path)).map_or("not there".into(), |bytes| String::from_utf8_lossy(bytes));
         compare(file, is.into_owned(), contents.clone());
