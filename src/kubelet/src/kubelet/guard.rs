@@ -19,7 +19,7 @@ use crate::quarantine::Released;
 use crate::recorder::{Recorded, Subject};
 use crate::time::{Mono, Now};
 use crate::work::{Point, caught};
-use crate::workers::{phase_is_terminal, reports};
+use crate::workers::phase_is_terminal;
 
 /// The reason of events and of statuses.
 pub(crate) const QUARANTINED: &str = "Quarantined";
@@ -184,7 +184,7 @@ impl Kubelet {
             worker.map(|worker| (&worker.pod, worker.source)).or_else(|| self.pods.get(uid).map(|d| (&d.pod, Some(d.source))));
         let Some((pod, source)) = known else { return };
         let pod: Arc<Pod> = Arc::clone(pod);
-        if reports(source) {
+        if source.is_some() {
             out.record(Recorded::warning(Subject::Pod(Arc::clone(&pod)), QUARANTINED, message));
             let told = caught(|| {
                 out.rests();
