@@ -216,7 +216,8 @@ fn start_step_ended(worker: &mut PodWorker, parts: &mut Parts, container: &str, 
     }
     if let Step::PostStart { .. } = &end.step {
         if let Some(why) = hook_failure(end) {
-            out.record(Recorded::warning(subject.clone(), "FailedPostStartHook", format!("PostStartHook failed: {why}")));
+            // Nothing of what it said: that may hold secrets, and whoever reads events may not read those.
+            out.record(Recorded::warning(subject.clone(), "FailedPostStartHook", "PostStartHook failed"));
             out.record(Recorded::normal(subject, "Killing", "FailedPostStartHook".to_owned()));
             set_error(worker, container, "PostStartHookError", why);
         }
@@ -281,8 +282,8 @@ fn kill_step_ended(worker: &mut PodWorker, container: &str, end: &StepEnd, out: 
 }
 
 fn pre_stop_ended(subject: Subject, end: &StepEnd, out: &mut Out<'_>) {
-    if let Some(why) = hook_failure(end) {
-        out.record(Recorded::warning(subject, "FailedPreStopHook", format!("PreStopHook failed: {why}")));
+    if hook_failure(end).is_some() {
+        out.record(Recorded::warning(subject, "FailedPreStopHook", "PreStopHook failed"));
     }
 }
 
