@@ -203,7 +203,7 @@ pub(super) fn events_are_those_of_a_kubelet(bed: &mut Bed) -> anyhow::Result<()>
         .filter(|line| !line.contains("gold-running") && !not_told(line))
         .collect();
     let about = |line: &String| line.contains("Pod/gold-") || line.contains("Node/NODE");
-    until("the events of a kubelet", SOON * 2, || {
+    until("the events of a kubelet", SOON * 3, || {
         let told: Lines = told(bed).map_err(|error| error.to_string())?.into_iter().filter(about).collect();
         let missing: Vec<String> = golden.difference(&told).cloned().collect();
         if missing.is_empty() { Ok(()) } else { Err(format!("missing {missing:#?} of {told:#?}")) }

@@ -29,7 +29,7 @@ pub struct RestartBackoff {
     /// How long the next end waits; `None` if it is forgiven.
     wait: Option<Duration>,
     /// The last ends and when they were seen, the newest last.
-    ends: VecDeque<(ContainerId, Mono)>,
+    ends: VecDeque<End>,
     /// The end after which a start was last granted.
     granted: Option<ContainerId>,
 }
@@ -66,36 +66,43 @@ pub fn restart_wait(
     if backoff.granted.as_ref() == Some(id) {
         return None;
     }
-    let at_once = match ended.stopped_after {
-        Some(before) if backoff.seen(id).is_none() => match before {
-            None => {
-                backoff.note(id, now);
-                backoff.granted = Some(id.clone());
-                return None;
-            }
-            Some(before) => backoff.left(before, most, now).is_none(),
-        },
-        _ => false,
-    };
-    backoff.note(id, now);
-    match backoff.left(ended.newest, most, now).filter(|_| !at_once) {
-        Some(left) => Some(left),
-        None => {
-            backoff.grant(ended.stopped_after.flatten().filter(|_| at_once).unwrap_or(ended.newest), most);
+    // The one before may have been cleared away meanwhile: what is remembered of its end counts just as well.
+    let remembered = backoff.ends.back().map(|end| (end.id.clone(), end.ran_long));
+    let before = ended.stopped_after.map(|before| before.map(|b| (b.id.clone(), ran_long(b, most))).or(remembered));
+    let before = before.filter(|_| backoff.seen(id).is_none());
+    backoff.note(ended.newest, most, now);
+    let long = ran_long(ended.newest, most);
+    match before {
+        Some(None) => {
             backoff.granted = Some(id.clone());
-            None
+            return None;
         }
+        Some(Some((before, ran_long))) if backoff.left(&before, ran_long, most, now).is_none() => backoff.grant(ran_long, most),
+        _ => match backoff.left(id, long, most, now) {
+            Some(left) => return Some(left),
+            None => backoff.grant(long, most),
+        },
     }
+    backoff.granted = Some(id.clone());
+    None
+}
+
+/// An end that was seen.
+#[derive(Clone, Debug, PartialEq)]
+struct End {
+    id: ContainerId,
+    at: Mono,
+    ran_long: bool,
 }
 
 impl RestartBackoff {
     fn seen(&self, id: &ContainerId) -> Option<Mono> {
-        self.ends.iter().find(|(end, _)| end == id).map(|(_, at)| *at)
+        self.ends.iter().find(|end| end.id == *id).map(|end| end.at)
     }
 
-    fn note(&mut self, id: &ContainerId, now: Now) {
-        if self.seen(id).is_none() {
-            self.ends.push_back((id.clone(), now.mono));
+    fn note(&mut self, ended: &ContainerStatus, most: Duration, now: Now) {
+        if self.seen(&ended.id).is_none() {
+            self.ends.push_back(End { id: ended.id.clone(), at: now.mono, ran_long: ran_long(ended, most) });
             if self.ends.len() > ENDS {
                 self.ends.pop_front();
             }
@@ -103,16 +110,16 @@ impl RestartBackoff {
     }
 
     /// The wait after that end, and what is left of it.
-    fn left(&self, ended: &ContainerStatus, most: Duration, now: Now) -> Option<(Duration, Duration)> {
-        let wait = self.wait.filter(|_| !ran_long(ended, most))?.min(most);
+    fn left(&self, ended: &ContainerId, ran_long: bool, most: Duration, now: Now) -> Option<(Duration, Duration)> {
+        let wait = self.wait.filter(|_| !ran_long)?.min(most);
         // An end that was never seen is long past: the agent has seen what came after it.
-        let until = self.seen(&ended.id)? + wait;
+        let until = self.seen(ended)? + wait;
         let left = until.since(now.mono);
         (!left.is_zero()).then_some((wait, left))
     }
 
-    fn grant(&mut self, ended: &ContainerStatus, most: Duration) {
-        let before = self.wait.filter(|_| !ran_long(ended, most));
+    fn grant(&mut self, ran_long: bool, most: Duration) {
+        let before = self.wait.filter(|_| !ran_long);
         self.wait = Some(before.map_or(FIRST, |wait| wait * 2).min(most));
     }
 }
@@ -211,6 +218,21 @@ mod tests {
         assert_eq!(killed(2, 27), Some((10, 1)));
         assert_eq!(killed(2, 28), None);
         assert_eq!(killed(3, 60), None, "the one before ended longer ago than its wait");
+    }
+
+    // POD-225: of dead instances only the newest is kept, so that the one before is seldom there when the next is stopped.
+    #[test]
+    fn instance_before_counts_although_it_was_cleared_away() {
+        let mut backoffs = RestartBackoffs::new();
+        let mut killed = |id: &str, clock| {
+            let newest = ended(id, 3);
+            let ended = Ended { newest: &newest, stopped_after: Some(None) };
+            seconds(restart_wait(&mut backoffs, &container("i"), ended, MOST, at(clock, 0)))
+        };
+        assert_eq!(killed("a", 3), None);
+        assert_eq!(killed("b", 6), None);
+        assert_eq!(killed("c", 9), Some((10, 10)));
+        assert_eq!(killed("c", 19), None);
     }
 
     // POD-225: upstream goes by the wall clock; set back, it holds the container until the old time comes again.
