@@ -1,6 +1,6 @@
-//! The gRPC health check, `grpc.health.v1.Health/Check`: one HTTP/2 request, its connection tried again until the time is over.
-//! Upstream: pkg/probe/grpc/grpc.go, google.golang.org/grpc (WithBlock, backoff.DefaultConfig, internal/transport).
-//! Differs: nothing on purpose.
+//! The gRPC health check, `grpc.health.v1.Health/Check`: one connection, one HTTP/2 request.
+//! Upstream: pkg/probe/grpc/grpc.go, google.golang.org/grpc (WithBlock, internal/transport).
+//! Differs: a server that is not there is told of at once, in the same words; upstream connects again until the time is over.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kubelet::event::ProbeOutcome;
 use kubelet::time::go_seconds;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::over;
 use super::wire::{Heard, open};
@@ -19,38 +19,19 @@ use crate::env::Net;
 use crate::go_text::{join_host_port, quote};
 
 const BODY_LIMIT: usize = 10 * 1024;
-/// How long gRPC waits before it connects again: at first, and at the most.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
-
 /// POD-248
 pub(super) async fn probe(net: &dyn Net, host: &str, port: u16, service: &str, timeout: Duration) -> ProbeOutcome {
     let deadline = Instant::now() + timeout;
     let address = join_host_port(host, port);
-    let mut pause = BACKOFF.0;
-    loop {
-        let heard = Heard::default();
-        let outcome = match timeout_at(deadline, check(net, host, port, service, &heard)).await {
-            Ok(Ok(outcome)) => Some(outcome),
-            Ok(Err(NotConnected)) => None,
-            Err(_) if speaks_http2(&heard) => {
-                Some(failed(format!("timeout: health rpc did not complete within {}", go_seconds(timeout))))
-            }
-            Err(_) => None,
-        };
-        if let Some(outcome) = outcome {
-            return outcome;
-        }
-        if Instant::now() + pause >= deadline {
-            // Somebody may still come up, but nobody would be asked any more.
-            tokio::time::sleep_until(deadline).await;
+    let heard = Heard::default();
+    match timeout_at(deadline, check(net, host, port, service, &heard)).await {
+        Ok(Ok(outcome)) => outcome,
+        Err(_) if speaks_http2(&heard) => failed(format!("timeout: health rpc did not complete within {}", go_seconds(timeout))),
+        Ok(Err(NotConnected)) | Err(_) => {
             let within = go_seconds(timeout);
-            return failed(format!(
-                "timeout: failed to connect service {} within {within}: context deadline exceeded",
-                quote(address.as_bytes())
-            ));
+            let address = quote(address.as_bytes());
+            failed(format!("timeout: failed to connect service {address} within {within}: context deadline exceeded"))
         }
-        sleep(pause).await;
-        pause = (pause * 8 / 5).min(BACKOFF.1);
     }
 }
 
@@ -247,14 +228,14 @@ mod tests {
 
     // POD-248; as recorded of the kubelet (case 091): nobody there, and somebody who speaks no gRPC.
     #[tokio::test(start_paused = true)]
-    async fn who_is_not_there_is_waited_for_until_the_time_is_over() {
+    async fn who_is_not_there_is_told_of_at_once() {
         let began = Instant::now();
         for net in [Answers::none(), Answers::of(["HTTP/1.1 400 Bad Request\r\n\r\n"])] {
             let outcome = probe(&net, "10.0.0.2", 5999, "", Duration::from_secs(1)).await;
             let text = "timeout: failed to connect service \"10.0.0.2:5999\" within 1s: context deadline exceeded";
             assert_eq!(told(&outcome), text);
         }
-        assert_eq!(began.elapsed(), Duration::from_secs(2));
+        assert_eq!(began.elapsed(), Duration::ZERO);
         let outcome = probe(&Answers::none(), "fd00::2", 1, "", Duration::from_secs(3)).await;
         assert!(told(&outcome).contains("\"[fd00::2]:1\" within 3s"));
     }
