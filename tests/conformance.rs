@@ -1,7 +1,9 @@
-//! Writes docs/conformance.md: which behaviours of docs/behaviours.tsv are held by which tests, and which are open.
+//! Writes docs/conformance.md: which behaviours of docs/behaviours.tsv are held by which tests, which in part, and which are open.
 //!
 //! A test holds a behaviour if it names its ID (`POD-225`) in a comment above or inside it, or in its own name (`pod_225`);
-//! a scenario, if the ID is anywhere in its file. `A-001 to A-009` names all between. `cargo conformance` writes the page.
+//! a scenario, if the ID is anywhere in its file; a part of a live or cluster suite, if the comment above its line names it.
+//! `A-001 to A-009` names all between. A behaviour of which docs/in_part.tsv says what is missing is held in part, and so is one
+//! that only live or cluster tests name, since those skip themselves where they cannot run. `cargo conformance` writes the page.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -9,7 +11,10 @@ use std::fmt::Write as _;
 use crate::source::{Source, files_below, root, sources, text_of};
 
 const BEHAVIOURS: &str = "docs/behaviours.tsv";
+const IN_PART: &str = "docs/in_part.tsv";
 const PAGE: &str = "docs/conformance.md";
+/// What is missing of a behaviour that only tests name which can be skipped.
+const SKIPPABLE: &str = "a test that runs everywhere: the named ones need root and a container runtime, or an API server";
 const TIERS: [(&str, &str); 4] = [
     ("P0", "an ordinary pod on a real cluster"),
     ("P1", "exercised by the conformance suites"),
@@ -96,10 +101,38 @@ impl Table {
     }
 }
 
-/// A test of a Rust file, with all text that belongs to it.
+/// A test of a Rust file, or a part of a suite, with all text that belongs to it.
 struct Test {
     name: String,
     text: String,
+}
+
+/// The parts of a live or cluster suite: lines `("name", function),` with the comments above them.
+fn parts_of(source: &Source) -> Vec<Test> {
+    let mut parts = Vec::new();
+    for (at, line) in source.lines.iter().enumerate() {
+        let name = line.trim().strip_prefix("(\"").and_then(|rest| rest.split_once("\", ")).filter(|(_, rest)| rest.ends_with("),"));
+        if let Some((name, _)) = name {
+            let above = source.lines[..at].iter().rev().take_while(|line| line.trim_start().starts_with("//"));
+            parts.push(Test { name: name.to_owned(), text: above.cloned().collect::<Vec<_>>().join("\n") });
+        }
+    }
+    parts
+}
+
+/// Whether the tests of a file skip themselves where they cannot run.
+fn can_be_skipped(path: &str) -> bool {
+    path.starts_with("tests/live/") || path.starts_with("tests/cluster/")
+}
+
+/// What is missing of behaviours that are held in part, by ID: lines `ID<tab>what is missing` below a head.
+fn missing_parts(text: &str) -> BTreeMap<String, String> {
+    let mut missing = BTreeMap::new();
+    for line in text.lines().skip(1) {
+        let (id, what) = line.split_once('\t').unwrap_or_else(|| panic!("{IN_PART}: not two cells: {line}"));
+        assert!(missing.insert(id.to_owned(), what.to_owned()).is_none(), "{IN_PART} lists {id} twice");
+    }
+    missing
 }
 
 /// The tests of a file: functions with an attribute that ends in `test`, with the comments above them.
@@ -123,17 +156,41 @@ fn tests_of(source: &Source) -> Vec<Test> {
         .collect()
 }
 
-/// Which behaviours are held, by what; and IDs that do not exist, by where.
+/// How far a behaviour is held.
+#[derive(PartialEq)]
+enum Standing<'a> {
+    Held,
+    /// With what is missing.
+    InPart(&'a str),
+    Open,
+}
+
+/// Which behaviours are held, by what; of which something is missing; and IDs that do not exist, by where.
 #[derive(Default)]
 struct Coverage {
     held: BTreeMap<String, BTreeSet<String>>,
+    /// Those that a test names which runs everywhere.
+    everywhere: BTreeSet<String>,
+    missing: BTreeMap<String, String>,
     unknown: BTreeSet<String>,
 }
 
 impl Coverage {
+    fn standing(&self, id: &str) -> Standing<'_> {
+        match self.missing.get(id) {
+            _ if !self.held.contains_key(id) => Standing::Open,
+            Some(missing) => Standing::InPart(missing),
+            None if self.everywhere.contains(id) => Standing::Held,
+            None => Standing::InPart(SKIPPABLE),
+        }
+    }
+
     fn add(&mut self, table: &Table, text: &str, name: Option<&str>, label: &str, path: &str) {
         let (mut known, unknown) = table.named_in(text);
         known.extend(name.map(|name| table.named_by(name)).unwrap_or_default());
+        if !can_be_skipped(path) {
+            self.everywhere.extend(known.iter().cloned());
+        }
         for id in known {
             self.held.entry(id).or_default().insert(label.to_owned());
         }
@@ -141,9 +198,13 @@ impl Coverage {
     }
 
     fn of_the_repository(table: &Table) -> Self {
-        let mut coverage = Self::default();
+        let mut coverage = Self { missing: missing_parts(&text_of(IN_PART).unwrap_or_default()), ..Self::default() };
         for source in sources().iter().filter(|source| !source.path.ends_with("conformance.rs")) {
-            for test in tests_of(source) {
+            let tests = match parts_of(source) {
+                parts if can_be_skipped(&source.path) && !parts.is_empty() => parts,
+                _ => tests_of(source),
+            };
+            for test in tests {
                 coverage.add(table, &test.text, Some(&test.name), &label(&source.path, &test.name), &source.path);
             }
         }
@@ -166,8 +227,9 @@ fn page(table: &Table, coverage: &Coverage) -> String {
     let mut page = String::from(
         "# Conformance\n\nWritten by `cargo conformance` from the behaviour IDs that tests and scenarios name; do not edit. \
          [behaviours.tsv](behaviours.tsv) lists all behaviours of the upstream kubelet (1.36) that count here.\n\n\
-         A behaviour is *held* if a test that could fail names it. One test may hold a part of a behaviour only: the numbers say \
-         where to look, not that nothing is missing.\n\n",
+         A behaviour is *held* if a test that runs everywhere and could fail names it and nothing of it is known to be missing; \
+         *in part* if [in_part.tsv](in_part.tsv) says what is missing, or if only tests name it that skip themselves where they \
+         cannot run; else *open*. The table counts held, in part, and all.\n\n",
     );
     for (tier, meaning) in TIERS {
         writeln!(page, "- **{tier}**: {meaning}").expect("a string takes text");
@@ -195,15 +257,16 @@ fn sections<'a>(table: &'a Table, area: &str) -> Vec<&'a str> {
     sections
 }
 
-/// Areas by tiers: held of all.
+/// Areas by tiers: held, in part, of all.
 fn summary(page: &mut String, table: &Table, coverage: &Coverage) {
     let count = |area: Option<&str>, tier: &str| {
         let all: Vec<&Behaviour> = table.0.iter().filter(|b| area.is_none_or(|area| b.area == area) && b.tier == tier).collect();
-        let held = all.iter().filter(|b| coverage.held.contains_key(&b.id)).count();
-        format!("{held} of {}", all.len())
+        let held = all.iter().filter(|b| coverage.standing(&b.id) == Standing::Held).count();
+        let open = all.iter().filter(|b| coverage.standing(&b.id) == Standing::Open).count();
+        format!("{held} + {} of {}", all.len() - held - open, all.len())
     };
     let head: Vec<&str> = TIERS.iter().map(|(tier, _)| *tier).collect();
-    write!(page, "| Held | {} |\n|---|{}\n", head.join(" | "), "---|".repeat(TIERS.len())).expect("a string takes text");
+    write!(page, "| Held + in part | {} |\n|---|{}\n", head.join(" | "), "---|".repeat(TIERS.len())).expect("a string takes text");
     let rows = areas(table).into_iter().map(|area| (area, Some(area))).chain([("**All**", None)]);
     for (name, area) in rows {
         let cells: Vec<String> = TIERS.iter().map(|(tier, _)| count(area, tier)).collect();
@@ -213,21 +276,30 @@ fn summary(page: &mut String, table: &Table, coverage: &Coverage) {
 
 fn write_section(page: &mut String, table: &Table, coverage: &Coverage, area: &str, section: &str) {
     let all: Vec<&Behaviour> = table.0.iter().filter(|b| b.area == area && b.section == section).collect();
-    let (held, open): (Vec<&Behaviour>, Vec<&Behaviour>) = all.iter().partition(|b| coverage.held.contains_key(&b.id));
-    write!(page, "\n### {section}: {} of {}\n\n", held.len(), all.len()).expect("a string takes text");
-    if !held.is_empty() {
-        page.push_str("| ID | Tier | Behaviour | Tests |\n|---|---|---|---|\n");
-        for b in held {
-            let tests: Vec<&str> = coverage.held[&b.id].iter().map(String::as_str).collect();
-            let title = b.title.replace('|', "\\|");
-            writeln!(page, "| {} | {} | {title} | {} |", b.id, b.tier, tests.join("<br>")).expect("a string takes text");
+    let row = |b: &Behaviour| {
+        let tests: Vec<&str> = coverage.held[&b.id].iter().map(String::as_str).collect();
+        format!("| {} | {} | {} | {}", b.id, b.tier, b.title.replace('|', "\\|"), tests.join("<br>"))
+    };
+    let (mut held, mut in_part, mut open) = (Vec::new(), Vec::new(), Vec::new());
+    for b in &all {
+        match coverage.standing(&b.id) {
+            Standing::Held => held.push(format!("{} |\n", row(b))),
+            Standing::InPart(missing) => in_part.push(format!("{} | {} |\n", row(b), missing.replace('|', "\\|"))),
+            Standing::Open => open.push(*b),
         }
-        page.push('\n');
+    }
+    write!(page, "\n### {section}: {} + {} of {}\n\n", held.len(), in_part.len(), all.len()).expect("a string takes text");
+    for (rows, head) in [
+        (held, "| ID | Tier | Behaviour | Tests |\n|---|---|---|---|\n"),
+        (in_part, "In part:\n\n| ID | Tier | Behaviour | Tests | Missing |\n|---|---|---|---|---|\n"),
+    ] {
+        if !rows.is_empty() {
+            writeln!(page, "{head}{}", rows.concat()).expect("a string takes text");
+        }
     }
     for (tier, _) in TIERS {
-        let of_tier: Vec<&&Behaviour> = open.iter().filter(|b| b.tier == tier).collect();
-        if !of_tier.is_empty() {
-            let ids: Vec<&str> = of_tier.iter().map(|b| b.id.as_str()).collect();
+        let ids: Vec<&str> = open.iter().filter(|b| b.tier == tier).map(|b| b.id.as_str()).collect();
+        if !ids.is_empty() {
             writeln!(page, "Open, {tier} ({}): {}\n", ids.len(), ids.join(", ")).expect("a string takes text");
         }
     }
@@ -255,6 +327,13 @@ fn tests_name_behaviours_that_exist() {
     let unknown = Coverage::of_the_repository(&Table::read()).unknown;
     let lines: Vec<&str> = unknown.iter().map(String::as_str).collect();
     assert!(unknown.is_empty(), "{}\nCorrect the ID, or add the behaviour to {BEHAVIOURS}", lines.join("\n"));
+}
+
+#[test]
+fn what_is_held_in_part_is_held_by_something() {
+    let coverage = Coverage::of_the_repository(&Table::read());
+    let open: Vec<&str> = coverage.missing.keys().map(String::as_str).filter(|id| !coverage.held.contains_key(*id)).collect();
+    assert!(open.is_empty(), "{IN_PART}: no test names {}: it is open, so remove the line", open.join(", "));
 }
 
 #[test]
@@ -304,11 +383,24 @@ mod tests {
     #[test]
     fn the_page_lists_what_is_held_and_what_is_open() {
         let mut coverage = Coverage::default();
-        coverage.add(&table(), "POD-002", None, "`a: b`", "a.rs");
+        coverage.add(&table(), "POD-002 NODE-001", None, "`a: b`", "a.rs");
+        coverage.add(&table(), "POD-004", None, "`live: c`", "tests/live/mod.rs");
+        coverage.missing = missing_parts("id\tmissing\nNODE-001\tthe rest\n");
         let page = page(&table(), &coverage);
-        assert!(page.contains("| Pods | 0 of 2 | 1 of 1 | 0 of 0 | 0 of 0 |"), "{page}");
+        assert!(page.contains("| Pods | 0 + 1 of 2 | 1 + 0 of 1 | 0 + 0 of 0 | 0 + 0 of 0 |"), "{page}");
+        assert!(page.contains("| NODE-001 | P0 | e | `a: b` | the rest |"), "{page}");
+        assert!(page.contains(&format!("| POD-004 | P0 | d | `live: c` | {SKIPPABLE} |")), "{page}");
         assert!(page.contains("| POD-002 | P1 | b\\|c | `a: b` |"), "{page}");
         assert!(page.contains("Open, P0 (1): POD-001\n"), "{page}");
+    }
+
+    #[test]
+    fn parts_of_a_suite_hold_what_the_comment_above_them_names() {
+        let text = "// POD-001\n#[test]\nfn suite() {\n    // POD-002\n    (\"one\", pods::one),\n    // POD-004\n    (\"two\", pods::two),\n}\n";
+        let parts: Vec<(String, String)> =
+            parts_of(&Source::new("tests/live/mod.rs", text)).into_iter().map(|part| (part.name, part.text)).collect();
+        let expected = [("one", "    // POD-002"), ("two", "    // POD-004")];
+        assert_eq!(parts, expected.map(|(name, text)| (name.to_owned(), text.to_owned())));
     }
 
     #[test]
