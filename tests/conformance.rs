@@ -111,7 +111,8 @@ struct Test {
 fn parts_of(source: &Source) -> Vec<Test> {
     let mut parts = Vec::new();
     for (at, line) in source.lines.iter().enumerate() {
-        let name = line.trim().strip_prefix("(\"").and_then(|rest| rest.split_once("\", ")).filter(|(_, rest)| rest.ends_with("),"));
+        let name =
+            line.trim().strip_prefix("(\"").and_then(|rest| rest.split_once("\", ")).filter(|(_, rest)| rest.ends_with("),"));
         if let Some((name, _)) = name {
             let above = source.lines[..at].iter().rev().take_while(|line| line.trim_start().starts_with("//"));
             parts.push(Test { name: name.to_owned(), text: above.cloned().collect::<Vec<_>>().join("\n") });
