@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::images::ResolvedImage;
 use crate::limits::Room;
 use crate::observation::MachineInfo;
-use crate::resources::cgroup::{cpu_quota, cpu_shares, kernel_page_size};
+use crate::resources::cgroup::{kernel_page_size, runtime_resources};
 use crate::resources::qos::oom_score_adj;
 use crate::resources::requests::{Kind, amounts_of, container_amounts};
 use crate::resources::swap::limit_swap;
@@ -89,22 +89,11 @@ fn resources(pod: &Pod, container: &Container, config: &Config, machine: &Machin
     for (name, amount) in amounts_of(of_pod) {
         limits.entry(name).or_insert(amount);
     }
-    let cpu_limit = limits.get("cpu").copied().unwrap_or(0);
-    // A request of zero is one; only one that is not there means the limit.
-    let cpu_request = requests.get("cpu").copied().unwrap_or(cpu_limit);
-    let period = i64::try_from(config.pods.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000);
-    let memory = limits.get("memory").copied().unwrap_or(0);
     let mut resources = LinuxContainerResources {
-        cpu_shares: i64::try_from(cpu_shares(cpu_request)).unwrap_or_default(),
-        memory_limit_in_bytes: memory,
         oom_score_adj: oom_score_adj(pod, container, machine.memory),
         hugepage_limits: hugepage_limits(&limits, machine),
-        ..LinuxContainerResources::default()
+        ..runtime_resources(&requests, &limits, config)
     };
-    if config.pods.cpu_cfs_quota && cpu_limit > 0 {
-        resources.cpu_quota = cpu_quota(cpu_limit, period);
-        resources.cpu_period = period;
-    }
     if machine.cgroup_v2 && !config.pods.single_process_oom_kill {
         // NODE-137
         resources.unified.insert("memory.oom.group".to_owned(), "1".to_owned());
@@ -187,6 +176,22 @@ mod tests {
         let made = container_config(&pod, &container, inputs, &mut Room::of_container()).unwrap();
         assert_eq!(made.command, ["10.96.0.1", "$(X)"]);
         assert_eq!(made.args, ["at 443 $(NOT_THERE)"]);
+    }
+
+    // POD-178: as a kubelet 1.36.2 was recorded, with containers without a CPU limit: nothing asked for, and a request of 100m.
+    #[test]
+    fn container_without_a_limit_is_told_the_period() {
+        let of = |config: &Config, requests: serde_json::Value| {
+            let container = serde_json::json!({"name": "c", "resources": {"requests": requests}});
+            let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {"containers": [container]}})).unwrap();
+            let made = resources(&pod, &pod.spec.as_ref().unwrap().containers[0], config, &MachineInfo::default());
+            (made.cpu_period, made.cpu_quota, made.cpu_shares)
+        };
+        let mut config = Config::new("n1");
+        assert_eq!(of(&config, serde_json::json!({})), (100_000, 0, 2));
+        assert_eq!(of(&config, serde_json::json!({"cpu": "100m"})), (100_000, 0, 102));
+        config.pods.cpu_cfs_quota = false;
+        assert_eq!(of(&config, serde_json::json!({"cpu": "100m"})), (0, 0, 102));
     }
 
     // NODE-137

@@ -5,15 +5,15 @@
 use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 use proto::cri::security_profile::ProfileType;
 use proto::cri::{
-    DnsConfig, Int64Value, LinuxContainerResources, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxConfig,
-    PodSandboxMetadata, PortMapping, Protocol, SecurityProfile,
+    DnsConfig, Int64Value, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxConfig, PodSandboxMetadata, PortMapping,
+    Protocol, SecurityProfile,
 };
 
 use super::hosts::sandbox_hostname;
 use super::labels::sandbox_labels;
 use super::security_context::{is_privileged, namespace_options, pod_context, selinux_options};
 use crate::config::Config;
-use crate::resources::cgroup::{cpu_quota, cpu_shares};
+use crate::resources::cgroup::runtime_resources;
 use crate::resources::requests::{Amounts, Kind, amounts_of, pod_amounts};
 
 /// What a sandbox is made of, beyond the pod.
@@ -61,8 +61,7 @@ fn linux(pod: &Pod, inputs: &SandboxInputs<'_>) -> LinuxPodSandboxConfig {
     let containers = spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
     let mut groups: Vec<i64> = context.fs_group.into_iter().collect();
     groups.extend(context.supplemental_groups.iter().flatten());
-    let period = i64::try_from(inputs.config.pods.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000);
-    let quota_on = inputs.config.pods.cpu_cfs_quota;
+    let overhead = amounts_of(spec.and_then(|s| s.overhead.as_ref()));
     LinuxPodSandboxConfig {
         cgroup_parent: inputs.cgroup_parent.clone(),
         security_context: Some(LinuxSandboxSecurityContext {
@@ -77,17 +76,16 @@ fn linux(pod: &Pod, inputs: &SandboxInputs<'_>) -> LinuxPodSandboxConfig {
             ..LinuxSandboxSecurityContext::default()
         }),
         sysctls: context.sysctls.iter().flatten().map(|s| (s.name.replace('/', "."), s.value.clone())).collect(),
-        overhead: Some(resources_of(
-            &amounts_of(spec.and_then(|s| s.overhead.as_ref())),
-            &amounts_of(spec.and_then(|s| s.overhead.as_ref())),
-            period,
-            quota_on,
-        )),
-        resources: Some(resources_of(
+        // What weighs nothing is not told of.
+        overhead: Some(
+            spec.and_then(|s| s.overhead.as_ref())
+                .map(|_| runtime_resources(&overhead, &overhead, inputs.config))
+                .unwrap_or_default(),
+        ),
+        resources: Some(runtime_resources(
             &without_overhead(pod, Kind::Requests),
             &without_overhead(pod, Kind::Limits),
-            period,
-            quota_on,
+            inputs.config,
         )),
     }
 }
@@ -98,25 +96,6 @@ fn without_overhead(pod: &Pod, kind: Kind) -> Amounts {
         spec.overhead = None;
     }
     pod_amounts(&pod, kind)
-}
-
-/// CRI-044: nothing asked for is nothing said.
-fn resources_of(requests: &Amounts, limits: &Amounts, period: i64, quota_on: bool) -> LinuxContainerResources {
-    if requests.is_empty() && limits.is_empty() {
-        return LinuxContainerResources::default();
-    }
-    let cpu_limit = limits.get("cpu").copied().unwrap_or(0);
-    let request = requests.get("cpu").copied().unwrap_or(cpu_limit);
-    let mut resources = LinuxContainerResources {
-        cpu_shares: i64::try_from(cpu_shares(request)).unwrap_or_default(),
-        memory_limit_in_bytes: limits.get("memory").copied().unwrap_or(0),
-        ..LinuxContainerResources::default()
-    };
-    if quota_on && cpu_limit > 0 {
-        resources.cpu_quota = cpu_quota(cpu_limit, period);
-        resources.cpu_period = period;
-    }
-    resources
 }
 
 /// NET-007
@@ -155,6 +134,8 @@ fn mapping(port: &ContainerPort) -> PortMapping {
 
 #[cfg(test)]
 mod tests {
+    use proto::cri::LinuxContainerResources;
+
     use super::*;
     use crate::resources::cgroup::pod_cgroup_name;
     use serde_json::json;
@@ -238,6 +219,27 @@ mod tests {
         let privileged = json!({"name": "i", "securityContext": {"privileged": true}});
         assert!(security(json!({"initContainers": [privileged], "containers": [{"name": "a"}]})).privileged);
         assert!(security(json!({"containers": [{"name": "a"}, privileged]})).privileged);
+    }
+
+    // CRI-044: as a kubelet 1.36.2 was recorded with a pod that asks for nothing: the least shares and the period, without a quota; and
+    // with overhead, upstream's calculateLinuxResources of it (kuberuntime_container_linux.go, kuberuntime_sandbox_linux.go).
+    #[test]
+    fn sandbox_of_a_pod_that_asks_for_nothing_has_the_least_shares_and_the_period() {
+        let linux = of_spec(json!({"containers": [{"name": "c"}]})).linux.unwrap();
+        assert_eq!(linux.resources, Some(expected_without_requests()));
+        assert_eq!(linux.overhead, Some(LinuxContainerResources::default()));
+        let weighed = of_spec(json!({"overhead": {"memory": "10Mi"}, "containers": [{"name": "c"}]})).linux.unwrap();
+        let expected = LinuxContainerResources { memory_limit_in_bytes: 10 << 20, ..expected_without_requests() };
+        assert_eq!(weighed.overhead, Some(expected));
+        let mut config = Config::new("n1");
+        config.pods.cpu_cfs_quota = false;
+        let unbounded = made(&config, json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}}));
+        let expected = LinuxContainerResources { cpu_period: 0, ..expected_without_requests() };
+        assert_eq!(unbounded.linux.unwrap().resources, Some(expected));
+    }
+
+    fn expected_without_requests() -> LinuxContainerResources {
+        LinuxContainerResources { cpu_period: 100_000, cpu_shares: 2, ..LinuxContainerResources::default() }
     }
 
     // CRI-044: sums without overhead, which comes beside them; memory counts what is declared, even if not by all.

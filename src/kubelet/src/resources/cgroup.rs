@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
+use proto::cri::LinuxContainerResources;
 
 use super::qos::{QosClass, qos_class};
-use super::requests::{Kind, declares_limit, pod_amounts, printed};
+use super::requests::{Amounts, Kind, declares_limit, pod_amounts, printed};
 use crate::action::CgroupSettings;
 use crate::config::{CgroupDriver, Config, Enforcement};
 use crate::observation::MachineInfo;
@@ -32,6 +33,25 @@ pub fn cpu_shares(milli: i64) -> u64 {
 #[must_use]
 pub fn cpu_quota(milli: i64, period_us: i64) -> i64 {
     if milli <= 0 { 0 } else { (milli.saturating_mul(period_us) / 1000).max(LEAST_QUOTA) }
+}
+
+/// What a runtime is told of requests and limits (POD-178, CRI-044). The period is told whether or not there is a quota, and what asks for
+/// no CPU has the least shares: upstream's `calculateLinuxResources`.
+#[must_use]
+pub fn runtime_resources(requests: &Amounts, limits: &Amounts, config: &Config) -> LinuxContainerResources {
+    let cpu_limit = limits.get("cpu").copied().unwrap_or(0);
+    // A request of zero is one; only one that is not there means the limit.
+    let cpu_request = requests.get("cpu").copied().unwrap_or(cpu_limit);
+    let mut resources = LinuxContainerResources {
+        cpu_shares: i64::try_from(cpu_shares(cpu_request)).unwrap_or_default(),
+        memory_limit_in_bytes: limits.get("memory").copied().unwrap_or(0),
+        ..LinuxContainerResources::default()
+    };
+    if config.pods.cpu_cfs_quota {
+        resources.cpu_period = i64::try_from(config.pods.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000);
+        resources.cpu_quota = cpu_quota(cpu_limit, resources.cpu_period);
+    }
+    resources
 }
 
 /// The name of a cgroup below the configured root from its components, as the driver writes it (NODE-131).
@@ -73,7 +93,7 @@ pub fn pod_cgroup_name(pod: &Pod, config: &Config, driver: CgroupDriver) -> Stri
 pub fn pod_cgroup_settings(pod: &Pod, config: &Config, machine: &MachineInfo) -> CgroupSettings {
     let requests = pod_amounts(pod, Kind::Requests);
     let limits = pod_amounts(pod, Kind::Limits);
-    let amount = |list: &super::requests::Amounts, name: &str| list.get(name).copied().unwrap_or(0);
+    let amount = |list: &Amounts, name: &str| list.get(name).copied().unwrap_or(0);
     // An unset request means the limit.
     let cpu = requests.get("cpu").or(limits.get("cpu")).copied().unwrap_or(0);
     let mut settings = CgroupSettings {
