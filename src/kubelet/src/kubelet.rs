@@ -456,6 +456,9 @@ impl Kubelet {
             Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.host_done(now, id, outcome),
             Some(Owner::NodeFiles) => {
                 if self.parts.node_files.done(id, outcome) {
+                    if let Some(why) = self.parts.node_files.first_complaint(&self.parts.config.dns) {
+                        out.record(Recorded::warning(Subject::Node, "CheckLimitsForResolvConf", why));
+                    }
                     self.all_dirty();
                 }
             }

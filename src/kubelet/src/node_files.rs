@@ -1,14 +1,16 @@
 //! Decides when the node's resolver configuration and hosts file are read: once for every pod that came after the last reading.
 //! Upstream: pkg/kubelet/network/dns/dns.go (getHostDNSConfig), pkg/kubelet/kubelet_pods.go (nodeHostsFileContent).
-//! Differs: one reading serves all pods that came at the same moment.
+//! Differs: one reading serves all pods that came at the same moment; limits are checked (DNS-008) at the first one, not at the start.
 
 use std::time::Duration;
 
 use crate::action::{Call, HostCall, Lane};
+use crate::config::Dns;
 use crate::event::HostReply;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::ActionId;
 use crate::out::{Out, Owner};
+use crate::pod::dns::ResolvConf;
 use crate::time::{Mono, Now};
 
 const HOSTS: &str = "/etc/hosts";
@@ -24,6 +26,8 @@ pub struct NodeFiles {
     /// When the last complete reading began.
     began: Option<Mono>,
     reading: Option<Reading>,
+    /// Whether the resolver configuration was looked through for what resolvers do not take.
+    checked: bool,
 }
 
 #[derive(Debug)]
@@ -38,6 +42,17 @@ impl NodeFiles {
     #[must_use]
     pub fn resolv_conf(&self) -> Option<&Result<String, String>> {
         self.resolv_conf.as_ref()
+    }
+
+    /// What is wrong with the resolver configuration of this life's first reading, once (DNS-008).
+    pub fn first_complaint(&mut self, dns: &Dns) -> Option<String> {
+        if std::mem::replace(&mut self.checked, true) {
+            return None;
+        }
+        match self.resolv_conf.as_ref()? {
+            Ok(text) => ResolvConf::parse(text).map_or_else(Some, |conf| conf.beyond_limits(dns)),
+            Err(why) => Some(why.clone()),
+        }
     }
 
     /// The hosts file; empty if it could not be read.

@@ -197,7 +197,10 @@ impl Parts {
             None => return Err(format!("open {}: not read yet", self.config.dns.resolv_conf)),
         };
         let display = format!("{}({})", name_of(pod), pod.metadata.uid.as_deref().unwrap_or_default());
-        let dns = pod_dns(pod, &self.config.dns, host.as_ref(), &display);
+        let dns = pod_dns(pod, &self.config.dns, host.as_ref(), &self.config.node.ips, &display);
+        for (reason, message) in dns.node_warnings {
+            out.record(Recorded::warning(Subject::Node, reason, message));
+        }
         for (reason, message) in dns.warnings {
             out.record(Recorded::warning(Subject::Pod(Arc::clone(pod)), reason, message));
         }
