@@ -71,9 +71,7 @@ impl ResolvConf {
             ));
         }
         (self.searches.join(" ").len() > LONGEST_SEARCH_LINE).then(|| {
-            format!(
-                "Resolv.conf file '{file}' contains search line which length is more than allowed {LONGEST_SEARCH_LINE} chars!"
-            )
+            format!("Resolv.conf file '{file}' contains search line which length is more than allowed {LONGEST_SEARCH_LINE} chars!")
         })
     }
 }
@@ -149,11 +147,7 @@ fn cluster_dns(pod: &Pod, dns: &Dns, host: Option<&ResolvConf>) -> DnsConfig {
         let own = [format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
         searches = once_each(own.into_iter().chain(searches).collect());
     }
-    DnsConfig {
-        servers: dns.cluster_dns.iter().map(ToString::to_string).collect(),
-        searches,
-        options: vec!["ndots:5".to_owned()],
-    }
+    DnsConfig { servers: dns.cluster_dns.iter().map(ToString::to_string).collect(), searches, options: vec!["ndots:5".to_owned()] }
 }
 
 /// DNS-005: servers and searches are added, options replace those of the same name.
