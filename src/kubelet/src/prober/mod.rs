@@ -62,6 +62,7 @@ struct Worker {
     pod: Arc<Pod>,
     field_path: String,
     pod_ip: String,
+    rhythm: Rhythm,
     instance: Option<Instance>,
     stopped: bool,
 }
@@ -72,7 +73,11 @@ struct Instance {
     verdict: Option<bool>,
     last: Option<bool>,
     streak: i32,
+    /// Until then its start is not long enough ago.
+    not_before: Mono,
     next: Mono,
+    /// Whether readiness was asked for when it had started.
+    looked_at: bool,
     in_flight: Option<ActionId>,
     retries: u32,
     on_hold: bool,
@@ -141,16 +146,19 @@ impl Prober {
         for PodProbe { container, field_path, spec } in probes.iter() {
             let key = Key { pod: probed.uid.clone(), container: container.clone(), kind: spec.kind };
             let running = probed.observation.newest(container).filter(|c| c.state == ContainerState::Running);
-            if running.is_none() && !self.workers.contains_key(&key) {
+            // A worker begins with its pod, before there is a container: when that comes, its probes wait for the worker's next tick.
+            if running.is_none() && probed.terminating && !self.workers.contains_key(&key) {
                 continue;
             }
             let number = self.next_number;
+            let rng = &mut self.rng;
             let worker = self.workers.entry(key.clone()).or_insert_with(|| Worker {
                 number,
                 spec: Arc::clone(spec),
                 pod: Arc::clone(probed.pod),
                 field_path: field_path.clone(),
                 pod_ip: String::new(),
+                rhythm: Rhythm::new(now.mono, spec.period, rng),
                 instance: None,
                 stopped: false,
             });
@@ -164,12 +172,15 @@ impl Prober {
             match running {
                 Some(container) if worker.instance.as_ref().is_none_or(|i| i.id != container.id) => {
                     let known = known_verdict(probed.pod, &key.container, &container.id, spec.kind);
-                    worker.instance = Some(begin(now, spec, container, known, &mut self.rng));
+                    worker.begin(now, container, known);
                 }
                 Some(_) => {}
                 // Not running is a failure of readiness until there is a new instance (POD-243).
                 None => worker.instance = None,
             }
+        }
+        for PodProbe { container, spec, .. } in probes.iter().filter(|probe| probe.spec.kind == ProbeKind::Readiness) {
+            self.look_at_readiness(now, &Key { pod: probed.uid.clone(), container: container.clone(), kind: spec.kind });
         }
         for PodProbe { container, spec, .. } in probes.iter() {
             self.set_alarm(&Key { pod: probed.uid.clone(), container: container.clone(), kind: spec.kind });
@@ -187,6 +198,16 @@ impl Prober {
             }
         }
         Arc::clone(&known.probes)
+    }
+
+    /// POD-241: readiness is asked for as soon as the container has started, and then by the period from there on.
+    fn look_at_readiness(&mut self, now: Now, key: &Key) {
+        let has_begun = |worker: &Worker| worker.instance.as_ref().is_some_and(|i| !i.looked_at) && self.has_started(key, worker);
+        if self.workers.get(key).is_some_and(has_begun)
+            && let Some(worker) = self.workers.get_mut(key)
+        {
+            worker.look_now(now);
+        }
     }
 
     /// A worker changed, or the startup probe that it waits for.
@@ -262,6 +283,12 @@ impl Prober {
         let verdict = worker.instance.as_ref().and_then(|instance| instance.verdict);
         let fatal = key.kind != ProbeKind::Readiness && verdict == Some(false);
         // What ended may be what the others wait for.
+        if key.kind == ProbeKind::Startup && verdict == Some(true) {
+            self.look_at_readiness(now, &Key { kind: ProbeKind::Readiness, ..key.clone() });
+            if let Some(liveness) = self.workers.get_mut(&Key { kind: ProbeKind::Liveness, ..key.clone() }) {
+                liveness.wait_for_tick(now);
+            }
+        }
         for kind in [ProbeKind::Startup, ProbeKind::Readiness, ProbeKind::Liveness] {
             self.set_alarm(&Key { kind, ..key.clone() });
         }
@@ -274,9 +301,12 @@ impl Prober {
         if worker.stopped || instance.on_hold || instance.in_flight.is_some() {
             return false;
         }
-        if key.kind == ProbeKind::Startup {
-            return instance.verdict.is_none();
-        }
+        if key.kind == ProbeKind::Startup { instance.verdict.is_none() } else { self.has_started(key, worker) }
+    }
+
+    /// Whether the instance has no startup probe, or one that succeeded.
+    fn has_started(&self, key: &Key, worker: &Worker) -> bool {
+        let Some(instance) = &worker.instance else { return false };
         let startup = Key { kind: ProbeKind::Startup, ..key.clone() };
         self.workers
             .get(&startup)
@@ -299,32 +329,79 @@ fn known_verdict(pod: &Pod, container: &str, id: &ContainerId, kind: ProbeKind) 
     }
 }
 
-fn begin(
-    now: Now,
-    spec: &ProbeSpec,
-    container: &crate::observation::ContainerStatus,
-    known: Option<bool>,
-    rng: &mut Rng,
-) -> Instance {
-    // POD-242: readiness begins as a failure, liveness as a success, startup with nothing.
-    let verdict = known.or(match spec.kind {
-        ProbeKind::Readiness => Some(false),
-        ProbeKind::Liveness => Some(true),
-        ProbeKind::Startup => None,
-    });
-    let age = Timestamp::from_nanosecond(i128::from(container.started_at))
+/// When a worker looks: at its first moment, and then each period (POD-241).
+#[derive(Clone, Copy, Debug)]
+struct Rhythm {
+    first: Mono,
+    period: Duration,
+}
+
+impl Rhythm {
+    /// From now on; soon after the agent's start from a random moment on, so that probes do not come all at once.
+    fn new(now: Mono, period: Duration, rng: &mut Rng) -> Self {
+        let is_new = now.since_start() < period;
+        Self { first: if is_new { now + period.mul_f64(rng.fraction()) } else { now }, period }
+    }
+
+    /// The first tick that is not before `at`.
+    fn tick_from(self, at: Mono) -> Mono {
+        let ticks = at.since(self.first).as_nanos().div_ceil(self.period.as_nanos().max(1));
+        self.first + self.period.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX))
+    }
+
+    /// The first tick after `at`.
+    fn tick_after(self, at: Mono) -> Mono {
+        self.tick_from(at + Duration::from_nanos(1))
+    }
+}
+
+/// Until when a container is not probed: its delay counts from its start, in whole seconds as its status tells of it (POD-242).
+fn delayed_until(now: Now, delay: Duration, started_at: i64) -> Mono {
+    let age = Timestamp::from_second(started_at.div_euclid(1_000_000_000))
         .ok()
         .and_then(|started| Duration::try_from(now.wall.duration_since(started)).ok())
         .unwrap_or_default();
-    let mut next = now.mono + spec.initial_delay.saturating_sub(age);
-    if now.mono.since_start() < spec.period && known.is_some() {
-        // POD-241: after a restart of the agent, probes do not come all at once.
-        next = next + spec.period.mul_f64(rng.fraction());
-    }
-    Instance { id: container.id.clone(), verdict, last: known, streak: 0, next, in_flight: None, retries: 0, on_hold: false }
+    now.mono + delay.saturating_sub(age)
 }
 
 impl Worker {
+    /// There is a new instance; `known` is what was known of it before this life of the agent.
+    fn begin(&mut self, now: Now, container: &crate::observation::ContainerStatus, known: Option<bool>) {
+        // POD-242: readiness begins as a failure, liveness as a success, startup with nothing.
+        let verdict = known.or(match self.spec.kind {
+            ProbeKind::Readiness => Some(false),
+            ProbeKind::Liveness => Some(true),
+            ProbeKind::Startup => None,
+        });
+        let not_before = delayed_until(now, self.spec.initial_delay, container.started_at);
+        self.instance = Some(Instance {
+            id: container.id.clone(),
+            verdict,
+            last: known,
+            streak: 0,
+            not_before,
+            next: self.rhythm.tick_from(not_before),
+            looked_at: false,
+            in_flight: None,
+            retries: 0,
+            on_hold: false,
+        });
+    }
+
+    /// Looks at once, if nothing is to be waited for, and each period from now on.
+    fn look_now(&mut self, now: Now) {
+        let Some(instance) = &mut self.instance else { return };
+        instance.looked_at = true;
+        self.rhythm.first = self.rhythm.first.max(now.mono);
+        instance.next = self.rhythm.tick_from(instance.not_before.max(now.mono));
+    }
+
+    /// What it waited for has come: it goes on at its next tick.
+    fn wait_for_tick(&mut self, now: Now) {
+        let Some(instance) = &mut self.instance else { return };
+        instance.next = self.rhythm.tick_from(instance.not_before.max(now.mono));
+    }
+
     fn probe(&mut self, now: Now, out: &mut Out<'_>) {
         let Some(instance) = &mut self.instance else { return };
         let timeout = self.spec.timeout;
@@ -338,7 +415,7 @@ impl Worker {
                 let text = format!("{} probe errored and resulted in unknown state: {why}", self.spec.kind.as_str());
                 out.record(Recorded::warning(self.subject(), "Unhealthy", text));
                 if let Some(instance) = &mut self.instance {
-                    instance.next = now.mono + self.spec.period;
+                    instance.next = self.rhythm.tick_after(now.mono);
                 }
                 return;
             }
@@ -347,7 +424,7 @@ impl Worker {
         let uid = uid_of(&self.pod).unwrap_or_else(|| PodUid::new(""));
         instance.in_flight = Some(out.issue(Owner::Probe(uid, self.number), Lane::Probes, limit, call));
         // The rhythm is the spec's, however long the probe takes.
-        instance.next = now.mono + self.spec.period;
+        instance.next = self.rhythm.tick_after(now.mono);
     }
 
     fn subject(&self) -> Subject {

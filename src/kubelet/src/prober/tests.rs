@@ -128,14 +128,78 @@ fn only_startup_is_probed_until_it_succeeds() {
     assert!(!bench.round(0, true), "now liveness runs, and its first success is what was assumed");
 }
 
-// POD-240: the delay counts from the container's start.
+/// A pod that is known `before` seconds before its container runs, with the time at which that is first probed.
+fn first_probe(kind: &str, probe: serde_json::Value, before: u64) -> Mono {
+    let mut bench = Bench::new(json!({"name": "c", kind: probe}));
+    let container = std::mem::take(&mut bench.observation.containers);
+    bench.sync(0, false);
+    assert_eq!(bench.prober.deadline(), None, "there is nothing to be probed yet");
+    bench.observation.containers = container;
+    bench.observation.containers[0].started_at += i64::try_from(before).unwrap() * 1_000_000_000 + 700_000_000;
+    bench.sync(before + 1, false);
+    bench.prober.deadline().unwrap()
+}
+
+// POD-240, POD-242, F7: a worker begins with its pod and looks each period; of liveness and startup the first look at which the container
+// runs is the first probe, never its start itself. Readiness is asked for at once (upstream's worker.go: run, doProbe;
+// prober_manager.go: UpdatePodStatus).
+#[test]
+fn first_probe_of_liveness_and_startup_waits_for_a_tick() {
+    for kind in ["livenessProbe", "startupProbe"] {
+        assert_eq!(first_probe(kind, exec(10), 3), at(10).mono, "{kind}");
+        assert_eq!(first_probe(kind, exec(10), 12), at(20).mono, "{kind}");
+    }
+    assert_eq!(first_probe("readinessProbe", exec(10), 3), at(4).mono);
+}
+
+// POD-242: `int32(time.Since(startedAt).Seconds()) < initialDelaySeconds` (worker.go), where the status has the start in whole seconds:
+// started at 3.7 s, it may be probed from 3 s + 17 s on, at a tick. Readiness has its ticks from when it was asked for by hand.
+#[test]
+fn delay_ends_at_a_tick() {
+    let delayed = |seconds: u64| json!({"exec": {"command": ["true"]}, "periodSeconds": 10, "initialDelaySeconds": seconds});
+    assert_eq!(first_probe("livenessProbe", delayed(17), 3), at(20).mono);
+    assert_eq!(first_probe("livenessProbe", delayed(18), 3), at(30).mono);
+    assert_eq!(first_probe("readinessProbe", delayed(5), 3), at(14).mono);
+}
+
+// POD-241: after a restart of the agent a worker waits for a random part of its period first, whatever it probes; once the agent has
+// run for a period, it does not (worker.go: run).
+#[test]
+fn probes_after_a_restart_of_the_agent_are_spread_over_a_period() {
+    for kind in ["livenessProbe", "startupProbe", "readinessProbe"] {
+        let first = |period: u64, seed: u64| {
+            let mut bench = Bench::new(json!({"name": "c", kind: exec(period)}));
+            bench.prober = Prober::new(seed);
+            bench.sync(0, false);
+            bench.prober.deadline().unwrap()
+        };
+        let spread: BTreeSet<Mono> = (0..20).map(|seed| first(1000, seed)).collect();
+        assert!(spread.len() > 10 && spread.iter().all(|first| (at(0).mono..at(1000).mono).contains(first)), "{kind}: {spread:?}");
+        assert_eq!(first(1000, 7), first(1000, 7), "{kind}");
+        assert_eq!(first(100, 7), at(0).mono, "{kind}");
+    }
+}
+
+// POD-243: once it has started, readiness is asked for at once, and liveness at its own next tick.
+#[test]
+fn end_of_the_startup_probe_asks_for_readiness_only() {
+    let bench = &mut Bench::new(json!({"name": "c", "startupProbe": exec(3), "readinessProbe": exec(10), "livenessProbe": exec(10)}));
+    bench.sync(0, false);
+    assert!(!bench.round(0, false));
+    assert!(bench.round(3, true));
+    let readiness = bench.due(3);
+    assert_eq!(readiness.len(), 1);
+    assert_eq!(bench.prober.deadline(), Some(at(10).mono), "liveness");
+}
+
+// POD-240: the delay counts from the container's start, and ends at a tick: the worker looks at 12 s, 22 s, 32 s (worker.go).
 #[test]
 fn initial_delay_counts_from_the_start_of_the_container() {
     let mut probe = exec(10);
     probe["initialDelaySeconds"] = json!(30);
     let mut bench = Bench::new(json!({"name": "c", "livenessProbe": probe}));
     bench.sync(12, false);
-    assert_eq!(bench.prober.deadline(), Some(at(30).mono));
+    assert_eq!(bench.prober.deadline(), Some(at(32).mono));
 }
 
 // POD-250: a restart of the agent changes no verdict.
