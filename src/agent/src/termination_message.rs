@@ -15,6 +15,8 @@ const LOG_LIMIT: usize = 2048;
 const LOG_LINES: usize = 80;
 /// The log's own framing (time, stream, tag) takes about 45 bytes a line on top of what was said.
 const LOG_READ_LIMIT: usize = LOG_LIMIT + LOG_LINES * 64;
+/// How far back the beginning of a line is looked for. Runtimes cut lines at 16 KiB unless told otherwise.
+const LONG_LINE_LIMIT: usize = 128 << 10;
 
 const POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
 
@@ -54,50 +56,101 @@ async fn message_of(host: &dyn Host, container: &ContainerStatus) -> String {
     {
         return String::from_utf8_lossy(&bytes).into_owned();
     }
-    if falls_back(container)
-        && let Ok(Some(bytes)) = host.read_tail(container.log_path.clone(), LOG_READ_LIMIT).await
-    {
-        return last_lines(&String::from_utf8_lossy(&bytes));
+    if falls_back(container) {
+        let read = |limit| async move { host.read_tail(container.log_path.clone(), limit).await.ok().flatten() };
+        return last_of_log(read).await;
     }
     String::new()
 }
 
-/// What was said in the last lines of a CRI log (LOG-006), at most 80 lines and 2048 bytes.
-fn last_lines(log: &str) -> String {
-    let mut lines: Vec<String> = log.lines().filter_map(content).collect();
-    let skip = lines.len().saturating_sub(LOG_LINES);
-    lines.drain(..skip);
-    let text = lines.concat();
-    let mut from = text.len().saturating_sub(LOG_LIMIT);
-    while !text.is_char_boundary(from) {
-        from += 1;
+/// What was said in the last lines of a CRI log (LOG-006), at most 80 lines and 2048 bytes. `read` gives the last bytes of the log, that
+/// many at most. A line may be longer than all that is told of it; then its beginning is looked for further back.
+async fn last_of_log<F: Future<Output = Option<Vec<u8>>>>(read: impl Fn(usize) -> F) -> String {
+    for limit in [LOG_READ_LIMIT, LONG_LINE_LIMIT] {
+        let Some(bytes) = read(limit).await else { return String::new() };
+        let is_last = limit == LONG_LINE_LIMIT;
+        if let Some(said) = last_said(&bytes, bytes.len() < limit, is_last) {
+            return String::from_utf8_lossy(&said).into_owned();
+        }
     }
-    text[from..].to_owned()
+    String::new()
 }
 
-fn content(line: &str) -> Option<String> {
-    let mut parts = line.splitn(4, ' ');
+/// `None` if more of the log is needed. `is_whole`: these bytes are all of it. `is_last`: there will not be more; then what is there of a
+/// line without beginning was said.
+fn last_said(log: &[u8], is_whole: bool, is_last: bool) -> Option<Vec<u8>> {
+    let mut lines: Vec<&[u8]> = log.split_inclusive(|byte| *byte == b'\n').collect();
+    let cut = if is_whole || lines.is_empty() { None } else { Some(lines.remove(0)) };
+    let skip = lines.len().saturating_sub(LOG_LINES);
+    let mut said = lines[skip..].iter().filter_map(|line| content(line)).collect::<Vec<_>>().concat();
+    if let Some(cut) = cut
+        && lines.len() < LOG_LINES
+        && said.len() < LOG_LIMIT
+    {
+        if !is_last {
+            return None;
+        }
+        said = [cut, &said].concat();
+    }
+    Some(said.split_off(said.len().saturating_sub(LOG_LIMIT)))
+}
+
+/// What a line of the log says, without its time, its stream and its tag. A part of a line goes on in the next one.
+fn content(line: &[u8]) -> Option<Vec<u8>> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let mut parts = line.splitn(4, |byte| *byte == b' ');
     let (_time, _stream, tag) = (parts.next()?, parts.next()?, parts.next()?);
-    let said = parts.next().unwrap_or_default();
-    Some(if tag.starts_with('P') { said.to_owned() } else { format!("{said}\n") })
+    let mut said = parts.next().unwrap_or_default().to_vec();
+    if !tag.starts_with(b"P") {
+        said.push(b'\n');
+    }
+    Some(said)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    // MNT-015, LOG-006: partial lines are joined, and framing does not count.
-    #[test]
-    fn log_stands_in_for_a_missing_message() {
-        let log = "2026-01-01T00:00:00Z stdout F first\n2026-01-01T00:00:00Z stderr P half \n2026-01-01T00:00:00Z stderr F line\n";
-        assert_eq!(last_lines(log), "first\nhalf line\n");
+    async fn told(log: &str) -> String {
+        let tail = |limit: usize| std::future::ready(Some(log.as_bytes()[log.len().saturating_sub(limit)..].to_vec()));
+        last_of_log(tail).await
     }
 
-    #[test]
-    fn only_the_end_of_a_long_log_counts() {
-        let log: String = (0..200).map(|i| format!("2026-01-01T00:00:00Z stdout F line {i:03} {}\n", "x".repeat(40))).collect();
-        let said = last_lines(&log);
-        assert!(said.len() <= LOG_LIMIT);
+    fn line(tag: &str, said: &str) -> String {
+        format!("2026-01-01T00:00:00.000000000Z stdout {tag} {said}\n")
+    }
+
+    // MNT-015, LOG-006: partial lines are joined, and framing does not count.
+    #[tokio::test]
+    async fn log_stands_in_for_a_missing_message() {
+        let log = [line("F", "first"), line("P", "half "), line("F", "line")].concat();
+        assert_eq!(told(&log).await, "first\nhalf line\n");
+        assert_eq!(told("").await, "");
+    }
+
+    // MNT-015
+    #[tokio::test]
+    async fn only_the_end_of_a_long_log_counts() {
+        let log: String = (0..200).map(|i| line("F", &format!("line {i:03} {}", "x".repeat(40)))).collect();
+        let said = told(&log).await;
+        assert_eq!(said.len(), LOG_LIMIT);
         assert!(said.ends_with(&format!("line 199 {}\n", "x".repeat(40))));
+        let short: String = (0..100).map(|i| line("F", &i.to_string())).collect();
+        let expected: String = (20..100).map(|i| format!("{i}\n")).collect();
+        assert_eq!(told(&short).await, expected);
+    }
+
+    // R3: of one line of 10,000 bytes the last 2048 are told, its end included (kuberuntime_container.go: a ring of 2048 bytes); runtimes
+    // cut longer lines into parts of 16 KiB. Shown as a kubelet 1.36.2 was recorded (053): no newline where the last part has none.
+    #[tokio::test]
+    async fn end_of_a_very_long_line_is_told() {
+        assert_eq!(told(&line("F", &"x".repeat(10_000))).await, format!("{}\n", "x".repeat(2047)));
+        assert_eq!(told(&line("P", &"x".repeat(10_000))).await, "x".repeat(2048));
+        let parts = [line("P", &"a".repeat(16_384)), line("F", &"b".repeat(1000)), line("F", "end")].concat();
+        assert_eq!(told(&parts).await, format!("{}{}\nend\n", "a".repeat(1043), "b".repeat(1000)));
+        assert_eq!(told(&line("F", &"x".repeat(1 << 20))).await, format!("{}\n", "x".repeat(2047)));
+        let recorded: Vec<String> = "abcde".chars().map(|c| line("F", &c.to_string().repeat(700))).collect();
+        let said = told(&[recorded.concat(), line("P", "no newline")].concat()).await;
+        assert!(said.len() == 2048 && said.starts_with("ccc") && said.ends_with("e\nno newline"));
     }
 }

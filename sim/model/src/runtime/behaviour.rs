@@ -35,7 +35,7 @@ pub struct Behaviour {
 /// A script that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "container script {script:?}: {word:?} is not understood; use exit=CODE@TIME[,..][*], term=ignore|TIME[@CODE], exec-fails=FROM..TO, exec-takes=TIME, create-error=WHY, start-error=WHY, says=WORD"
+    "container script {script:?}: {word:?} is not understood; use exit=CODE@TIME[,..][*], term=ignore|TIME[@CODE], exec-fails=FROM..TO, exec-takes=TIME, create-error=WHY, start-error=WHY, says=WORD[*TIMES]"
 )]
 pub struct ScriptError {
     script: String,
@@ -80,7 +80,10 @@ impl Behaviour {
             "exec-takes" => self.exec_takes = parse_duration(value)?,
             "create-error" => self.create_error = Some(value.to_owned()),
             "start-error" => self.start_error = Some(value.to_owned()),
-            "says" => value.clone_into(&mut self.says),
+            "says" => {
+                let times = value.split_once('*').and_then(|(word, times)| Some((word, times.parse::<u16>().ok()?)));
+                self.says = times.map_or_else(|| value.to_owned(), |(word, times)| word.repeat(times.into()));
+            }
             _ => return None,
         }
         Some(())
@@ -155,6 +158,8 @@ mod tests {
     fn script_tells_each_attempt_its_end() {
         let behaviour = Behaviour::parse("exit=1@3s,0@500ms* term=ignore exec-fails=10s..20s").unwrap();
         assert_eq!(behaviour.exit_of(0), Some((Duration::from_secs(3), 1)));
+        assert_eq!(Behaviour::parse("says=ab*3").unwrap().says, "ababab");
+        assert_eq!(Behaviour::parse("says=a*b").unwrap().says, "a*b");
         assert_eq!(behaviour.exit_of(7), Some((Duration::from_millis(500), 0)));
         assert!(behaviour.ignores_term);
         assert!(!behaviour.exec_fails_at(Duration::from_secs(9)));

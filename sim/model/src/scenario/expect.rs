@@ -74,6 +74,11 @@ pub fn unmet(expect: &Expect, view: View<'_>) -> Vec<String> {
             unmet.push(if wanted { format!("no event {reason}") } else { format!("there is an event {reason}") });
         }
     }
+    for part in &expect.event_messages {
+        if !view.api.store.list("events", "").any(|event| text(&event["message"]).contains(part)) {
+            unmet.push(format!("no event says {part:?}"));
+        }
+    }
     if let Some(lives) = expect.lives
         && view.lives != lives
     {
@@ -128,6 +133,9 @@ fn pod_unmet(expect: &PodExpect, view: View<'_>, unmet: &mut Vec<String>) {
     }
     if let Some(reason) = &expect.terminated {
         compare("terminated reason", ended.map_or(String::new(), |t| text(&t["reason"])), reason.clone());
+    }
+    if let Some(bytes) = expect.message_bytes {
+        compare("message bytes", ended.map_or(0, |t| text(&t["message"]).len()).to_string(), bytes.to_string());
     }
     let uid = runtime_uid(pod);
     if let Some(running) = expect.running {

@@ -360,6 +360,8 @@ pub struct Expect {
     pub events: Vec<String>,
     /// Reasons of events that were not.
     pub no_events: Vec<String>,
+    /// Parts of messages of events that were stored.
+    pub event_messages: Vec<String>,
     /// Lives of the agent so far.
     pub lives: Option<u32>,
 }
@@ -393,6 +395,8 @@ pub struct PodExpect {
     pub exit_code: Option<i64>,
     /// The reason of its container's end, in its state or its last state.
     pub terminated: Option<String>,
+    /// How many bytes its container's message has, in its state or its last state.
+    pub message_bytes: Option<usize>,
     /// How many containers of it run.
     pub running: Option<usize>,
     /// How often containers of it were ever started.

@@ -25,4 +25,5 @@ pub mod start;
 pub mod status;
 pub mod status_containers;
 pub mod stop;
+pub mod termination_messages;
 pub mod worker;

@@ -14,6 +14,7 @@ use super::actions::needs_sandbox;
 use super::conditions::{ConditionInputs, generate_conditions};
 use super::restart::{RestartPolicy, is_sidecar, pod_policy, restarts_after};
 use super::status_containers::container_statuses;
+use super::termination_messages::share_messages;
 use super::worker::{StartError, Verdict};
 use crate::ids::{ContainerId, PodUid};
 use crate::observation::PodObservation;
@@ -106,6 +107,7 @@ pub fn generate_api_pod_status(inputs: &StatusInputs<'_>) -> PodStatus {
     status.start_time.get_or_insert(Time(inputs.now));
     set_addresses(inputs, spec.host_network.unwrap_or(false), &mut status);
     set_pod_resources(inputs.pod, &mut status);
+    share_messages(spec, &mut status);
     status
 }
 
