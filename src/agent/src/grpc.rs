@@ -1,7 +1,7 @@
 //! gRPC over the agent's own sockets: a channel that connects when it is used, and what the other side's failures mean.
 //! Upstream: google.golang.org/grpc (ClientConn, codes), pkg/kubelet/images/types.go (code Unknown is not shown).
 //! Differs: a broken connection is re-made by the next call, at once, instead of after a back-off; a socket is cheap. The message is the
-//! other side's own, without `rpc error: code = .. desc = ..` around it, where users do not know it so.
+//! other side's own; `rpc error: code = .. desc = ..` comes around it where users know it so (`Failure::rpc_message`).
 
 use std::error::Error as StdError;
 use std::io;
@@ -45,7 +45,7 @@ pub(crate) fn channel(net: Arc<dyn Net>, endpoint: Endpoint) -> Channel {
 /// What a failed call means.
 pub(crate) fn failure(status: &Status) -> Failure {
     if let Some(not_connected) = cause::<NotConnected>(status) {
-        return Failure::new(FailureKind::Unavailable, not_connected.to_string());
+        return Failure::new(FailureKind::Unavailable, not_connected.to_string()).with_code("Unavailable");
     }
     let kind = if status.source().is_some() {
         // Our own side made this status: the connection broke, or what came over it was no gRPC.
@@ -66,7 +66,12 @@ pub(crate) fn failure(status: &Status) -> Failure {
         }
     };
     let message = if status.message().is_empty() { status.code().description() } else { status.message() };
-    Failure::new(kind, message)
+    Failure::new(kind, message).with_code(code_name(status.code()))
+}
+
+/// As Go names it.
+fn code_name(code: Code) -> String {
+    if code == Code::Cancelled { "Canceled".to_owned() } else { format!("{code:?}") }
 }
 
 fn broken(status: &Status) -> FailureKind {
@@ -113,5 +118,9 @@ mod tests {
     fn the_runtimes_own_words_are_kept() {
         let failure = failure(&Status::unknown("failed to reserve sandbox name \"x\""));
         assert_eq!(failure.message, "failed to reserve sandbox name \"x\"");
+        // google.golang.org/grpc/status (Error)
+        assert_eq!(failure.rpc_message(), "rpc error: code = Unknown desc = failed to reserve sandbox name \"x\"");
+        assert_eq!(super::failure(&Status::cancelled("gone")).rpc_message(), "rpc error: code = Canceled desc = gone");
+        assert_eq!(super::failure(&Status::not_found("gone")).rpc_message(), "rpc error: code = NotFound desc = gone");
     }
 }

@@ -48,13 +48,31 @@ pub struct Failure {
     pub kind: FailureKind,
     /// What people read: the other side's own words where there are any.
     pub message: String,
+    /// The gRPC code with which the other side failed the call, if it did, as gRPC names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }
 
 impl Failure {
     /// A failure of that kind with that message.
     #[must_use]
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), code: None }
+    }
+
+    /// The same, failed by a gRPC server with that code.
+    #[must_use]
+    pub fn with_code(self, code: impl Into<String>) -> Self {
+        Self { code: Some(code.into()), ..self }
+    }
+
+    /// The message as gRPC's own errors print it, which is how users know some failures of the runtime.
+    #[must_use]
+    pub fn rpc_message(&self) -> String {
+        match &self.code {
+            Some(code) => format!("rpc error: code = {code} desc = {}", self.message),
+            None => self.message.clone(),
+        }
     }
 
     /// Whether the API server's authorizer knows of no pod here that uses the object: for a moment it may not know of one that has just

@@ -31,14 +31,16 @@ fn directory(layout: &Layout, pod: &PodUid, volume: &str) -> Result<PathBuf, Hos
 /// Makes the directory if it is missing (MNT-011) and binds it (MNT-012). A bind that shows the same thing is kept.
 pub(super) fn bind(layout: &Layout, wanted: &SubPath<'_>) -> Result<(), HostError> {
     // MNT-010: what users see hides the host's paths.
-    let hidden = || {
-        HostError::Unfit(format!(
-            "failed to prepare subPath for volumeMount {:?} of container {:?}",
-            wanted.volume, wanted.container
-        ))
+    let hiding = |what: &str| {
+        HostError::Unfit(format!("failed to {what} for volumeMount {:?} of container {:?}", wanted.volume, wanted.container))
     };
+    let hidden = || hiding("prepare subPath");
     let volume = fs::canonicalize(layout.at(wanted.volume_path)?).map_err(|_| hidden())?;
-    make_missing(&volume, wanted.sub_path).inspect_err(|e| tracing::warn!(error = %e, "subPath")).map_err(|_| hidden())?;
+    // What is there is not made, wherever a link leads it to: whether it may be used is seen when it is opened.
+    if fs::metadata(volume.join(wanted.sub_path)).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        let made = make_missing(&volume, wanted.sub_path);
+        made.inspect_err(|e| tracing::warn!(error = %e, "subPath")).map_err(|_| hiding("create subPath directory"))?;
+    }
     let open =
         open_inside(&volume, wanted.sub_path).inspect_err(|e| tracing::warn!(error = %e, "subPath")).map_err(|_| hidden())?;
     let status = rustix::fs::fstat(&open).context("fstat", &volume)?;
@@ -171,6 +173,27 @@ mod tests {
         files::chmod(&volume, 0o3777).unwrap();
         make_missing(&volume, "d/e").unwrap();
         assert_eq!((mode("d"), mode("d/e")), (0o3777, 0o3777));
+    }
+
+    // MNT-010, MNT-011: as a kubelet 1.36.2 was recorded (269): what is there beyond a link is not made and then refused; what is not
+    // there cannot be made.
+    #[test]
+    fn refusal_says_whether_it_was_to_be_made() {
+        let scratch = Scratch::new();
+        scratch.put("volume/file", "x");
+        scratch.put("elsewhere/file", "x");
+        let volume = scratch.path().join("volume");
+        symlink("../elsewhere", volume.join("out")).unwrap();
+        symlink("..", volume.join("up")).unwrap();
+        let refused = |container: &str, sub_path: &str| {
+            let volume_path = format!("/{}", volume.strip_prefix(scratch.path()).unwrap().display());
+            let pod = PodUid::new("u");
+            let wanted = SubPath { pod: &pod, volume: "v", container, index: 0, volume_path: &volume_path, sub_path };
+            bind(&scratch.layout(), &wanted).unwrap_err().to_string()
+        };
+        assert_eq!(refused("a", "out"), "failed to prepare subPath for volumeMount \"v\" of container \"a\"");
+        let unmade = "failed to create subPath directory for volumeMount \"v\" of container \"b\"";
+        assert_eq!(refused("b", "up/tmp"), unmade);
     }
 
     // MNT-011, INV-06: nothing is made through a link that leads out, whether or not it leads anywhere yet.

@@ -308,8 +308,10 @@ impl ImageManager {
             .into_iter()
             .find(|prefix| failure.message.starts_with(prefix))
             .unwrap_or("ErrImagePull");
-        entry.wanted.warning("Failed", format!("Failed to pull image \"{}\": {}", entry.image, failure.message), out);
-        self.fail(now, key, reason, failure.message, out);
+        // A code that is not known says nothing (remote_image.go, PullImage).
+        let why = if failure.code.as_deref() == Some("Unknown") { failure.message } else { failure.rpc_message() };
+        entry.wanted.warning("Failed", format!("Failed to pull image \"{}\": {why}", entry.image), out);
+        self.fail(now, key, reason, why, out);
     }
 
     /// CRI-035: an image that names no user runs as root; one whose user cannot be read does not run.

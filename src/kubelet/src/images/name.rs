@@ -5,7 +5,7 @@
 /// An image name that is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("couldn't parse image name \"{0}\": {1}")]
-pub struct InvalidName(String, &'static str);
+pub struct InvalidName(String, String);
 
 const INVALID: &str = "invalid reference format";
 
@@ -14,7 +14,14 @@ const INVALID: &str = "invalid reference format";
 /// # Errors
 /// The name is no image reference.
 pub fn with_default_tag(image: &str) -> Result<String, InvalidName> {
-    let error = |why| Err(InvalidName(image.to_owned(), why));
+    let error = |why: &str| Err(InvalidName(image.to_owned(), why.to_owned()));
+    if image.len() == 64 && image.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)) {
+        return error(&format!("invalid repository name ({image}), cannot specify 64-byte hexadecimal strings"));
+    }
+    let remote = remote_name(image);
+    if remote.to_lowercase() != remote {
+        return error(&format!("{INVALID}: repository name ({remote}) must be lowercase"));
+    }
     let (rest, digest) = match image.split_once('@') {
         Some((rest, digest)) => (rest, Some(digest)),
         None => (image, None),
@@ -25,9 +32,6 @@ pub fn with_default_tag(image: &str) -> Result<String, InvalidName> {
         None => (rest, None),
     };
     if !is_repository(repository) {
-        if repository.chars().any(|c| c.is_ascii_uppercase()) {
-            return error("invalid reference format: repository name must be lowercase");
-        }
         return error(INVALID);
     }
     if tag.is_some_and(|tag| !is_tag(tag)) || digest.is_some_and(|digest| !is_digest(digest)) {
@@ -56,11 +60,25 @@ pub fn repository_of(image: &str) -> &str {
     }
 }
 
-fn is_repository(name: &str) -> bool {
-    let (host, path) = match name.split_once('/') {
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (Some(host), path),
+/// The registry's host, if the name begins with one, and the rest (upstream's splitDockerDomain).
+fn split_host(name: &str) -> (Option<&str>, &str) {
+    let is_host = |first: &str| first.contains(['.', ':']) || first == "localhost" || first.to_lowercase() != first;
+    match name.split_once('/') {
+        Some((host, path)) if is_host(host) => (Some(host), path),
         _ => (None, name),
-    };
+    }
+}
+
+/// The repository on its registry, as upstream's ParseNormalizedNamed takes it from a name: up to the first colon.
+fn remote_name(image: &str) -> String {
+    let (host, path) = split_host(image);
+    let on_hub = host.is_none_or(|host| host == "docker.io" || host == "index.docker.io");
+    let remote = path.split(':').next().unwrap_or_default();
+    if on_hub && !path.contains('/') { format!("library/{remote}") } else { remote.to_owned() }
+}
+
+fn is_repository(name: &str) -> bool {
+    let (host, path) = split_host(name);
     host.is_none_or(is_host) && !path.is_empty() && path.split('/').all(is_component)
 }
 
@@ -121,7 +139,25 @@ mod tests {
         }
         assert_eq!(
             with_default_tag("FOO").unwrap_err().to_string(),
-            "couldn't parse image name \"FOO\": invalid reference format: repository name must be lowercase"
+            "couldn't parse image name \"FOO\": invalid reference format: repository name (library/FOO) must be lowercase"
+        );
+        // As a kubelet 1.36.2 was recorded (153).
+        assert_eq!(
+            with_default_tag("127.0.0.1:5999/UPPER/case:1").unwrap_err().to_string(),
+            "couldn't parse image name \"127.0.0.1:5999/UPPER/case:1\": invalid reference format: repository name (UPPER/case) must be \
+             lowercase"
+        );
+        for bad in ["a b", "x:y:z"] {
+            let expected = format!("couldn't parse image name \"{bad}\": invalid reference format");
+            assert_eq!(with_default_tag(bad).unwrap_err().to_string(), expected);
+        }
+        // github.com/distribution/reference: normalize.go (ParseNormalizedNamed).
+        let id = "50f60b6643f489bc27d38eda2a0a8d5d7da0df7dde59ea101413ad6df76eb16c";
+        assert_eq!(
+            with_default_tag(id).unwrap_err().to_string(),
+            format!(
+                "couldn't parse image name \"{id}\": invalid repository name ({id}), cannot specify 64-byte hexadecimal strings"
+            )
         );
     }
 

@@ -85,8 +85,9 @@ pub fn compute_pod_actions(pod: &Pod, seen: &PodObservation, verdicts: &Verdicts
     if initialised {
         kept = regular_actions(pod, &spec.containers, seen, verdicts, to_restart, &mut actions);
     }
-    // POD-121: nothing kept and nothing to start: sidecars and all go.
-    if initialised && kept == 0 && actions.containers.is_empty() && actions.kills.iter().all(|k| is_init(inits, &k.name)) {
+    // POD-121: nothing kept and nothing to start: sidecars and all go. What is killed for its probe and does not run again is not kept.
+    let ends = |kill: &ContainerKill| is_init(inits, &kill.name) || (kill.by_probe.is_some() && !kill.restart);
+    if initialised && kept == 0 && actions.containers.is_empty() && actions.kills.iter().all(ends) {
         return PodActions { kill_pod: true, ..PodActions::default() };
     }
     actions
@@ -273,18 +274,21 @@ fn running_kill(pod: &Pod, container: &Container, status: &ContainerStatus, verd
     let verdict = verdicts.get(&container.name).copied().unwrap_or_default();
     let hash = container_hash(container);
     let other_spec = status.annotations.get(HASH_ANNOTATION).is_some_and(|made_from| *made_from != hash);
-    let name = &container.name;
-    let (message, by_probe) = if other_spec {
-        (format!("Container {name} definition changed"), None)
+    let (what, by_probe) = if other_spec {
+        ("definition changed", None)
     } else if verdict.liveness == Some(false) {
-        (format!("Container {name} failed liveness probe"), Some(ProbeKind::Liveness))
+        ("failed liveness probe", Some(ProbeKind::Liveness))
     } else if verdict.startup == Some(false) {
-        (format!("Container {name} failed startup probe"), Some(ProbeKind::Startup))
+        ("failed startup probe", Some(ProbeKind::Startup))
     } else {
         return None;
     };
     let again = other_spec || effective_policy(pod, container) != RestartPolicy::Never;
-    let message = if again { format!("{message}, will be restarted") } else { message };
+    let message = match (is_sidecar(container), again) {
+        (true, _) => format!("Init container {} {what}", container.name),
+        (false, true) => format!("Container {} {what}, will be restarted", container.name),
+        (false, false) => format!("Container {} {what}", container.name),
+    };
     Some(ContainerKill { by_probe, restart: again, ..kill(status, message) })
 }
 
@@ -342,6 +346,37 @@ mod tests {
         assert_eq!(wanted("Never", &spec, &[("a", 1)]), (true, None));
         assert_eq!(wanted("Never", &spec, &[]), (true, Some(1)));
         assert_eq!(wanted("Always", &spec, &[("a", 1)]), (true, Some(1)));
+    }
+
+    // POD-120, POD-121: as a kubelet 1.36.2 was recorded (101 and 040): what fails its probe and does not run again ends its pod, so it is
+    // stopped as all of a pod is; with another container that goes on it is stopped by itself. Sidecars have words of their own
+    // (kuberuntime_manager.go, computePodActions; kuberuntime_container.go, computeInitContainerActions).
+    #[test]
+    fn container_that_fails_its_probe_is_killed_in_upstreams_words() {
+        let kill = |policy: &str, spec: &Value, running: &[&str], startup: bool| {
+            let mut seen = seen(&running.iter().map(|name| (*name, 0)).collect::<Vec<_>>());
+            seen.sandboxes[0].state = SandboxState::Ready;
+            seen.sandboxes[0].ips = vec!["10.0.0.2".to_owned()];
+            for container in &mut seen.containers {
+                container.state = ContainerState::Running;
+            }
+            let failed = if startup {
+                Verdicts { has_startup: true, startup: Some(false), ..Verdicts::default() }
+            } else {
+                Verdicts { liveness: Some(false), ..Verdicts::default() }
+            };
+            let verdicts = VerdictsByName::from([(running[0].to_owned(), failed)]);
+            let actions = compute_pod_actions(&pod(policy, spec), &seen, &verdicts, &ToRestart::new());
+            let messages: Vec<String> = actions.kills.into_iter().map(|kill| kill.message).collect();
+            (actions.kill_pod, messages.join(", "))
+        };
+        let one = json!({"containers": [{"name": "c"}]});
+        assert_eq!(kill("Always", &one, &["c"], false), (false, "Container c failed liveness probe, will be restarted".to_owned()));
+        assert_eq!(kill("Never", &one, &["c"], false), (true, String::new()));
+        let two = json!({"containers": [{"name": "c"}, {"name": "d"}]});
+        assert_eq!(kill("Never", &two, &["c", "d"], true), (false, "Container c failed startup probe".to_owned()));
+        let sidecar = json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "c"}]});
+        assert_eq!(kill("Never", &sidecar, &["s", "c"], false), (false, "Init container s failed liveness probe".to_owned()));
     }
 
     // POD-116: a new sandbox would have nothing to hold.

@@ -12,7 +12,7 @@ use super::hook::hook_failure;
 use super::status::{StatusInputs, generate_api_pod_status};
 use super::stop::field_path_of;
 use super::worker::{Phase, PodWorker, StartError, Verdict};
-use crate::event::HostReply;
+use crate::event::{HostReply, ProbeOutcome};
 use crate::ids::ContainerId;
 use crate::kubelet::QUARANTINED;
 use crate::out::Out;
@@ -202,7 +202,7 @@ fn sandbox_ended(worker: &mut PodWorker, end: &StepEnd, out: &mut Out<'_>) {
                 // RTD-010: the name stays taken until the runtime has finished what it began.
                 worker.sandbox_floor = worker.sandbox_attempt.saturating_add(1);
             }
-            sandbox_failed(worker, &failure.message.clone(), out);
+            sandbox_failed(worker, &failure.rpc_message(), out);
         }
     }
 }
@@ -211,10 +211,11 @@ fn start_step_ended(worker: &mut PodWorker, parts: &mut Parts, container: &str, 
     let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, container));
     if let Step::PreStop { of, .. } = &end.step {
         worker.hooked.insert(of.clone());
-        pre_stop_ended(subject, end, out);
+        pre_stop_ended(worker, subject, end, out);
         return;
     }
     if let Step::PostStart { .. } = &end.step {
+        fell_back_to_http(worker, end, out);
         if let Some(why) = hook_failure(end) {
             // Nothing of what it said: that may hold secrets, and whoever reads events may not read those.
             out.record(Recorded::warning(subject.clone(), "FailedPostStartHook", "PostStartHook failed"));
@@ -275,13 +276,21 @@ fn kill_step_ended(worker: &mut PodWorker, container: &str, end: &StepEnd, out: 
     }
     if matches!(end.step, Step::PreStop { .. }) {
         let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, container));
-        pre_stop_ended(subject, end, out);
+        pre_stop_ended(worker, subject, end, out);
     } else if let Err(failure) = &end.outcome {
         failed_to_kill(worker, &failure.message, out);
     }
 }
 
-fn pre_stop_ended(subject: Subject, end: &StepEnd, out: &mut Out<'_>) {
+/// POD-230: a hook that was to speak TLS with a server that does not.
+fn fell_back_to_http(worker: &PodWorker, end: &StepEnd, out: &mut Out<'_>) {
+    if let Ok(StepReply::Probe(ProbeOutcome::Warning(text))) = &end.outcome {
+        out.record(Recorded::warning(Subject::Pod(Arc::clone(&worker.pod)), "LifecycleHTTPFallback", text));
+    }
+}
+
+fn pre_stop_ended(worker: &PodWorker, subject: Subject, end: &StepEnd, out: &mut Out<'_>) {
+    fell_back_to_http(worker, end, out);
     if hook_failure(end).is_some() {
         out.record(Recorded::warning(subject, "FailedPreStopHook", "PreStopHook failed"));
     }
@@ -309,10 +318,32 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::action::ProbeCall;
     use crate::ids::PodUid;
     use crate::observation::PodObservation;
     use crate::out::Ledger;
+    use crate::pod::hook::Hook;
     use crate::time::Mono;
+
+    // POD-230: pkg/kubelet/lifecycle/handlers.go (runHTTPHandler): the hook worked, and the pod's users are told how.
+    #[test]
+    fn hook_that_fell_back_to_http_is_told() {
+        let now = Now { mono: Mono::ZERO, wall: jiff::Timestamp::UNIX_EPOCH };
+        let pod: Arc<Pod> = Arc::new(serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}})).unwrap());
+        let mut worker = PodWorker::new(now, PodUid::new("u"), pod, None);
+        let text = "request to HTTPS lifecycle hook 10.0.0.2:80 got HTTP response, retry with HTTP succeeded";
+        let hook = Hook::Http(ProbeCall::Tcp { host: "10.0.0.2".to_owned(), port: 80 });
+        let end = StepEnd {
+            purpose: Purpose::Kill { container: "c".to_owned() },
+            step: Step::PreStop { of: ContainerId::new("id"), hook, until: Mono::ZERO },
+            outcome: Ok(StepReply::Probe(ProbeOutcome::Warning(text.to_owned()))),
+            container: None,
+        };
+        let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+        kill_step_ended(&mut worker, "c", &end, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+        let told: Vec<_> = recorded.iter().map(|event| (event.reason.as_str(), event.message.as_str())).collect();
+        assert_eq!(told, [("LifecycleHTTPFallback", text)]);
+    }
 
     // POD-266, FINDINGS B11: `ttrpc: closed` when a container ends by itself while it is stopped.
     #[test]

@@ -455,7 +455,8 @@ impl Worker {
                     instance.next = now.mono;
                 } else {
                     instance.retries = 0;
-                    let text = format!("{} probe errored and resulted in unknown state: {}", kind.as_str(), failure.message);
+                    let why = failure.rpc_message();
+                    let text = format!("{} probe errored and resulted in unknown state: {why}", kind.as_str());
                     out.record(Recorded::warning(subject, "Unhealthy", text));
                 }
                 return false;

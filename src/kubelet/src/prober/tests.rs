@@ -183,7 +183,8 @@ fn probes_after_a_restart_of_the_agent_are_spread_over_a_period() {
 // POD-243: once it has started, readiness is asked for at once, and liveness at its own next tick.
 #[test]
 fn end_of_the_startup_probe_asks_for_readiness_only() {
-    let bench = &mut Bench::new(json!({"name": "c", "startupProbe": exec(3), "readinessProbe": exec(10), "livenessProbe": exec(10)}));
+    let bench =
+        &mut Bench::new(json!({"name": "c", "startupProbe": exec(3), "readinessProbe": exec(10), "livenessProbe": exec(10)}));
     bench.sync(0, false);
     assert!(!bench.round(0, false));
     assert!(bench.round(3, true));
@@ -236,12 +237,16 @@ fn internal_error_changes_nothing() {
         let Some(Owner::Probe(_, number)) = bench.ledger.take(actions[0].id) else { panic!("a probe is the prober's") };
         let mut none = Vec::new();
         let mut out = Out::new(&mut bench.ledger, &mut none, &mut bench.recorded);
-        let failure = Failure::new(FailureKind::Unavailable, "connection refused");
+        // As a kubelet 1.36.2 was recorded (039).
+        let failure = Failure::new(FailureKind::NotFound, "failed to exec in container").with_code("NotFound");
         assert!(bench.prober.done(at(0), number, actions[0].id, Err(failure), &mut out).is_none());
     }
     assert!(bench.due(0).is_empty());
     assert_eq!(bench.recorded.len(), 1);
-    assert_eq!(bench.recorded[0].message, "Liveness probe errored and resulted in unknown state: connection refused");
+    assert_eq!(
+        bench.recorded[0].message,
+        "Liveness probe errored and resulted in unknown state: rpc error: code = NotFound desc = failed to exec in container"
+    );
     assert_eq!(bench.verdicts("id-1").liveness, Some(true));
 }
 
