@@ -2,6 +2,7 @@
 //! Upstream: pkg/kubelet/lifecycle/predicate.go, pkg/scheduler/eventhandlers.go (AdmissionCheck).
 //! Differs: what this agent cannot do yet (RuntimeClass, user namespaces) is refused here instead of failing later.
 
+mod app_armor;
 mod sysctls;
 
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, Pod, PodSpec, Taint, Toleration};
@@ -51,6 +52,7 @@ pub fn admit(pod: &Pod, active: &[&Arc<Pod>], node: Option<&Node>, machine: Opti
         .or_else(of_node)
         .or_else(|| ports(pod, active))
         .or_else(taints)
+        .or_else(|| app_armor::forbidden(pod, machine).map(|message| refused("AppArmor", message)))
         .or_else(|| unsupported(spec))
         .unwrap_or(Admission::Admitted)
 }
@@ -376,11 +378,11 @@ mod tests {
         let mut wrong = pod(json!({
             "nodeName": "n2", "nodeSelector": {"zone": "b"}, "os": {"name": "windows"}, "hostUsers": false,
             "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}], "supplementalGroupsPolicy": "Strict"},
-            "containers": [{"name": "c", "resources": {"requests": {"cpu": "3"}}, "ports": [{"containerPort": 80, "hostPort": 80}]}],
+            "containers": [{"name": "c", "securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}, "resources": {"requests": {"cpu": "3"}}, "ports": [{"containerPort": 80, "hostPort": 80}]}],
         }));
         let active = Arc::new(pod(json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]})));
         type Mending = fn(&mut PodSpec);
-        let mendings: [(&str, Mending); 9] = [
+        let mendings: [(&str, Mending); 10] = [
             ("SysctlForbidden", |s| s.security_context.as_mut().unwrap().sysctls = None),
             ("PodOSNotSupported", |s| s.os = None),
             ("SupplementalGroupsPolicyNotSupported", |s| s.security_context = None),
@@ -389,6 +391,7 @@ mod tests {
             ("NodeName", |s| s.node_name = None),
             ("NodePorts", |s| s.containers[0].ports = None),
             ("TaintToleration", |s| s.tolerations = Some(serde_json::from_value(json!([{"operator": "Exists"}])).unwrap())),
+            ("AppArmor", |s| s.containers[0].security_context = None),
             ("PodFeatureUnsupported", |s| s.host_users = None),
         ];
         for (expected, mend) in mendings {

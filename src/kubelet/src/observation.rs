@@ -348,6 +348,12 @@ pub struct MachineInfo {
     /// CPUs that are online, as the kernel lists them, such as `0-3,8`.
     #[serde(default)]
     pub online_cpus: String,
+    /// Directories of the kernel that tell how hot each CPU is, as far as there are any (POD-177).
+    #[serde(default)]
+    pub thermal_throttles: Vec<String>,
+    /// Whether the kernel enforces AppArmor profiles.
+    #[serde(default)]
+    pub apparmor: bool,
 }
 
 /// Shared handle to an observation.

@@ -289,6 +289,7 @@ impl Parts {
             seccomp_default: self.config.pods.seccomp_default,
             root: &self.config.paths.root,
             volume_groups: &[],
+            thermal_throttles: &machine.thermal_throttles,
         };
         let security_context = security_context(pod, container, &security).map_err(config_error)?;
         let inputs = ContainerInputs {

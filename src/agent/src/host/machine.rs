@@ -41,7 +41,24 @@ pub(super) fn info(layout: &Layout) -> Result<MachineInfo, HostError> {
         swap_on: text("proc/swaps").lines().count() > 1,
         swap_controller: cgroups.limits_swap(&text("proc/self/cgroup")),
         online_cpus: text("sys/devices/system/cpu/online"),
+        thermal_throttles: thermal_throttles(layout, &text("sys/devices/system/cpu/possible")),
+        apparmor: layout.system("sys/kernel/security/apparmor").exists()
+            && text("sys/module/apparmor/parameters/enabled").starts_with('Y'),
     })
+}
+
+/// More CPUs than any kernel is built for.
+const MOST_CPUS: usize = 8192;
+
+/// The directories that tell how hot the CPUs are, of those that there may be: as the kernel lists them, such as `0-3,8`.
+fn thermal_throttles(layout: &Layout, possible: &str) -> Vec<String> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse::<usize>().ok()?..=last.parse::<usize>().ok()?)
+    };
+    let cpus = possible.split(',').filter_map(range).flatten().take(MOST_CPUS);
+    let paths = cpus.map(|cpu| format!("sys/devices/system/cpu/cpu{cpu}/thermal_throttle"));
+    paths.filter(|path| layout.system(path).exists()).map(|path| format!("/{path}")).collect()
 }
 
 fn required(layout: &Layout, path: &str) -> Result<String, HostError> {
@@ -157,6 +174,30 @@ mod tests {
         assert_eq!(found.os_image, "Debian GNU/Linux 12 (bookworm)");
         assert_eq!((found.max_pids, found.swap_on, found.selinux, found.cgroup_v2), (95_000, true, false, false));
         assert!(found.root_fs_capacity > 0 && !found.kernel_version.is_empty());
+        assert!(!found.apparmor && found.thermal_throttles.is_empty());
+    }
+
+    // POD-177, POD-034: pkg/securitycontext/util_linux.go (possibleCPUs); runc's apparmor.IsEnabled.
+    #[test]
+    fn what_the_kernel_has_of_thermal_throttles_and_apparmor_is_found() {
+        let scratch = Scratch::new();
+        scratch.put("proc/cpuinfo", "processor: 0\n");
+        scratch.put("proc/meminfo", "MemTotal: 1 kB\n");
+        for cpu in [0, 2, 9] {
+            scratch.put(&format!("sys/devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count"), "0\n");
+        }
+        scratch.put("sys/devices/system/cpu/possible", "0-1,2,7\n");
+        scratch.put("sys/module/apparmor/parameters/enabled", "Y\n");
+        let found = || info(&scratch.layout()).unwrap();
+        let of = |cpu: u32| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle");
+        assert_eq!(found().thermal_throttles, [of(0), of(2)]);
+        assert!(!found().apparmor, "the file system is not there");
+        scratch.put("sys/kernel/security/apparmor/profiles", "");
+        assert!(found().apparmor);
+        scratch.put("sys/devices/system/cpu/possible", "0-18446744073709551615\n");
+        assert_eq!(found().thermal_throttles.len(), 3);
+        scratch.put("sys/module/apparmor/parameters/enabled", "N\n");
+        assert!(!found().apparmor);
     }
 
     // NODE-147: the root of version 2 has no such file, so the agent's own group tells.

@@ -135,7 +135,8 @@ mod tests {
         };
         let image = ResolvedImage { image_ref: golden.image.as_ref().unwrap().image.clone(), ..ResolvedImage::default() };
         let env = golden_environment(&pod, container);
-        let security = SecurityInputs { image: &image, seccomp_default: false, root: "/var/lib/kubelet", volume_groups: &[] };
+        let root = "/var/lib/kubelet";
+        let security = SecurityInputs { image: &image, seccomp_default: false, root, volume_groups: &[], thermal_throttles: &[] };
         let inputs = ContainerInputs {
             config: &config,
             machine: &machine,

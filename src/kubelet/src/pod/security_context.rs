@@ -2,7 +2,9 @@
 //! Upstream: pkg/kubelet/kuberuntime/security_context.go, pkg/securitycontext/util.go.
 //! Differs: nothing on purpose.
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext};
+use k8s_openapi::api::core::v1::{
+    AppArmorProfile, Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext,
+};
 use proto::cri::security_profile::ProfileType;
 use proto::cri::{
     Capability, Int64Value, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, SeLinuxOption, SecurityProfile,
@@ -26,6 +28,8 @@ const MASKED: [&str; 12] = [
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
+/// What the annotation that names a container's AppArmor profile begins with.
+pub const APP_ARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The pod's own security context, empty if it has none.
@@ -96,14 +100,32 @@ fn seccomp(pod: &PodSecurityContext, container: &SecurityContext, default_on: bo
     }
 }
 
-fn apparmor(pod: &PodSecurityContext, container: &SecurityContext) -> Option<SecurityProfile> {
-    let profile = container.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref())?;
+fn apparmor(pod: &Pod, container: &Container) -> Option<SecurityProfile> {
+    let profile = app_armor_profile(pod, container)?;
     let (kind, name) = match profile.type_.as_str() {
         "RuntimeDefault" => (ProfileType::RuntimeDefault, String::new()),
         "Localhost" => (ProfileType::Localhost, profile.localhost_profile.clone().unwrap_or_default()),
         _ => (ProfileType::Unconfined, String::new()),
     };
     Some(SecurityProfile { profile_type: kind as i32, localhost_ref: name })
+}
+
+/// The container's AppArmor profile: its own; the annotation's, for a static pod may have nothing else; the pod's.
+#[must_use]
+pub fn app_armor_profile(pod: &Pod, container: &Container) -> Option<AppArmorProfile> {
+    let own = container.security_context.as_ref().and_then(|context| context.app_armor_profile.clone());
+    let annotated = || app_armor_annotation(pod, &container.name);
+    own.or_else(annotated).or_else(|| pod.spec.as_ref()?.security_context.as_ref()?.app_armor_profile.clone())
+}
+
+fn app_armor_annotation(pod: &Pod, container: &str) -> Option<AppArmorProfile> {
+    let value = pod.metadata.annotations.as_ref()?.get(&format!("{APP_ARMOR_ANNOTATION}{container}"))?;
+    let (kind, name) = match value.as_str() {
+        "runtime/default" => ("RuntimeDefault", None),
+        "unconfined" => ("Unconfined", None),
+        other => ("Localhost", Some(other.strip_prefix("localhost/")?.to_owned())),
+    };
+    Some(AppArmorProfile { type_: kind.to_owned(), localhost_profile: name })
 }
 
 /// What else a security context is made of.
@@ -117,6 +139,8 @@ pub struct SecurityInputs<'a> {
     pub root: &'a str,
     /// Groups that volumes bring along (MNT-004).
     pub volume_groups: &'a [i64],
+    /// The machine's directories that tell how hot its CPUs are: not for containers.
+    pub thermal_throttles: &'a [String],
 }
 
 /// The container's security context (POD-176, POD-177).
@@ -134,7 +158,7 @@ pub fn security_context(
     let mut result = LinuxContainerSecurityContext {
         namespace_options: Some(namespace_options(pod)),
         seccomp: Some(seccomp(&of_pod, &own, inputs.seccomp_default, inputs.root)?),
-        apparmor: apparmor(&of_pod, &own),
+        apparmor: apparmor(pod, container),
         privileged: own.privileged.unwrap_or(false),
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         no_new_privs: own.allow_privilege_escalation == Some(false),
@@ -156,6 +180,7 @@ pub fn security_context(
     }
     if own.proc_mount.as_deref() != Some("Unmasked") {
         result.masked_paths = MASKED.map(str::to_owned).to_vec();
+        result.masked_paths.extend_from_slice(inputs.thermal_throttles);
         result.readonly_paths = READ_ONLY.map(str::to_owned).to_vec();
     }
     result.supplemental_groups = of_pod.fs_group.into_iter().chain(of_pod.supplemental_groups.unwrap_or_default()).collect();
@@ -212,7 +237,9 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {
             "securityContext": pod_context, "containers": [{"name": "c", "securityContext": own}]}}))
         .unwrap();
-        let inputs = SecurityInputs { image, seccomp_default: false, root: "/var/lib/kubelet", volume_groups: &[] };
+        let throttles = ["/sys/devices/system/cpu/cpu0/thermal_throttle".to_owned()];
+        let root = "/var/lib/kubelet";
+        let inputs = SecurityInputs { image, seccomp_default: false, root, volume_groups: &[], thermal_throttles: &throttles };
         security_context(&pod, &pod.spec.as_ref().unwrap().containers[0], &inputs)
     }
 
@@ -272,5 +299,32 @@ mod tests {
         assert_eq!(made.supplemental_groups, [3, 4]);
         assert_eq!(made.capabilities.unwrap().drop_capabilities, ["ALL"]);
         assert_eq!(made.seccomp.unwrap().profile_type, ProfileType::RuntimeDefault as i32);
+    }
+
+    // POD-177: securitycontext/util.go masks what the machine has of them, after all else.
+    #[test]
+    fn heat_of_the_machines_cpus_is_masked() {
+        let made = made(json!({}), json!({}), &ResolvedImage { uid: Some(7), ..ResolvedImage::default() }).unwrap();
+        assert_eq!(made.masked_paths[11..], ["/sys/devices/virtual/powercap", "/sys/devices/system/cpu/cpu0/thermal_throttle"]);
+    }
+
+    // POD-177: apparmor/helpers.go (GetProfile): the container's field, the annotation, the pod's field.
+    #[test]
+    fn app_armor_profile_of_an_annotation_stands_between_the_containers_and_the_pods() {
+        let profile = |pod: serde_json::Value| {
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            apparmor(&pod, &pod.spec.as_ref().unwrap().containers[0]).map(|made| (made.profile_type, made.localhost_ref))
+        };
+        let local = |name: &str| Some((ProfileType::Localhost as i32, name.to_owned()));
+        let mut pod = json!({
+            "metadata": {"annotations": {"container.apparmor.security.beta.kubernetes.io/c": "localhost/annotated"}},
+            "spec": {"securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}, "containers": [
+                {"name": "c", "securityContext": {"appArmorProfile": {"type": "Localhost", "localhostProfile": "own"}}}]},
+        });
+        assert_eq!(profile(pod.clone()), local("own"));
+        pod["spec"]["containers"][0]["securityContext"] = json!({});
+        assert_eq!(profile(pod.clone()), local("annotated"));
+        pod["metadata"] = json!({});
+        assert_eq!(profile(pod), Some((ProfileType::RuntimeDefault as i32, String::new())));
     }
 }
