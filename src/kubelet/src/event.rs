@@ -161,6 +161,31 @@ pub enum WatchKey {
     },
 }
 
+impl WatchKey {
+    /// The plural of what it is about.
+    #[must_use]
+    pub fn resource(&self) -> &'static str {
+        match self {
+            Self::Pods => "pods",
+            Self::Node => "nodes",
+            Self::Services => "services",
+            Self::RuntimeClasses => "runtimeclasses",
+            Self::CsiDrivers => "csidrivers",
+            Self::ConfigMap { .. } => "configmaps",
+            Self::Secret { .. } => "secrets",
+        }
+    }
+
+    /// The name of the one object that it is about; empty if it is about all of a kind.
+    #[must_use]
+    pub fn object_name(&self) -> &str {
+        match self {
+            Self::ConfigMap { name, .. } | Self::Secret { name, .. } => name,
+            _ => "",
+        }
+    }
+}
+
 /// A watched object.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Object {
@@ -178,6 +203,37 @@ pub enum Object {
     ConfigMap(Arc<ConfigMap>),
     /// A Secret; its data does not show.
     Secret(Sensitive<Arc<Secret>>),
+    /// One that is there and cannot be read, of whichever kind its watch is about.
+    Unreadable(Box<Unreadable>),
+}
+
+/// What is known of an object that cannot be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreadable {
+    /// Its namespace; empty if it has none.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its version.
+    pub resource_version: String,
+    /// Why it cannot be read, without any of its values.
+    pub why: String,
+}
+
+impl Unreadable {
+    /// Whether nobody can tell which object it is.
+    #[must_use]
+    pub fn is_nobody(&self) -> bool {
+        self.name.is_empty() || self.uid.is_empty()
+    }
+
+    /// `namespace/name`, or the name alone.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        if self.namespace.is_empty() { self.name.clone() } else { format!("{}/{}", self.namespace, self.name) }
+    }
 }
 
 /// What a runtime call answered.

@@ -18,7 +18,7 @@ use crate::cache::ObjectCache;
 use crate::cache::services::ServiceCache;
 use crate::config::Config;
 use crate::csi::CsiReply;
-use crate::event::{ApiReply, CriReply, Event, HostReply, Object, PodSource, ProbeOutcome, WatchKey};
+use crate::event::{ApiReply, CriReply, Event, HostReply, Object, PodSource, ProbeOutcome, Unreadable, WatchKey};
 use crate::failure::{Failure, FailureKind};
 use crate::housekeeping::Housekeeping;
 use crate::ids::{ActionId, PodUid};
@@ -32,7 +32,7 @@ use crate::parts::Parts;
 use crate::pleg::Pleg;
 use crate::plugins::Plugins;
 use crate::pod::chain::StepReply;
-use crate::pod::manager::PodManager;
+use crate::pod::manager::{PodManager, name_of};
 use crate::pod::worker::PodWorker;
 use crate::prober::{Prober, exec_outcome};
 use crate::quarantine::Quarantine;
@@ -43,6 +43,7 @@ use crate::static_pods::StaticPods;
 use crate::status_manager::StatusManager;
 use crate::time::{Mono, Now, earliest};
 use crate::tokens::TokenManager;
+use crate::unreadable::{Unreadables, pod_by_name};
 use crate::volumes::csi::StepReply as VolumeReply;
 use crate::volumes::manager::VolumeManager;
 use crate::work::{OnWork, Work};
@@ -66,6 +67,8 @@ pub struct Kubelet {
     pub(crate) static_pods: StaticPods,
     /// Pods on which the core failed.
     pub(crate) quarantine: Quarantine,
+    /// What is there and cannot be read.
+    pub(crate) unreadable: Unreadables,
     faults: Faults,
     work: Work,
     lease: NodeLease,
@@ -116,6 +119,7 @@ impl Kubelet {
             affinity: Doubts::default(),
             static_pods: StaticPods::new(&config),
             quarantine: Quarantine::default(),
+            unreadable: Unreadables::default(),
             faults: Faults::default(),
             work: Work::default(),
             lease: NodeLease::new(&config.node.name, config.node.lease_duration),
@@ -232,16 +236,19 @@ impl Kubelet {
     }
 
     fn watch_listed(&mut self, now: Now, key: WatchKey, objects: Vec<Object>, out: &mut Out<'_>) {
+        self.unreadable.listed(now, &key, &objects);
         match key {
             WatchKey::Pods => {
                 let pods = objects.into_iter().filter_map(|o| if let Object::Pod(pod) = o { Some(pod) } else { None }).collect();
-                let changes = self.pods.listed(now.wall, PodSource::Api, pods);
+                let changes = self.pods.listed_beside(now.wall, PodSource::Api, pods, &self.unreadable.pods());
                 self.pods_changed(now, changes, out);
             }
             WatchKey::Node => {
                 let node = objects.into_iter().find_map(|o| if let Object::Node(node) = o { Some(node) } else { None });
                 match node {
                     Some(node) => self.node_seen(now, node, out),
+                    // It is there: nobody has to make it.
+                    None if self.unreadable.of(&key).next().is_some() => {}
                     None => self.parts.node.not_listed(),
                 }
                 self.node_listed = true;
@@ -251,7 +258,8 @@ impl Kubelet {
                 let services =
                     objects.into_iter().filter_map(|o| if let Object::Service(s) = o { Some(s) } else { None }).collect();
                 let first = !self.parts.services.is_synced();
-                self.parts.services.listed(services);
+                let unknown: Vec<_> = self.unreadable.of(&key).collect();
+                self.parts.services.listed_beside(services, &unknown);
                 if first {
                     self.all_dirty();
                 }
@@ -262,13 +270,15 @@ impl Kubelet {
             }
             WatchKey::CsiDrivers => {
                 let drivers = objects.into_iter().filter_map(|o| if let Object::CsiDriver(d) = o { Some(d) } else { None });
-                self.parts.volumes.csi.drivers_listed(drivers);
+                let unknown = self.unreadable.of(&key).map(|unknown| unknown.name.clone()).collect();
+                self.parts.volumes.csi.drivers_listed(drivers, &unknown);
             }
             WatchKey::RuntimeClasses => {}
         }
     }
 
     fn watch_applied(&mut self, now: Now, key: &WatchKey, object: Object, out: &mut Out<'_>) {
+        self.unreadable.applied(now, key, &object);
         match object {
             Object::Pod(pod) => {
                 let changes = self.pods.applied(now.wall, PodSource::Api, pod);
@@ -276,7 +286,7 @@ impl Kubelet {
             }
             Object::Node(node) => self.node_seen(now, node, out),
             Object::Service(service) => self.parts.services.applied(service),
-            object @ (Object::ConfigMap(_) | Object::Secret(_)) => {
+            object @ (Object::ConfigMap(_) | Object::Secret(_) | Object::Unreadable(_)) => {
                 let woken = self.parts.objects.applied(key, object, out);
                 self.wake(woken);
             }
@@ -286,11 +296,13 @@ impl Kubelet {
     }
 
     fn watch_deleted(&mut self, now: Now, key: &WatchKey, object: Object, out: &mut Out<'_>) {
+        self.unreadable.deleted(key, &object);
         match object {
             Object::Pod(pod) => {
                 let changes = self.pods.deleted(PodSource::Api, &pod);
                 self.pods_changed(now, changes, out);
             }
+            Object::Unreadable(unknown) => self.unreadable_deleted(now, key, &unknown, out),
             Object::Node(_) => self.parts.node.gone(),
             Object::Service(service) => self.parts.services.deleted(&service),
             Object::ConfigMap(_) | Object::Secret(_) => {
@@ -299,6 +311,26 @@ impl Kubelet {
             }
             Object::CsiDriver(driver) => self.parts.volumes.csi.driver_deleted(&driver),
             Object::RuntimeClass(_) => {}
+        }
+    }
+
+    /// What cannot be read is gone all the same.
+    fn unreadable_deleted(&mut self, now: Now, key: &WatchKey, unknown: &Unreadable, out: &mut Out<'_>) {
+        match key {
+            WatchKey::Pods => {
+                let pod = pod_by_name(unknown);
+                self.pods.mirror_gone(&name_of(&pod), &PodUid::new(&unknown.uid));
+                let changes = self.pods.deleted(PodSource::Api, &pod);
+                self.pods_changed(now, changes, out);
+            }
+            WatchKey::Node => self.parts.node.gone(),
+            WatchKey::Services => self.parts.services.gone(&unknown.namespace, &unknown.name),
+            WatchKey::ConfigMap { .. } | WatchKey::Secret { .. } => {
+                let woken = self.parts.objects.deleted(key, out);
+                self.wake(woken);
+            }
+            WatchKey::CsiDrivers => self.parts.volumes.csi.driver_gone(&unknown.name),
+            WatchKey::RuntimeClasses => {}
         }
     }
 

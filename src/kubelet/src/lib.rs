@@ -45,6 +45,7 @@ pub mod status_patch;
 pub mod subjects;
 pub mod time;
 pub mod tokens;
+pub mod unreadable;
 pub mod volumes;
 pub mod work;
 pub mod workers;

@@ -251,6 +251,7 @@ impl Kubelet {
         let unknown = |pod: &&RuntimePod| {
             !self.workers.contains_key(&pod.uid)
                 && self.pods.get(&pod.uid).is_none()
+                && !self.unreadable.has_pod(&pod.uid)
                 && !self.housekeeping.is_clearing(&pod.uid)
                 && !self.quarantine.holds(&pod.uid)
         };

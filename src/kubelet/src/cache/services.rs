@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 
+use crate::event::Unreadable;
+
 /// The services with a cluster IP.
 #[derive(Debug, Default)]
 pub struct ServiceCache {
@@ -34,7 +36,17 @@ impl ServiceCache {
 
     /// The watch delivered all services. True for the first time: pods may have waited for it.
     pub fn listed(&mut self, services: Vec<Arc<Service>>) -> bool {
-        self.namespaces.clear();
+        self.listed_beside(services, &[])
+    }
+
+    /// The same, and there are others, which cannot be read: what was known of them stands, and nobody waits for them.
+    pub fn listed_beside(&mut self, services: Vec<Arc<Service>>, others: &[&Unreadable]) -> bool {
+        let before = std::mem::take(&mut self.namespaces);
+        for other in others {
+            if let Some(known) = before.get(&other.namespace).and_then(|services| services.get(&other.name)) {
+                self.applied(Arc::clone(known));
+            }
+        }
         for service in services {
             self.applied(service);
         }
@@ -54,6 +66,11 @@ impl ServiceCache {
     /// A service went away.
     pub fn deleted(&mut self, service: &Service) {
         let (namespace, name) = name_of(service);
+        self.gone(namespace, name);
+    }
+
+    /// The service of that name went away.
+    pub fn gone(&mut self, namespace: &str, name: &str) {
         if let Some(services) = self.namespaces.get_mut(namespace) {
             services.remove(name);
             if services.is_empty() {

@@ -29,6 +29,8 @@ enum Watched {
     Unsynced { late: bool, cause: Option<String> },
     /// Listed, and not there.
     Absent,
+    /// There, and never read since it was referred to: why not.
+    Unreadable(String),
     /// As last told.
     Present(Object),
     /// Never to change; its watch is closed (CFG-012).
@@ -57,10 +59,20 @@ impl WatchStore {
     /// Takes the object as it is now. True if that is news.
     pub(super) fn told(&mut self, key: &WatchKey, object: Option<Object>, out: &mut Out<'_>) -> bool {
         let Some(known) = self.objects.get_mut(key) else { return false };
+        if let Some(Object::Unreadable(unknown)) = object {
+            // CFG-015: what was read before stays valid.
+            if !matches!(known, Watched::Present(_) | Watched::Immutable(_)) {
+                *known = Watched::Unreadable(unknown.why);
+                self.unsynced.remove(key);
+            }
+            return true;
+        }
         let news = match (&*known, &object) {
             // Its watch is closed: this was under way.
             (Watched::Immutable(_), _) => return false,
-            (Watched::Unsynced { .. }, _) | (Watched::Absent, Some(_)) | (Watched::Present(_), None) => true,
+            (Watched::Unsynced { .. } | Watched::Unreadable(_), _) | (Watched::Absent, Some(_)) | (Watched::Present(_), None) => {
+                true
+            }
             (Watched::Absent, None) => false,
             (Watched::Present(old), Some(new)) => version(old).is_none() || version(old) != version(new),
         };
@@ -91,6 +103,9 @@ impl WatchStore {
             Some(Watched::Unsynced { cause, .. }) => {
                 let cause = cause.as_ref().map(|cause| format!(": {cause}")).unwrap_or_default();
                 Lookup::Failed(format!("failed to sync {} cache: timed out waiting for the condition{cause}", kind(key)))
+            }
+            Some(Watched::Unreadable(why)) => {
+                Lookup::Failed(format!("{} \"{}\" cannot be read: {why}", kind(key), key.object_name()))
             }
             Some(Watched::Absent) => Lookup::NotFound,
             Some(Watched::Present(object) | Watched::Immutable(object)) => Lookup::Found(object),

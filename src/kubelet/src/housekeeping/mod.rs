@@ -252,14 +252,15 @@ impl Kubelet {
             survey.cgroups = self.parts.config.cgroups.per_qos.then(|| ask(HostCall::ListPodCgroups));
         }
         for uid in std::mem::take(&mut self.housekeeping.found_dirs) {
-            if !self.workers.contains_key(&uid) && self.pods.get(&uid).is_none() && !self.housekeeping.is_clearing(&uid) {
+            let known = self.workers.contains_key(&uid) || self.pods.get(&uid).is_some() || self.unreadable.has_pod(&uid);
+            if !known && !self.housekeeping.is_clearing(&uid) {
                 self.adopt_orphan(now, uid, String::new(), String::new());
             }
         }
         for (uid, name) in std::mem::take(&mut self.housekeeping.found_cgroups) {
             // Of a pod whose cgroup was removed already, it is a late one: the worker may wait for the API server for long.
             let wanted = self.workers.get(&uid).map_or_else(|| self.pods.get(&uid).is_some(), |worker| !worker.cgroup_removed);
-            if wanted {
+            if wanted || self.unreadable.has_pod(&uid) {
                 continue;
             }
             if self.pleg.runs(&uid) {

@@ -26,13 +26,14 @@ pub(crate) enum Part {
     Workers,
     Housekeeping,
     StaticPods,
+    Unreadables,
     /// Driven after every event; what it waits for is among the volumes' moments.
     Drivers,
     Recorder,
 }
 
 impl Part {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         // First of all: whatever the others take, it is renewed.
         Self::Lease,
         Self::Startup,
@@ -49,6 +50,7 @@ impl Part {
         Self::Plugins,
         Self::Workers,
         Self::Housekeeping,
+        Self::Unreadables,
         Self::Drivers,
         Self::Recorder,
     ];
@@ -70,6 +72,7 @@ impl Part {
             Self::Workers => "workers",
             Self::Housekeeping => "housekeeping",
             Self::StaticPods => "static pods",
+            Self::Unreadables => "unreadable objects",
             Self::Drivers => "drivers",
             Self::Recorder => "recorder",
         }
@@ -96,6 +99,7 @@ impl Kubelet {
             Part::Workers => self.quarantine.deadline(),
             Part::Housekeeping => self.housekeeping.deadline(),
             Part::StaticPods => self.static_pods.deadline(),
+            Part::Unreadables => self.unreadable.deadline(),
             Part::Drivers => None,
             Part::Recorder => self.recorder.deadline(),
         }
@@ -137,6 +141,7 @@ impl Kubelet {
             }
             Part::Workers => self.workers_due(now, out),
             Part::Housekeeping => self.keep_house(now, out),
+            Part::Unreadables => self.unreadable.due(now, out),
             // After all others: see `handle`.
             Part::Drivers | Part::Recorder => {}
         }

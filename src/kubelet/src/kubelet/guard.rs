@@ -56,6 +56,12 @@ impl Kubelet {
         self.quarantine.len()
     }
 
+    /// How many objects are left alone because they cannot be read, by the plural of their kind.
+    #[must_use]
+    pub fn unreadable(&self) -> BTreeMap<&'static str, usize> {
+        self.unreadable.counts()
+    }
+
     /// How many panics the core has caught.
     #[must_use]
     pub fn panics(&self) -> u64 {

@@ -133,11 +133,16 @@ impl PodManager {
 
     /// A source delivered its complete set (POD-002, POD-005).
     pub fn listed(&mut self, wall: Timestamp, source: PodSource, pods: Vec<Arc<Pod>>) -> Changes {
+        self.listed_beside(wall, source, pods, &BTreeSet::new())
+    }
+
+    /// The same, and there are others, which cannot be read: what was known of them stands.
+    pub fn listed_beside(&mut self, wall: Timestamp, source: PodSource, pods: Vec<Arc<Pod>>, others: &BTreeSet<PodUid>) -> Changes {
         self.delivered.insert(source);
         let mut changes = Changes::default();
-        let mut kept: BTreeSet<PodUid> = BTreeSet::new();
+        let mut kept: BTreeSet<PodUid> = others.clone();
         if source == PodSource::Api {
-            self.mirrors.clear();
+            self.mirrors.retain(|_, mirror| uid_of(mirror).is_some_and(|uid| others.contains(&uid)));
         }
         for pod in pods {
             if let Some(uid) = uid_of(&pod) {

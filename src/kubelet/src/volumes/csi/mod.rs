@@ -156,9 +156,10 @@ impl CsiVolumes {
         !volume.inline && driver.and_then(|driver| driver.spec.attach_required).unwrap_or(true)
     }
 
-    /// All CSIDrivers.
-    pub fn drivers_listed(&mut self, drivers: impl Iterator<Item = Arc<CSIDriver>>) {
-        self.drivers = drivers.map(|driver| (driver.metadata.name.clone().unwrap_or_default(), driver)).collect();
+    /// All CSIDrivers; what was known of those that cannot be read stands.
+    pub fn drivers_listed(&mut self, drivers: impl Iterator<Item = Arc<CSIDriver>>, unreadable: &BTreeSet<String>) {
+        self.drivers.retain(|name, _| unreadable.contains(name));
+        self.drivers.extend(drivers.map(|driver| (driver.metadata.name.clone().unwrap_or_default(), driver)));
         self.drivers_listed = true;
     }
 
@@ -169,7 +170,12 @@ impl CsiVolumes {
 
     /// A CSIDriver went away.
     pub fn driver_deleted(&mut self, driver: &CSIDriver) {
-        self.drivers.remove(driver.metadata.name.as_deref().unwrap_or_default());
+        self.driver_gone(driver.metadata.name.as_deref().unwrap_or_default());
+    }
+
+    /// The CSIDriver of that name went away.
+    pub fn driver_gone(&mut self, name: &str) {
+        self.drivers.remove(name);
     }
 
     /// When something that failed is tried again.

@@ -95,7 +95,7 @@ impl Bench {
             disk: BTreeMap::new(),
             calls: Vec::new(),
         };
-        bench.csi.drivers_listed([csi_driver(driver)].into_iter());
+        bench.csi.drivers_listed([csi_driver(driver)].into_iter(), &BTreeSet::new());
         bench
     }
 
@@ -258,7 +258,7 @@ impl Bench {
     fn restart(&mut self) {
         let drivers = std::mem::take(&mut self.csi.drivers);
         self.csi = CsiVolumes::default();
-        self.csi.drivers_listed(drivers.into_values());
+        self.csi.drivers_listed(drivers.into_values(), &BTreeSet::new());
         self.in_flight.clear();
         self.ledger = Ledger::default();
     }
