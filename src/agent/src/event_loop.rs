@@ -123,6 +123,9 @@ impl EventLoop {
         let now = self.now();
         let began = Instant::now();
         let kind = event.name();
+        if let Event::WatchFailed { key, .. } = &event {
+            self.gauge.watch_failed(key);
+        }
         let mut actions = Vec::new();
         if let Some(tap) = &mut self.tap {
             let seen = event.clone();

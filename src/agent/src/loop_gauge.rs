@@ -2,9 +2,11 @@
 //! Upstream: pkg/kubelet/metrics (kubelet_pod_worker_duration_seconds and its kin) for each goroutine.
 //! Differs: one loop; what takes it long is named.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kubelet::event::WatchKey;
 use kubelet::ids::PodUid;
 use kubelet::kubelet::Kubelet;
 use tokio::time::Instant;
@@ -27,6 +29,17 @@ static PANICS: Metric = Metric {
     measure: Measure::Counter,
 };
 
+static UNREADABLE: Metric = Metric {
+    name: "keelson_unreadable_objects",
+    help: "[ALPHA] Number of objects of the node's watches that cannot be read and are left alone",
+    measure: Measure::Gauge,
+};
+static WATCH_FAILURES: Metric = Metric {
+    name: "keelson_watch_failures_total",
+    help: "[ALPHA] Number of lists and watches that failed, by what they are about",
+    measure: Measure::Counter,
+};
+
 /// What takes longer is told.
 const SLOW: Duration = Duration::from_millis(250);
 /// How often, at most: the slowest since the last time.
@@ -38,6 +51,7 @@ pub struct LoopGauge {
     slowest: Option<(Duration, &'static str, Option<PodUid>)>,
     told: Option<Instant>,
     quarantined: usize,
+    unreadable: BTreeMap<&'static str, usize>,
     panics: u64,
 }
 
@@ -47,7 +61,12 @@ impl LoopGauge {
     pub fn new(registry: Arc<Registry>) -> Self {
         registry.set(&QUARANTINED, &[], 0.0);
         registry.add(&PANICS, &[], 0.0);
-        Self { registry, slowest: None, told: None, quarantined: 0, panics: 0 }
+        Self { registry, slowest: None, told: None, quarantined: 0, unreadable: BTreeMap::new(), panics: 0 }
+    }
+
+    /// A list or watch failed.
+    pub fn watch_failed(&self, key: &WatchKey) {
+        self.registry.add(&WATCH_FAILURES, &[("resource", key.resource())], 1.0);
     }
 
     /// One turn ended.
@@ -63,6 +82,13 @@ impl LoopGauge {
         if quarantined != self.quarantined {
             self.registry.set(&QUARANTINED, &[], quarantined as f64);
             self.quarantined = quarantined;
+        }
+        let unreadable = kubelet.unreadable();
+        if unreadable != self.unreadable {
+            for kind in self.unreadable.keys().chain(unreadable.keys()) {
+                self.registry.set(&UNREADABLE, &[("resource", kind)], unreadable.get(kind).copied().unwrap_or(0) as f64);
+            }
+            self.unreadable = unreadable;
         }
         if took >= SLOW && self.slowest.as_ref().is_none_or(|(most, ..)| took > *most) {
             self.slowest = Some((took, kind, subject));

@@ -13,6 +13,7 @@ use kubelet::failure::{Failure, FailureKind};
 use kubelet::sensitive::Sensitive;
 use serde_json::json;
 
+use super::names::{namespace_segment, segment};
 use super::send::{Ask, Kind, Sender};
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
@@ -38,13 +39,13 @@ pub(super) async fn call(sender: &Sender, node: &str, call: ApiCall) -> Result<A
         ApiCall::DeleteCsiNode => {
             removed(sender.done(Ask { method: Method::DELETE, path: format!("{CSI_NODES}/{node}"), body: None }).await)
         }
-        ApiCall::GetPod { namespace, name } => pod(sender, Ask::get(pod_path(&namespace, &name))).await,
+        ApiCall::GetPod { namespace, name } => pod(sender, Ask::get(pod_path(&namespace, &name)?)).await,
         ApiCall::CreatePod(new) => {
             let namespace = new.metadata.namespace.clone().unwrap_or_default();
-            pod(sender, post(format!("/api/v1/namespaces/{namespace}/pods"), &new)).await
+            pod(sender, post(within(&namespace, "pods")?, &new)).await
         }
         ApiCall::PatchPodStatus { namespace, name, patch } => {
-            let path = format!("{}/status", pod_path(&namespace, &name));
+            let path = format!("{}/status", pod_path(&namespace, &name)?);
             pod(sender, Ask::with(Method::PATCH, path, StrategicMerge, &patch)).await
         }
         ApiCall::DeletePod { namespace, name, uid, grace_seconds } => {
@@ -54,24 +55,24 @@ pub(super) async fn call(sender: &Sender, node: &str, call: ApiCall) -> Result<A
                 "gracePeriodSeconds": grace_seconds,
                 "preconditions": {"uid": uid.as_str()},
             });
-            let outcome = sender.done(Ask::with(Method::DELETE, pod_path(&namespace, &name), Json, &options)).await;
+            let outcome = sender.done(Ask::with(Method::DELETE, pod_path(&namespace, &name)?, Json, &options)).await;
             removed(outcome)
         }
         ApiCall::GetPersistentVolumeClaim { namespace, name } => {
-            let path = format!("/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}");
+            let path = format!("{}/{}", within(&namespace, "persistentvolumeclaims")?, segment(&name)?);
             Ok(ApiReply::Claim(Box::new(sender.object(Ask::get(path)).await?)))
         }
         ApiCall::GetPersistentVolume { name } => {
-            let path = format!("/api/v1/persistentvolumes/{name}");
+            let path = format!("/api/v1/persistentvolumes/{}", segment(&name)?);
             Ok(ApiReply::PersistentVolume(Box::new(sender.object(Ask::get(path)).await?)))
         }
         ApiCall::GetVolumeAttachment { name } => {
-            let path = format!("/apis/storage.k8s.io/v1/volumeattachments/{name}");
+            let path = format!("/apis/storage.k8s.io/v1/volumeattachments/{}", segment(&name)?);
             Ok(ApiReply::Attachment(Box::new(sender.object(Ask::get(path)).await?)))
         }
         ApiCall::GetObject { key, cached } => object(sender, key, cached).await,
         ApiCall::CreateToken { namespace, service_account, request } => {
-            let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{service_account}/token");
+            let path = format!("{}/{}/token", within(&namespace, "serviceaccounts")?, segment(&service_account)?);
             let answer: TokenRequest = sender.object(post(path, &request)).await?;
             let status =
                 answer.status.ok_or_else(|| Failure::new(FailureKind::Other, "the API server answered without a token"))?;
@@ -79,10 +80,10 @@ pub(super) async fn call(sender: &Sender, node: &str, call: ApiCall) -> Result<A
         }
         ApiCall::CreateEvent(new) => {
             let namespace = new.metadata.namespace.clone().unwrap_or_default();
-            event(sender, post(format!("/api/v1/namespaces/{namespace}/events"), &new)).await
+            event(sender, post(within(&namespace, "events")?, &new)).await
         }
         ApiCall::PatchEvent { namespace, name, patch } => {
-            let path = format!("/api/v1/namespaces/{namespace}/events/{name}");
+            let path = format!("{}/{}", within(&namespace, "events")?, segment(&name)?);
             event(sender, Ask::with(Method::PATCH, path, StrategicMerge, &patch)).await
         }
     }
@@ -102,8 +103,13 @@ mod erased {
     }
 }
 
-fn pod_path(namespace: &str, name: &str) -> String {
-    format!("/api/v1/namespaces/{namespace}/pods/{name}")
+fn pod_path(namespace: &str, name: &str) -> Result<String, Failure> {
+    Ok(format!("{}/{}", within(namespace, "pods")?, segment(name)?))
+}
+
+/// Where the objects of a namespace are.
+fn within(namespace: &str, plural: &str) -> Result<String, Failure> {
+    Ok(format!("/api/v1/namespaces/{}/{plural}", namespace_segment(namespace)?))
 }
 
 async fn node_reply(sender: &Sender, ask: Ask) -> Result<ApiReply, Failure> {
@@ -142,15 +148,13 @@ async fn object(sender: &Sender, key: WatchKey, cached: bool) -> Result<ApiReply
     let query = if cached { "?resourceVersion=0" } else { "" };
     let object = match key {
         WatchKey::ConfigMap { namespace, name } => {
-            let path = format!("/api/v1/namespaces/{namespace}/configmaps/{name}{query}");
-            let mut found: ConfigMap = sender.object(Ask::get(path)).await?;
-            found.metadata.managed_fields = None;
+            let path = format!("{}/{}{query}", within(&namespace, "configmaps")?, segment(&name)?);
+            let found: ConfigMap = sender.object(Ask::get(path)).await?;
             Object::ConfigMap(Arc::new(found))
         }
         WatchKey::Secret { namespace, name } => {
-            let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}{query}");
-            let mut found: Secret = sender.object(Ask::get(path)).await?;
-            found.metadata.managed_fields = None;
+            let path = format!("{}/{}{query}", within(&namespace, "secrets")?, segment(&name)?);
+            let found: Secret = sender.object(Ask::get(path)).await?;
             Object::Secret(Sensitive::new(Arc::new(found)))
         }
         other => return Err(Failure::new(FailureKind::Invalid, format!("{other:?} is not one object"))),

@@ -112,9 +112,9 @@ impl CertificateRequests {
         let silent = || Failure::new(FailureKind::Unavailable, "the watch is silent");
         let opened = timeout(ANSWER_TIMEOUT, self.sender.stream(ask)).await.unwrap_or_else(|_| Err(silent()))?;
         let mut lines = Lines::new(opened.body);
-        while let Some(line) = timeout(IDLE, lines.next()).await.unwrap_or_else(|_| Err(silent()))? {
+        while let Some(read) = timeout(IDLE, lines.next()).await.map_err(|_| silent())? {
             let nonsense = |error: serde_json::Error| Failure::new(FailureKind::Other, format!("a line of the watch: {error}"));
-            let line: Line = serde_json::from_slice(&line).map_err(nonsense)?;
+            let line: Line = serde_json::from_slice(&read.bytes).map_err(nonsense)?;
             let found = match line.kind.as_str() {
                 "ADDED" | "MODIFIED" => look(Some(&serde_json::from_value(line.object).map_err(nonsense)?)),
                 "DELETED" => look(None),

@@ -9,6 +9,9 @@ use http::{HeaderMap, StatusCode};
 use kubelet::failure::{Failure, FailureKind};
 use serde::Deserialize;
 
+/// As long as anybody may ask us to stay away: a server, or what is before it, may err, and nothing is watched meanwhile.
+const RETRY_AFTER_MOST: Duration = Duration::from_secs(300);
+
 /// What of a `Status` object is read.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -30,6 +33,7 @@ pub(super) fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> F
     let told: Status = serde_json::from_slice(body).unwrap_or_default();
     let header = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
     let after = header.or(told.details.as_ref().map(|d| d.retry_after_seconds)).filter(|s| *s > 0).map(Duration::from_secs);
+    let after = after.map(|after| after.min(RETRY_AFTER_MOST));
     let message = if told.message.is_empty() {
         let text: String = String::from_utf8_lossy(body).trim().chars().take(512).collect();
         if text.is_empty() { format!("the server answered {status}") } else { text }
@@ -102,6 +106,12 @@ mod tests {
         headers.insert(RETRY_AFTER, "7".parse().unwrap());
         let failure = refused(StatusCode::TOO_MANY_REQUESTS, &headers, b"");
         assert_eq!(failure.kind, FailureKind::Throttled { after: Some(Duration::from_secs(7)) });
+        // S16
+        for giant in ["31536000", "18446744073709551615"] {
+            headers.insert(RETRY_AFTER, giant.parse().unwrap());
+            let failure = refused(StatusCode::TOO_MANY_REQUESTS, &headers, b"");
+            assert_eq!(failure.kind, FailureKind::Throttled { after: Some(Duration::from_secs(300)) });
+        }
     }
 
     #[test]

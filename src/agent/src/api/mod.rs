@@ -8,8 +8,13 @@ mod certificates;
 mod connector;
 mod error;
 mod lines;
+mod members;
+mod names;
+mod pieces;
+mod reading;
 mod reviews;
 mod rotating;
+mod scan;
 mod send;
 mod watch;
 

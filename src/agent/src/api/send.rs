@@ -20,9 +20,9 @@ use tokio::time::Instant;
 use super::access::Stamps;
 use super::connector::Connector;
 use super::error;
+use super::reading::read_answer;
+use super::scan::OBJECT_LIMIT;
 
-/// The largest answer that is read: a list of a full node's pods stays far below.
-const BODY_LIMIT: usize = 64 << 20;
 /// Go's client: a connection that says nothing for so long is pinged, and dropped if it does not answer.
 const PING_AFTER: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
@@ -153,9 +153,7 @@ impl Sender {
 
     /// Sends a request and reads the whole answer as one object.
     pub(super) async fn object<T: DeserializeOwned>(&self, ask: Ask) -> Result<T, Failure> {
-        let bytes = self.bytes(ask).await?;
-        serde_json::from_slice(&bytes)
-            .map_err(|e| Failure::new(FailureKind::Other, format!("the API server's answer cannot be read: {e}")))
+        read_answer(&self.bytes(ask).await?)
     }
 
     /// Sends a request of which only success matters.
@@ -167,7 +165,7 @@ impl Sender {
         let reads = ask.method == Method::GET;
         let opened = self.stream(ask).await?;
         let waiting = Waiting::on(&opened.connections);
-        let body = Limited::new(opened.body, BODY_LIMIT).collect().await;
+        let body = Limited::new(opened.body, OBJECT_LIMIT).collect().await;
         waiting.answered();
         match body {
             Ok(body) => Ok(body.to_bytes()),

@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use kubelet::action::ApiCall;
 use kubelet::event::{ApiReply, Object, WatchKey};
 use kubelet::failure::{Failure, FailureKind};
@@ -168,7 +167,7 @@ async fn failures_are_classified_by_what_the_server_says() {
         (Answer::status(504, "Timeout", "m"), FailureKind::UnknownOutcome),
     ];
     for (answer, kind) in cases {
-        let (_, reply) = exchange(ApiCall::CreatePod(Box::<Pod>::default()), answer).await;
+        let (_, reply) = exchange(ApiCall::CreatePod(typed("Pod", "v1", "ns")), answer).await;
         assert_eq!(reply.unwrap_err(), Failure::new(kind, "m"));
     }
 }
@@ -176,10 +175,32 @@ async fn failures_are_classified_by_what_the_server_says() {
 #[tokio::test(start_paused = true)]
 async fn a_write_whose_answer_breaks_off_may_have_been_done_and_a_read_may_be_repeated() {
     let broken = || Answer::ok(vec![Part::Send("{\"kind\":".to_owned()), Part::Wait(Duration::from_secs(1)), Part::Break]);
-    let (_, reply) = exchange(ApiCall::CreatePod(Box::<Pod>::default()), broken()).await;
+    let (_, reply) = exchange(ApiCall::CreatePod(typed("Pod", "v1", "ns")), broken()).await;
     assert_eq!(reply.unwrap_err().kind, FailureKind::UnknownOutcome);
     let (_, reply) = exchange(ApiCall::GetNode, broken()).await;
     assert_eq!(reply.unwrap_err().kind, FailureKind::Unavailable);
+}
+
+// S20: rest.Request.Name; what cannot be a name is not asked for.
+#[tokio::test(start_paused = true)]
+async fn what_leads_elsewhere_is_not_asked_for() {
+    let server = FakeServer::with([Answer::status(404, "NotFound", "no")]);
+    let api = client(&server);
+    let claim = |name: &str| ApiCall::GetPersistentVolumeClaim { namespace: "ns".to_owned(), name: name.to_owned() };
+    let failure = api.call(claim("a/../../x")).await.unwrap_err();
+    assert_eq!(failure, Failure::new(FailureKind::Invalid, "invalid resource name \"a/../../x\": [may not contain '/']"));
+    api.call(claim("x?y#z")).await.unwrap_err();
+    let seen = server.seen();
+    assert_eq!((seen.len(), seen[0].line().as_str()), (1, "GET /api/v1/namespaces/ns/persistentvolumeclaims/x%3Fy%23z"));
+}
+
+// S3: a patch whose answer has managed fields that cannot be read was done.
+#[tokio::test(start_paused = true)]
+async fn managed_fields_of_an_answer_are_nobodys_business() {
+    let fields = json!([{"manager": "evil", "time": "9999-12-31T23:59:59Z"}]);
+    let pod = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "it", "namespace": "ns", "managedFields": fields}});
+    let (_, reply) = exchange(ApiCall::GetPod { namespace: "ns".to_owned(), name: "it".to_owned() }, Answer::whole(pod)).await;
+    assert!(matches!(reply, Ok(ApiReply::Pod(pod)) if pod.metadata.managed_fields.is_none()));
 }
 
 // API-023

@@ -4,6 +4,7 @@ mod calls;
 mod certificates;
 mod connections;
 mod fake;
+mod scan;
 mod watches;
 
 use std::sync::Arc;

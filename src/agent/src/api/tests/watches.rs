@@ -11,7 +11,7 @@ use super::client;
 use super::fake::{Answer, FakeServer, Part, Seen};
 use crate::env::ApiServer as _;
 
-const LIST: &str = "GET /api/v1/pods?fieldSelector=spec.nodeName%3Dn1&resourceVersion=0";
+const LIST: &str = "GET /api/v1/pods?fieldSelector=spec.nodeName%3Dn1&limit=500&resourceVersion=0";
 
 fn follow(server: &Arc<FakeServer>, key: WatchKey) -> mpsc::Receiver<Event> {
     let (sink, events) = mpsc::channel(64);
@@ -54,6 +54,8 @@ fn brief(event: &Event) -> String {
             assert!(pod.metadata.managed_fields.is_none());
             pod.metadata.name.clone().unwrap()
         }
+        Object::Service(service) => service.metadata.name.clone().unwrap(),
+        Object::Unreadable(unknown) => format!("{} of UID {}, unreadable", unknown.full_name(), unknown.uid),
         other => panic!("{other:?}"),
     };
     match event {
@@ -244,19 +246,107 @@ async fn without_bookmarks_silence_may_last_as_long_as_the_watch() {
     assert_eq!((seen[2].at - seen[1].at).as_secs(), seconds + 30);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_object_that_cannot_be_read_does_not_stop_the_others() {
-    let mut wrong = pod("wrong", "11");
+/// One that no reader takes for a pod.
+fn wrong(name: &str, revision: &str) -> Value {
+    let mut wrong = pod(name, revision);
     wrong["spec"] = json!({"containers": "none"});
+    wrong
+}
+
+// S3: upstream's types take what the API server stores; here what cannot be read is told as such, and the others are what they are.
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_read_is_told_and_does_not_stop_the_others() {
+    let all = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "10"},
+        "items": [pod("a", "5"), wrong("wrong", "6"), pod("b", "7")]});
     let server = FakeServer::with([
-        list("10", "", &[]),
-        Answer::ok(vec![line("ADDED", &wrong)]),
-        Answer::ok(vec![line("ADDED", &pod("a", "12")), Part::Silence]),
+        Answer::whole(all),
+        Answer::ok(vec![line("ADDED", &wrong("other", "11")), line("DELETED", &wrong("wrong", "12"))]),
+        Answer::ok(vec![line("ADDED", &pod("c", "13")), Part::Silence]),
     ]);
     let mut events = follow(&server, WatchKey::Pods);
+    assert_eq!(next(&mut events).await, "listed a default/wrong of UID wrong, unreadable b");
+    assert_eq!(next(&mut events).await, "applied default/other of UID other, unreadable");
+    assert_eq!(next(&mut events).await, "deleted default/wrong of UID wrong, unreadable");
+    assert_eq!(next(&mut events).await, "applied c");
+    is_watch_from(&server.seen()[2], "12");
+}
+
+// S3: what whoever may write an object can put into its managed fields, and kube-apiserver stores (seen with 1.36.2).
+#[tokio::test(start_paused = true)]
+async fn managed_fields_are_nobodys_business() {
+    let deep = "{\"f:a\":".repeat(200) + "{}" + &"}".repeat(200);
+    let evil = |name: &str| {
+        let fields = format!(r#"[{{"manager":"evil","time":"9999-12-31T23:59:59Z","fieldsType":"FieldsV1","fieldsV1":{deep}}}]"#);
+        pod(name, "5").to_string().replace(r#"[{"manager":"kubectl"}]"#, &fields)
+    };
+    let list = format!(r#"{{"kind":"PodList","apiVersion":"v1","metadata":{{"resourceVersion":"10"}},"items":[{}]}}"#, evil("a"));
+    let line = format!("{{\"type\":\"ADDED\",\"object\":{}}}\n", evil("b"));
+    let server = FakeServer::with([Answer::whole(list), Answer::ok(vec![Part::Send(line), Part::Silence])]);
+    let mut events = follow(&server, WatchKey::Pods);
+    assert_eq!(next(&mut events).await, "listed a");
+    assert_eq!(next(&mut events).await, "applied b");
+}
+
+// Who is not even known cannot be left alone: what is not in the list would count as gone.
+#[tokio::test(start_paused = true)]
+async fn a_list_with_an_object_of_nobody_deletes_nothing() {
+    let all = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "10"}, "items": [{"spec": 1}]});
+    let other = json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {"resourceVersion": "10"}, "items": []});
+    let server = FakeServer::with([Answer::whole(all), Answer::whole(other), list("10", "", &["a"])]);
+    let mut events = follow(&server, WatchKey::Pods);
+    assert_eq!(next(&mut events).await, "failed the list has an object of which not even the name can be read");
+    assert_eq!(next(&mut events).await, "failed the answer is not a list: its kind is \"NodeList\"");
+    assert_eq!(next(&mut events).await, "listed a");
+}
+
+// S7: some 260 services of the largest size, 70 MB, and no end to it.
+#[tokio::test(start_paused = true)]
+async fn a_list_may_be_of_any_size() {
+    let service = |number: usize| {
+        let metadata =
+            json!({"name": format!("s{number}"), "namespace": "ns", "uid": "u", "annotations": {"a": "x".repeat(1 << 20)}});
+        json!({"metadata": metadata, "spec": {"clusterIP": "10.0.0.1"}}).to_string()
+    };
+    let begin = r#"{"kind":"ServiceList","apiVersion":"v1","metadata":{"resourceVersion":"10"},"items":["#;
+    let mut parts = vec![Part::Send(begin.to_owned())];
+    parts.extend((0..70).map(|number| Part::Send(service(number) + if number < 69 { "," } else { "]}" })));
+    let server = FakeServer::with([Answer::ok(parts), Answer::ok(vec![Part::Silence])]);
+    let mut events = follow(&server, WatchKey::Services);
+    let Some(Event::WatchListed { objects, .. }) = events.recv().await else { panic!("no list") };
+    assert_eq!(objects.len(), 70);
+    assert!(objects.iter().all(|object| matches!(object, Object::Service(service) if service.metadata.annotations.is_none())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_stops_coming_is_asked_for_again_on_another_connection() {
+    let half = vec![Part::Send(r#"{"kind":"PodList","items":["#.to_owned()), Part::Silence];
+    let slow =
+        vec![Part::Send(r#"{"metadata":{"resourceVersion":"10"},"items":["#.to_owned()), Part::Wait(Duration::from_secs(59))];
+    let slow =
+        slow.into_iter().chain([Part::Send("]".to_owned()), Part::Wait(Duration::from_secs(59)), Part::Send("}".to_owned())]);
+    let server = FakeServer::with([Answer::ok(half), Answer::ok(slow.collect())]);
+    let mut events = follow(&server, WatchKey::Pods);
+    assert_eq!(next(&mut events).await, "failed the answer stopped coming");
     assert_eq!(next(&mut events).await, "listed");
+    let seen = server.seen();
+    assert_ne!(seen[1].connection, seen[0].connection);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_too_large_is_known_and_the_watch_goes_on() {
+    let mut large = pod("large", "11");
+    large["spec"] = json!({"containers": [{"name": "x".repeat(17 << 20)}]});
+    // As API servers write it: in the order of the type's fields.
+    let large =
+        format!(r#"{{"type":"ADDED","object":{{"kind":"Pod","metadata":{},"spec":{}}}}}"#, large["metadata"], large["spec"]);
+    let (first, second) = large.split_at(1 << 20);
+    let parts =
+        vec![Part::Send(first.to_owned()), Part::Send(format!("{second}\n")), line("ADDED", &pod("a", "12")), Part::Silence];
+    let server = FakeServer::with([list("10", "", &[]), Answer::ok(parts)]);
+    let mut events = follow(&server, WatchKey::Pods);
+    assert_eq!(next(&mut events).await, "listed");
+    assert_eq!(next(&mut events).await, "applied default/large of UID large, unreadable");
     assert_eq!(next(&mut events).await, "applied a");
-    is_watch_from(&server.seen()[2], "11");
 }
 
 #[tokio::test(start_paused = true)]
@@ -334,7 +424,7 @@ async fn each_watch_asks_only_for_what_a_node_may_have() {
     for (key, target) in expected {
         let server = FakeServer::with([]);
         let _events = follow(&server, key);
-        assert_eq!(server.until_seen(1).await[0].line(), format!("GET {target}resourceVersion=0"));
+        assert_eq!(server.until_seen(1).await[0].line(), format!("GET {target}limit=500&resourceVersion=0"));
     }
 }
 

@@ -1,22 +1,24 @@
 //! What lists and watches carry: where each is asked for, and how what comes becomes the core's objects.
 //! Upstream: k8s.io/client-go/rest/watch, k8s.io/apimachinery/pkg/watch.
-//! Differs: managedFields are dropped at once; no decision reads them, and they are half of what a pod weighs.
+//! Differs: an object that cannot be read is told as such, by its name and UID; upstream reads protobuf, which takes nearly everything.
 
 use std::sync::Arc;
 
-use k8s_openapi::List;
+use k8s_openapi::ListableResource as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::CSIDriver;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::{ListableResource, Metadata};
 use kubelet::event::{Object, WatchKey};
-use kubelet::failure::Failure;
+use kubelet::failure::{Failure, FailureKind};
 use kubelet::sensitive::Sensitive;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::IgnoredAny;
 
 use super::super::error::Status;
+use super::super::members::{member, text};
+use super::super::names::{encoded, field_is};
+use super::super::pieces::Pieces;
+use super::super::reading::{read, unreadable};
+use super::super::scan::{ListScan, NoList, OBJECT_LIMIT};
 use super::super::send::{Ask, Sender};
 
 /// What a watch is about.
@@ -28,17 +30,19 @@ pub(super) struct Subject {
 
 /// API-224
 pub(super) fn subject(node: &str, key: &WatchKey) -> Subject {
-    let those = |path: String, field: &str| Subject { path, selector: format!("fieldSelector={}&", encoded(field)) };
+    let those = |path: String, field: String| Subject { path, selector: format!("fieldSelector={field}&") };
     let all = |path: &str| Subject { path: path.to_owned(), selector: String::new() };
-    let named = |path: String, name: &str| those(path, &format!("metadata.name={name}"));
+    let named = |path: String, name: &str| those(path, field_is("metadata.name", name));
+    // The API server makes no namespace of another name.
+    let within = |namespace: &str, plural: &str| format!("/api/v1/namespaces/{}/{plural}", encoded(namespace));
     match key {
-        WatchKey::Pods => those("/api/v1/pods".to_owned(), &format!("spec.nodeName={node}")),
+        WatchKey::Pods => those("/api/v1/pods".to_owned(), field_is("spec.nodeName", node)),
         WatchKey::Node => named("/api/v1/nodes".to_owned(), node),
-        WatchKey::Services => those("/api/v1/services".to_owned(), "spec.clusterIP!=None"),
+        WatchKey::Services => those("/api/v1/services".to_owned(), encoded("spec.clusterIP!=None")),
         WatchKey::RuntimeClasses => all("/apis/node.k8s.io/v1/runtimeclasses"),
         WatchKey::CsiDrivers => all("/apis/storage.k8s.io/v1/csidrivers"),
-        WatchKey::ConfigMap { namespace, name } => named(format!("/api/v1/namespaces/{namespace}/configmaps"), name),
-        WatchKey::Secret { namespace, name } => named(format!("/api/v1/namespaces/{namespace}/secrets"), name),
+        WatchKey::ConfigMap { namespace, name } => named(within(namespace, "configmaps"), name),
+        WatchKey::Secret { namespace, name } => named(within(namespace, "secrets"), name),
     }
 }
 
@@ -50,108 +54,92 @@ pub(super) struct Page {
     pub(super) next: String,
 }
 
+/// Reads a page as it comes, one object after the other: neither its size nor any of its objects costs the others.
 pub(super) async fn page(sender: &Sender, key: &WatchKey, ask: Ask) -> Result<Page, Failure> {
+    let mut pieces = Pieces::of(sender, ask).await?;
+    let mut scan = ListScan::new(OBJECT_LIMIT);
+    let mut objects = Vec::new();
+    while let Some(piece) = pieces.next().await? {
+        scan.feed(&piece, |item, whole| objects.push(object(key, item, whole))).map_err(no_list)?;
+    }
+    let (kind, metadata) = scan.end().map_err(no_list)?;
+    let kind: String = serde_json::from_slice(&kind).unwrap_or_default();
+    if !kind.is_empty() && kind != list_kind(key) {
+        return Err(Failure::new(FailureKind::Other, format!("the answer is not a list: its kind is {kind:?}")));
+    }
+    if objects.iter().any(|object| matches!(object, Object::Unreadable(unknown) if unknown.is_nobody())) {
+        // Left out, it would count as deleted, and nobody can tell which one it is.
+        return Err(Failure::new(FailureKind::Other, "the list has an object of which not even the name can be read"));
+    }
+    Ok(Page { objects, revision: text(&metadata, "resourceVersion"), next: text(&metadata, "continue") })
+}
+
+fn no_list(error: NoList) -> Failure {
+    Failure::new(FailureKind::Other, error.to_string())
+}
+
+fn list_kind(key: &WatchKey) -> &'static str {
     match key {
-        WatchKey::Pods => listed(sender, ask, Object::Pod).await,
-        WatchKey::Node => listed(sender, ask, Object::Node).await,
-        WatchKey::Services => listed(sender, ask, Object::Service).await,
-        WatchKey::RuntimeClasses => listed(sender, ask, Object::RuntimeClass).await,
-        WatchKey::CsiDrivers => listed(sender, ask, Object::CsiDriver).await,
-        WatchKey::ConfigMap { .. } => listed(sender, ask, Object::ConfigMap).await,
-        WatchKey::Secret { .. } => listed(sender, ask, |secret| Object::Secret(Sensitive::new(secret))).await,
+        WatchKey::Pods => Pod::LIST_KIND,
+        WatchKey::Node => Node::LIST_KIND,
+        WatchKey::Services => Service::LIST_KIND,
+        WatchKey::RuntimeClasses => RuntimeClass::LIST_KIND,
+        WatchKey::CsiDrivers => CSIDriver::LIST_KIND,
+        WatchKey::ConfigMap { .. } => ConfigMap::LIST_KIND,
+        WatchKey::Secret { .. } => Secret::LIST_KIND,
     }
 }
 
-async fn listed<T>(sender: &Sender, ask: Ask, wrap: impl Fn(Arc<T>) -> Object) -> Result<Page, Failure>
-where
-    T: DeserializeOwned + ListableResource + Metadata<Ty = ObjectMeta>,
-{
-    // An object that cannot be read fails the whole list: left out, it would count as deleted.
-    let list: List<T> = sender.object(ask).await?;
-    let objects = list.items.into_iter().map(|mut item| {
-        item.metadata_mut().managed_fields = None;
-        wrap(Arc::new(item))
-    });
-    Ok(Page {
-        objects: objects.collect(),
-        revision: list.metadata.resource_version.unwrap_or_default(),
-        next: list.metadata.continue_.unwrap_or_default(),
-    })
-}
-
-/// What every line of a watch has.
-#[derive(Deserialize)]
-pub(super) struct Envelope {
-    #[serde(rename = "type")]
+/// One line of a watch.
+pub(super) struct Told<'a> {
     pub(super) kind: String,
-    object: Carried,
+    /// The object that it carries, as it is written.
+    pub(super) object: &'a [u8],
 }
 
-#[derive(Deserialize)]
-struct Carried {
-    #[serde(default)]
-    metadata: CarriedMeta,
-}
-
-#[derive(Default, Deserialize)]
-struct CarriedMeta {
-    #[serde(rename = "resourceVersion")]
-    resource_version: Option<String>,
-}
-
-impl Envelope {
-    /// # Errors
-    /// If it is half a line, or nonsense.
-    pub(super) fn read(line: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(line)
+impl<'a> Told<'a> {
+    /// `None` if it is half a line, or nonsense. Of a line that is too long its beginning is enough.
+    pub(super) fn read(line: &'a [u8], whole: bool) -> Option<Self> {
+        if whole && serde_json::from_slice::<IgnoredAny>(line).is_err() {
+            return None;
+        }
+        Some(Self { kind: serde_json::from_slice(member(line, "type")?).ok()?, object: member(line, "object")? })
     }
 
     /// Where the watch is after this line.
-    pub(super) fn revision(self) -> Option<String> {
-        self.object.metadata.resource_version.filter(|revision| !revision.is_empty())
+    pub(super) fn revision(&self) -> Option<String> {
+        let revision = member(self.object, "metadata").map(|metadata| text(metadata, "resourceVersion"));
+        revision.filter(|revision| !revision.is_empty())
+    }
+
+    /// The error that it tells.
+    pub(super) fn status(&self) -> Status {
+        serde_json::from_slice(self.object).unwrap_or_default()
     }
 }
 
-#[derive(Default, Deserialize)]
-struct Wrapped<T> {
-    object: T,
+/// The object that is written there, or what is known of it if it cannot be read.
+pub(super) fn object(key: &WatchKey, written: &[u8], whole: bool) -> Object {
+    let read = if whole { typed(key, written) } else { Err(format!("it is larger than {} MiB", OBJECT_LIMIT >> 20)) };
+    read.unwrap_or_else(|why| Object::Unreadable(Box::new(unreadable(written, why))))
 }
 
-/// The error that a line tells.
-pub(super) fn status(line: &[u8]) -> Status {
-    serde_json::from_slice::<Wrapped<Status>>(line).unwrap_or_default().object
-}
-
-/// The object that a line carries.
-///
-/// # Errors
-/// If it is not one of that kind.
-pub(super) fn object(key: &WatchKey, line: &[u8]) -> Result<Object, serde_json::Error> {
+fn typed(key: &WatchKey, written: &[u8]) -> Result<Object, String> {
     Ok(match key {
-        WatchKey::Pods => Object::Pod(one::<Pod>(line)?),
-        WatchKey::Node => Object::Node(one::<Node>(line)?),
-        WatchKey::Services => Object::Service(one::<Service>(line)?),
-        WatchKey::RuntimeClasses => Object::RuntimeClass(one::<RuntimeClass>(line)?),
-        WatchKey::CsiDrivers => Object::CsiDriver(one::<CSIDriver>(line)?),
-        WatchKey::ConfigMap { .. } => Object::ConfigMap(one::<ConfigMap>(line)?),
-        WatchKey::Secret { .. } => Object::Secret(Sensitive::new(one::<Secret>(line)?)),
+        WatchKey::Pods => Object::Pod(read(written)?),
+        WatchKey::Node => Object::Node(read(written)?),
+        WatchKey::Services => Object::Service(Arc::new(slim(read(written)?))),
+        WatchKey::RuntimeClasses => Object::RuntimeClass(read(written)?),
+        WatchKey::CsiDrivers => Object::CsiDriver(read(written)?),
+        WatchKey::ConfigMap { .. } => Object::ConfigMap(read(written)?),
+        WatchKey::Secret { .. } => Object::Secret(Sensitive::new(read(written)?)),
     })
 }
 
-fn one<T: DeserializeOwned + Metadata<Ty = ObjectMeta>>(line: &[u8]) -> Result<Arc<T>, serde_json::Error> {
-    let mut wrapped: Wrapped<T> = serde_json::from_slice(line)?;
-    wrapped.object.metadata_mut().managed_fields = None;
-    Ok(Arc::new(wrapped.object))
-}
-
-/// What a query's value may hold as it is; everything else as `%XX`.
-pub(super) fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(char::from(byte)),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
+/// A service without what no decision goes by: every node of a cluster has all of them.
+fn slim(mut service: Service) -> Service {
+    let meta = &mut service.metadata;
+    (meta.annotations, meta.labels, meta.owner_references, meta.finalizers) = (None, None, None, None);
+    service.status = None;
+    service
 }

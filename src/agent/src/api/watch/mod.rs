@@ -3,22 +3,24 @@
 //! Differs: a watch on which nothing comes for too long is opened anew, even if its connection looks healthy (kubernetes#125380);
 //! one that was silent all its life is listed anew, for the server may have gone back in time (etcd restored from a backup).
 
+mod complaints;
 mod decode;
 mod pool;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use kubelet::event::{Event, WatchKey};
+use kubelet::event::{Event, Object, WatchKey};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::rng::Rng;
 use tokio::time::{Instant, timeout};
 
-use self::decode::{Envelope, Page, Subject, encoded, subject};
+use self::decode::{Page, Subject, Told, subject};
 use self::pool::Place;
 pub(super) use self::pool::WatchPool;
 use super::error::{in_watch, is_too_large_revision};
-use super::lines::Lines;
+use super::lines::{Line, Lines};
+use super::names::encoded;
 use super::send::{Ask, Opened};
 use crate::env::EventSink;
 
@@ -38,7 +40,7 @@ const UNRELATED_TIMES: u32 = 5;
 const HEALTHY_AFTER: Duration = Duration::from_secs(120);
 /// Upstream's VeryShortWatchError: one that ends sooner, and empty, is no watch.
 const VERY_SHORT: Duration = Duration::from_secs(1);
-/// How long a page of a list may take, and how long the headers of a watch.
+/// How long the headers of a watch may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Upstream's pager.
 const PAGE: &str = "limit=500&";
@@ -119,6 +121,9 @@ pub(super) async fn follow(pool: Arc<WatchPool>, node: String, key: WatchKey, si
                     FailureKind::Throttled { after } => after.unwrap_or_default(),
                     _ => Duration::ZERO,
                 };
+                if !soon && let Some(more) = watch.pool.complaints.allow() {
+                    tracing::warn!(watch = ?watch.key, error = failure.message, more, "A list or watch failed and is tried again");
+                }
                 if watch.sink.send(Event::WatchFailed { key: watch.key.clone(), failure }).await.is_err() {
                     return;
                 }
@@ -159,10 +164,7 @@ impl Watch {
         let mut objects = Vec::new();
         let mut next = String::new();
         loop {
-            let Ok(page) = timeout(ANSWER_TIMEOUT, self.page(freshness, &next)).await else {
-                return Ended::Failed(Failure::new(FailureKind::Unavailable, "the list took too long"));
-            };
-            let page = match page {
+            let page = match self.page(freshness, &next).await {
                 Err(failure) if failure.kind == FailureKind::Gone && !next.is_empty() => {
                     return Ended::Forgotten(Freshness::NewestWhole);
                 }
@@ -181,6 +183,7 @@ impl Watch {
                 // Not from an API server: what is not in it is not gone.
                 return Ended::Failed(Failure::new(FailureKind::Other, "the list has no resourceVersion"));
             }
+            objects.iter().for_each(|object| self.complain(object));
             return match self.sink.send(Event::WatchListed { key: self.key.clone(), objects }).await {
                 Ok(()) => Ended::Listed(page.revision),
                 Err(_) => Ended::Closed,
@@ -189,10 +192,11 @@ impl Watch {
     }
 
     async fn page(&self, freshness: &Freshness, next: &str) -> Result<Page, Failure> {
-        // As upstream's pager: a limit would make servers ask etcd, where their cache may answer.
+        // As upstream's reflector: with 0, a cache that can answer takes no notice of the limit; with another revision, a limit would make
+        // servers ask etcd where their cache may answer.
         let query = match freshness {
             _ if !next.is_empty() => format!("{PAGE}continue={}", encoded(next)),
-            Freshness::Any => "resourceVersion=0".to_owned(),
+            Freshness::Any => format!("{PAGE}resourceVersion=0"),
             Freshness::AtLeast(revision) => format!("resourceVersion={}", encoded(revision)),
             Freshness::Newest => PAGE.to_owned(),
             Freshness::NewestWhole => String::new(),
@@ -245,62 +249,62 @@ impl Watch {
                 opened.connections.distrust();
                 return None;
             };
-            let ended = match line {
-                Ok(Some(line)) => self.line(&line, progress).await,
-                Ok(None) => return None,
-                Err(failure) => Some(Ended::Failed(failure)),
-            };
+            let ended = self.line(&line?, progress).await;
             if ended.is_some() {
                 return ended;
             }
         }
     }
 
-    async fn line(&self, line: &[u8], progress: &mut Progress<'_>) -> Option<Ended> {
-        if line.trim_ascii().is_empty() {
+    async fn line(&self, Line { bytes, whole }: &Line, progress: &mut Progress<'_>) -> Option<Ended> {
+        if bytes.trim_ascii().is_empty() {
             return None;
         }
-        let envelope = match Envelope::read(line) {
-            Ok(envelope) => envelope,
+        let Some(told) = Told::read(bytes, *whole) else {
             // What it was is not known, so nothing after it can be trusted.
-            Err(error) => {
-                let message = format!("a line of the watch cannot be read: {error}");
-                return Some(Ended::Failed(Failure::new(FailureKind::Other, message)));
-            }
+            return Some(Ended::Failed(Failure::new(FailureKind::Other, "a line of the watch cannot be read")));
         };
-        let key = &self.key;
-        let object = match envelope.kind.as_str() {
+        let key = self.key.clone();
+        let event = match told.kind.as_str() {
             "BOOKMARK" => {
                 self.pool.saw_bookmark();
                 progress.idle = progress.idle.min(IDLE_WITH_BOOKMARKS);
                 None
             }
-            "ERROR" => return Some(Self::error(line, progress.revision)),
-            "ADDED" | "MODIFIED" => Some(decode::object(key, line).map(|object| Event::WatchApplied { key: key.clone(), object })),
-            "DELETED" => Some(decode::object(key, line).map(|object| Event::WatchDeleted { key: key.clone(), object })),
+            "ERROR" => return Some(Self::error(&told, progress.revision)),
+            "ADDED" | "MODIFIED" => Some(Event::WatchApplied { key, object: self.object(&told, *whole) }),
+            "DELETED" => Some(Event::WatchDeleted { key, object: self.object(&told, *whole) }),
             _ => None,
         };
-        match object {
-            None => {}
-            Some(Ok(event)) => {
-                if self.sink.send(event).await.is_err() {
-                    return Some(Ended::Closed);
-                }
-            }
-            // One object that cannot be read must not stop the others.
-            Some(Err(error)) => {
-                tracing::warn!(watch = ?key, %error, "An object of a watch cannot be read and is left out");
-            }
+        if let Some(event) = event
+            && self.sink.send(event).await.is_err()
+        {
+            return Some(Ended::Closed);
         }
         progress.lines = true;
-        if let Some(revision) = envelope.revision() {
+        if let Some(revision) = told.revision() {
             *progress.revision = revision;
         }
         None
     }
 
-    fn error(line: &[u8], revision: &str) -> Ended {
-        let failure = in_watch(&decode::status(line));
+    fn object(&self, told: &Told<'_>, whole: bool) -> Object {
+        let object = decode::object(&self.key, told.object, whole);
+        self.complain(&object);
+        object
+    }
+
+    /// One object that cannot be read must not stop the others, but somebody should know.
+    fn complain(&self, object: &Object) {
+        let Object::Unreadable(unknown) = object else { return };
+        if let Some(more) = self.pool.complaints.allow() {
+            let (name, uid, why) = (unknown.full_name(), &unknown.uid, &unknown.why);
+            tracing::warn!(watch = ?self.key, object = name, uid, why, more, "An object cannot be read and is left alone");
+        }
+    }
+
+    fn error(told: &Told<'_>, revision: &str) -> Ended {
+        let failure = in_watch(&told.status());
         match failure.kind {
             FailureKind::Gone => Ended::Forgotten(Freshness::AtLeast(revision.to_owned())),
             _ if is_too_large_revision(&failure) => Ended::Forgotten(Freshness::Newest),

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::connector::Connector;
 use super::super::send::Sender;
+use super::complaints::Complaints;
 
 /// How many watches share a connection: API servers allow 100 to 250 streams on one, and what is above it would wait.
 const WATCHES_PER_CONNECTION: u64 = 80;
@@ -17,6 +18,7 @@ pub(in crate::api) struct WatchPool {
     forbidden: Arc<AtomicU64>,
     senders: Mutex<Vec<(Sender, Arc<AtomicU64>)>>,
     bookmarks: AtomicBool,
+    pub(super) complaints: Complaints,
 }
 
 /// A place on a connection; given back when dropped.
@@ -33,7 +35,13 @@ impl Drop for Place {
 
 impl WatchPool {
     pub(in crate::api) fn new(connector: Connector, forbidden: Arc<AtomicU64>) -> Self {
-        Self { connector, forbidden, senders: Mutex::new(Vec::new()), bookmarks: AtomicBool::new(false) }
+        Self {
+            connector,
+            forbidden,
+            senders: Mutex::new(Vec::new()),
+            bookmarks: AtomicBool::new(false),
+            complaints: Complaints::default(),
+        }
     }
 
     pub(super) fn place(&self) -> Place {
