@@ -4,11 +4,13 @@
 
 use std::time::Duration;
 
+use kubelet::event::WatchKey;
 use kubelet::observation::{ContainerState, SandboxState};
 use serde_json::Value;
 
 use crate::api::admission::runtime_uid;
 use crate::api::controllers::storage::volumes_of_node;
+use crate::api::watch::is_unreadable;
 use crate::runtime::Container;
 use crate::scenario::expect::{View, condition};
 
@@ -67,6 +69,10 @@ fn liveness_node_is_ready_and_its_lease_young(view: View<'_>, wrong: &mut Vec<Un
 
 /// What one pod lacks: the first of these, since one explains those after it.
 fn pod_is_settled(view: View<'_>, pod: &Value, wrong: &mut Vec<Unsettled>) {
+    if is_unreadable(&WatchKey::Pods, pod) {
+        // It is left alone, whatever it is.
+        return;
+    }
     let before = wrong.len();
     for rule in [
         liveness_terminating_pods_finish,

@@ -2,6 +2,8 @@
 //! Upstream: none; after the swarm testing of TigerBeetle's VOPR and the buggify of FoundationDB.
 //! Differs: nothing on purpose.
 
+mod blight;
+
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -10,6 +12,7 @@ use kubelet::rng::Rng;
 use kubelet::work::Point;
 use serde_json::{Value, json};
 
+use self::blight::Blight;
 use crate::api::resource::named;
 use crate::api::write::DeleteOptions;
 use crate::cluster::Cluster;
@@ -49,6 +52,7 @@ pub struct Draw {
     rng: Rng,
     storage: Option<Storage>,
     venom: Option<Venom>,
+    blight: Option<Blight>,
 }
 
 /// Pods that make the core panic, or the whole agent die: in some runs, and drawn apart as well.
@@ -189,7 +193,7 @@ impl Draw {
             parallel_pulls: (rng.below(4) == 0).then_some(1),
             ..NodeSpec::default()
         };
-        Self { node, rng, storage: Storage::of(seed), venom: Venom::of(seed) }
+        Self { node, rng, storage: Storage::of(seed), venom: Venom::of(seed), blight: Blight::of(seed) }
     }
 }
 
@@ -205,13 +209,16 @@ pub fn run(seed: u64, prepare: impl FnOnce(&mut World)) -> (Verdict, World, Plan
 
 /// Does to a cluster what is drawn, heals it, and sees it settle.
 pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
-    let Draw { node, mut rng, mut storage, mut venom } = draw;
+    let Draw { node, mut rng, mut storage, mut venom, mut blight } = draw;
     // A status write that lands after a newer one shows an old status for a moment, whoever writes: not a fault to draw.
     let api = Odds { late: 0, ..draw_odds(&mut rng) };
     let odds = (draw_odds(&mut rng), api, if rng.below(4) == 0 { draw_odds(&mut rng) } else { Odds::default() });
     cluster.with_faults(|faults| (faults.runtime, faults.api, faults.host) = odds);
     if let Some(storage) = &storage {
         storage.furnish(cluster);
+    }
+    if let Some(blight) = &blight {
+        blight.furnish(cluster);
     }
     let mut plan = Plan { odds, deeds: Vec::new(), node: node.clone() };
     let mut times: Vec<u64> = (0..3 + rng.below(MOST_DEEDS)).map(|_| rng.below(25_000)).collect();
@@ -223,7 +230,8 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
         let text = deed(cluster, &mut rng, &mut pods, &mut storage);
         let of_driver = storage.as_mut().and_then(|storage| storage.deed(cluster));
         let poisoned = venom.as_mut().and_then(|venom| venom.deed(cluster));
-        let text = of_driver.into_iter().chain(poisoned).fold(text, |text, more| format!("{text}; {more}"));
+        let spoiled = blight.as_mut().and_then(|blight| blight.deed(cluster));
+        let text = of_driver.into_iter().chain(poisoned).chain(spoiled).fold(text, |text, more| format!("{text}; {more}"));
         cluster.note(&text);
         plan.deeds.push((at, text));
         if let Some(broken) = first_broken(cluster) {
@@ -234,6 +242,9 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
     heal(cluster);
     if let Some(storage) = &storage {
         storage.heal(cluster);
+    }
+    if let Some(blight) = &mut blight {
+        blight.heal(cluster);
     }
     for kind in ["ConfigMap", "Secret"] {
         // Pods may still wait for theirs.

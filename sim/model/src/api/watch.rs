@@ -2,10 +2,11 @@
 //! Upstream: staging/src/k8s.io/apiserver/pkg/storage/cacher/cacher.go (convertToWatchEvent).
 //! Differs: a watcher asks for what is new; nothing is buffered for it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kubelet::event::{Event, Object, WatchKey};
+use kubelet::event::{Event, Object, Unreadable, WatchKey};
 use kubelet::failure::Failure;
 use kubelet::sensitive::Sensitive;
 use serde::de::DeserializeOwned;
@@ -103,39 +104,31 @@ impl ApiModel {
     pub fn open(&self, now: Timestamp, who: &Identity, key: &WatchKey) -> Result<(CoreWatch, Event), Failure> {
         let request = request_of(who, key);
         let watch = self.watch(now, who, request, None).map_err(|e| e.failure())?;
-        let objects = self.listed(key, &watch.request)?;
+        let objects = self.listed(key, &watch.request);
         Ok((CoreWatch { key: key.clone(), watch }, Event::WatchListed { key: key.clone(), objects }))
     }
 
     /// What one of the core's watches is to be told. After a loss of history it is told the complete list again.
-    ///
-    /// # Errors
-    /// If an object cannot be read as what it is to be.
-    pub fn changes(&self, watch: &mut CoreWatch) -> Result<Vec<Event>, Failure> {
+    pub fn changes(&self, watch: &mut CoreWatch) -> Vec<Event> {
         let key = watch.key.clone();
         let told = match self.watch_changes(&mut watch.watch) {
             Ok(told) => told,
             Err(_) => {
                 watch.watch.revision = self.store.revision();
-                let objects = self.listed(&key, &watch.watch.request)?;
-                return Ok(vec![Event::WatchListed { key, objects }]);
+                let objects = self.listed(&key, &watch.watch.request);
+                return vec![Event::WatchListed { key, objects }];
             }
         };
-        told.into_iter()
-            .map(|(kind, object)| {
-                let (key, object) = (key.clone(), typed(&watch.key, &object)?);
-                Ok(if kind == ChangeKind::Deleted {
-                    Event::WatchDeleted { key, object }
-                } else {
-                    Event::WatchApplied { key, object }
-                })
-            })
-            .collect()
+        let event = |(kind, object): (ChangeKind, Arc<Value>)| {
+            let (key, object) = (key.clone(), delivered(&key, &object));
+            if kind == ChangeKind::Deleted { Event::WatchDeleted { key, object } } else { Event::WatchApplied { key, object } }
+        };
+        told.into_iter().map(event).collect()
     }
 
-    fn listed(&self, key: &WatchKey, request: &Request) -> Result<Vec<Object>, Failure> {
+    fn listed(&self, key: &WatchKey, request: &Request) -> Vec<Object> {
         let chosen = self.store.list(request.resource.plural, &request.namespace).filter(|o| request.selector.matches(o));
-        chosen.map(|object| typed(key, object)).collect()
+        chosen.map(|object| delivered(key, object)).collect()
     }
 }
 
@@ -157,11 +150,31 @@ pub fn request_of(who: &Identity, key: &WatchKey) -> Request {
     }
 }
 
-/// An object as the core's watch of that key delivers it.
+/// An object as the core's watch of that key delivers it: if it cannot be read, who it is.
+fn delivered(key: &WatchKey, object: &Value) -> Object {
+    typed(key, object).unwrap_or_else(|failure| {
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+        Object::Unreadable(Box::new(Unreadable {
+            namespace: text("namespace"),
+            name: text("name"),
+            uid: text("uid"),
+            resource_version: text("resourceVersion"),
+            why: failure.message,
+        }))
+    })
+}
+
+/// Whether an object of such a watch cannot be read.
+#[must_use]
+pub fn is_unreadable(key: &WatchKey, object: &Value) -> bool {
+    typed(key, object).is_err()
+}
+
+/// An object as the core's watch of that key delivers it, and its calls.
 ///
 /// # Errors
 /// If it cannot be read as that.
-pub fn typed(key: &WatchKey, object: &Value) -> Result<Object, Failure> {
+pub(super) fn typed(key: &WatchKey, object: &Value) -> Result<Object, Failure> {
     Ok(match key {
         WatchKey::Pods => Object::Pod(read(object)?),
         WatchKey::Node => Object::Node(read(object)?),
@@ -178,5 +191,10 @@ pub fn typed(key: &WatchKey, object: &Value) -> Result<Object, Failure> {
 /// # Errors
 /// If it is not one.
 pub(super) fn read<T: DeserializeOwned>(object: &Value) -> Result<Arc<T>, Failure> {
-    T::deserialize(object).map(Arc::new).map_err(|e| ApiError::new(500, "InternalError", e.to_string()).failure())
+    let mut object = Cow::Borrowed(object);
+    if !object["metadata"]["managedFields"].is_null() {
+        // As the agent's adapter: nobody looks at them.
+        object.to_mut()["metadata"]["managedFields"] = Value::Null;
+    }
+    T::deserialize(&*object).map(Arc::new).map_err(|e| ApiError::new(500, "InternalError", e.to_string()).failure())
 }

@@ -176,6 +176,14 @@ impl ApiModel {
         Ok(())
     }
 
+    /// Writes something into an object past all checks, as only etcd's clients can: what is stored need not be readable. `None` for what
+    /// is not there.
+    pub fn spoil(&mut self, resource: &'static Resource, namespace: &str, name: &str, with: &Value) -> Option<Arc<Value>> {
+        let mut object = (**self.store.get(resource.plural, namespace, name)?).clone();
+        merge(&mut object, with);
+        Some(self.store.put(resource.plural, object))
+    }
+
     /// Replaces an object, or only the part that a subresource is about.
     ///
     /// # Errors
@@ -317,6 +325,23 @@ impl ApiModel {
     }
 }
 
+/// RFC 7396.
+fn merge(target: &mut Value, with: &Value) {
+    let Some(changes) = with.as_object() else {
+        *target = with.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    for (key, value) in changes {
+        match value {
+            Value::Null => drop(target.as_object_mut().and_then(|object| object.remove(key))),
+            value => merge(&mut target[key.as_str()], value),
+        }
+    }
+}
+
 fn add_propagation_finalizer(object: &mut Value, options: &DeleteOptions) {
     let finalizer = match options.propagation.as_deref() {
         Some("Foreground") => "foregroundDeletion",
@@ -350,19 +375,24 @@ fn mark_deleted(object: &mut Value, now: Timestamp, grace: i64, stated: bool) ->
             if let Some(generation) = metadata["generation"].as_i64() {
                 metadata["generation"] = (generation + 1).into();
             }
-            now + SignedDuration::from_secs(grace)
+            shifted(now, grace)
         }
         Some(marked) => {
             let left = metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
             if !stated || grace >= left {
                 return false;
             }
-            marked - SignedDuration::from_secs(left - grace)
+            shifted(marked, grace.saturating_sub(left))
         }
     };
     metadata["deletionTimestamp"] = seconds(at).into();
     metadata["deletionGracePeriodSeconds"] = grace.into();
     true
+}
+
+/// As Go has it: `time.Duration` counts nanoseconds, and wraps.
+fn shifted(at: Timestamp, by: i64) -> Timestamp {
+    at.saturating_add(SignedDuration::from_nanos(by.wrapping_mul(1_000_000_000))).unwrap_or(at)
 }
 
 fn grace_is_over(resource: &Resource, object: &Value) -> bool {

@@ -13,7 +13,7 @@ use kubelet::work::Point;
 use serde_json::Value;
 
 use super::expect::{View, unmet};
-use super::schema::{Away, Expect, FaultFate, NodeSpec, PoisonStep, Scenario, Step};
+use super::schema::{Away, Expect, FaultFate, Many, NodeSpec, PoisonStep, Scenario, Spoil, Step};
 use crate::api::admission::runtime_uid;
 use crate::api::authorize::Identity;
 use crate::api::request::{Request, Verb};
@@ -201,6 +201,12 @@ pub(super) fn act(cluster: &mut impl Cluster, step: &Step) -> Result<(), String>
         let request = Request::new(Verb::Delete, &delete.resource, namespace, &delete.name).with(body);
         administrate(cluster, &request)?;
     }
+    if let Some(spoiled) = &step.spoil {
+        spoil(cluster, spoiled)?;
+    }
+    if let Some(many) = &step.many {
+        make_many(cluster, many)?;
+    }
     disturb(cluster, step);
     step.poison.as_ref().map_or(Ok(()), |poison| plant(cluster, poison))
 }
@@ -262,6 +268,29 @@ fn disturb(cluster: &mut impl Cluster, step: &Step) {
     if let Some(ready) = step.network_ready {
         cluster.with_runtime(|runtime, _| runtime.network_ready = ready);
     }
+}
+
+/// Writes into an object past all checks.
+///
+/// # Errors
+/// If it is not there.
+pub fn spoil(cluster: &mut impl Cluster, step: &Spoil) -> Result<(), String> {
+    let resource = RESOURCES.iter().find(|resource| resource.plural == step.resource);
+    let resource = resource.ok_or_else(|| format!("{} is not known", step.resource))?;
+    let namespace = if resource.namespaced { step.namespace.as_str() } else { "" };
+    let spoiled = cluster.with_api(|api, _| api.spoil(resource, namespace, &step.name, &step.with));
+    spoiled.map(drop).ok_or_else(|| format!("there is no {} {}", step.resource, step.name))
+}
+
+fn make_many(cluster: &mut impl Cluster, many: &Many) -> Result<(), String> {
+    let name = many.object["metadata"]["name"].as_str().unwrap_or_default();
+    for number in 0..many.times {
+        let mut object = many.object.clone();
+        object["metadata"]["name"] = format!("{name}{number}").into();
+        object["metadata"]["annotations"]["padding"] = "x".repeat(many.padding).into();
+        apply(cluster, object)?;
+    }
+    Ok(())
 }
 
 /// Makes the core panic for a pod that the API server has.

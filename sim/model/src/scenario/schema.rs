@@ -114,6 +114,10 @@ pub struct Step {
     pub manifest: Option<ManifestStep>,
     /// The core panics for a pod.
     pub poison: Option<PoisonStep>,
+    /// An object is stored as nobody can read it, or is mended.
+    pub spoil: Option<Spoil>,
+    /// Many objects of one kind are made.
+    pub many: Option<Many>,
     /// No more faults from here.
     pub heal: bool,
     /// The disk is full, or is not any more.
@@ -139,6 +143,40 @@ pub struct Patch {
     pub name: String,
     /// What changes.
     pub with: Value,
+}
+
+/// Something is written into an object past all checks (RFC 7396).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spoil {
+    /// The plural; pods unless it says otherwise.
+    #[serde(default = "pods")]
+    pub resource: String,
+    /// The namespace; empty for what has none.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+    /// What is written: something that is no text where one has to be, unless it says otherwise.
+    #[serde(default = "not_a_text")]
+    pub with: Value,
+}
+
+fn not_a_text() -> Value {
+    serde_json::json!({"metadata": {"selfLink": 7}})
+}
+
+/// Many objects of one kind are made, which differ in their names.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Many {
+    /// One of them; its number follows its name.
+    pub object: Value,
+    /// How many.
+    pub times: u32,
+    /// How many bytes an annotation adds to each.
+    #[serde(default)]
+    pub padding: usize,
 }
 
 /// Something to delete.

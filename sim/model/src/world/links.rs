@@ -259,7 +259,7 @@ impl World {
             return;
         }
         let Some(Some(watch)) = life.watches.get_mut(key) else { return };
-        let events = self.api.changes(watch).unwrap_or_default();
+        let events = self.api.changes(watch);
         for event in events {
             self.handle(event);
             if !self.is_life(number) {
