@@ -114,6 +114,18 @@ mod tests {
         assert!(!cache.listed(vec![service("default", "kubernetes", "10.0.0.1")]));
     }
 
+    // S3: nobody waits for a service that cannot be read.
+    #[test]
+    fn services_that_cannot_be_read_are_as_they_were() {
+        let mut cache = ServiceCache::default();
+        cache.listed(vec![service("a", "web", "10.0.0.2"), service("a", "db", "10.0.0.3")]);
+        let unknown = |name: &str| Unreadable { namespace: "a".into(), name: name.into(), ..Unreadable::default() };
+        cache.listed_beside(vec![service("a", "new", "10.0.0.4")], &[&unknown("web"), &unknown("other")]);
+        assert_eq!(names(&cache, "a"), ["new", "web"]);
+        let mut cache = ServiceCache::default();
+        assert!(cache.listed_beside(vec![], &[&unknown("web")]) && cache.is_synced());
+    }
+
     // ENV-010
     #[test]
     fn headless_services_are_left_out() {

@@ -131,6 +131,30 @@ fn refused_watch_is_named_as_the_cause() {
     assert_eq!(bench.look(), Lookup::Failed(text.to_owned()));
 }
 
+// S3, CFG-015: one that cannot be read fails those who need it, with the reason; what was read before stays.
+#[test]
+fn secret_that_cannot_be_read_is_missing_unless_it_was_read_before() {
+    let unknown = || {
+        let (namespace, name, why) = ("ns".to_owned(), "s".to_owned(), "missing field".to_owned());
+        Object::Unreadable(Box::new(crate::event::Unreadable {
+            namespace,
+            name,
+            why,
+            uid: "u".to_owned(),
+            resource_version: "2".to_owned(),
+        }))
+    };
+    let mut bench = Bench::new(ChangeDetection::Watch);
+    bench.register(at(0.0), &pod("a", &["s"]));
+    assert_eq!(bench.applied(unknown()).0.len(), 1, "its users are told");
+    assert_eq!(bench.look(), Lookup::Failed("secret \"s\" cannot be read: missing field".to_owned()));
+    assert_eq!(bench.cache.deadline(), None);
+    bench.applied(secret("3", false));
+    assert_eq!(bench.look(), Lookup::Found("3".to_owned()));
+    bench.applied(unknown());
+    assert_eq!(bench.look(), Lookup::Found("3".to_owned()));
+}
+
 // CFG-015: a deletion is seen at once; a broken watch takes nothing away.
 #[test]
 fn copy_serves_while_the_api_server_is_away_and_deletion_ends_it() {

@@ -304,6 +304,19 @@ mod tests {
         assert!(second.added.is_empty());
     }
 
+    // S3: what is there and cannot be read is not gone.
+    #[test]
+    fn what_was_known_of_a_pod_that_cannot_be_read_stands() {
+        let mut manager = PodManager::new([PodSource::Api]);
+        let mut mirror = pod("m", "x:1", "Pending");
+        annotate_with(Arc::make_mut(&mut mirror), MIRROR_ANNOTATION);
+        manager.listed(WALL, PodSource::Api, vec![pod("a", "x:1", "Pending"), pod("b", "x:1", "Pending"), mirror]);
+        let others = [PodUid::new("a"), PodUid::new("m"), PodUid::new("new")].into();
+        let changes = manager.listed_beside(WALL, PodSource::Api, vec![], &others);
+        assert_eq!(changes, Changes { removed: vec![PodUid::new("b")], ..Changes::default() });
+        assert_eq!((manager.iter().count(), manager.mirrors().count()), (1, 1));
+    }
+
     // POD-005: an empty first set counts as delivered.
     #[test]
     fn sources_are_ready_once_each_has_delivered() {
