@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::action::{Call, CriCall, Lane};
 use crate::failure::Failure;
-use crate::ids::PodUid;
+use crate::ids::{ContainerId, PodUid, SandboxId};
 use crate::observation::{ContainerState, Listing, SandboxState};
 use crate::out::{Out, Owner};
 use crate::time::{Mono, Now};
@@ -98,6 +98,16 @@ impl Pleg {
         self.pods.contains_key(pod)
     }
 
+    /// What ran of the pod at the last listing: containers that may run, and sandboxes.
+    #[must_use]
+    pub fn running(&self, pod: &PodUid) -> (Vec<ContainerId>, Vec<SandboxId>) {
+        let Some(brief) = self.listed.get(pod) else { return (Vec::new(), Vec::new()) };
+        let runs = |(_, state): &(&String, &ContainerState)| matches!(state, ContainerState::Running | ContainerState::Unknown);
+        let containers = brief.containers.iter().filter(runs).map(|(id, _)| ContainerId::new(id));
+        let sandboxes = brief.sandboxes.iter().filter(|(_, state)| **state == SandboxState::Ready);
+        (containers.collect(), sandboxes.map(|(id, _)| SandboxId::new(id)).collect())
+    }
+
     /// The runtime's event stream opened: a listing closes the gap before it, then they become rare.
     pub fn events_opened(&mut self, now: Now) {
         self.events_open = true;
@@ -171,7 +181,6 @@ fn summarize(listing: Listing) -> (BTreeMap<PodUid, Brief>, BTreeMap<PodUid, Run
 mod tests {
     use super::*;
     use crate::failure::FailureKind;
-    use crate::ids::{ContainerId, SandboxId};
     use crate::observation::ListedContainer;
 
     fn at(seconds: u64) -> Now {

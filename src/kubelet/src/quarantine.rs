@@ -12,6 +12,8 @@ use crate::time::Mono;
 /// The first pause; twice that after each further failure.
 const FIRST: Duration = Duration::from_secs(10);
 const MOST: Duration = Duration::from_secs(300);
+/// After so many failures in a row it is not expected any more that a plan works.
+const HOPELESS: u32 = 3;
 /// After so long without another one, the next pause is the first again.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
@@ -22,6 +24,12 @@ struct Case {
     times: u32,
     /// Until when it is left alone; `None` once it is tried again.
     until: Option<Mono>,
+    /// When it last failed.
+    failed: Mono,
+    /// Whether a pause was cut short already.
+    hurried: bool,
+    /// When what runs of it was last stopped without a plan.
+    stopped: Option<Mono>,
 }
 
 /// The pods that are left alone, and those that were.
@@ -52,7 +60,8 @@ impl Quarantine {
     fn set(&mut self, now: Mono, pod: &PodUid, times: u32) -> Duration {
         let pause = (FIRST * 2u32.pow(times.saturating_sub(1).min(5))).min(MOST);
         let until = now + pause;
-        self.cases.insert(pod.clone(), Case { times, until: Some(until) });
+        let (hurried, stopped) = self.cases.get(pod).map_or((false, None), |case| (case.hurried, case.stopped));
+        self.cases.insert(pod.clone(), Case { times, until: Some(until), failed: now, hurried, stopped });
         self.alarms.set(pod, Some(until));
         pause
     }
@@ -81,12 +90,26 @@ impl Quarantine {
         self.len() == 0
     }
 
-    /// What is asked of a pod has changed in a way that does not wait: it is tried at once. The next pause is longer all the same.
+    /// What is asked of a pod has changed in a way that does not wait: it is tried at once. The next pause is longer all the same. Asked
+    /// for again, each pause lasts as long as the first one: whoever writes the pod's object again and again makes nobody try as often.
     pub fn hurry(&mut self, now: Mono, pod: &PodUid) {
-        if let Some(case) = self.cases.get_mut(pod).filter(|case| case.until.is_some()) {
-            case.until = Some(now);
-            self.alarms.set(pod, Some(now));
+        let Some(case) = self.cases.get_mut(pod) else { return };
+        let Some(until) = case.until else { return };
+        let at = if case.hurried { until.min(now.max(case.failed + FIRST)) } else { now };
+        case.hurried = true;
+        case.until = Some(at);
+        self.alarms.set(pod, Some(at));
+    }
+
+    /// Whether what runs of a pod that is to stop is stopped without a plan: its plans have failed again and again. Each time that is so
+    /// counts; until a grace of that length is over it is not so again.
+    pub fn stops_without_plan(&mut self, now: Mono, pod: &PodUid, grace: Duration) -> bool {
+        let Some(case) = self.cases.get_mut(pod).filter(|case| case.times >= HOPELESS) else { return false };
+        let may = case.stopped.is_none_or(|stopped| now >= stopped + grace + FIRST);
+        if may {
+            case.stopped = Some(now);
         }
+        may
     }
 
     /// The pod is gone.
@@ -144,6 +167,34 @@ mod tests {
         assert_eq!(quarantine.due(now), []);
         assert_eq!((quarantine.deadline(), quarantine.times(&pod)), (None, 0));
         assert_eq!(quarantine.add(now, &pod).as_secs(), 10);
+    }
+
+    #[test]
+    fn hurry_again_and_again_tries_no_more_often_than_the_first_pause_lets() {
+        let (mut quarantine, pod) = (Quarantine::default(), PodUid::new("u"));
+        let mut tries = 0;
+        for second in 0..600 {
+            if tries == 0 || quarantine.due(at(second)) == [Released(pod.clone())] {
+                quarantine.add(at(second), &pod);
+                tries += 1;
+            }
+            quarantine.hurry(at(second), &pod);
+        }
+        assert!((60..=62).contains(&tries), "{tries}");
+    }
+
+    #[test]
+    fn what_fails_again_and_again_is_stopped_without_a_plan_once_a_grace() {
+        let (mut quarantine, pod) = (Quarantine::default(), PodUid::new("u"));
+        let grace = Duration::from_secs(30);
+        let stops = |quarantine: &mut Quarantine, second: u64| quarantine.stops_without_plan(at(second), &pod, grace);
+        for second in 0..3 {
+            assert!(!stops(&mut quarantine, second));
+            quarantine.add(at(second), &pod);
+        }
+        assert!(stops(&mut quarantine, 3) && !stops(&mut quarantine, 42));
+        quarantine.add(at(42), &pod);
+        assert!(!stops(&mut quarantine, 42) && stops(&mut quarantine, 43));
     }
 
     #[test]

@@ -57,8 +57,7 @@ impl Mark {
         if let Some(directory) = path.parent() {
             files::make_dirs(directory, 0o700)?;
         }
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW;
-        let file = files::open(&path, flags, 0o600)?;
+        let file = open_own(&path)?;
         let died_of = pod_of(&bounded(&file).context("read", &path)?);
         let memory = layout.root()?.join(SUSPECTS);
         let mut suspects = if died_of.is_some() { read(&memory) } else { BTreeMap::new() };
@@ -84,6 +83,17 @@ impl Mark {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).file = Some(file);
         Ok(suspects)
     }
+}
+
+/// What lies at the mark's place and is no file, such as a link, is of no life of ours: it goes, and what it leads to stays as it is.
+fn open_own(path: &Path) -> Result<File, HostError> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW;
+    let opened = files::open(path, flags, 0o600);
+    if opened.as_ref().is_ok_and(|file| file.metadata().is_ok_and(|found| found.is_file())) {
+        return opened;
+    }
+    std::fs::remove_file(path).context("remove", path)?;
+    files::open(path, flags | OFlags::EXCL, 0o600)
 }
 
 /// One mark for each root directory: several agents may run on one machine.
@@ -168,9 +178,10 @@ mod tests {
         scratch.put("run/keelson/other", "");
         let path = path(&scratch.layout()).unwrap();
         std::os::unix::fs::symlink(scratch.path().join("victim"), &path).unwrap();
-        assert!(Mark::default().take_over(&scratch.layout()).is_err());
+        assert_eq!(life(&scratch).1, []);
         assert_eq!(scratch.get("victim"), "as it was");
-        std::fs::remove_file(&path).unwrap();
+        life(&scratch).0.set(Some(&PodUid::new("u")));
+        assert_eq!(life(&scratch).1, [(PodUid::new("u"), 1)], "the mark is one again");
         for nonsense in ["\0\0\0", "a b c", &"x".repeat(100_000), "\n\nu", ""] {
             std::fs::write(&path, nonsense).unwrap();
             assert_eq!(life(&scratch).1, [], "{nonsense:.10}");

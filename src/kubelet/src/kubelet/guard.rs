@@ -1,6 +1,7 @@
 //! Keeps a panic, or a broken invariant, within the pod that it was for: that pod is left alone for a while, all others go on.
 //! Upstream: staging/src/k8s.io/apimachinery/pkg/util/runtime/runtime.go (HandleCrash).
-//! Differs: upstream logs and dies of it; here the pod's record is made anew from what is observed, and its containers go on.
+//! Differs: upstream logs and dies of it; here the pod's record is made anew from what is observed, and its containers go on. Those of a
+//! pod that is to stop, and whose every plan fails, are stopped without one: with its grace, without hooks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,11 +11,13 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::Kubelet;
 use super::due::Part;
+use crate::action::{Call, CriCall, Lane};
 use crate::event::Event;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{ActionId, PodUid};
 use crate::out::{Out, Owner};
 use crate::pod::report::quarantined_status;
+use crate::pod::stop::pod_grace;
 use crate::quarantine::Released;
 use crate::recorder::{Recorded, Subject};
 use crate::time::{Mono, Now};
@@ -176,11 +179,39 @@ impl Kubelet {
             self.parts.volumes.begin_anew(uid);
         }
         let why = said.map(|said| format!(": {said}")).unwrap_or_default();
+        let fate = if self.stops_without_plan(now, uid, out) {
+            "what runs of it is stopped without its hooks"
+        } else {
+            "its containers are left as they are"
+        };
         let message = format!(
-            "the node agent failed while it worked on this pod (at {at}{why}); its containers are left as they are, and it is tried again after {}s",
+            "the node agent failed while it worked on this pod (at {at}{why}); {fate}, and it is tried again after {}s",
             pause.as_secs()
         );
         self.tell_quarantine(now, uid, &message, out);
+    }
+
+    /// A pod that is to stop and on which the core fails again and again: what the runtime holds of it is stopped all the same, first
+    /// containers, then sandboxes. Nothing of its spec is read for it but its grace.
+    fn stops_without_plan(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) -> bool {
+        let Some(worker) = self.workers.get(uid) else { return false };
+        let deleting = self.pods.get(uid).map(|desired| &desired.pod).filter(|pod| pod.metadata.deletion_timestamp.is_some());
+        let grace = worker.termination.as_ref().map(|termination| termination.grace).or_else(|| deleting.map(|pod| pod_grace(pod)));
+        let Some(grace) = grace else { return false };
+        let (containers, sandboxes) = self.pleg.running(uid);
+        if (containers.is_empty() && sandboxes.is_empty()) || !self.quarantine.stops_without_plan(now.mono, uid, grace) {
+            return false;
+        }
+        let limit = self.parts.config.pods.runtime_request_timeout;
+        if containers.is_empty() {
+            for id in sandboxes {
+                out.post(Lane::Pods, limit, Call::Cri(CriCall::StopPodSandbox { id }));
+            }
+        }
+        for id in containers {
+            out.post(Lane::Pods, limit + grace, Call::Cri(CriCall::StopContainer { id, grace }));
+        }
+        true
     }
 
     /// Says so to the users. What fails of that is left unsaid.

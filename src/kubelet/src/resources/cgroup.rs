@@ -220,6 +220,23 @@ mod tests {
         assert_eq!(burstable_shares([&pod()]), 102);
     }
 
+    // NODE-135, POD-297: upstream's test/e2e_node/runtimeclass_test.go: what a pod asks for and its overhead together, 30000 and 251658240.
+    #[test]
+    fn pod_cgroup_is_the_sum_of_limits_and_overhead() {
+        let amounts = json!({"cpu": "100m", "memory": "100Mi"});
+        let resources = json!({"requests": amounts, "limits": amounts});
+        let spec = json!({"overhead": {"cpu": "200m", "memory": "140Mi"}, "containers": [{"name": "c", "resources": resources}]});
+        let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+        let settings = pod_cgroup_settings(&pod, &Config::new("n1"), &MachineInfo::default());
+        assert_eq!((settings.cpu_quota, settings.memory_limit, settings.cpu_shares), (Some(30_000), Some(251_658_240), Some(307)));
+        // Only what has a limit grows by the overhead (component-helpers/resource/helpers.go, PodLimits).
+        let resources = json!({"requests": {"cpu": "100m"}, "limits": {"memory": "100Mi"}});
+        let spec = json!({"overhead": {"cpu": "200m", "memory": "140Mi"}, "containers": [{"name": "c", "resources": resources}]});
+        let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+        let settings = pod_cgroup_settings(&pod, &Config::new("n1"), &MachineInfo::default());
+        assert_eq!((settings.cpu_quota, settings.memory_limit, settings.cpu_shares), (None, Some(251_658_240), Some(307)));
+    }
+
     // NODE-134, NODE-135: a BestEffort pod is not without bounds here.
     #[test]
     fn pods_have_the_huge_pages_that_they_ask_for_and_tiers_all() {
