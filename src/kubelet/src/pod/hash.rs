@@ -19,7 +19,7 @@ fn hash(image: &str, name: &str) -> u32 {
 }
 
 /// Go escapes these in JSON; serde does not.
-fn escaped(json: &str) -> String {
+pub(super) fn escaped(json: &str) -> String {
     json.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e")
 }
 

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
+use serde_json::Value;
 
-use super::hash::container_hash;
+use super::hash::{container_hash, escaped};
 
 /// The pod's name.
 pub const POD_NAME: &str = "io.kubernetes.pod.name";
@@ -58,12 +59,31 @@ pub fn container_annotations(pod: &Pod, container: &Container, restart_count: u3
     }
     // A list or a handler is plain data: it always serializes.
     if let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.pre_stop.as_ref()) {
-        put("container.preStopHandler", serde_json::to_string(hook).unwrap_or_default());
+        put("container.preStopHandler", hook_as_go(hook));
     }
     if let Some(ports) = container.ports.as_ref().filter(|p| !p.is_empty()) {
         put("container.ports", ports_as_go(ports));
     }
     annotations
+}
+
+/// A hook with its keys in Go's order and Go's escapes: what one agent writes the other compares and reads.
+fn hook_as_go(hook: &LifecycleHandler) -> String {
+    const KINDS: [(&str, &[&str]); 4] = [
+        ("exec", &["command"]),
+        ("httpGet", &["path", "port", "host", "scheme", "httpHeaders"]),
+        ("tcpSocket", &["port", "host"]),
+        ("sleep", &["seconds"]),
+    ];
+    let hook = serde_json::to_value(hook).unwrap_or_default();
+    let field = |of: &Value, key: &str| of.get(key).map(|value| format!("\"{key}\":{value}"));
+    let kind = |(kind, keys): (&str, &[&str])| {
+        let action = hook.get(kind)?;
+        let fields: Vec<String> = keys.iter().filter_map(|key| field(action, key)).collect();
+        Some(format!("\"{kind}\":{{{}}}", fields.join(",")))
+    };
+    let kinds: Vec<String> = KINDS.into_iter().filter_map(kind).collect();
+    escaped(&format!("{{{}}}", kinds.join(",")))
 }
 
 /// Ports with their keys in Go's order, so that they read as upstream's.
@@ -72,7 +92,7 @@ fn ports_as_go(ports: &[k8s_openapi::api::core::v1::ContainerPort]) -> String {
         let mut fields = Vec::new();
         let mut text = |key: &str, value: Option<&String>| {
             if let Some(value) = value.filter(|v| !v.is_empty()) {
-                fields.push(format!("\"{key}\":{}", serde_json::Value::from(value.as_str())));
+                fields.push(format!("\"{key}\":{}", Value::from(value.as_str())));
             }
         };
         text("name", port.name.as_ref());
@@ -82,7 +102,7 @@ fn ports_as_go(ports: &[k8s_openapi::api::core::v1::ContainerPort]) -> String {
         fields.push(format!("\"containerPort\":{}", port.container_port));
         let mut text = |key: &str, value: Option<&String>| {
             if let Some(value) = value.filter(|v| !v.is_empty()) {
-                fields.push(format!("\"{key}\":{}", serde_json::Value::from(value.as_str())));
+                fields.push(format!("\"{key}\":{}", Value::from(value.as_str())));
             }
         };
         text("protocol", port.protocol.as_ref());
@@ -132,5 +152,27 @@ mod tests {
         let found: Vec<(String, &str)> = annotations.iter().map(|(key, value)| (short(key), value.as_str())).collect();
         assert_eq!(found, expected.map(|(key, value)| (key.to_owned(), value)));
         assert!(hash.bytes().all(|digit| digit.is_ascii_hexdigit()), "{hash}");
+    }
+
+    // LOG-002: as Go's encoding/json writes it: the fields in the order of the type (core/v1/types.go, LifecycleHandler, HTTPGetAction), and
+    // `<`, `>` and `&` escaped (recorded case 117).
+    #[test]
+    fn hook_reads_as_upstream_writes_it() {
+        let of = |handler: Value| {
+            let container = json!({"name": "c", "lifecycle": {"preStop": handler}});
+            let container: Container = serde_json::from_value(container).unwrap();
+            container_annotations(&Pod::default(), &container, 0)["io.kubernetes.container.preStopHandler"].clone()
+        };
+        assert_eq!(
+            of(json!({"exec": {"command": ["sh", "-c", "echo out; echo err >&2; exit 4"]}})),
+            r#"{"exec":{"command":["sh","-c","echo out; echo err \u003e\u00262; exit 4"]}}"#
+        );
+        let http = json!({"host": "h", "httpHeaders": [{"name": "n", "value": "<v>"}], "path": "/", "port": "web", "scheme": "HTTP"});
+        assert_eq!(
+            of(json!({"httpGet": http})),
+            r#"{"httpGet":{"path":"/","port":"web","host":"h","scheme":"HTTP","httpHeaders":[{"name":"n","value":"\u003cv\u003e"}]}}"#
+        );
+        assert_eq!(of(json!({"tcpSocket": {"host": "h", "port": 80}})), r#"{"tcpSocket":{"port":80,"host":"h"}}"#);
+        assert_eq!(of(json!({"sleep": {"seconds": 5}})), r#"{"sleep":{"seconds":5}}"#);
     }
 }
