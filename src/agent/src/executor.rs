@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::call_log::CallLog;
 use crate::containment::{contained, kept_up};
 use crate::env::{Env, EventSink};
-use crate::lanes::{LaneLimits, Lanes};
+use crate::lanes::{Held, LaneLimits, Lanes};
 use crate::plugins::Caller;
 use crate::termination_message::with_termination_messages;
 
@@ -37,7 +37,9 @@ pub struct Executor {
     plugins: Caller,
     sink: EventSink,
     lanes: Lanes,
-    calls: JoinSet<Event>,
+    /// Each with its places, which are free again once the core has been told of its end: however much one pod has set going, of what
+    /// has ended only as much waits for the core as may be in flight, and nobody else's end waits behind all of it.
+    calls: JoinSet<(Event, Held)>,
     cancels: BTreeMap<ActionId, CancellationToken>,
     watches: BTreeMap<WatchKey, AbortHandle>,
     watch_tasks: JoinSet<()>,
@@ -94,25 +96,34 @@ impl Executor {
         let (env, prober, plugins, epoch) = (self.env.clone(), Arc::clone(&self.prober), Arc::clone(&self.plugins), self.epoch);
         self.calls.spawn(async move {
             let log = CallLog::begin(&call);
-            let event = match call {
-                Call::Cri(call) => Event::CriDone { id, outcome: limits.hold(|_| contained(cri(&env, epoch, call))).await },
+            let (event, held) = match call {
+                Call::Cri(call) => {
+                    let (outcome, held) = limits.hold(|_| contained(cri(&env, epoch, call))).await;
+                    (Event::CriDone { id, outcome }, held)
+                }
                 Call::Api(call) => {
-                    Event::ApiDone { id, outcome: limits.hold(|_| contained(async { env.api.call(call).await })).await }
+                    let (outcome, held) = limits.hold(|_| contained(async { env.api.call(call).await })).await;
+                    (Event::ApiDone { id, outcome }, held)
                 }
                 Call::Host(call) => {
-                    Event::HostDone { id, outcome: limits.hold(|_| contained(async { env.host.call(call).await })).await }
+                    let (outcome, held) = limits.hold(|_| contained(async { env.host.call(call).await })).await;
+                    (Event::HostDone { id, outcome }, held)
                 }
-                Call::Csi(call) => Event::CsiDone { id, outcome: limits.hold(|_| contained(async { plugins(call).await })).await },
+                Call::Csi(call) => {
+                    let (outcome, held) = limits.hold(|_| contained(async { plugins(call).await })).await;
+                    (Event::CsiDone { id, outcome }, held)
+                }
                 Call::Probe(call) => {
                     let probe = |left| contained(async move { probe(prober.as_ref(), call, left).await });
-                    Event::ProbeDone { id, outcome: limits.hold(probe).await }
+                    let (outcome, held) = limits.hold(probe).await;
+                    (Event::ProbeDone { id, outcome }, held)
                 }
                 Call::Cancel(_) => unreachable!("cancels do not reach a lane"),
             };
             if let Some(log) = log {
                 log.end(&event);
             }
-            event
+            (event, held)
         });
     }
 
@@ -120,7 +131,7 @@ impl Executor {
     pub async fn next(&mut self) -> Event {
         loop {
             match self.calls.join_next().await {
-                Some(Ok(event)) => {
+                Some(Ok((event, _held))) => {
                     if let Some(id) = completed(&event) {
                         self.cancels.remove(&id);
                     }

@@ -125,10 +125,18 @@ pub(crate) struct Limits {
 
 type Permit = Option<OwnedSemaphorePermit>;
 
+/// The places of a call that has ended, which it keeps until this is dropped.
+#[must_use]
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    _own: Permit,
+    _in_lane: Permit,
+}
+
 impl Limits {
     /// Waits for a place of its subject, then for one in the lane, then for the call, all at most until its deadline; withdrawn, for
-    /// none of them. The call is told how much is left of its time.
-    pub(crate) async fn hold<T, F>(self, call: impl FnOnce(Option<Duration>) -> F) -> Result<T, Failure>
+    /// none of them. The call is told how much is left of its time. Its places are given back with the outcome.
+    pub(crate) async fn hold<T, F>(self, call: impl FnOnce(Option<Duration>) -> F) -> (Result<T, Failure>, Held)
     where
         F: Future<Output = Result<T, Failure>>,
     {
@@ -137,28 +145,27 @@ impl Limits {
         let bounded = async {
             let (own, permit) = enter(places, subject).await;
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let outcome = keep(call(left), permit, place).await;
-            drop(own);
-            outcome
+            let (outcome, in_lane) = keep(call(left), permit, place).await;
+            (outcome, Held { _own: own, _in_lane: in_lane })
         };
+        let failed = |kind, why| (Err(Failure::new(kind, why)), Held::default());
         let bounded = async {
             match deadline {
                 None => bounded.await,
                 Some(deadline) => tokio::time::timeout_at(deadline, bounded)
                     .await
-                    .unwrap_or_else(|_| Err(Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded"))),
+                    .unwrap_or_else(|_| failed(FailureKind::UnknownOutcome, "context deadline exceeded")),
             }
         };
         tokio::select! {
             biased;
-            () = token.cancelled() => Err(Failure::new(FailureKind::Canceled, "context canceled")),
+            () = token.cancelled() => failed(FailureKind::Canceled, "context canceled"),
             outcome = bounded => outcome,
         }
     }
 }
 
-/// A place of the subject, which it keeps until its call has ended, and one in the lane. A subject that waits for itself keeps no
-/// place in the lane meanwhile.
+/// A place of the subject and one in the lane. A subject that waits for itself keeps no place in the lane meanwhile.
 async fn enter(places: Option<Places>, subject: Option<String>) -> (Permit, Permit) {
     let Some(Places { all, each }) = places else { return (None, None) };
     let own = match (&each, &subject) {
@@ -170,18 +177,16 @@ async fn enter(places: Option<Places>, subject: Option<String>) -> (Permit, Perm
 }
 
 /// Waits for the call, which gives up its place in the lane after that long.
-async fn keep<T>(call: impl Future<Output = T>, permit: Permit, place: Option<Duration>) -> T {
+async fn keep<T>(call: impl Future<Output = T>, permit: Permit, place: Option<Duration>) -> (T, Permit) {
     let mut call = std::pin::pin!(call);
     if let Some(place) = place {
         if let Ok(outcome) = tokio::time::timeout(place, &mut call).await {
-            return outcome;
+            return (outcome, permit);
         }
         drop(permit);
-        return call.await;
+        return (call.await, None);
     }
-    let outcome = call.await;
-    drop(permit);
-    outcome
+    (call.await, permit)
 }
 
 #[cfg(test)]
@@ -209,7 +214,7 @@ mod tests {
     /// How long the next call has to wait for its place.
     async fn wait(lanes: &Lanes, lane: Lane, subject: &str) -> Duration {
         let began = Instant::now();
-        limits(lanes, lane, subject).hold(answers).await.unwrap();
+        limits(lanes, lane, subject).hold(answers).await.0.unwrap();
         began.elapsed()
     }
 
@@ -219,7 +224,7 @@ mod tests {
         let lanes = lanes(1, 1);
         let hangs = limits(&lanes, Lane::Sandboxes, "a").hold(hangs);
         let began = Instant::now();
-        let hangs = tokio::spawn(async move { (hangs.await, began.elapsed()) });
+        let hangs = tokio::spawn(async move { (hangs.await.0, began.elapsed()) });
         tokio::task::yield_now().await;
         assert_eq!(wait(&lanes, Lane::Sandboxes, "b").await, PLACE);
         let (outcome, took) = hangs.await.unwrap();
@@ -252,9 +257,9 @@ mod tests {
         tokio::time::advance(LIMIT / 2).await;
         let late = lanes.limits(Lane::Probes, Some("a".to_owned()), Some(LIMIT / 4), CancellationToken::new());
         let began = Instant::now();
-        assert_eq!(late.hold(answers).await.unwrap_err().kind, FailureKind::UnknownOutcome);
+        assert_eq!(late.hold(answers).await.0.unwrap_err().kind, FailureKind::UnknownOutcome);
         assert_eq!(began.elapsed(), LIMIT / 4);
-        let told = limits(&lanes, Lane::Probes, "a").hold(|left| async move { Ok(left) }).await.unwrap();
+        let told = limits(&lanes, Lane::Probes, "a").hold(|left| async move { Ok(left) }).await.0.unwrap();
         assert_eq!(told, Some(LIMIT - LIMIT / 4));
     }
 
@@ -266,7 +271,7 @@ mod tests {
         tokio::task::yield_now().await;
         let token = CancellationToken::new();
         token.cancel();
-        let outcome = lanes.limits(Lane::Images, None, Some(LIMIT), token).hold(answers).await;
+        let outcome = lanes.limits(Lane::Images, None, Some(LIMIT), token).hold(answers).await.0;
         assert_eq!(outcome.unwrap_err().kind, FailureKind::Canceled);
     }
 

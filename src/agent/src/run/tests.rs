@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use http::Request;
 use http_body_util::BodyExt as _;
-use kubelet::action::{Action, Call, HostCall, Lane};
+use kubelet::action::{Action, ApiCall, Call, HostCall, Lane};
 use kubelet::event::Event;
 use kubelet::ids::{ActionId, PodUid};
 
@@ -106,4 +106,36 @@ async fn nobody_keeps_the_others_out_of_the_loop() {
         let after = answered_after(completions, events).await;
         assert!(after < 200, "answered after {after} events, with {completions} completions and {events} events to handle");
     }
+}
+
+// S2, INV-15: however much one pod has set going, and however long the core takes over each end of it, the end of another call waits
+// for a few of them and not for all.
+#[tokio::test(start_paused = true)]
+async fn calls_of_one_pod_that_have_ended_keep_no_others_waiting() {
+    let env = env(&FakeNet::default());
+    let (sink, _sources) = mpsc::channel(SOURCE_BACKLOG);
+    let callers = (probe::prober(Arc::clone(&env.net)), plugins::caller(Arc::clone(&env.net)));
+    let mut executor = Executor::new(env, Instant::now(), callers, sink, &LaneLimits { images: 1, sandboxes: 4 });
+    let start = |executor: &mut Executor, number, lane, call| {
+        executor.start(Action { id: ActionId(number), lane, timeout: Some(Duration::from_secs(9)), pod: None, call });
+    };
+    for number in 0..1000 {
+        let path = "/var/lib/kubelet/pods/a/etc-hosts".to_owned();
+        start(&mut executor, number, Lane::Host, Call::Host(HostCall::ReadFile { path }));
+    }
+    for _ in 0..2000 {
+        tokio::task::yield_now().await;
+    }
+    start(&mut executor, 1000, Lane::Lease, Call::Api(ApiCall::GetLease));
+    let mut before = 0;
+    loop {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        match executor.next().await {
+            Event::ApiDone { .. } => break,
+            _ => before += 1,
+        }
+    }
+    assert!(before < 50, "after {before} others");
 }
