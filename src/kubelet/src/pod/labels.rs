@@ -167,7 +167,8 @@ mod tests {
             of(json!({"exec": {"command": ["sh", "-c", "echo out; echo err >&2; exit 4"]}})),
             r#"{"exec":{"command":["sh","-c","echo out; echo err \u003e\u00262; exit 4"]}}"#
         );
-        let http = json!({"host": "h", "httpHeaders": [{"name": "n", "value": "<v>"}], "path": "/", "port": "web", "scheme": "HTTP"});
+        let http =
+            json!({"host": "h", "httpHeaders": [{"name": "n", "value": "<v>"}], "path": "/", "port": "web", "scheme": "HTTP"});
         assert_eq!(
             of(json!({"httpGet": http})),
             r#"{"httpGet":{"path":"/","port":"web","host":"h","scheme":"HTTP","httpHeaders":[{"name":"n","value":"\u003cv\u003e"}]}}"#
