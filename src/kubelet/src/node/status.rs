@@ -68,6 +68,9 @@ pub fn generate_node_status(existing: &NodeStatus, inputs: &StatusInputs<'_>) ->
     status.node_info = Some(node_info(inputs));
     status.images = Some(status_images(inputs.images, inputs.config.node.status_max_images));
     set_handlers(&mut status, inputs.runtime);
+    // NODE-092: of what upstream's nodes declare (nodedeclaredfeatures/features/registry.go) nothing is built. A kubelet that was here
+    // before leaves its list behind, by which the API server sends streams, and the scheduler pods, that only that could serve.
+    status.declared_features = None;
     if let Some(used) = inputs.volumes_in_use {
         status.volumes_in_use = (!used.is_empty()).then(|| used.to_vec());
     }
@@ -377,6 +380,18 @@ mod tests {
         assert_eq!(resources.allocatable_memory, (24_684_092 << 10) - (1 << 30) - (100 << 20));
         config.reserved.system = [("memory".to_owned(), u64::MAX)].into();
         assert_eq!(Resources::new(&config, &machine()).allocatable["memory"].0, "0");
+    }
+
+    // NODE-092: what the kubelet before declared goes, or the API server would send here what only that could do.
+    #[test]
+    fn features_that_are_not_built_are_declared_no_more() {
+        let golden: Node = serde_json::from_str(include_str!("../../testdata/node.json")).unwrap();
+        let golden = golden.status.unwrap();
+        assert_eq!(golden.declared_features.as_ref().map(Vec::len), Some(4));
+        let ours = generate(&config(), &golden);
+        assert_eq!(ours.declared_features, None);
+        let patch = crate::status_patch::node_status_patch(&golden, &ours).unwrap();
+        assert_eq!(patch["status"].get("declaredFeatures"), Some(&serde_json::Value::Null));
     }
 
     // NODE-083: what others put there stays; NODE-062: a heartbeat alone is no change.
