@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kubelet::action::{HostCall, VolumeSetup};
-use kubelet::event::{HostReply, Manifest, VolumeDirectory};
+use kubelet::event::{FileRead, HostReply, Manifest, VolumeDirectory};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
 use kubelet::observation::{FsUsage, MachineInfo};
+use kubelet::sensitive::Sensitive;
 
 use crate::csi::CsiModel;
 
@@ -124,6 +125,15 @@ impl HostModel {
                 Some(contents) => Ok(HostReply::Contents(contents.clone())),
                 None => Err(Failure::new(FailureKind::NotFound, format!("open {path}: no such file or directory"))),
             },
+            HostCall::WriteRecord { path, contents } => self.space().map(|()| {
+                self.files.insert(path.clone(), contents.reveal().clone());
+                HostReply::Done
+            }),
+            HostCall::RemoveFile { path } => {
+                self.files.remove(path);
+                Ok(HostReply::Done)
+            }
+            HostCall::ReadDirectory { path, prefix } => Ok(HostReply::Files(self.read_directory(path, prefix))),
             // Pretend containers write nothing.
             HostCall::LargeLogs { .. } => Ok(HostReply::LargeLogs { large: Vec::new(), missing: Vec::new() }),
             HostCall::RotateLog { path, suffix, .. } => Ok(HostReply::Rotated(format!("{path}.{suffix}"))),
@@ -156,6 +166,14 @@ impl HostModel {
                 ..FsUsage::default()
             })),
         }
+    }
+
+    fn read_directory(&self, directory: &str, prefix: &str) -> Vec<FileRead> {
+        let inside = |(path, contents): (&String, &Vec<u8>)| {
+            let name = path.strip_prefix(directory)?.strip_prefix('/')?.to_owned();
+            name.starts_with(prefix).then(|| FileRead { name, contents: Ok(Sensitive::new(contents.clone())) })
+        };
+        self.files.iter().filter_map(inside).collect()
     }
 
     /// Writes a file at the static pod path, or removes it.

@@ -51,6 +51,7 @@ pub struct Draw {
     pub node: NodeSpec,
     rng: Rng,
     storage: Option<Storage>,
+    registry: Option<Registry>,
     venom: Option<Venom>,
     blight: Option<Blight>,
 }
@@ -176,6 +177,52 @@ impl Storage {
     }
 }
 
+/// A registry with a private image, and pull secrets for it of which one is right: in some runs. Drawn apart, as storage is.
+#[derive(Debug)]
+struct Registry {
+    rng: Rng,
+}
+
+/// The private image of such a run, and its user.
+const PRIVATE: (&str, &str, &str) = ("private.example/team/app:1", "user", "pass");
+
+impl Registry {
+    fn of(seed: u64) -> Option<Self> {
+        let mut rng = Rng::new(seed ^ 0x0072_6567);
+        (rng.below(3) == 0).then_some(Self { rng })
+    }
+
+    fn furnish(&self, cluster: &mut impl Cluster) {
+        let (image, user, password) = PRIVATE;
+        cluster.with_runtime(|runtime, _| runtime.private.insert(image.to_owned(), (user.to_owned(), password.to_owned())));
+        for (name, password) in [("right", password), ("wrong", "guessed")] {
+            let config = json!({"auths": {"private.example": {"username": user, "password": password}}}).to_string();
+            let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson",
+                "metadata": {"name": name}, "stringData": {".dockerconfigjson": config}});
+            let _made = apply(cluster, secret);
+        }
+    }
+
+    /// Lets a pod's first container want the image, perhaps, with one of the secrets, both, one that is not there, or none.
+    fn add_to(&mut self, pod: &mut Value) {
+        if seldom(&mut self.rng, 2) {
+            return;
+        }
+        let policy = ["IfNotPresent", "IfNotPresent", "Always", "Never"][at(&mut self.rng, 4)];
+        let secrets = [
+            json!([{"name": "right"}]),
+            json!([{"name": "wrong"}, {"name": "right"}]),
+            json!([{"name": "wrong"}]),
+            json!([{"name": "nowhere"}]),
+            json!([]),
+        ];
+        pod["spec"]["imagePullSecrets"] = secrets[at(&mut self.rng, secrets.len())].clone();
+        let container = &mut pod["spec"]["containers"][0];
+        container["image"] = PRIVATE.0.into();
+        container["imagePullPolicy"] = policy.into();
+    }
+}
+
 impl Draw {
     /// Draws a node.
     #[must_use]
@@ -193,7 +240,8 @@ impl Draw {
             parallel_pulls: (rng.below(4) == 0).then_some(1),
             ..NodeSpec::default()
         };
-        Self { node, rng, storage: Storage::of(seed), venom: Venom::of(seed), blight: Blight::of(seed) }
+        let (storage, registry) = (Storage::of(seed), Registry::of(seed));
+        Self { node, rng, storage, registry, venom: Venom::of(seed), blight: Blight::of(seed) }
     }
 }
 
@@ -209,7 +257,7 @@ pub fn run(seed: u64, prepare: impl FnOnce(&mut World)) -> (Verdict, World, Plan
 
 /// Does to a cluster what is drawn, heals it, and sees it settle.
 pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
-    let Draw { node, mut rng, mut storage, mut venom, mut blight } = draw;
+    let Draw { node, mut rng, mut storage, mut registry, mut venom, mut blight } = draw;
     // A status write that lands after a newer one shows an old status for a moment, whoever writes: not a fault to draw.
     let api = Odds { late: 0, ..draw_odds(&mut rng) };
     let odds = (draw_odds(&mut rng), api, if rng.below(4) == 0 { draw_odds(&mut rng) } else { Odds::default() });
@@ -220,6 +268,9 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
     if let Some(blight) = &blight {
         blight.furnish(cluster);
     }
+    if let Some(registry) = &registry {
+        registry.furnish(cluster);
+    }
     let mut plan = Plan { odds, deeds: Vec::new(), node: node.clone() };
     let mut times: Vec<u64> = (0..3 + rng.below(MOST_DEEDS)).map(|_| rng.below(25_000)).collect();
     times.sort_unstable();
@@ -227,7 +278,7 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
     for millis in times {
         let at = Duration::from_millis(millis);
         cluster.run_until(at);
-        let text = deed(cluster, &mut rng, &mut pods, &mut storage);
+        let text = deed(cluster, &mut rng, &mut pods, &mut storage, &mut registry);
         let of_driver = storage.as_mut().and_then(|storage| storage.deed(cluster));
         let poisoned = venom.as_mut().and_then(|venom| venom.deed(cluster));
         let spoiled = blight.as_mut().and_then(|blight| blight.deed(cluster));
@@ -298,7 +349,13 @@ fn draw_odds(rng: &mut Rng) -> Odds {
     Odds { error: one(), lost: one(), reply_lost: one(), late: one(), slow: one() }
 }
 
-fn deed(cluster: &mut impl Cluster, rng: &mut Rng, pods: &mut u64, storage: &mut Option<Storage>) -> String {
+fn deed(
+    cluster: &mut impl Cluster,
+    rng: &mut Rng,
+    pods: &mut u64,
+    storage: &mut Option<Storage>,
+    registry: &mut Option<Registry>,
+) -> String {
     match rng.below(19) {
         0..=5 => {
             *pods += 1;
@@ -306,6 +363,9 @@ fn deed(cluster: &mut impl Cluster, rng: &mut Rng, pods: &mut u64, storage: &mut
             draw_resources(&mut pod, *pods);
             if let Some(storage) = storage {
                 storage.add_to(&mut pod);
+            }
+            if let Some(registry) = registry {
+                registry.add_to(&mut pod);
             }
             let text = format!("apply pod {}", pod["metadata"]["name"]);
             match apply(cluster, pod) {

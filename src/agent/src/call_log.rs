@@ -160,6 +160,9 @@ fn of_host(call: &HostCall) -> String {
         | HostCall::ReadManifests { path }
         | HostCall::WriteFile { path, .. }
         | HostCall::ReadFile { path }
+        | HostCall::WriteRecord { path, .. }
+        | HostCall::RemoveFile { path }
+        | HostCall::ReadDirectory { path, .. }
         | HostCall::CreateFile { path, .. }
         | HostCall::LinkContainerLog { link: path, .. }
         | HostCall::RemoveContainerLogs { path, .. }

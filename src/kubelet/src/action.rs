@@ -365,6 +365,25 @@ pub enum HostCall {
         /// Which.
         path: String,
     },
+    /// Write a file whole, mode 0600, its directory made with mode 0700 if it is missing → `Done`.
+    WriteRecord {
+        /// Where.
+        path: String,
+        /// What.
+        contents: Sensitive<Vec<u8>>,
+    },
+    /// Remove a file → `Done`, also when it is gone.
+    RemoveFile {
+        /// Which.
+        path: String,
+    },
+    /// Read the files of a directory whose names begin so, each of at most 1 MiB → `Files`, none if there is no such directory.
+    ReadDirectory {
+        /// The directory.
+        path: String,
+        /// What their names begin with.
+        prefix: String,
+    },
     /// Make an empty file with exactly that mode, parents included (MNT-015) → `Done`.
     CreateFile {
         /// Where.

@@ -210,6 +210,8 @@ pub struct Images {
     pub gc_min_age: Duration,
     /// How long an image may stay unused at all; `None` is for ever.
     pub gc_max_age: Option<Duration>,
+    /// Whether it is kept who pulled which image (`KubeletEnsureSecretPulledImages`): else every pod may use what is there.
+    pub pulls_are_recorded: bool,
     /// When a pod must show credentials for an image that is there.
     pub credentials_verification: CredentialsVerification,
     /// Images that need none under `NeverVerifyAllowlistedImages`.
@@ -314,6 +316,7 @@ impl Config {
                 gc_low_threshold_percent: 80,
                 gc_min_age: Duration::from_mins(2),
                 gc_max_age: None,
+                pulls_are_recorded: true,
                 credentials_verification: CredentialsVerification::NeverVerifyPreloadedImages,
                 preloaded_allowlist: Vec::new(),
             },

@@ -339,6 +339,8 @@ pub enum HostReply {
     PluginSockets(Vec<PluginSocket>),
     /// The files at the static pod path, in order; none if there is no such path.
     Manifests(Vec<Manifest>),
+    /// The files of a directory.
+    Files(Vec<FileRead>),
     /// Whether it is there.
     Exists(bool),
     /// A filesystem's fill.
@@ -354,6 +356,15 @@ pub enum HostReply {
     },
     /// The name that a rotated log got.
     Rotated(String),
+}
+
+/// A file that was read, and may hold what must not show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRead {
+    /// Its name in its directory, or its path.
+    pub name: String,
+    /// What is in it, or why that cannot be told.
+    pub contents: Result<Sensitive<Vec<u8>>, String>,
 }
 
 /// A file that is to tell of a static pod.

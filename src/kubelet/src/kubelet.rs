@@ -94,7 +94,7 @@ impl Kubelet {
         let parts = Parts {
             startup: Startup::default(),
             runtime: RuntimeHealth::new(),
-            images: ImageManager::new(config.pods.runtime_request_timeout),
+            images: ImageManager::new(&config),
             volumes: VolumeManager::default(),
             plugins: Plugins::default(),
             objects: ObjectCache::new(config.pods.change_detection, config.node.standalone)
@@ -415,7 +415,12 @@ impl Kubelet {
                 let outcome = exec_outcome(outcome, command, timeout);
                 self.probed(now, number, id, outcome, out);
             }
-            Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.cri_done(now, id, outcome, out),
+            Some(Owner::Housekeeping | Owner::ImageGc) => {
+                if let Ok(CriReply::Images(images)) = &outcome {
+                    self.parts.images.listed(now, images);
+                }
+                self.housekeeping.cri_done(now, id, outcome, out);
+            }
             _ => {}
         }
     }
@@ -486,6 +491,10 @@ impl Kubelet {
             Some(Owner::Manifests) => self.manifests_read(now, outcome, out),
             Some(Owner::CsiSurvey) => self.parts.volumes.csi.surveyed(now, outcome),
             Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.host_done(now, id, outcome),
+            Some(Owner::ImageRecords) => {
+                let woken = self.parts.images.host_done(now, id, outcome, out);
+                self.wake(woken);
+            }
             Some(Owner::NodeFiles) => {
                 if self.parts.node_files.done(id, outcome) {
                     if let Some(why) = self.parts.node_files.first_complaint(&self.parts.config.dns) {

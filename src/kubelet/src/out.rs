@@ -46,6 +46,8 @@ pub enum Owner {
     PodStatus(PodUid),
     /// The image of a pod's container or image volume, by that name.
     Image(PodUid, String),
+    /// What is kept of pulls.
+    ImageRecords,
     /// Image garbage collection.
     ImageGc,
     /// A ConfigMap or Secret.

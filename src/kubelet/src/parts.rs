@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use proto::cri::{AuthConfig, PodSandboxConfig};
+use proto::cri::PodSandboxConfig;
 
 use crate::action::HostCall;
 use crate::cache::services::ServiceCache;
 use crate::cache::{Lookup, ObjectCache};
 use crate::config::{CgroupDriver, Config};
-use crate::images::credentials::credentials_for;
 use crate::images::{ImageManager, ResolvedImage};
 use crate::limits::Room;
 use crate::node::manager::NodeManager;
@@ -360,19 +359,12 @@ impl Parts {
 /// What is known of a pod's pull secrets.
 #[derive(Debug, Default)]
 pub struct PullSecrets {
-    found: Vec<Sensitive<Arc<Secret>>>,
+    /// Those that are there.
+    pub found: Vec<Sensitive<Arc<Secret>>>,
     /// Those that are not to be had.
     pub missing: Vec<String>,
     /// Whether one of them is still on its way.
     pub pending: bool,
-}
-
-impl PullSecrets {
-    /// The credentials in them that match the image.
-    #[must_use]
-    pub fn credentials(&self, image: &str) -> Vec<Sensitive<AuthConfig>> {
-        credentials_for(image, self.found.iter().map(|secret| secret.reveal().as_ref()))
-    }
 }
 
 #[cfg(test)]

@@ -79,6 +79,9 @@ impl HostCall {
             Self::ListPluginSockets { registry: path }
             | Self::WriteFile { path, .. }
             | Self::ReadFile { path }
+            | Self::WriteRecord { path, .. }
+            | Self::RemoveFile { path }
+            | Self::ReadDirectory { path, .. }
             | Self::ReadManifests { path }
             | Self::CreateFile { path, .. }
             | Self::LinkContainerLog { target: path, .. }

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use kubelet::observation::SandboxState;
 use kubelet::volumes::csi::spec::attachment_name;
@@ -19,6 +21,16 @@ pub(super) fn is_attached(scene: Scene<'_>, (driver, handle): &(String, String))
     let attaches = object.is_none_or(|driver| driver["spec"]["attachRequired"] != false);
     let attached = |node: &str| scene.api.store.get("volumeattachments", "", &attachment_name(handle, driver, node)).is_some();
     !attaches || scene.api.store.list("nodes", "").any(|node| attached(text(&node["metadata"]["name"])))
+}
+
+/// Whether a pull secret holds the login of an image: its registry's, whatever the path.
+pub(super) fn opens(secret: &Value, image: &str, (user, password): &(String, String)) -> bool {
+    let data = secret["data"][".dockerconfigjson"].as_str().and_then(|data| STANDARD.decode(data).ok());
+    let config: Value = data.and_then(|data| serde_json::from_slice(&data).ok()).unwrap_or_default();
+    let mut logins = config["auths"].as_object().into_iter().flatten();
+    logins.any(|(host, login)| {
+        image.starts_with(&format!("{host}/")) && login["username"] == user.as_str() && login["password"] == password.as_str()
+    })
 }
 
 /// For how long an end of something explains a loss of readiness: a call that hangs for two minutes keeps the pod from being looked at.

@@ -14,7 +14,9 @@ use kubelet::ids::PodUid;
 use kubelet::observation::ContainerState;
 use serde_json::Value;
 
-use self::causes::{age, has_hook, is_attached, is_ready, may_be_stopped, may_lose_readiness, passed_its_probe, pod_by_uid, text};
+use self::causes::{
+    age, has_hook, is_attached, is_ready, may_be_stopped, may_lose_readiness, opens, passed_its_probe, pod_by_uid, text,
+};
 use crate::api::ApiModel;
 use crate::api::admission::is_mirror;
 use crate::api::store::ChangeKind;
@@ -95,6 +97,8 @@ pub struct Witness {
     /// UIDs of pods for which a panic was planted.
     poisoned: BTreeSet<String>,
     revision: u64,
+    /// Secrets that open a private image, or did once: namespace, name and the image.
+    openers: BTreeSet<(String, String, String)>,
     lease_renewed: Option<String>,
     lease_written_at: Option<Duration>,
     clock_jumped_at: Option<Duration>,
@@ -322,7 +326,8 @@ impl Witness {
     fn fact(&mut self, scene: Scene<'_>, fact: &RuntimeFact) {
         let now = self.now;
         match fact {
-            RuntimeFact::Started { pod, container, .. } => {
+            RuntimeFact::Started { pod, container, id, .. } => {
+                self.invariant_private_images_are_for_who_can_open_them(scene, pod.as_str(), id);
                 let record = self.pods.entry(pod.to_string()).or_default();
                 *record.started.entry(container.clone()).or_default() += 1;
                 self.invariant_one_live_instance_of_a_container(scene, pod.as_str(), container);
@@ -352,6 +357,27 @@ impl Witness {
         if live > 1 {
             let how = format!("{live} instances of {container} of pod {pod} run at once");
             self.broken("invariant_one_live_instance_of_a_container", how);
+        }
+    }
+
+    /// S15
+    fn invariant_private_images_are_for_who_can_open_them(&mut self, scene: Scene<'_>, pod: &str, id: &str) {
+        let config = scene.runtime.containers.get(id).and_then(|container| container.config.image.as_ref());
+        let Some((image, _)) = config.and_then(|image| scene.runtime.login_of(&image.image)) else { return };
+        let Some(object) = pod_by_uid(scene, pod) else { return };
+        let namespace = text(&object["metadata"]["namespace"]);
+        let mut secrets = object["spec"]["imagePullSecrets"].as_array().into_iter().flatten().map(|secret| text(&secret["name"]));
+        let opens = |secret: &str| self.openers.contains(&(namespace.to_owned(), secret.to_owned(), image.to_owned()));
+        if !secrets.any(opens) {
+            let how = format!("a container of pod {pod} runs from the private image {image}, and none of its secrets opens it");
+            self.broken("invariant_private_images_are_for_who_can_open_them", how);
+        }
+    }
+
+    fn secret_changed(&mut self, scene: Scene<'_>, object: &Value) {
+        for (image, _) in scene.runtime.private.iter().filter(|(image, login)| opens(object, image, login)) {
+            let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+            self.openers.insert((namespace.to_owned(), name.to_owned(), image.clone()));
         }
     }
 
@@ -387,6 +413,7 @@ impl Witness {
             match (change.plural, change.kind) {
                 ("pods", ChangeKind::Deleted) => self.invariant_no_pod_is_gone_while_it_runs(scene, &change.object),
                 ("pods", _) => self.pod_changed(scene, &change.object),
+                ("secrets", ChangeKind::Added | ChangeKind::Modified) => self.secret_changed(scene, &change.object),
                 ("leases", ChangeKind::Added) => self.lease_written_at = Some(self.now),
                 ("leases", ChangeKind::Modified) => self.invariant_lease_is_renewed_forwards(&change.object),
                 _ => {}

@@ -310,3 +310,17 @@ pub(super) fn status_is_told_until_ready_and_never_again() -> Planted {
 pub(super) fn hints_of_the_runtime_are_not_heeded() -> Planted {
     Planted::in_events(|event| (!matches!(event, Event::RuntimeChanged { .. })).then_some(event))
 }
+
+/// Pulls go with the credentials that were used before, whoever's they are.
+pub(super) fn credentials_of_others_are_used() -> Planted {
+    let mut last = None;
+    altered(move |call| {
+        if let Call::Cri(CriCall::PullImage { auth, .. }) = call {
+            if auth.is_some() {
+                last.clone_from(auth);
+            } else {
+                auth.clone_from(&last);
+            }
+        }
+    })
+}

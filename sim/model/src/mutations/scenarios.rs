@@ -6,6 +6,9 @@
 pub(super) const CLAIMED: &str =
     include_str!("../../../../scenarios/volumes/claimed_volume_is_attached_staged_published_and_given_back.yaml");
 
+/// What another pod pulled is not for everybody.
+pub(super) const PRIVATE: &str = include_str!("../../../../scenarios/images/private_image_needs_own_credentials.yaml");
+
 pub(super) const PLAIN: &str = r#"
 about: A pod runs.
 stages: [model]

@@ -15,6 +15,7 @@ use kubelet::event::CriReply;
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
 use kubelet::observation::{ContainerState, Image, RuntimeCondition, RuntimeStatus, RuntimeVersion, SandboxState};
+use kubelet::sensitive::Sensitive;
 use proto::cri::{ContainerConfig, PodSandboxConfig};
 
 use self::behaviour::Behaviour;
@@ -147,6 +148,8 @@ pub struct RuntimeModel {
     pub images: BTreeMap<String, Image>,
     /// Images that a registry would give, beside those that are there; a pull of any other fails. Empty: any pull works.
     pub registry: BTreeMap<String, String>,
+    /// Images that the registry gives to one user only: the user and the password.
+    pub private: BTreeMap<String, (String, String)>,
     /// Whether pulls of images that `registry` does not name fail.
     pub registry_closed: bool,
     /// Whether the runtime says that its network is ready.
@@ -173,6 +176,7 @@ impl Default for RuntimeModel {
             containers: BTreeMap::new(),
             images: BTreeMap::new(),
             registry: BTreeMap::new(),
+            private: BTreeMap::new(),
             registry_closed: false,
             network_ready: true,
             has_events: true,
@@ -212,7 +216,7 @@ impl RuntimeModel {
             CriCall::RemoveContainer { id } => self.remove_container(id.as_str()),
             CriCall::ExecSync { id, .. } => self.exec(now, id.as_str()),
             CriCall::ImageStatus { image } => Ok(CriReply::Image(self.find_image(image).cloned())),
-            CriCall::PullImage { image, .. } => self.pull(image),
+            CriCall::PullImage { image, auth, .. } => self.pull(image, auth.as_ref().map(Sensitive::reveal)),
             CriCall::ListImages => Ok(CriReply::Images(self.images.values().cloned().collect())),
             CriCall::RemoveImage { image } => Ok(self.remove_image(image)),
             CriCall::ImageFsInfo => Ok(CriReply::ImageFs(vec![self.image_fs()])),

@@ -88,6 +88,10 @@ pub fn furnish(cluster: &mut impl Cluster, node: &NodeSpec) {
         for image in &node.registry {
             runtime.registry.insert(image.clone(), format!("sha256:{image}"));
         }
+        for (image, login) in &node.private {
+            let (user, password) = login.split_once(':').unwrap_or((login, ""));
+            runtime.private.insert(image.clone(), (user.to_owned(), password.to_owned()));
+        }
         runtime.registry_closed = !node.registry.is_empty();
         let repo_tags = vec!["busybox:1.36".to_owned()];
         let image = Image { id: "sha256:busybox".to_owned(), repo_tags, size: 2 << 20, ..Image::default() };

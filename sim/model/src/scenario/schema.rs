@@ -49,6 +49,8 @@ pub struct NodeSpec {
     pub hints_lost: u64,
     /// Images that a registry has; if any are named, pulls of others fail.
     pub registry: Vec<String>,
+    /// Images that a registry gives to one user only, with `user:password`.
+    pub private: std::collections::BTreeMap<String, String>,
     /// How changes of ConfigMaps and Secrets are noticed: `Watch`, `Cache` or `Get`.
     pub change_detection: Option<String>,
     /// How long after a pod is bound the API server's Node authorizer hears of it.
@@ -70,6 +72,7 @@ impl Default for NodeSpec {
             runtime_events: true,
             hints_lost: 0,
             registry: Vec::new(),
+            private: std::collections::BTreeMap::new(),
             change_detection: None,
             authorizer_lag: Duration::ZERO,
             max_pods: None,

@@ -4,6 +4,7 @@
 
 use kubelet::action::CriCall;
 use kubelet::event::CriReply;
+use kubelet::sensitive::Sensitive;
 use proto::cri::image_service_server::ImageService;
 use proto::cri::{
     FilesystemIdentifier, FilesystemUsage, ImageFsInfoRequest, ImageFsInfoResponse, ImageStatusRequest, ImageStatusResponse,
@@ -48,8 +49,9 @@ impl ImageService for CriServer {
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Result<Response<PullImageResponse>, Status> {
-        let image = name_of(request.into_inner().image);
-        let call = CriCall::PullImage { image, annotations: Default::default(), auth: None, sandbox_config: None };
+        let request = request.into_inner();
+        let (image, auth) = (name_of(request.image), request.auth.map(Sensitive::new));
+        let call = CriCall::PullImage { image, annotations: Default::default(), auth, sandbox_config: None };
         match self.call("PullImage", call).await? {
             CriReply::Pulled { image_ref } => Ok(Response::new(PullImageResponse { image_ref })),
             other => Err(unexpected(&other)),

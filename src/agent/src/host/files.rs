@@ -8,12 +8,18 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use kubelet::event::FileRead;
+use kubelet::sensitive::Sensitive;
 use rustix::fs::{Mode, OFlags};
 
 use super::error::{Context as _, HostError, unless_missing};
 
 /// How much of a file is ever read.
 const MOST_READ: u64 = 10 << 20;
+
+/// How much is read of one file of a directory, and of all of them.
+const MOST_RECORD: u64 = 1 << 20;
+const MOST_RECORDS: u64 = 64 << 20;
 
 static TEMPORARY: AtomicU64 = AtomicU64::new(0);
 
@@ -100,15 +106,43 @@ pub(super) fn create(path: &Path, mode: u32) -> Result<(), HostError> {
     file.set_permissions(Permissions::from_mode(mode)).context("chmod", path)
 }
 
+/// Writes a file whole, for nobody but root to read, in a directory that is made for it if it is missing.
+pub(super) fn write_record(path: &Path, contents: &[u8]) -> Result<(), HostError> {
+    if let Some(directory) = path.parent() {
+        make_dirs(directory, 0o700)?;
+    }
+    write_whole(path, contents, 0o600)
+}
+
+/// The regular files of a directory whose names begin so, in order; none if there is no such directory. Of one that is too large, or beyond
+/// what is read in all, its name is told and why it was not read.
+pub(super) fn read_directory(directory: &Path, prefix: &str) -> Result<Vec<FileRead>, HostError> {
+    let (mut found, mut left) = (Vec::new(), MOST_RECORDS);
+    for name in names(directory)?.into_iter().filter(|name| name.starts_with(prefix)) {
+        let path = directory.join(&name);
+        if path.is_dir() {
+            continue;
+        }
+        let contents = read_at_most(&path, MOST_RECORD.min(left)).map_err(|error| error.to_string());
+        left -= contents.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        found.push(FileRead { name, contents: contents.map(Sensitive::new) });
+    }
+    Ok(found)
+}
+
 /// Reads a regular file of at most 10 MiB.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, HostError> {
+    read_at_most(path, MOST_READ)
+}
+
+fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>, HostError> {
     let file = open(path, OFlags::RDONLY, 0)?;
     if !file.metadata().context("stat", path)?.is_file() {
         return Err(HostError::Unfit(format!("read {}: not a regular file", path.display())));
     }
     let mut contents = Vec::new();
-    file.take(MOST_READ + 1).read_to_end(&mut contents).context("read", path)?;
-    if contents.len() as u64 > MOST_READ {
+    file.take(most + 1).read_to_end(&mut contents).context("read", path)?;
+    if contents.len() as u64 > most {
         return Err(HostError::Unfit(format!("read {}: the read limit is reached", path.display())));
     }
     Ok(contents)
@@ -186,6 +220,24 @@ mod tests {
         std::os::unix::fs::symlink(&victim, &path).unwrap();
         assert!(create(&path, 0o666).is_err());
         assert_eq!(fs::read(&victim).unwrap(), b"precious");
+    }
+
+    // POD-208: names and modes as fs_pullrecords.go has them; what is too large keeps its name.
+    #[test]
+    fn records_are_written_and_read_back() {
+        let scratch = Scratch::new();
+        let directory = scratch.path().join("image_manager/pulled");
+        assert_eq!(read_directory(&directory, "sha256-").unwrap(), []);
+        write_record(&directory.join("sha256-1"), b"one").unwrap();
+        fs::write(directory.join("other"), "x").unwrap();
+        File::create(directory.join("sha256-2")).unwrap().set_len(MOST_RECORD + 1).unwrap();
+        fs::create_dir(directory.join("sha256-3")).unwrap();
+        assert_eq!((mode(&directory), mode(&directory.join("sha256-1"))), (0o700, 0o600));
+        let found = read_directory(&directory, "sha256-").unwrap();
+        assert_eq!(found[0], FileRead { name: "sha256-1".to_owned(), contents: Ok(Sensitive::new(b"one".to_vec())) });
+        assert!(found[1].name == "sha256-2" && found[1].contents.is_err() && found.len() == 2);
+        remove(&directory.join("sha256-1")).unwrap();
+        remove(&directory.join("sha256-1")).unwrap();
     }
 
     // MNT-015

@@ -223,6 +223,7 @@ fn operate(layout: &Layout, call: &HostCall) -> Result<HostReply, HostError> {
         HostCall::CgroupExists { name } => Cgroups::of(layout).exists(name).map(HostReply::Exists),
         HostCall::ListPodDirs => pod_dirs::list(layout).map(HostReply::PodDirs),
         HostCall::ReadFile { path } => files::read(&layout.at(path)?).map(HostReply::Contents),
+        HostCall::ReadDirectory { path, prefix } => files::read_directory(&layout.at(path)?, prefix).map(HostReply::Files),
         HostCall::HighestLog { directory } => pod_dirs::highest_log(layout, directory).map(HostReply::HighestLog),
         HostCall::LargeLogs { paths, at_least } => {
             log_rotation::large(layout, paths, *at_least).map(|(large, missing)| HostReply::LargeLogs { large, missing })
@@ -246,6 +247,8 @@ fn change(layout: &Layout, call: &HostCall) -> Result<(), HostError> {
         HostCall::MakePodDirs { pod, containers, log_directory } => pod_dirs::make(layout, pod, containers, log_directory),
         HostCall::RemovePodDir { pod } => pod_dirs::remove(layout, pod),
         HostCall::WriteFile { path, contents, mode } => files::write_whole(&layout.at(path)?, contents, *mode),
+        HostCall::WriteRecord { path, contents } => files::write_record(&layout.at(path)?, contents.reveal()),
+        HostCall::RemoveFile { path } => files::remove(&layout.at(path)?),
         HostCall::CreateFile { path, mode } => files::create(&layout.at(path)?, *mode),
         HostCall::LinkContainerLog { target, link } => pod_dirs::link_log(layout, target, link),
         HostCall::RemoveContainerLogs { path, link } => pod_dirs::remove_container_logs(layout, path, link),
@@ -269,6 +272,7 @@ fn change(layout: &Layout, call: &HostCall) -> Result<(), HostError> {
         | HostCall::CgroupExists { .. }
         | HostCall::ListPodDirs
         | HostCall::ReadFile { .. }
+        | HostCall::ReadDirectory { .. }
         | HostCall::HighestLog { .. }
         | HostCall::LargeLogs { .. }
         | HostCall::RotateLog { .. }

@@ -1,35 +1,50 @@
-//! Decides whether a container's image is there, when to pull it, and how long to wait after a pull that failed.
+//! Decides whether a container's image is there, who may use it, when to pull it, and how long to wait after a pull that failed.
 //! Upstream: pkg/kubelet/images/image_manager.go.
 //! Differs: images of one pod are fetched side by side, and a pull never holds the pod's other work.
 
-pub mod credentials;
+mod backoff;
+pub mod docker_config;
+pub mod keyring;
 pub mod name;
+mod pulling;
+mod pulls;
+mod records;
+mod texts;
+mod verification;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
-use proto::cri::{AuthConfig, PodSandboxConfig};
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use proto::cri::PodSandboxConfig;
 
+use self::backoff::Backoffs;
+use self::keyring::{Credential, MOST_TRIED};
+use self::pulls::Pulls;
+use self::records::{IntentState, PullRecords};
+use self::verification::{Verdict, judge};
 use crate::action::{Call, CriCall, Lane};
-use crate::event::CriReply;
-use crate::failure::{Failure, FailureKind};
+use crate::config::{Config, Images};
+use crate::event::{CriReply, HostReply};
+use crate::failure::Failure;
 use crate::ids::{ActionId, PodUid};
+use crate::observation::Image;
 use crate::out::{Out, Owner};
 use crate::recorder::{Recorded, Subject};
 use crate::sensitive::Sensitive;
-use crate::time::{Mono, Now};
+use crate::time::{Mono, Now, earliest};
 use crate::work::Point;
 
-/// POD-201
-const BACKOFF_FIRST: Duration = Duration::from_secs(10);
-const BACKOFF_MOST: Duration = Duration::from_secs(300);
-const BACKOFF_FORGOTTEN: Duration = Duration::from_secs(600);
+/// How long what was found out without a pull is left alone.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// The reason of a container whose image is there, but not to be read: upstream reads its user while it makes the configuration.
 const UNREAD_USER: &str = "CreateContainerConfigError";
 /// How long a failed pull shows its own reason before it shows that it waits.
 const ERROR_SHOWN: Duration = Duration::from_secs(2);
+
+/// The pod, and its container or image volume.
+type Key = (PodUid, String);
 
 /// An image that a container is to run.
 #[derive(Clone, Debug)]
@@ -46,8 +61,8 @@ pub struct ImageNeed<'a> {
     pub image: &'a str,
     /// `Always`, `IfNotPresent` or `Never`.
     pub policy: &'a str,
-    /// Tried in order; none means anonymously.
-    pub credentials: Vec<Sensitive<AuthConfig>>,
+    /// The pod's pull secrets.
+    pub secrets: &'a [Sensitive<Arc<Secret>>],
     /// Goes to the runtime with the pull.
     pub sandbox_config: Option<Arc<PodSandboxConfig>>,
 }
@@ -81,6 +96,9 @@ pub enum ImageState {
 
 #[derive(Debug)]
 struct Entry {
+    /// As the spec names it.
+    requested: String,
+    /// With its tag.
     image: String,
     wanted: Wanted,
     state: State,
@@ -92,37 +110,56 @@ struct Wanted {
     pod: Arc<Pod>,
     field_path: String,
     policy: String,
-    credentials: Vec<Sensitive<AuthConfig>>,
+    secrets: Vec<Sensitive<Arc<Secret>>>,
+    /// Once they were looked up: tried in order; none means anonymously.
+    credentials: Option<Vec<Credential>>,
     sandbox_config: Option<Arc<PodSandboxConfig>>,
 }
 
 #[derive(Debug)]
 enum State {
-    Checking(ActionId),
-    Pulling {
-        action: ActionId,
-        tried: usize,
+    Looking(ActionId),
+    /// Whether the pod may use what was found, or with which credentials it is to be pulled, is not known yet.
+    Deciding(Option<Image>),
+    /// The intent to pull is being written.
+    Intending,
+    /// Waits for its turn.
+    Queued {
         since: Mono,
     },
+    Pulling(Pulling),
     /// Pulled; its user is being read.
     Resolving {
         action: ActionId,
         image_ref: String,
-        took: Duration,
+        since: Mono,
+        began: Mono,
     },
     Ready(ResolvedImage),
     Failed {
         reason: String,
         message: String,
-        since: Mono,
-        told: bool,
+        next: Next,
     },
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Backoff {
-    wait: Duration,
-    until: Mono,
+#[derive(Debug)]
+struct Pulling {
+    action: ActionId,
+    tried: usize,
+    since: Mono,
+    began: Mono,
+    /// What went wrong with the credentials before this one.
+    errors: Vec<String>,
+}
+
+/// What becomes of a failure that is shown.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    /// It is shown that the image is not pulled before the second moment.
+    ShowBackOff(Mono, Mono),
+    /// The need begins anew.
+    Again(Mono),
 }
 
 /// The image manager.
@@ -130,75 +167,98 @@ struct Backoff {
 pub struct ImageManager {
     /// How long a look at one image may take.
     look_limit: Duration,
-    entries: BTreeMap<(PodUid, String), Entry>,
-    backoffs: BTreeMap<(PodUid, String), Backoff>,
+    settings: Images,
+    entries: BTreeMap<Key, Entry>,
+    backoffs: Backoffs,
+    records: PullRecords,
+    pulls: Pulls,
 }
 
 impl ImageManager {
-    /// A manager that has looked at nothing yet. A look at an image takes at most that long; a pull takes as long as it takes.
+    /// A manager that has looked at nothing yet.
     #[must_use]
-    pub fn new(look_limit: Duration) -> Self {
-        Self { look_limit, entries: BTreeMap::new(), backoffs: BTreeMap::new() }
+    pub fn new(config: &Config) -> Self {
+        let settings = config.images.clone();
+        Self {
+            look_limit: config.pods.runtime_request_timeout,
+            entries: BTreeMap::new(),
+            backoffs: Backoffs::default(),
+            records: PullRecords::new(settings.pulls_are_recorded.then_some(config.paths.root.as_str())),
+            pulls: Pulls::new(&settings),
+            settings,
+        }
     }
 
     /// Sees to it that an image is there. Ask again when the pod is woken; asking is free.
     pub fn ensure(&mut self, now: Now, need: &ImageNeed<'_>, out: &mut Out<'_>) -> ImageState {
         let key = (need.uid.clone(), need.name.to_owned());
-        let image = match name::with_default_tag(need.image) {
-            Ok(image) => image,
-            Err(error) => {
-                let message = format!("Failed to apply default image tag \"{}\": {error}", need.image);
-                return ImageState::Failed { reason: "InvalidImageName".to_owned(), message };
-            }
-        };
-        if self.entries.get(&key).is_some_and(|entry| entry.image != image) {
-            self.entries.remove(&key);
+        if self.entries.get(&key).is_some_and(|entry| entry.requested != need.image) {
+            self.drop_entries(|other| *other == key);
         }
         if !self.entries.contains_key(&key) {
-            self.begin(now, &key, image, need, out);
+            // Containers with one image take turns: what one finds out is news for the next.
+            let is_twin =
+                |(other, entry): (&Key, &Entry)| other.0 == key.0 && entry.requested == need.image && entry.is_under_way();
+            if self.entries.iter().any(is_twin) {
+                return ImageState::Pending;
+            }
+            self.begin(now, &key, need, out);
         }
+        self.decide(now, &key, out);
+        self.intend(now, &key, out);
+        self.start_pulls(now, out);
+        self.records.due(now, out);
         self.entries.get(&key).map_or(ImageState::Pending, |entry| entry.shown())
     }
 
     /// The container was started with its image: the next start looks afresh.
     pub fn used(&mut self, uid: &PodUid, name: &str) {
-        self.entries.remove(&(uid.clone(), name.to_owned()));
+        self.drop_entries(|key| key.0 == *uid && key.1 == name);
     }
 
     /// The pod needs no images any more. Pulls in flight are left to end: the image may serve another.
     pub fn forget(&mut self, uid: &PodUid) {
-        self.entries.retain(|(pod, _), _| pod != uid);
-        self.backoffs.retain(|(pod, _), _| pod != uid);
+        self.drop_entries(|(pod, _)| pod == uid);
+        self.backoffs.forget(uid);
     }
 
-    /// When a failure shows differently, or a pull may be tried again.
+    fn drop_entries(&mut self, unwanted: impl Fn(&Key) -> bool) {
+        self.pulls.give_up(&unwanted);
+        let records = &mut self.records;
+        self.entries.retain(|key, entry| {
+            let drop = unwanted(key);
+            if drop && matches!(entry.state, State::Intending | State::Queued { .. }) {
+                records.release(&entry.requested);
+            }
+            !drop
+        });
+    }
+
+    /// When a failure shows differently, or a pull may be tried again, or there is something to read or to write.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        self.entries.iter().filter_map(|(key, entry)| self.wakes(key, entry)).min()
+        earliest([self.entries.values().filter_map(Entry::wakes).min(), self.records.deadline()])
     }
 
     /// Lets failures show that they wait, and waits end. Answers the pods that are to be looked at again.
     #[must_use]
     pub fn due(&mut self, now: Now, out: &mut Out<'_>) -> BTreeSet<PodUid> {
-        let woken: Vec<(PodUid, String)> = self
-            .entries
-            .iter()
-            .filter(|(key, entry)| self.wakes(key, entry).is_some_and(|at| at <= now.mono))
-            .map(|(key, _)| key.clone())
-            .collect();
+        self.records.due(now, out);
+        let is_due = |(_, entry): &(&Key, &Entry)| entry.wakes().is_some_and(|at| at <= now.mono);
+        let woken: Vec<Key> = self.entries.iter().filter(is_due).map(|(key, _)| key.clone()).collect();
         for key in &woken {
             out.works_for(Point::ImageDue, &key.0);
-            if self.backoffs.get(key).is_none_or(|backoff| backoff.until <= now.mono) {
+            let Some(entry) = self.entries.get_mut(key) else { continue };
+            match &entry.state {
+                State::Failed { next: Next::ShowBackOff(_, until), .. } if now.mono < *until => entry.show_back_off(*until, out),
                 // Asked again, the need begins anew.
-                self.entries.remove(key);
-            } else if let Some(entry) = self.entries.get_mut(key) {
-                entry.show_back_off(out);
+                _ => drop(self.entries.remove(key)),
             }
         }
         woken.into_iter().map(|(uid, _)| uid).collect()
     }
 
-    /// A call ended. True if the pod is to be woken.
+    /// A call of the runtime ended. True if the pod is to be woken.
     pub fn done(
         &mut self,
         now: Now,
@@ -209,204 +269,218 @@ impl ImageManager {
         out: &mut Out<'_>,
     ) -> bool {
         let key = (uid.clone(), name.to_owned());
-        let Some(entry) = self.entries.get_mut(&key) else { return false };
-        match &entry.state {
-            State::Checking(action) if *action == id => self.checked(now, &key, outcome, out),
-            State::Pulling { action, tried, since } if *action == id => {
-                let (tried, since) = (*tried, *since);
-                self.pulled(now, &key, tried, since, outcome, out);
+        let woken = if let Some(pull) = self.pulls.ended(id) {
+            self.pulled(now, &key, id, pull, outcome, out)
+        } else {
+            match self.entries.get(&key).map(|entry| &entry.state) {
+                Some(State::Looking(action)) if *action == id => self.looked(now, &key, outcome, out),
+                Some(State::Resolving { action, .. }) if *action == id => self.resolved(now, &key, outcome, out),
+                _ => return false,
             }
-            State::Resolving { action, image_ref, took } if *action == id => {
-                let (image_ref, took) = (image_ref.clone(), *took);
-                self.resolved(now, &key, image_ref, took, outcome, out);
-            }
-            _ => return false,
+            true
+        };
+        self.go_on(now, out);
+        woken
+    }
+
+    /// A call of the host ended. Answers the pods that are to be woken.
+    pub fn host_done(
+        &mut self,
+        now: Now,
+        id: ActionId,
+        outcome: Result<HostReply, Failure>,
+        out: &mut Out<'_>,
+    ) -> BTreeSet<PodUid> {
+        if !self.records.done(now, id, outcome) {
+            return BTreeSet::new();
         }
-        true
+        let waits = |entry: &Entry| matches!(entry.state, State::Deciding(_) | State::Intending);
+        let woken = self.entries.iter().filter(|(_, entry)| waits(entry)).map(|(key, _)| key.0.clone()).collect();
+        self.go_on(now, out);
+        woken
     }
 
-    fn wakes(&self, key: &(PodUid, String), entry: &Entry) -> Option<Mono> {
-        let State::Failed { since, told, .. } = &entry.state else { return None };
-        if *told || !self.backoffs.contains_key(key) { self.backoffs.get(key).map(|b| b.until) } else { Some(*since + ERROR_SHOWN) }
+    /// The node's images were listed.
+    pub fn listed(&mut self, now: Now, images: &[Image]) {
+        self.records.listed(now, images);
     }
 
-    fn begin(&mut self, now: Now, key: &(PodUid, String), image: String, need: &ImageNeed<'_>, out: &mut Out<'_>) {
+    fn begin(&mut self, now: Now, key: &Key, need: &ImageNeed<'_>, out: &mut Out<'_>) {
         let wanted = Wanted {
             pod: Arc::clone(need.pod),
             field_path: need.field_path.to_owned(),
             policy: need.policy.to_owned(),
-            credentials: need.credentials.clone(),
+            secrets: need.secrets.to_vec(),
+            credentials: None,
             sandbox_config: need.sandbox_config.clone(),
         };
-        if need.policy == "Always" {
-            let action = wanted.pull(key, &image, 0, out);
-            let state = State::Pulling { action, tried: 0, since: now.mono };
-            self.entries.insert(key.clone(), Entry { image, wanted, state });
-        } else {
-            let call = Call::Cri(CriCall::ImageStatus { image: image.clone() });
-            let action = out.issue(Owner::Image(key.0.clone(), key.1.clone()), Lane::Objects, self.look_limit, call);
-            self.entries.insert(key.clone(), Entry { image, wanted, state: State::Checking(action) });
+        let named = name::with_default_tag(need.image);
+        let image = named.clone().unwrap_or_default();
+        let mut entry = Entry { requested: need.image.to_owned(), image, wanted, state: State::Deciding(None) };
+        if let Err(error) = named {
+            let message = format!("Failed to apply default image tag {:?}: {error}", need.image);
+            entry.wanted.warning("InspectFailed", message.clone(), out);
+            entry.fail(now, "InvalidImageName", message, out);
+        } else if need.policy != "Always" {
+            let call = Call::Cri(CriCall::ImageStatus { image: entry.image.clone() });
+            let owner = Owner::Image(key.0.clone(), key.1.clone());
+            entry.state = State::Looking(out.issue(owner, Lane::Objects, self.look_limit, call));
         }
+        self.entries.insert(key.clone(), entry);
     }
 
-    fn checked(&mut self, now: Now, key: &(PodUid, String), outcome: Result<CriReply, Failure>, out: &mut Out<'_>) {
+    fn looked(&mut self, now: Now, key: &Key, outcome: Result<CriReply, Failure>, out: &mut Out<'_>) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         match outcome {
-            Ok(CriReply::Image(Some(found))) => {
-                entry.wanted.normal(
-                    "Pulled",
-                    format!("Container image \"{}\" already present on machine and can be accessed by the pod", entry.image),
-                    out,
-                );
-                let resolved = ResolvedImage { image_ref: found.id, uid: found.uid, username: found.username };
-                entry.state = State::Ready(resolved);
-            }
-            Ok(_) if entry.wanted.policy == "Never" => {
-                let message = format!("Container image \"{}\" is not present with pull policy of Never", entry.image);
-                entry.wanted.warning("ErrImageNeverPull", message.clone(), out);
-                self.fail(now, key, "ErrImageNeverPull", message, out);
-            }
-            Ok(_) => {
-                let action = entry.wanted.pull(key, &entry.image, 0, out);
-                entry.state = State::Pulling { action, tried: 0, since: now.mono };
-            }
+            Ok(CriReply::Image(Some(found))) => entry.state = State::Deciding(Some(found)),
+            Ok(_) if entry.wanted.policy == "Never" => entry.never_pulled(now, out),
+            Ok(_) => entry.state = State::Deciding(None),
             Err(failure) => {
-                let message = format!("Failed to inspect image \"{}\": {}", entry.image, failure.message);
+                // Upstream names the reference that it did not get.
+                let message = format!("Failed to inspect image \"\": {}", failure.rpc_message());
                 entry.wanted.warning("InspectFailed", message.clone(), out);
-                self.fail(now, key, "ImageInspectError", message, out);
+                entry.fail(now, "ImageInspectError", message, out);
             }
         }
     }
 
-    fn pulled(
-        &mut self,
-        now: Now,
-        key: &(PodUid, String),
-        tried: usize,
-        since: Mono,
-        outcome: Result<CriReply, Failure>,
-        out: &mut Out<'_>,
-    ) {
+    /// Takes every need as far as it gets.
+    fn go_on(&mut self, now: Now, out: &mut Out<'_>) {
+        let moves = |entry: &Entry| matches!(entry.state, State::Deciding(_) | State::Intending);
+        let keys: Vec<Key> = self.entries.iter().filter(|(_, entry)| moves(entry)).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.decide(now, &key, out);
+            self.intend(now, &key, out);
+        }
+        self.start_pulls(now, out);
+        self.records.due(now, out);
+    }
+
+    /// Whether the pod may use what is there; or that it is to be pulled.
+    fn decide(&mut self, now: Now, key: &Key, out: &mut Out<'_>) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        let failure = match outcome {
-            Ok(CriReply::Pulled { image_ref }) => {
-                let call = Call::Cri(CriCall::ImageStatus { image: image_ref.clone() });
-                let action = out.issue(Owner::Image(key.0.clone(), key.1.clone()), Lane::Objects, self.look_limit, call);
-                entry.state = State::Resolving { action, image_ref, took: now.mono.since(since) };
-                return;
-            }
-            Ok(_) => Failure::new(FailureKind::Other, "the runtime answered something else"),
-            Err(failure) => failure,
-        };
-        // CRI-034: each credential until one succeeds.
-        if tried + 1 < entry.wanted.credentials.len() {
-            let action = entry.wanted.pull_again(key, &entry.image, tried + 1, out);
-            entry.state = State::Pulling { action, tried: tried + 1, since };
+        let State::Deciding(found) = &entry.state else { return };
+        if !self.records.can_tell() {
             return;
         }
-        let reason = ["RegistryUnavailable", "SignatureValidationFailed"]
-            .into_iter()
-            .find(|prefix| failure.message.starts_with(prefix))
-            .unwrap_or("ErrImagePull");
-        // A code that is not known says nothing (remote_image.go, PullImage).
-        let why = if failure.code.as_deref() == Some("Unknown") { failure.message } else { failure.rpc_message() };
-        entry.wanted.warning("Failed", format!("Failed to pull image \"{}\": {why}", entry.image), out);
-        self.fail(now, key, reason, why, out);
-    }
-
-    /// CRI-035: an image that names no user runs as root; one whose user cannot be read does not run.
-    fn resolved(
-        &mut self,
-        now: Now,
-        key: &(PodUid, String),
-        image_ref: String,
-        took: Duration,
-        outcome: Result<CriReply, Failure>,
-        out: &mut Out<'_>,
-    ) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        let found = match outcome {
-            Ok(CriReply::Image(found)) => found.unwrap_or_default(),
-            Ok(_) => crate::observation::Image::default(),
-            Err(failure) => {
-                entry.wanted.warning("Failed", format!("Error: {}", failure.message), out);
-                self.look_failed(now, key, UNREAD_USER, failure.message);
-                return;
+        if let Some(image) = found.clone() {
+            let mut ask = |credentials: Option<&[Credential]>| {
+                judge(now, &self.settings, &mut self.records, &entry.requested, &image.id, credentials)
+            };
+            let mut verdict = ask(None);
+            if verdict == Verdict::ShowCredentials {
+                match credentials_of(&mut entry.wanted, &entry.image) {
+                    Ok(credentials) => verdict = ask(Some(credentials)),
+                    Err(error) => return entry.fail(now, &error.clone(), error, out),
+                }
             }
-        };
-        let took = go_duration(took);
-        entry.wanted.normal(
-            "Pulled",
-            format!(
-                "Successfully pulled image \"{}\" in {took} ({took} including waiting). Image size: {} bytes.",
-                entry.image, found.size
-            ),
-            out,
-        );
-        self.backoffs.remove(key);
-        entry.state = State::Ready(ResolvedImage { image_ref, uid: found.uid, username: found.username });
-    }
-
-    fn fail(&mut self, now: Now, key: &(PodUid, String), reason: &str, message: String, out: &mut Out<'_>) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        entry.wanted.warning("Failed", format!("Error: {reason}"), out);
-        if matches!(reason, "ErrImageNeverPull" | "ImageInspectError") {
-            self.look_failed(now, key, reason, message);
-            return;
+            match verdict {
+                Verdict::Allowed => return entry.is_there(image, self.settings.pulls_are_recorded, out),
+                _ if entry.wanted.policy == "Never" => return entry.never_pulled(now, out),
+                _ => {}
+            }
         }
-        entry.state = State::Failed { reason: reason.to_owned(), message, since: now.mono, told: false };
-        let wait = match self.backoffs.get(key) {
-            Some(last) if now.mono.since(last.until) <= BACKOFF_FORGOTTEN => (last.wait * 2).min(BACKOFF_MOST),
-            _ => BACKOFF_FIRST,
-        };
-        self.backoffs.insert(key.clone(), Backoff { wait, until: now.mono + wait });
+        if let Err(error) = credentials_of(&mut entry.wanted, &entry.image) {
+            return entry.fail(now, &error.clone(), error, out);
+        }
+        if let Some((until, why)) = self.backoffs.holds(now.mono, &key.0, &entry.requested) {
+            let message = format!("Back-off pulling image {:?}: {why}", entry.requested);
+            return entry.back_off(message, until, out);
+        }
+        if self.records.kept() {
+            self.records.intend(&entry.requested);
+        }
+        entry.state = State::Intending;
     }
 
-    /// POD-201: only pulls are backed off from. What was found out without one keeps its reason, and is looked at again.
-    fn look_failed(&mut self, now: Now, key: &(PodUid, String), reason: &str, message: String) {
-        let Some(entry) = self.entries.get_mut(key) else { return };
-        entry.state = State::Failed { reason: reason.to_owned(), message, since: now.mono, told: true };
-        self.backoffs.insert(key.clone(), Backoff { wait: BACKOFF_FIRST, until: now.mono + BACKOFF_FIRST });
+    /// The intent is on the disk, or cannot be written.
+    fn intend(&mut self, now: Now, key: &Key, out: &mut Out<'_>) {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| matches!(entry.state, State::Intending)) else { return };
+        let intent = if self.records.kept() { self.records.intent(&entry.requested) } else { IntentState::Written };
+        match intent {
+            IntentState::Writing => {}
+            IntentState::Written => {
+                entry.wanted.normal("Pulling", format!("Pulling image {:?}", entry.requested), out);
+                entry.state = State::Queued { since: now.mono };
+                self.pulls.wait(key);
+            }
+            IntentState::Failed(error) => {
+                let reason = format!("failed to record image pull intent: {error}");
+                let message = format!("Failed to record image pull intent for container image {:?}: {reason}", entry.requested);
+                entry.fail(now, &reason, message, out);
+                self.records.release(&entry.requested.clone());
+            }
+        }
     }
 }
 
+/// Looks the credentials up once.
+fn credentials_of<'a>(wanted: &'a mut Wanted, image: &str) -> Result<&'a [Credential], String> {
+    if wanted.credentials.is_none() {
+        let repository = name::repository_of(image).map_err(|error| error.to_string())?;
+        let secrets = wanted.secrets.iter().map(Sensitive::reveal);
+        let mut credentials = keyring::of_secrets(secrets, &repository)?;
+        credentials.truncate(MOST_TRIED);
+        wanted.credentials = Some(credentials);
+    }
+    Ok(wanted.credentials.as_deref().unwrap_or_default())
+}
+
 impl Entry {
+    fn is_under_way(&self) -> bool {
+        !matches!(self.state, State::Ready(_) | State::Failed { .. })
+    }
+
+    fn wakes(&self) -> Option<Mono> {
+        match &self.state {
+            State::Failed { next: Next::ShowBackOff(at, _) | Next::Again(at), .. } => Some(*at),
+            _ => None,
+        }
+    }
+
+    /// POD-202
+    fn is_there(&mut self, image: Image, verified: bool, out: &mut Out<'_>) {
+        let and = if verified { " and can be accessed by the pod" } else { "" };
+        self.wanted.normal("Pulled", format!("Container image {:?} already present on machine{and}", self.requested), out);
+        self.state = State::Ready(ResolvedImage { image_ref: image.id, uid: image.uid, username: image.username });
+    }
+
+    /// It is not there, or the pod may not use it: that is not told apart (imageNotPresentOnNeverPolicyError).
+    fn never_pulled(&mut self, now: Now, out: &mut Out<'_>) {
+        let message = format!("Container image {:?} is not present with pull policy of Never", self.requested);
+        self.wanted.warning("ErrImageNeverPull", message.clone(), out);
+        self.fail(now, "ErrImageNeverPull", message, out);
+    }
+
+    /// POD-201: only pulls are backed off from. What was found out without one keeps its reason, and is looked at again.
+    fn fail(&mut self, now: Now, reason: &str, message: String, out: &mut Out<'_>) {
+        self.wanted.warning("Failed", format!("Error: {reason}"), out);
+        self.state = State::Failed { reason: reason.to_owned(), message, next: Next::Again(now.mono + LOOK_AGAIN) };
+    }
+
     /// POD-201: the reason becomes `ImagePullBackOff`, and the users are told.
-    fn show_back_off(&mut self, out: &mut Out<'_>) {
-        let State::Failed { reason, message, told, .. } = &mut self.state else { return };
-        *told = true;
-        *message = format!("Back-off pulling image \"{}\": {reason}: {message}", self.image);
-        "ImagePullBackOff".clone_into(reason);
-        self.wanted.normal("BackOff", format!("Back-off pulling image \"{}\"", self.image), out);
+    fn show_back_off(&mut self, until: Mono, out: &mut Out<'_>) {
+        let State::Failed { reason, message, .. } = &self.state else { return };
+        let message = format!("Back-off pulling image {:?}: {reason}: {message}", self.requested);
+        self.back_off(message, until, out);
+    }
+
+    fn back_off(&mut self, message: String, until: Mono, out: &mut Out<'_>) {
+        self.wanted.normal("BackOff", format!("Back-off pulling image {:?}", self.requested), out);
         self.wanted.warning("Failed", "Error: ImagePullBackOff".to_owned(), out);
+        self.state = State::Failed { reason: "ImagePullBackOff".to_owned(), message, next: Next::Again(until) };
     }
 
     fn shown(&self) -> ImageState {
         match &self.state {
             State::Ready(image) => ImageState::Ready(image.clone()),
             State::Failed { reason, message, .. } => ImageState::Failed { reason: reason.clone(), message: message.clone() },
-            State::Checking(_) | State::Pulling { .. } | State::Resolving { .. } => ImageState::Pending,
+            _ => ImageState::Pending,
         }
     }
 }
 
 impl Wanted {
-    fn pull(&self, key: &(PodUid, String), image: &str, credential: usize, out: &mut Out<'_>) -> ActionId {
-        self.normal("Pulling", format!("Pulling image \"{image}\""), out);
-        self.pull_again(key, image, credential, out)
-    }
-
-    fn pull_again(&self, key: &(PodUid, String), image: &str, credential: usize, out: &mut Out<'_>) -> ActionId {
-        let call = CriCall::PullImage {
-            image: image.to_owned(),
-            annotations: self.pod.metadata.annotations.clone().unwrap_or_default(),
-            auth: self.credentials.get(credential).cloned(),
-            sandbox_config: self.sandbox_config.clone(),
-        };
-        // A pull takes as long as the registry takes; the runtime has a progress time-out of its own.
-        out.issue(Owner::Image(key.0.clone(), key.1.clone()), Lane::Images, None, Call::Cri(call))
-    }
-
     fn subject(&self) -> Subject {
         Subject::Container(Arc::clone(&self.pod), self.field_path.clone())
     }
@@ -420,230 +494,5 @@ impl Wanted {
     }
 }
 
-/// A duration as Go prints it, cut to milliseconds: `800ms`, `1.2s`, `1m2.5s`.
-fn go_duration(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    if millis < 1000 {
-        return format!("{millis}ms");
-    }
-    let (minutes, rest) = (millis / 60_000, millis % 60_000);
-    let seconds = format!("{}.{:03}", rest / 1000, rest % 1000);
-    let seconds = seconds.trim_end_matches('0').trim_end_matches('.');
-    if minutes == 0 { format!("{seconds}s") } else { format!("{minutes}m{seconds}s") }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::action::Action;
-    use crate::observation::Image;
-    use crate::out::Ledger;
-
-    struct Bench {
-        images: ImageManager,
-        ledger: Ledger,
-        recorded: Vec<Recorded>,
-        pod: Arc<Pod>,
-        uid: PodUid,
-    }
-
-    impl Bench {
-        fn new() -> Self {
-            let (images, ledger, recorded) = (ImageManager::new(Duration::from_secs(90)), Ledger::default(), Vec::new());
-            Self { images, ledger, recorded, pod: Arc::new(Pod::default()), uid: PodUid::new("u") }
-        }
-
-        fn ensure(&mut self, seconds: u64, policy: &str) -> (ImageState, Vec<Action>) {
-            let mut actions = Vec::new();
-            let need = ImageNeed {
-                pod: &self.pod,
-                uid: &self.uid,
-                name: "c",
-                field_path: "spec.containers{c}",
-                image: "busybox",
-                policy,
-                credentials: vec![],
-                sandbox_config: None,
-            };
-            let mut out = Out::new(&mut self.ledger, &mut actions, &mut self.recorded);
-            (self.images.ensure(at(seconds), &need, &mut out), actions)
-        }
-
-        fn done(&mut self, seconds: u64, id: ActionId, outcome: Result<CriReply, Failure>) -> Vec<Action> {
-            let mut actions = Vec::new();
-            let mut out = Out::new(&mut self.ledger, &mut actions, &mut self.recorded);
-            assert!(self.images.done(at(seconds), &self.uid, "c", id, outcome, &mut out));
-            actions
-        }
-
-        fn due(&mut self, seconds: u64) -> BTreeSet<PodUid> {
-            let mut actions = Vec::new();
-            self.images.due(at(seconds), &mut Out::new(&mut self.ledger, &mut actions, &mut self.recorded))
-        }
-
-        fn reasons(&self) -> Vec<&str> {
-            self.recorded.iter().map(|r| r.reason.as_str()).collect()
-        }
-    }
-
-    fn at(seconds: u64) -> Now {
-        Now { mono: Mono::from_start(Duration::from_secs(seconds)), wall: jiff::Timestamp::UNIX_EPOCH }
-    }
-
-    fn refused() -> Result<CriReply, Failure> {
-        Err(Failure::new(FailureKind::NotFound, "not found"))
-    }
-
-    // POD-200, POD-202: a present image is not pulled.
-    #[test]
-    fn present_image_is_used() {
-        let mut bench = Bench::new();
-        let (state, actions) = bench.ensure(0, "IfNotPresent");
-        assert_eq!(state, ImageState::Pending);
-        let image = Image { id: "sha256:1".to_owned(), uid: Some(7), ..Image::default() };
-        bench.done(0, actions[0].id, Ok(CriReply::Image(Some(image))));
-        let (state, actions) = bench.ensure(0, "IfNotPresent");
-        assert!(actions.is_empty());
-        assert_eq!(
-            state,
-            ImageState::Ready(ResolvedImage { image_ref: "sha256:1".to_owned(), uid: Some(7), username: String::new() })
-        );
-        assert_eq!(bench.reasons(), ["Pulled"]);
-    }
-
-    // POD-200: ErrImageNeverPull
-    #[test]
-    fn absent_image_is_never_pulled_under_never() {
-        let mut bench = Bench::new();
-        let (_, actions) = bench.ensure(0, "Never");
-        assert!(bench.done(0, actions[0].id, Ok(CriReply::Image(None))).is_empty());
-        let (ImageState::Failed { reason, message }, _) = bench.ensure(0, "Never") else { panic!("it fails") };
-        assert_eq!(reason, "ErrImageNeverPull");
-        assert_eq!(message, "Container image \"busybox:latest\" is not present with pull policy of Never");
-        // It is no back-off, and the next look is no later than the first.
-        for seconds in [10, 20, 30] {
-            assert_eq!(bench.images.deadline(), Some(at(seconds).mono));
-            assert_eq!(bench.due(seconds).len(), 1);
-            let (_, actions) = bench.ensure(seconds, "Never");
-            bench.done(seconds, actions[0].id, Ok(CriReply::Image(None)));
-            assert!(matches!(bench.ensure(seconds, "Never").0, ImageState::Failed { reason, .. } if reason == "ErrImageNeverPull"));
-        }
-    }
-
-    // POD-201, POD-202: its own reason first, then the wait; 10 s, then 20 s.
-    #[test]
-    fn failed_pull_waits_ten_seconds_and_then_twenty() {
-        let mut bench = Bench::new();
-        let (_, actions) = bench.ensure(0, "Always");
-        bench.done(1, actions[0].id, refused());
-        assert!(matches!(bench.ensure(1, "Always").0, ImageState::Failed { reason, .. } if reason == "ErrImagePull"));
-        assert_eq!(bench.images.deadline(), Some(at(3).mono));
-        assert_eq!(bench.due(3).len(), 1);
-        let (ImageState::Failed { reason, message }, _) = bench.ensure(3, "Always") else { panic!("it waits") };
-        assert_eq!(reason, "ImagePullBackOff");
-        assert_eq!(message, "Back-off pulling image \"busybox:latest\": ErrImagePull: not found");
-        assert_eq!(bench.reasons(), ["Pulling", "Failed", "Failed", "BackOff", "Failed"]);
-        assert_eq!(bench.images.deadline(), Some(at(11).mono));
-        assert_eq!(bench.due(11).len(), 1);
-        let (state, actions) = bench.ensure(11, "Always");
-        assert_eq!(state, ImageState::Pending);
-        bench.done(12, actions[0].id, refused());
-        bench.due(14);
-        assert_eq!(bench.images.deadline(), Some(at(32).mono));
-    }
-
-    /// What a container with that image shows once its pull has failed so.
-    fn shown_after(failure: &str) -> (String, String) {
-        let mut bench = Bench::new();
-        let (_, actions) = bench.ensure(0, "Always");
-        bench.done(0, actions[0].id, Err(Failure::new(FailureKind::Other, failure)));
-        let (ImageState::Failed { reason, message }, _) = bench.ensure(0, "Always") else { panic!("it fails") };
-        (reason, message)
-    }
-
-    // CRI-040: what the runtime says first is the reason, if it is one of these.
-    #[test]
-    fn runtime_may_name_the_reason_of_a_failed_pull() {
-        for reason in ["RegistryUnavailable", "SignatureValidationFailed"] {
-            let text = format!("{reason}: no route to host");
-            assert_eq!(shown_after(&text), (reason.to_owned(), text.clone()));
-        }
-        assert_eq!(shown_after("manifest unknown").0, "ErrImagePull");
-        assert_eq!(shown_after("pull failed: RegistryUnavailable").0, "ErrImagePull");
-    }
-
-    // CRI-040: InvalidImageName
-    #[test]
-    fn name_that_is_none_is_told_and_nothing_is_asked() {
-        let mut bench = Bench::new();
-        let pod = Arc::clone(&bench.pod);
-        let need = ImageNeed {
-            pod: &pod,
-            uid: &PodUid::new("u"),
-            name: "c",
-            field_path: "spec.containers{c}",
-            image: "UPPER CASE",
-            policy: "Always",
-            credentials: vec![],
-            sandbox_config: None,
-        };
-        let mut actions = Vec::new();
-        let mut out = Out::new(&mut bench.ledger, &mut actions, &mut bench.recorded);
-        let state = bench.images.ensure(at(0), &need, &mut out);
-        assert!(matches!(state, ImageState::Failed { reason, .. } if reason == "InvalidImageName"));
-        assert!(actions.is_empty());
-    }
-
-    // CRI-035, CRI-040: an image that cannot be looked at is told of, and looked at again.
-    #[test]
-    fn look_that_fails_is_told_and_repeated() {
-        let mut bench = Bench::new();
-        let (_, actions) = bench.ensure(0, "IfNotPresent");
-        assert_eq!(actions[0].timeout, Some(Duration::from_secs(90)));
-        bench.done(0, actions[0].id, Err(Failure::new(FailureKind::Other, "broken")));
-        let (ImageState::Failed { reason, message }, _) = bench.ensure(0, "IfNotPresent") else { panic!("it fails") };
-        assert_eq!(
-            (reason.as_str(), message.as_str()),
-            ("ImageInspectError", "Failed to inspect image \"busybox:latest\": broken")
-        );
-        assert_eq!(bench.reasons(), ["InspectFailed", "Failed"]);
-        assert_eq!(bench.due(10).len(), 1);
-        assert_eq!(bench.ensure(10, "IfNotPresent").1.len(), 1);
-    }
-
-    // CRI-035: who does not know whom an image runs as does not run it as root.
-    #[test]
-    fn pulled_image_whose_user_cannot_be_read_does_not_run() {
-        let mut bench = Bench::new();
-        let (_, actions) = bench.ensure(0, "Always");
-        let look = bench.done(1, actions[0].id, Ok(CriReply::Pulled { image_ref: "sha256:1".to_owned() }));
-        bench.done(1, look[0].id, Err(Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded")));
-        let (ImageState::Failed { reason, message }, _) = bench.ensure(1, "Always") else { panic!("it must not run") };
-        assert_eq!((reason.as_str(), message.as_str()), ("CreateContainerConfigError", "context deadline exceeded"));
-        bench.due(11);
-        let (_, actions) = bench.ensure(11, "Always");
-        let look = bench.done(11, actions[0].id, Ok(CriReply::Pulled { image_ref: "sha256:1".to_owned() }));
-        let named = Image { username: "nobody".to_owned(), size: 5, ..Image::default() };
-        bench.done(11, look[0].id, Ok(CriReply::Image(Some(named))));
-        assert!(matches!(bench.ensure(11, "Always").0, ImageState::Ready(image) if image.username == "nobody"));
-    }
-
-    // CRI-034: all credentials are tried, and then none of them is kept waiting.
-    #[test]
-    fn success_after_a_failure_forgets_the_back_off() {
-        let mut bench = Bench::new();
-        let (_, actions) = bench.ensure(0, "Always");
-        bench.done(0, actions[0].id, refused());
-        bench.due(2);
-        bench.due(10);
-        let (_, actions) = bench.ensure(10, "Always");
-        let resolve = bench.done(11, actions[0].id, Ok(CriReply::Pulled { image_ref: "sha256:1".to_owned() }));
-        bench.done(11, resolve[0].id, Ok(CriReply::Image(Some(Image { size: 5, ..Image::default() }))));
-        assert!(matches!(bench.ensure(11, "Always").0, ImageState::Ready(_)));
-        assert_eq!(
-            bench.recorded.last().unwrap().message,
-            "Successfully pulled image \"busybox:latest\" in 1s (1s including waiting). Image size: 5 bytes."
-        );
-        assert_eq!(bench.images.deadline(), None);
-    }
-}
+mod tests;

@@ -109,7 +109,6 @@ fn readiness(
         return Readiness::HoldsOthers;
     }
     pull_secrets_missing(worker, &secrets.missing, out);
-    let credentials = secrets.credentials(&image);
     let need = ImageNeed {
         pod: &worker.pod,
         uid: &worker.uid,
@@ -117,7 +116,7 @@ fn readiness(
         field_path: &field_path,
         image: &image,
         policy: container.image_pull_policy.as_deref().unwrap_or("IfNotPresent"),
-        credentials,
+        secrets: &secrets.found,
         sandbox_config: None,
     };
     match parts.images.ensure(now, &need, out) {

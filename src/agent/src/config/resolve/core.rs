@@ -41,7 +41,7 @@ impl Resolver<'_> {
             },
             pods: self.pods(),
             dns: self.dns(),
-            images: self.images(),
+            images: self.images(&gates),
             container_logs: ContainerLogs {
                 max_size: quantity::units(&config.container_log_max_size),
                 max_files: in_range(config.container_log_max_files.unwrap_or_default()),
@@ -206,7 +206,7 @@ impl Resolver<'_> {
         }
     }
 
-    fn images(&self) -> Images {
+    fn images(&self, gates: &FeatureGates) -> Images {
         let config = self.config;
         let serialize = config.serialize_image_pulls.unwrap_or(true);
         let parallel = config.max_parallel_image_pulls.map(in_range::<u32, _>);
@@ -218,6 +218,7 @@ impl Resolver<'_> {
             gc_low_threshold_percent: in_range(config.image_gc_low_threshold_percent.unwrap_or_default()),
             gc_min_age: config.image_minimum_gc_age.non_negative(),
             gc_max_age: config.image_maximum_gc_age.positive(),
+            pulls_are_recorded: gates.enabled("KubeletEnsureSecretPulledImages"),
             credentials_verification: match config.image_pull_credentials_verification_policy.as_str() {
                 "NeverVerifyPreloadedImages" => CredentialsVerification::NeverVerifyPreloadedImages,
                 "NeverVerifyAllowlistedImages" => CredentialsVerification::NeverVerifyAllowlistedImages,
