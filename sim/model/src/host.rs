@@ -113,27 +113,12 @@ impl HostModel {
             }),
             HostCall::RemovePodDir { pod } => self.remove_pod_dir(pod),
             HostCall::ListPodDirs => Ok(HostReply::PodDirs(self.pod_dirs.iter().cloned().collect())),
-            HostCall::WriteFile { path, contents, .. } => self.space().map(|()| {
-                self.files.insert(path.clone(), contents.clone());
-                HostReply::Done
-            }),
-            HostCall::CreateFile { path, .. } => self.space().map(|()| {
-                self.files.insert(path.clone(), Vec::new());
-                HostReply::Done
-            }),
-            HostCall::ReadFile { path } => match self.files.get(path) {
-                Some(contents) => Ok(HostReply::Contents(contents.clone())),
-                None => Err(Failure::new(FailureKind::NotFound, format!("open {path}: no such file or directory"))),
-            },
-            HostCall::WriteRecord { path, contents } => self.space().map(|()| {
-                self.files.insert(path.clone(), contents.reveal().clone());
-                HostReply::Done
-            }),
-            HostCall::RemoveFile { path } => {
-                self.files.remove(path);
-                Ok(HostReply::Done)
-            }
-            HostCall::ReadDirectory { path, prefix } => Ok(HostReply::Files(self.read_directory(path, prefix))),
+            HostCall::WriteFile { .. }
+            | HostCall::CreateFile { .. }
+            | HostCall::ReadFile { .. }
+            | HostCall::WriteRecord { .. }
+            | HostCall::RemoveFile { .. }
+            | HostCall::ReadDirectory { .. } => self.on_files(call),
             // Pretend containers write nothing.
             HostCall::LargeLogs { .. } => Ok(HostReply::LargeLogs { large: Vec::new(), missing: Vec::new() }),
             HostCall::RotateLog { path, suffix, .. } => Ok(HostReply::Rotated(format!("{path}.{suffix}"))),
@@ -165,6 +150,33 @@ impl HostModel {
                 available: if self.disk_full { 0 } else { self.machine.root_fs_capacity / 2 },
                 ..FsUsage::default()
             })),
+        }
+    }
+
+    fn on_files(&mut self, call: &HostCall) -> Result<HostReply, Failure> {
+        match call {
+            HostCall::WriteFile { path, contents, .. } => self.space().map(|()| {
+                self.files.insert(path.clone(), contents.clone());
+                HostReply::Done
+            }),
+            HostCall::CreateFile { path, .. } => self.space().map(|()| {
+                self.files.insert(path.clone(), Vec::new());
+                HostReply::Done
+            }),
+            HostCall::ReadFile { path } => match self.files.get(path) {
+                Some(contents) => Ok(HostReply::Contents(contents.clone())),
+                None => Err(Failure::new(FailureKind::NotFound, format!("open {path}: no such file or directory"))),
+            },
+            HostCall::WriteRecord { path, contents } => self.space().map(|()| {
+                self.files.insert(path.clone(), contents.reveal().clone());
+                HostReply::Done
+            }),
+            HostCall::RemoveFile { path } => {
+                self.files.remove(path);
+                Ok(HostReply::Done)
+            }
+            HostCall::ReadDirectory { path, prefix } => Ok(HostReply::Files(self.read_directory(path, prefix))),
+            _ => Ok(HostReply::Done),
         }
     }
 
