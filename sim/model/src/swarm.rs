@@ -13,6 +13,7 @@ use kubelet::work::Point;
 use serde_json::{Value, json};
 
 use self::blight::Blight;
+use crate::api::request::{Request, Verb};
 use crate::api::resource::named;
 use crate::api::write::DeleteOptions;
 use crate::cluster::Cluster;
@@ -20,7 +21,7 @@ use crate::faults::Odds;
 use crate::liveness::not_at_rest;
 use crate::poison::Poison;
 use crate::runtime::behaviour::ANNOTATION_PREFIX;
-use crate::scenario::run::{Verdict, apply, config_for, first_broken, heal, poison_pod, world_for};
+use crate::scenario::run::{Verdict, administrate, apply, config_for, first_broken, heal, poison_pod, world_for};
 use crate::scenario::schema::NodeSpec;
 use crate::world::World;
 
@@ -436,9 +437,21 @@ fn delete(cluster: &mut impl Cluster, rng: &mut Rng) -> String {
     if grace == Some(0) {
         cluster.with_witness(|witness| witness.forced(&uid));
     }
+    // Drawn apart: the rest of a run is what it would be without.
+    if grace.is_none() && seldom(&mut Rng::new(uid.bytes().map(u64::from).sum()), 2) {
+        disrupt(cluster, &name);
+    }
     let options = DeleteOptions { grace_seconds: grace, ..DeleteOptions::default() };
     let _gone_already = cluster.with_api(|api, now| api.delete(now, named("pods"), "default", &name, &options));
     format!("delete pod {name} with grace {grace:?}")
+}
+
+/// As the eviction API, the scheduler and the taint manager do before they delete a pod.
+fn disrupt(cluster: &mut impl Cluster, name: &str) {
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"});
+    let with = json!({"status": {"conditions": [condition]}});
+    let request = Request::new(Verb::Patch, "pods", "default", name).of("status").with(with);
+    let _gone_already = administrate(cluster, &request);
 }
 
 fn kill(cluster: &mut impl Cluster, rng: &mut Rng) -> String {

@@ -34,6 +34,18 @@ const GRACE_SLACK: Duration = Duration::from_millis(1500);
 /// S5: how long after a start was withdrawn it may have its effect, before the pod's sandbox goes down.
 const WITHDRAWN_STARTS_WITHIN: Duration = Duration::from_secs(1);
 
+/// The conditions that a kubelet owns (pkg/kubelet/types/pod_status.go, PodConditionByKubelet): all others are left alone.
+const OF_THE_AGENT: [&str; 8] = [
+    "PodScheduled",
+    "Ready",
+    "Initialized",
+    "ContainersReady",
+    "PodResizeInProgress",
+    "PodResizePending",
+    "PodReadyToStartContainers",
+    "AllContainersRestarting",
+];
+
 /// What can be seen of a run at one moment, in whichever stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Scene<'a> {
@@ -83,6 +95,8 @@ struct PodRecord {
     /// Containers that the agent is stopping.
     stopped: BTreeSet<String>,
     containers: BTreeSet<String>,
+    /// Conditions that others than the agent own.
+    foreign: BTreeSet<String>,
     last_exit: Option<Duration>,
     last_sandbox_down: Option<Duration>,
 }
@@ -445,6 +459,7 @@ impl Witness {
         }
         self.invariant_only_what_fails_is_left_alone(object);
         self.invariant_terminal_phase_is_final(&mut record, object);
+        self.invariant_conditions_of_others_stay(&mut record, object);
         self.invariant_no_readiness_is_lost_without_a_cause(scene, &mut record, object);
         self.invariant_status_is_of_the_pods_own_containers(scene, &record, object);
         self.invariant_ready_containers_run_and_have_passed_their_probe(scene, &mut record, object);
@@ -459,6 +474,17 @@ impl Witness {
             self.broken("invariant_terminal_phase_is_final", how);
         }
         phase.clone_into(&mut record.phase);
+    }
+
+    /// S16: no scenario takes one away.
+    fn invariant_conditions_of_others_stay(&mut self, record: &mut PodRecord, object: &Value) {
+        let conditions = object["status"]["conditions"].as_array().into_iter().flatten().map(|c| text(&c["type"]));
+        let foreign: BTreeSet<String> = conditions.filter(|kind| !OF_THE_AGENT.contains(kind)).map(str::to_owned).collect();
+        if let Some(lost) = record.foreign.difference(&foreign).next() {
+            let how = format!("the condition {lost} of pod {} is gone", text(&object["metadata"]["uid"]));
+            self.broken("invariant_conditions_of_others_stay", how);
+        }
+        record.foreign = foreign;
     }
 
     /// S7: what no restart of the agent explains either.

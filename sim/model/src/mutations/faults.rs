@@ -239,6 +239,10 @@ pub(super) fn foreign_secret_is_read() -> Planted {
     })
 }
 
+pub(super) fn condition_of_others_is_deleted() -> Planted {
+    written_later(|_| Some(json!({"conditions": [{"$patch": "delete", "type": "DisruptionTarget"}]})))
+}
+
 pub(super) fn everybody_is_left_alone() -> Planted {
     altered(|call| {
         if let Call::Api(ApiCall::PatchPodStatus { patch, .. }) = call {

@@ -34,7 +34,7 @@ const fn row(sentence: &'static str, found_by: &'static str, plant: fn() -> Plan
     Mutation { sentence, found_by, plant, scenario }
 }
 
-const MUTATIONS: [Mutation; 27] = [
+const MUTATIONS: [Mutation; 28] = [
     row("S1", "invariant_one_live_instance_of_a_container", running_containers_look_ended, PROBED),
     row("S2", "invariant_no_pod_is_gone_while_it_runs", deletion_is_confirmed_with_the_stop, DEAF),
     row("S3", "invariant_terminal_phase_is_final", ended_pod_is_told_to_run, JOB),
@@ -52,6 +52,7 @@ const MUTATIONS: [Mutation; 27] = [
     row("S13", "invariant_what_changed_is_looked_at", hints_of_the_runtime_are_not_heeded, KILLED),
     row("S14", "invariant_only_what_fails_is_left_alone", everybody_is_left_alone, PLAIN),
     row("S15", "invariant_private_images_are_for_who_can_open_them", credentials_of_others_are_used, PRIVATE),
+    row("S16", "invariant_conditions_of_others_stay", condition_of_others_is_deleted, DISRUPTED),
     row("", "invariant_nothing_is_asked_that_is_forbidden", foreign_secret_is_read, PLAIN),
     row("", "invariant_volumes_are_used_in_their_order", volume_is_unstaged_as_it_is_published, CLAIMED),
     row("L1", "liveness_what_is_wanted_runs", containers_are_not_started, PLAIN),
@@ -124,7 +125,7 @@ fn every_sentence_of_the_architecture_has_a_planted_fault() {
     let cells = architecture.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
     let is_numbered = |cell: &&str| cell.strip_prefix(['S', 'L']).is_some_and(|number| number.parse::<u32>().is_ok());
     let sentences: BTreeSet<&str> = cells.filter(is_numbered).collect();
-    assert_eq!(sentences.len(), 21, "{sentences:?}");
+    assert_eq!(sentences.len(), 22, "{sentences:?}");
     let planted: BTreeSet<&str> = MUTATIONS.iter().map(|mutation| mutation.sentence).filter(|s| !s.is_empty()).collect();
     assert_eq!(sentences, planted);
 }

@@ -191,3 +191,21 @@ steps:
   - wait: 5s
     expect: {within: 60s, pods: [{name: web, ready: true, starts: 2}]}
 "#;
+
+pub(super) const DISRUPTED: &str = r#"
+about: A pod is told that it will be evicted.
+stages: [model]
+steps:
+  - apply:
+      - kind: Pod
+        metadata: {name: web}
+        spec:
+          containers: [{name: main, image: "busybox:1.36"}]
+    expect: {within: 10s, pods: [{name: web, ready: true}]}
+  - patch:
+      resource: pods/status
+      namespace: default
+      name: web
+      with: {status: {conditions: [{type: DisruptionTarget, status: "True", reason: EvictionByEvictionAPI}]}}
+  - wait: 30s
+"#;

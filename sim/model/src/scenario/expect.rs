@@ -115,6 +115,12 @@ fn pod_unmet(expect: &PodExpect, view: View<'_>, unmet: &mut Vec<String>) {
     if let Some(ready) = expect.ready {
         compare("ready", (condition(pod, "Ready") == Some("True")).to_string(), ready.to_string());
     }
+    for (kind, wanted) in &expect.conditions {
+        let is = condition_text(pod, kind);
+        if !is.starts_with(wanted.as_str()) {
+            compare(kind, is, wanted.clone());
+        }
+    }
     if let Some(restarts) = expect.restarts {
         compare("restart count", container["restartCount"].as_u64().unwrap_or(0).to_string(), restarts.to_string());
     }
@@ -164,6 +170,14 @@ fn container_status<'a>(status: &'a Value, name: Option<&str>) -> &'a Value {
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
+}
+
+/// An object's condition: status, reason and message, as far as they are there.
+fn condition_text(object: &Value, kind: &str) -> String {
+    let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let Some(found) = conditions.find(|c| c["type"] == kind) else { return "none".to_owned() };
+    let parts = ["status", "reason", "message"].iter().map(|part| text(&found[*part])).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join(" ")
 }
 
 /// The status of an object's condition.

@@ -215,7 +215,8 @@ pub(super) fn act(cluster: &mut impl Cluster, step: &Step) -> Result<(), String>
     step.poison.as_ref().map_or(Ok(()), |poison| plant(cluster, poison))
 }
 
-fn administrate(cluster: &mut impl Cluster, request: &Request) -> Result<(), String> {
+/// Asks the API server as an administrator.
+pub(crate) fn administrate(cluster: &mut impl Cluster, request: &Request) -> Result<(), String> {
     let answer = cluster.with_api(|api, now| api.request(now, &Identity::admin(), request));
     answer.map(|_| ()).map_err(|e| e.failure().message)
 }

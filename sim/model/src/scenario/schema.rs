@@ -426,6 +426,8 @@ pub struct PodExpect {
     pub reason: Option<String>,
     /// Whether it is Ready.
     pub ready: Option<bool>,
+    /// Its conditions by type: status, reason and message with blanks between, or the beginning of that; `none` if it has none such.
+    pub conditions: std::collections::BTreeMap<String, String>,
     /// The restart count of its container.
     pub restarts: Option<u64>,
     /// The reason for which its container waits.

@@ -30,14 +30,18 @@ pub struct ConditionInputs<'a> {
 /// Whether a sandbox is up that containers can start in.
 pub const READY_TO_START: &str = "PodReadyToStartContainers";
 
-/// The conditions that the agent owns (POD-287).
-pub const OWNED: [&str; 9] = [
+const INITIALIZED: &str = "Initialized";
+const READY: &str = "Ready";
+const CONTAINERS_READY: &str = "ContainersReady";
+
+/// The conditions that the agent owns (POD-287; PodConditionByKubelet). `DisruptionTarget` is not among them: whoever announces a
+/// disruption sets it, and a Job reads it at the pod's end.
+pub const OWNED: [&str; 8] = [
     READY_TO_START,
-    "Initialized",
-    "Ready",
-    "ContainersReady",
+    INITIALIZED,
+    READY,
+    CONTAINERS_READY,
     "PodScheduled",
-    "DisruptionTarget",
     "PodResizePending",
     "PodResizeInProgress",
     "AllContainersRestarting",
