@@ -82,6 +82,9 @@ struct SeriesKey {
     message: Option<String>,
 }
 
+/// What the API server is spared too many events of: Warnings of an object have an allowance beside its others (getSpamKey).
+type SpamKey = (ObjectKey, bool);
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct ObjectKey {
     namespace: String,
@@ -125,7 +128,7 @@ pub struct Recorder {
     node: String,
     series: BTreeMap<SeriesKey, Series>,
     similar: BTreeMap<SeriesKey, Similar>,
-    allowances: BTreeMap<ObjectKey, Allowance>,
+    allowances: BTreeMap<SpamKey, Allowance>,
     queue: VecDeque<Waiting>,
     in_flight: BTreeMap<ActionId, Waiting>,
     tokens: f64,
@@ -246,18 +249,21 @@ impl Recorder {
             name: reference.name.clone().unwrap_or_default(),
             uid: reference.uid.clone().unwrap_or_default(),
         };
-        if !self.object_may(now.mono, &object) {
+        let spam_key = (object, item.warning);
+        if !self.object_may(now.mono, &spam_key) {
             self.dropped += 1;
             return;
         }
         let mut key = SeriesKey {
-            object,
+            object: spam_key.0,
             field_path: reference.field_path.clone().unwrap_or_default(),
             warning: item.warning,
             reason: item.reason.clone(),
             message: None,
         };
         let message = if self.too_similar(now.mono, &key, &item.message) {
+            // Folded, they are one series, whichever container they are of.
+            key.field_path.clear();
             format!("(combined from similar events): {}", item.message)
         } else {
             key.message = Some(item.message.clone());
@@ -269,7 +275,7 @@ impl Recorder {
         self.forget_oldest();
     }
 
-    fn object_may(&mut self, now: Mono, object: &ObjectKey) -> bool {
+    fn object_may(&mut self, now: Mono, object: &SpamKey) -> bool {
         let uses = self.uses;
         let allowance = self.allowances.entry(object.clone()).or_insert(Allowance { tokens: OBJECT_BURST, at: now, used: uses });
         allowance.tokens = (allowance.tokens + now.since(allowance.at).as_secs_f64() * OBJECT_REFILL_PER_SECOND).min(OBJECT_BURST);
@@ -285,7 +291,9 @@ impl Recorder {
     fn too_similar(&mut self, now: Mono, key: &SeriesKey, message: &str) -> bool {
         let uses = self.uses;
         let fresh = || Similar { messages: std::collections::BTreeSet::new(), since: now, used: uses };
-        let similar = self.similar.entry(key.clone()).or_insert_with(fresh);
+        // Of all containers of a pod together (EventAggregatorByReasonFunc).
+        let key = SeriesKey { field_path: String::new(), ..key.clone() };
+        let similar = self.similar.entry(key).or_insert_with(fresh);
         if now.since(similar.since) > SIMILAR_WINDOW {
             *similar = fresh();
         }
@@ -495,6 +503,34 @@ mod tests {
         assert_eq!(sent.len(), 25);
         assert_eq!(recorder.dropped(), 15);
         assert_eq!(calls(&mut recorder, at(301), vec![same(), same()]).len(), 1);
+    }
+
+    // API-223 (events_cache.go, getSpamKey): the event's type is part of the key, so 25 of each.
+    #[test]
+    fn normal_events_take_nothing_from_the_allowance_of_warnings() {
+        let mut recorder = Recorder::new("n1", 0, 0);
+        let normal = || Recorded::normal(Subject::Pod(pod()), "Pulled", "again");
+        let warning = || Recorded::warning(Subject::Pod(pod()), "BackOff", "again");
+        assert_eq!(calls(&mut recorder, at(0), (0..40).map(|_| normal()).collect()).len(), 25);
+        assert_eq!(calls(&mut recorder, at(0), (0..40).map(|_| warning()).collect()).len(), 25);
+    }
+
+    // API-223 (events_cache.go, EventAggregatorByReasonFunc): the key has no field path, so the containers of a pod count together.
+    #[test]
+    fn similar_events_of_all_containers_of_a_pod_are_folded_into_one() {
+        let mut recorder = Recorder::new("n1", 50, 100);
+        let nth = |n: u32| {
+            let subject = Subject::Container(pod(), format!("spec.containers{{c{}}}", n % 2));
+            Recorded::warning(subject, "Failed", format!("error number {n}"))
+        };
+        let sent = calls(&mut recorder, at(0), (0..12).map(nth).collect());
+        assert!(sent[..10].iter().all(|(_, call)| matches!(call, ApiCall::CreateEvent(_))));
+        let ApiCall::CreateEvent(folded) = &sent[9].1 else { panic!("it is created") };
+        assert_eq!(folded.message.as_deref(), Some("(combined from similar events): error number 9"));
+        for (_, call) in &sent[10..] {
+            let ApiCall::PatchEvent { name, .. } = call else { panic!("the folded one is counted up") };
+            assert_eq!(Some(name), folded.metadata.name.as_ref());
+        }
     }
 
     #[test]
