@@ -16,6 +16,7 @@ pub mod csi;
 pub mod event;
 pub mod failure;
 pub mod feature_gates;
+mod go_json;
 pub mod housekeeping;
 pub mod ids;
 pub mod images;

@@ -9,6 +9,7 @@ use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver, VolumeNodeResources}
 use serde_json::{Map, Value, json};
 
 use crate::csi::DriverNode;
+use crate::go_json;
 
 /// CSI-003
 const ANNOTATION: &str = "csi.volume.kubernetes.io/nodeid";
@@ -78,7 +79,7 @@ pub(super) fn node_patch(
         metadata.insert("labels".to_owned(), labels.into());
     }
     if after != before {
-        let text = if after.is_empty() { Value::Null } else { json!(after).to_string().into() };
+        let text = if after.is_empty() { Value::Null } else { go_json::of(&after).into() };
         metadata.insert("annotations".to_owned(), json!({ANNOTATION: text}));
     }
     Ok((!metadata.is_empty()).then(|| json!({"metadata": metadata})))

@@ -5,6 +5,8 @@
 use k8s_openapi::api::core::v1::Container;
 use serde_json::json;
 
+use crate::go_json;
+
 /// FNV-1a over what Go prints of the bytes of `{"image":..,"name":..}` (POD-122), as lower-case hex.
 #[must_use]
 pub fn container_hash(container: &Container) -> String {
@@ -13,14 +15,9 @@ pub fn container_hash(container: &Container) -> String {
 
 fn hash(image: &str, name: &str) -> u32 {
     let json = json!({"image": image, "name": name}).to_string();
-    let decimals: Vec<String> = escaped(&json).bytes().map(|byte| byte.to_string()).collect();
+    let decimals: Vec<String> = go_json::escaped(&json).bytes().map(|byte| byte.to_string()).collect();
     let printed = format!("([]uint8)[{}]", decimals.join(" "));
     printed.bytes().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
-}
-
-/// Go escapes these in JSON; serde does not.
-pub(super) fn escaped(json: &str) -> String {
-    json.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e")
 }
 
 #[cfg(test)]

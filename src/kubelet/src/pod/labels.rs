@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use serde_json::Value;
 
-use super::hash::{container_hash, escaped};
+use super::hash::container_hash;
+use crate::go_json::escaped;
 
 /// The pod's name.
 pub const POD_NAME: &str = "io.kubernetes.pod.name";
