@@ -26,6 +26,19 @@ pub(super) struct Status {
 #[serde(default, rename_all = "camelCase")]
 struct Details {
     retry_after_seconds: u64,
+    causes: Vec<Cause>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Cause {
+    reason: String,
+}
+
+/// Whether something was refused because its namespace is being deleted: that is normal, and nobody need look at it.
+pub(super) fn is_of_a_namespace_that_goes(body: &[u8]) -> bool {
+    let told: Status = serde_json::from_slice(body).unwrap_or_default();
+    told.details.is_some_and(|details| details.causes.iter().any(|cause| cause.reason == "NamespaceTerminating"))
 }
 
 /// An answer that is not a success.
@@ -98,6 +111,22 @@ pub(super) fn transport(error: &kube::Error, reads: bool) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // apiserver/pkg/admission/plugin/namespace/lifecycle/admission.go gives the cause, client-go tools/record/event.go looks for it.
+    #[test]
+    fn what_a_namespace_that_is_deleted_takes_no_more_is_known() {
+        let body = |causes: &str| {
+            format!(
+                r#"{{"kind":"Status","status":"Failure","message":"events \"p.1\" is forbidden: unable to create new content in namespace
+                    ns because it is being terminated","reason":"Forbidden","details":{{"name":"p.1","kind":"events"{causes}}},"code":403}}"#
+            )
+            .replace('\n', " ")
+        };
+        let causes = r#","causes":[{"reason":"NamespaceTerminating","message":"namespace ns is being terminated","field":"metadata.namespace"}]"#;
+        assert!(is_of_a_namespace_that_goes(body(causes).as_bytes()));
+        assert!(!is_of_a_namespace_that_goes(body("").as_bytes()));
+        assert!(!is_of_a_namespace_that_goes(b"no"));
+    }
 
     // API-220
     #[test]

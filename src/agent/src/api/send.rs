@@ -202,7 +202,11 @@ impl Sender {
         if status == StatusCode::FORBIDDEN {
             self.forbidden.fetch_add(1, Ordering::Relaxed);
             let path = path.split('?').next().unwrap_or_default();
-            tracing::warn!(%method, path, error = %failure.message, "The API server forbids a request");
+            if error::is_of_a_namespace_that_goes(&body) {
+                tracing::debug!(%method, path, error = %failure.message, "The namespace is being deleted");
+            } else {
+                tracing::warn!(%method, path, error = %failure.message, "The API server forbids a request");
+            }
         }
         Err(failure)
     }
