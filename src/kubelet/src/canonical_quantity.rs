@@ -146,27 +146,63 @@ pub fn canonical(quantity: &Quantity) -> Quantity {
     Written::parse(quantity).map_or_else(|| quantity.clone(), Written::print)
 }
 
-/// All quantities of a pod's status, as the API server writes them.
+/// A pod's status as it is compared: all quantities as the API server writes them, and no list, map or text that is there and empty, for
+/// to upstream (apiequality.Semantic, omitempty) that is the same as none.
 pub(crate) fn canonical_status(status: &mut PodStatus) {
     canonical_list(&mut status.allocated_resources);
     status.resources.iter_mut().for_each(canonical_requirements);
-    let lists = [&mut status.container_statuses, &mut status.init_container_statuses, &mut status.ephemeral_container_statuses];
-    lists.into_iter().flatten().flatten().for_each(canonical_container);
+    for containers in
+        [&mut status.container_statuses, &mut status.init_container_statuses, &mut status.ephemeral_container_statuses]
+    {
+        containers.iter_mut().flatten().for_each(canonical_container);
+        none_if_empty(containers);
+    }
+    no_text_if_empty(&mut status.reason);
+    no_text_if_empty(&mut status.message);
+    for condition in status.conditions.iter_mut().flatten() {
+        no_text_if_empty(&mut condition.reason);
+        no_text_if_empty(&mut condition.message);
+    }
+    none_if_empty(&mut status.conditions);
+    none_if_empty(&mut status.host_ips);
+    none_if_empty(&mut status.pod_ips);
+    none_if_empty(&mut status.resource_claim_statuses);
 }
 
 fn canonical_container(status: &mut ContainerStatus) {
     canonical_list(&mut status.allocated_resources);
     status.resources.iter_mut().for_each(canonical_requirements);
+    none_if_empty(&mut status.volume_mounts);
+    status.allocated_resources_status.iter_mut().flatten().for_each(|of| none_if_empty(&mut of.resources));
+    none_if_empty(&mut status.allocated_resources_status);
+    let linux = status.user.as_mut().and_then(|user| user.linux.as_mut());
+    linux.into_iter().for_each(|user| none_if_empty(&mut user.supplemental_groups));
 }
 
 fn canonical_requirements(resources: &mut ResourceRequirements) {
     canonical_list(&mut resources.requests);
     canonical_list(&mut resources.limits);
+    none_if_empty(&mut resources.claims);
 }
 
 fn canonical_list(list: &mut Option<BTreeMap<String, Quantity>>) {
     for quantity in list.iter_mut().flat_map(BTreeMap::values_mut) {
         *quantity = canonical(quantity);
+    }
+    if list.as_ref().is_some_and(BTreeMap::is_empty) {
+        *list = None;
+    }
+}
+
+fn no_text_if_empty(text: &mut Option<String>) {
+    if text.as_deref() == Some("") {
+        *text = None;
+    }
+}
+
+fn none_if_empty<T>(list: &mut Option<Vec<T>>) {
+    if list.as_ref().is_some_and(Vec::is_empty) {
+        *list = None;
     }
 }
 
@@ -213,6 +249,14 @@ mod tests {
             ("12E", "12E"),
             ("9007199254740988Ki", "9007199254740988Ki"),
             ("1n", "1n"),
+            // Of binary notation never more than fits into 63 bits (ParseQuantity, maxAllowed).
+            ("7Ei", "7Ei"),
+            ("8Ei", "9223372036854775807"),
+            ("-8Ei", "-9223372036854775807"),
+            ("9007199254740992Ki", "9223372036854775807"),
+            ("10000000000000000Mi", "9223372036854775807"),
+            ("10E", "10E"),
+            ("1e30", "1e30"),
             ("100m", "100m"),
             ("what", "what"),
         ];
@@ -220,6 +264,29 @@ mod tests {
             assert_eq!(written(given), stored, "{given}");
             assert_eq!(written(stored), stored, "{stored} is not changed any more");
         }
+    }
+
+    // apiequality.Semantic (as needsUpdate of status_manager.go compares): nil and empty are the same.
+    #[test]
+    fn nothing_is_told_of_what_is_empty() {
+        let container = |lists: serde_json::Value| {
+            let mut container = serde_json::json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0});
+            container.as_object_mut().unwrap().extend(lists.as_object().unwrap().clone());
+            container
+        };
+        let empty = serde_json::json!({"volumeMounts": [], "allocatedResources": {}, "allocatedResourcesStatus": [],
+            "resources": {"limits": {}, "requests": {}, "claims": []}, "user": {"linux": {"gid": 0, "uid": 0, "supplementalGroups": []}}});
+        let absent = serde_json::json!({"resources": {}, "user": {"linux": {"gid": 0, "uid": 0}}});
+        let of = |lists: serde_json::Value| -> PodStatus {
+            let mut status: PodStatus = serde_json::from_value(lists).unwrap();
+            canonical_status(&mut status);
+            status
+        };
+        let filled = of(
+            serde_json::json!({"conditions": [], "hostIPs": [], "podIPs": [], "resourceClaimStatuses": [], "allocatedResources": {},
+            "resources": {"limits": {}}, "initContainerStatuses": [], "ephemeralContainerStatuses": [], "containerStatuses": [container(empty)]}),
+        );
+        assert_eq!(filled, of(serde_json::json!({"resources": {}, "containerStatuses": [container(absent)]})));
     }
 
     proptest::proptest! {

@@ -5,6 +5,8 @@
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 const NANO: i128 = 1_000_000_000;
+/// What is written with a binary suffix is capped (ParseQuantity, maxAllowed).
+const MOST_BINARY: i128 = (i64::MAX as i128) * NANO;
 
 /// A quantity's amount. Ordered by size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +43,7 @@ impl Amount {
         let (multiply, divide) = scale(suffix)?;
         let shift = 10_i128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
         let nanos = ceil_div(digits.saturating_mul(NANO).saturating_mul(multiply), divide.checked_mul(shift)?);
+        let nanos = if suffix.ends_with('i') { nanos.min(MOST_BINARY) } else { nanos };
         Some(Self { nanos: if negative { -nanos } else { nanos } })
     }
 

@@ -401,9 +401,10 @@ impl Tracked {
 /// Others' conditions are sent as the API server has them now, not as they were when the status was computed.
 fn keep_foreign_conditions(status: &mut PodStatus, api: &PodStatus) {
     let foreign = |type_: &str| !OWNED.contains(&type_);
-    let Some(conditions) = &mut status.conditions else { return };
+    let mut conditions = status.conditions.take().unwrap_or_default();
     conditions.retain(|c| !foreign(&c.type_));
     conditions.extend(api.conditions.iter().flatten().filter(|c| foreign(&c.type_)).cloned());
+    status.conditions = (!conditions.is_empty()).then_some(conditions);
 }
 
 /// Whether all the news of a pod is that its sandbox is up, and with it its addresses. A container of it starts within moments, unless
