@@ -3,6 +3,7 @@
 //! Differs: nothing on purpose.
 
 mod blight;
+mod turns;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use kubelet::work::Point;
 use serde_json::{Value, json};
 
 use self::blight::Blight;
+use self::turns::Turns;
 use crate::api::request::{Request, Verb};
 use crate::api::resource::named;
 use crate::api::write::DeleteOptions;
@@ -55,6 +57,7 @@ pub struct Draw {
     registry: Option<Registry>,
     venom: Option<Venom>,
     blight: Option<Blight>,
+    turns: Option<Turns>,
 }
 
 /// Pods that make the core panic, or the whole agent die: in some runs, and drawn apart as well.
@@ -242,7 +245,7 @@ impl Draw {
             ..NodeSpec::default()
         };
         let (storage, registry) = (Storage::of(seed), Registry::of(seed));
-        Self { node, rng, storage, registry, venom: Venom::of(seed), blight: Blight::of(seed) }
+        Self { node, rng, storage, registry, venom: Venom::of(seed), blight: Blight::of(seed), turns: Turns::of(seed) }
     }
 }
 
@@ -258,7 +261,7 @@ pub fn run(seed: u64, prepare: impl FnOnce(&mut World)) -> (Verdict, World, Plan
 
 /// Does to a cluster what is drawn, heals it, and sees it settle.
 pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
-    let Draw { node, mut rng, mut storage, mut registry, mut venom, mut blight } = draw;
+    let Draw { node, mut rng, mut storage, mut registry, mut venom, mut blight, mut turns } = draw;
     // A status write that lands after a newer one shows an old status for a moment, whoever writes: not a fault to draw.
     let api = Odds { late: 0, ..draw_odds(&mut rng) };
     let odds = (draw_odds(&mut rng), api, if rng.below(4) == 0 { draw_odds(&mut rng) } else { Odds::default() });
@@ -283,7 +286,9 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
         let of_driver = storage.as_mut().and_then(|storage| storage.deed(cluster));
         let poisoned = venom.as_mut().and_then(|venom| venom.deed(cluster));
         let spoiled = blight.as_mut().and_then(|blight| blight.deed(cluster));
-        let text = of_driver.into_iter().chain(poisoned).chain(spoiled).fold(text, |text, more| format!("{text}; {more}"));
+        let turned = turns.as_mut().and_then(|turns| turns.deed(cluster));
+        let others = of_driver.into_iter().chain(poisoned).chain(spoiled).chain(turned);
+        let text = others.fold(text, |text, more| format!("{text}; {more}"));
         cluster.note(&text);
         plan.deeds.push((at, text));
         if let Some(broken) = first_broken(cluster) {

@@ -75,6 +75,8 @@ pub struct Kubelet {
     recorder: Recorder,
     ledger: Ledger,
     pending_events: Vec<Recorded>,
+    /// The node's addresses as pods were last told of them.
+    host_ips: Vec<String>,
     node_listed: bool,
     watching_pods: bool,
 }
@@ -126,6 +128,7 @@ impl Kubelet {
             recorder: Recorder::new(&config.node.name, config.events.qps, config.events.burst),
             ledger: Ledger::default(),
             pending_events: Vec::new(),
+            host_ips: Vec::new(),
             node_listed: false,
             watching_pods: false,
         }
@@ -344,8 +347,18 @@ impl Kubelet {
         self.parts.objects.node_seen(&node);
         self.parts.node.seen(node, out);
         self.node_known(now);
+        self.addresses_follow();
         self.node_listed = true;
         self.watch_pods(out);
+    }
+
+    /// POD-298: pods tell of their node's addresses.
+    fn addresses_follow(&mut self) {
+        let host_ips = self.parts.host_ips();
+        if host_ips != self.host_ips {
+            self.host_ips = host_ips;
+            self.all_dirty();
+        }
     }
 
     fn node_known(&mut self, now: Now) {
@@ -429,6 +442,7 @@ impl Kubelet {
         match out.owner_of(id) {
             Some(Owner::Node) => {
                 self.parts.node.done(now, id, outcome, &mut self.parts.rng, out);
+                self.addresses_follow();
                 self.node_known(now);
             }
             Some(Owner::Affinity) => self.doubts_end(now, outcome, out),

@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 
 use crate::ids::PodUid;
 
-/// Lists of maps that merge by a key, by field name.
-const MERGE_KEYS: [(&str, &str); 4] =
-    [("conditions", "type"), ("podIPs", "ip"), ("addresses", "type"), ("resourceClaimStatuses", "name")];
+/// Lists of maps that merge by a key, by field name. A test compares it with the published schema (`testdata/status-merge-keys.json`).
+pub const MERGE_KEYS: [(&str, &str); 5] =
+    [("addresses", "type"), ("conditions", "type"), ("hostIPs", "ip"), ("podIPs", "ip"), ("resourceClaimStatuses", "name")];
 
 /// The patch of a pod's status with its UID as a precondition (POD-301); `None` if nothing differs.
 #[must_use]
@@ -111,6 +111,8 @@ fn diff_lists(field: &str, key: &str, before: &[Value], after: &[Value], diff: &
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
 
     fn pod_status(value: Value) -> PodStatus {
@@ -163,5 +165,58 @@ mod tests {
         assert_eq!(patch, json!({"status": {"addresses": [one, two, {"$patch": "replace"}]}}));
         let first = node_status_patch(&NodeStatus::default(), &node(json!([one]))).unwrap();
         assert_eq!(first, json!({"status": {"addresses": [one]}}));
+    }
+
+    // POD-301, NODE-064: by what the lists of a status merge is as published (core/v1/types.go: patchStrategy and patchMergeKey).
+    #[test]
+    fn lists_merge_by_the_published_keys() {
+        let published: BTreeMap<String, BTreeMap<String, Option<String>>> =
+            serde_json::from_str(include_str!("../testdata/status-merge-keys.json")).unwrap();
+        let roots = [&published["PodStatus"], &published["NodeStatus"]];
+        let merging = roots.into_iter().flatten().filter_map(|(field, key)| Some((field.as_str(), key.as_deref()?)));
+        let merging: BTreeMap<&str, &str> = merging.collect();
+        assert_eq!(merging, MERGE_KEYS.into_iter().collect());
+        let both = |field: &String| roots.into_iter().filter_map(|root| root.get(field)).collect::<BTreeSet<_>>().len();
+        assert!(roots.into_iter().flatten().all(|(field, _)| both(field) == 1), "a name tells how a list merges");
+    }
+
+    /// The lists of a status that there can be.
+    fn lists(status: &Value) -> BTreeSet<String> {
+        let fields = status.as_object().unwrap().iter().filter(|(_, value)| value.is_array());
+        fields.map(|(field, _)| field.clone()).collect()
+    }
+
+    // POD-301: every list that is sent is in the published table: of a real kubelet's statuses, and of all that can be told here.
+    #[test]
+    fn every_list_that_is_sent_is_published() {
+        let published: BTreeMap<String, BTreeMap<String, Option<String>>> =
+            serde_json::from_str(include_str!("../testdata/status-merge-keys.json")).unwrap();
+        let status = |text: &str| serde_json::from_str::<Value>(text).unwrap()["status"].clone();
+        let node = status(include_str!("../testdata/node.json"));
+        let pod = status(include_str!("../testdata/pod-running.json"));
+        for (kind, sent) in [("PodStatus", lists(&pod)), ("NodeStatus", lists(&node))] {
+            assert!(!sent.is_empty());
+            let known: BTreeSet<String> = published[kind].keys().cloned().collect();
+            assert!(sent.is_subset(&known), "{kind}: {sent:?}");
+            let all: Map<String, Value> = known.iter().map(|field| (field.clone(), json!([]))).collect();
+            let typed = if kind == "PodStatus" {
+                serde_json::to_value(pod_status(all.into()))
+            } else {
+                serde_json::to_value(serde_json::from_value::<NodeStatus>(all.into()).unwrap())
+            };
+            assert!(lists(&typed.unwrap()).is_subset(&known));
+        }
+    }
+
+    // POD-301 (CreateTwoWayMergePatch with patchMergeKey "ip"): the node's address changes, and the old one goes.
+    #[test]
+    fn changed_host_ip_takes_the_old_one_away() {
+        let told = |ip: &str| pod_status(json!({"hostIP": ip, "hostIPs": [{"ip": ip}]}));
+        let patch = pod_status_patch(&PodUid::new("u"), &told("10.0.0.1"), &told("10.0.0.2")).unwrap();
+        assert_eq!(
+            patch["status"],
+            json!({"hostIP": "10.0.0.2", "hostIPs": [{"ip": "10.0.0.2"}, {"$patch": "delete", "ip": "10.0.0.1"}],
+                   "$setElementOrder/hostIPs": [{"ip": "10.0.0.2"}]})
+        );
     }
 }

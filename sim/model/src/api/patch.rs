@@ -293,6 +293,18 @@ mod tests {
         assert_eq!(strategic(before, patch), after);
     }
 
+    // core/v1/types.go: what the agent is held to by its own test, this server does.
+    #[test]
+    fn lists_of_a_status_merge_by_the_keys_that_the_agent_knows() {
+        for (field, key) in kubelet::status_patch::MERGE_KEYS {
+            assert_eq!(merge_key(field, None), Some(key), "{field}");
+        }
+        let before = json!({"hostIPs": [{"ip": "A"}]});
+        assert_eq!(strategic(before.clone(), json!({"hostIPs": [{"ip": "B"}]})), json!({"hostIPs": [{"ip": "A"}, {"ip": "B"}]}));
+        let changed = json!({"$setElementOrder/hostIPs": [{"ip": "B"}], "hostIPs": [{"ip": "B"}, {"$patch": "delete", "ip": "A"}]});
+        assert_eq!(strategic(before, changed), json!({"hostIPs": [{"ip": "B"}]}));
+    }
+
     #[test]
     fn what_only_the_server_knows_keeps_its_place() {
         let before = json!({"conditions": [{"type": "Gate"}, {"type": "A"}, {"type": "Z"}]});

@@ -9,8 +9,8 @@ use kubelet::event::CriReply;
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::{ContainerId, PodUid, SandboxId};
 use kubelet::observation::{
-    ContainerState, ContainerStatus, LinuxUser, ListedContainer, ListedSandbox, Listing, PodObservation, SandboxState,
-    SandboxStatus,
+    ActualResources, ContainerState, ContainerStatus, LinuxUser, ListedContainer, ListedSandbox, Listing, PodObservation,
+    SandboxState, SandboxStatus,
 };
 use kubelet::time::Mono;
 use proto::cri::{ContainerConfig, NamespaceMode, PodSandboxConfig};
@@ -172,7 +172,8 @@ impl RuntimeModel {
             container.state = ContainerState::Exited;
             container.exit_code = 128;
             "StartError".clone_into(&mut container.reason);
-            (container.started, container.finished) = (Some(now), Some(now));
+            // As containerd has it: it never started.
+            container.finished = Some(now);
             self.changed.insert(container.pod.clone());
             return Err(Failure::new(FailureKind::Other, why));
         }
@@ -324,8 +325,19 @@ fn status_of(container: &Container) -> ContainerStatus {
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
         user: Some(LinuxUser { uid: 0, gid: 0, supplemental_groups: vec![0] }),
-        resources: None,
+        resources: resources_of(config),
         termination_log: String::new(),
         stop_signal: String::new(),
     }
+}
+
+/// As containerd tells them: what the container was made with.
+fn resources_of(config: &ContainerConfig) -> Option<ActualResources> {
+    let resources = config.linux.as_ref()?.resources.as_ref()?;
+    Some(ActualResources {
+        cpu_shares: resources.cpu_shares,
+        cpu_quota: resources.cpu_quota,
+        cpu_period: resources.cpu_period,
+        memory_limit: resources.memory_limit_in_bytes,
+    })
 }

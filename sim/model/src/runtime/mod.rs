@@ -295,6 +295,13 @@ impl RuntimeModel {
         }
     }
 
+    /// A container is gone, and nothing is left to tell how it ended: somebody removed it, or the runtime lost its data.
+    pub fn lose(&mut self, now: Timestamp, pod: &PodUid, container: &str) {
+        self.kill(now, pod, container, 137, "Error");
+        self.containers.retain(|_, c| c.pod != *pod || c.name() != container);
+        self.changed.insert(pod.clone());
+    }
+
     /// The sandboxes of a pod die, and with them all that runs in them.
     pub fn kill_sandboxes(&mut self, now: Timestamp, pod: &PodUid) {
         let of_pod = |s: &&Sandbox| s.config.metadata.as_ref().is_some_and(|m| m.uid == pod.as_str());

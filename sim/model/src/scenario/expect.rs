@@ -115,12 +115,6 @@ fn pod_unmet(expect: &PodExpect, view: View<'_>, unmet: &mut Vec<String>) {
     if let Some(ready) = expect.ready {
         compare("ready", (condition(pod, "Ready") == Some("True")).to_string(), ready.to_string());
     }
-    for (kind, wanted) in &expect.conditions {
-        let is = condition_text(pod, kind);
-        if !is.starts_with(wanted.as_str()) {
-            compare(kind, is, wanted.clone());
-        }
-    }
     if let Some(restarts) = expect.restarts {
         compare("restart count", container["restartCount"].as_u64().unwrap_or(0).to_string(), restarts.to_string());
     }
@@ -143,6 +137,7 @@ fn pod_unmet(expect: &PodExpect, view: View<'_>, unmet: &mut Vec<String>) {
     if let Some(bytes) = expect.message_bytes {
         compare("message bytes", ended.map_or(0, |t| text(&t["message"]).len()).to_string(), bytes.to_string());
     }
+    told(expect, pod, container, &mut compare);
     let uid = runtime_uid(pod);
     if let Some(running) = expect.running {
         let is = view.runtime.running().filter(|c| c.pod.as_str() == uid).count();
@@ -160,6 +155,24 @@ fn pod_unmet(expect: &PodExpect, view: View<'_>, unmet: &mut Vec<String>) {
     }
 }
 
+/// What the pod's status says beside what its container is doing.
+fn told(expect: &PodExpect, pod: &Value, container: &Value, compare: &mut impl FnMut(&str, String, String)) {
+    let status = &pod["status"];
+    for (kind, wanted) in &expect.conditions {
+        let is = condition_text(pod, kind);
+        if !is.starts_with(wanted.as_str()) {
+            compare(kind, is, wanted.clone());
+        }
+    }
+    for (which, wanted) in &expect.resources {
+        compare(which, resource(status, container, which), wanted.clone());
+    }
+    if let Some(wanted) = &expect.host_ips {
+        let is = status["hostIPs"].as_array().into_iter().flatten().map(|ip| text(&ip["ip"])).collect::<Vec<_>>();
+        compare("host IPs", is.join(" "), wanted.join(" "));
+    }
+}
+
 /// The status of a container of any kind; of the first regular one if none is named.
 fn container_status<'a>(status: &'a Value, name: Option<&str>) -> &'a Value {
     let Some(name) = name else { return &status["containerStatuses"][0] };
@@ -170,6 +183,17 @@ fn container_status<'a>(status: &'a Value, name: Option<&str>) -> &'a Value {
 
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
+}
+
+/// An amount in a pod's or container's status.
+fn resource(pod: &Value, container: &Value, which: &str) -> String {
+    let (of, which) = which.strip_prefix("pod.").map_or((container, which), |which| (pod, which));
+    let found = match which.split_once('.') {
+        Some(("allocated", name)) => &of["allocatedResources"][name],
+        Some((list, name)) => &of["resources"][list][name],
+        None => &Value::Null,
+    };
+    if found.is_null() { "none".to_owned() } else { text(found) }
 }
 
 /// An object's condition: status, reason and message, as far as they are there.

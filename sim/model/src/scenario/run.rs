@@ -243,6 +243,7 @@ fn disturb(cluster: &mut impl Cluster, step: &Step) {
         });
         if let Some(uid) = uid {
             cluster.with_runtime(|runtime, now| match &kill.container {
+                Some(container) if kill.forgotten => runtime.lose(now, &uid, container),
                 Some(container) => runtime.kill(now, &uid, container, kill.code, &kill.reason),
                 None => runtime.kill_sandboxes(now, &uid),
             });
@@ -266,6 +267,9 @@ fn disturb(cluster: &mut impl Cluster, step: &Step) {
     }
     if step.heal {
         heal(cluster);
+    }
+    if let Some(address) = &step.address {
+        cluster.with_host(|host| host.machine.default_ips = vec![address.clone()]);
     }
     if let Some(full) = step.disk_full {
         cluster.with_host(|host| host.disk_full = full);

@@ -123,6 +123,8 @@ pub struct Step {
     pub many: Option<Many>,
     /// No more faults from here.
     pub heal: bool,
+    /// The node's address from here on; the agent of a later life sees it in any case.
+    pub address: Option<String>,
     /// The disk is full, or is not any more.
     pub disk_full: Option<bool>,
     /// Whether the runtime's network is ready.
@@ -297,6 +299,9 @@ pub struct Kill {
     pub pod: String,
     /// The container's name; without it the pod's sandbox dies, and with it all that runs in it.
     pub container: Option<String>,
+    /// Whether the runtime forgets the container and all its instances.
+    #[serde(default)]
+    pub forgotten: bool,
     /// The exit code.
     #[serde(default = "sigkill")]
     pub code: i32,
@@ -440,6 +445,11 @@ pub struct PodExpect {
     pub terminated: Option<String>,
     /// How many bytes its container's message has, in its state or its last state.
     pub message_bytes: Option<usize>,
+    /// What it and its container are said to have, by resource, as `limits.memory`, `requests.cpu` or `allocated.cpu` of the container;
+    /// of the pod as a whole after `pod.`. `none` if nothing is said.
+    pub resources: std::collections::BTreeMap<String, String>,
+    /// The node's addresses in its status.
+    pub host_ips: Option<Vec<String>>,
     /// How many containers of it run.
     pub running: Option<usize>,
     /// How often containers of it were ever started.
