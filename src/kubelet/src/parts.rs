@@ -268,7 +268,6 @@ impl Parts {
         })?;
         let pod_dir = self.pod_dir(worker);
         let variable = |name: &str| env.text(name).map(Cow::into_owned);
-        let recursive = self.runtime.handlers().iter().any(|h| h.name.is_empty() && h.recursive_read_only_mounts);
         let inputs = MountInputs {
             pod,
             uid: &worker.uid,
@@ -276,7 +275,7 @@ impl Parts {
             volumes: self.volumes.mounted(&worker.uid),
             pod_dir: &pod_dir,
             variable: &variable,
-            recursive_read_only: recursive,
+            recursive_read_only: self.mounts_recursively(),
             selinux: machine.selinux,
         };
         let mounts = volume_mounts(&inputs, room).map_err(config_error)?;
@@ -310,6 +309,12 @@ impl Parts {
             sandbox_config,
             files,
         })
+    }
+
+    /// Whether the runtime can mount recursively read-only.
+    #[must_use]
+    pub fn mounts_recursively(&self) -> bool {
+        self.runtime.handlers().iter().any(|h| h.name.is_empty() && h.recursive_read_only_mounts)
     }
 
     /// /etc/hosts (NET-003) and the termination log (MNT-015).

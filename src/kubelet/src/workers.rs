@@ -18,12 +18,14 @@ use crate::kubelet::Kubelet;
 use crate::out::{Out, Owner};
 use crate::pleg::RuntimePod;
 use crate::pod::chain::StepReply;
+use crate::pod::conditions::RESIZE_PENDING;
 use crate::pod::manager::{Changes, DesiredPod, is_static, name_of};
 use crate::pod::plan;
 use crate::pod::report::{rejected_status, step_ended};
 use crate::pod::stop::pod_grace;
 use crate::pod::worker::{Completed, Phase, PodWorker, Verdict};
 use crate::recorder::{Recorded, Subject};
+use crate::resources::allocated::{Allocated, allocated, allocated_before, refusal_message};
 use crate::time::Now;
 use crate::work::{Point, caught};
 
@@ -71,8 +73,10 @@ impl Kubelet {
     }
 
     pub(crate) fn pod_added(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
-        let Some(desired) = self.pods.get(uid).cloned() else { return };
+        let Some(mut desired) = self.pods.get(uid).cloned() else { return };
         self.status_follows(now, &desired);
+        // What it was admitted with stands, whatever its spec asks for since.
+        desired.pod = allocated_before(&desired.pod).pod;
         let name = name_of(&desired.pod);
         if is_static(&desired.pod) {
             if self.housekeeping.is_clearing(uid) {
@@ -206,10 +210,16 @@ impl Kubelet {
             self.parts.statuses.tell(now, uid, out);
             return;
         };
-        if worker.pod.spec != desired.pod.spec {
+        let Allocated { pod, refused } = allocated(&desired.pod, &worker.pod);
+        if worker.pod.spec != pod.spec {
             worker.held.spec_changed();
         }
-        worker.pod = Arc::clone(&desired.pod);
+        if let Some(refused) = refused.filter(|_| !resize_was_told(worker, &desired.pod)) {
+            let message = refusal_message(&desired.pod, refused);
+            out.record(Recorded::warning(Subject::Pod(Arc::clone(&desired.pod)), "ResizeInfeasible", message));
+        }
+        worker.resize_refused = refused;
+        worker.pod = pod;
         let deleting = desired.pod.metadata.deletion_timestamp.is_some();
         if deleting || phase_is_terminal(&desired.pod) {
             let sooner = worker.terminate(now, pod_grace(&desired.pod), None);
@@ -419,6 +429,15 @@ fn orphaned_pod(uid: &PodUid, namespace: String, name: String) -> Pod {
         spec: Some(PodSpec { termination_grace_period_seconds: Some(1), ..PodSpec::default() }),
         status: None,
     }
+}
+
+/// Whether users were told already that what this version of the pod asks for is refused, or need not be.
+fn resize_was_told(worker: &PodWorker, wanted: &Pod) -> bool {
+    let generation = wanted.metadata.generation;
+    let known = worker.resize_refused.is_some() && worker.pod.metadata.generation == generation;
+    let conditions = wanted.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let mut told = conditions.filter(|c| c.type_ == RESIZE_PENDING && c.observed_generation == generation);
+    known || told.next().is_some() || phase_is_terminal(wanted) || wanted.metadata.deletion_timestamp.is_some()
 }
 
 #[cfg(test)]

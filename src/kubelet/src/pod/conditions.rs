@@ -3,7 +3,7 @@
 //! Differs: nothing on purpose.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::restart::is_sidecar;
@@ -13,8 +13,11 @@ use super::restart::is_sidecar;
 pub struct ConditionInputs<'a> {
     /// The pod.
     pub pod: &'a Pod,
-    /// Its phase as just computed.
+    /// Its phase as its containers have it: one that was not over when nothing of it ran any more is `Failed` all the same, but its
+    /// conditions do not say so (status_manager.go, TerminatePod).
     pub phase: &'a str,
+    /// Whether it had ended already when its status was computed before: what was said of its readiness then stands.
+    pub had_ended: bool,
     /// Regular container statuses.
     pub containers: &'a [ContainerStatus],
     /// Init container statuses.
@@ -23,6 +26,8 @@ pub struct ConditionInputs<'a> {
     pub sandbox_ready: bool,
     /// The status as it was last computed, or found.
     pub previous: &'a [PodCondition],
+    /// Why the resources that the pod's spec asks for now are not those that it has, in words.
+    pub resize_refused: Option<&'a str>,
     /// Wall clock in whole seconds.
     pub now: Timestamp,
 }
@@ -33,6 +38,8 @@ pub const READY_TO_START: &str = "PodReadyToStartContainers";
 const INITIALIZED: &str = "Initialized";
 const READY: &str = "Ready";
 const CONTAINERS_READY: &str = "ContainersReady";
+/// The condition of a pod whose spec asks for other resources than it has.
+pub const RESIZE_PENDING: &str = "PodResizePending";
 
 /// The conditions that the agent owns (POD-287; PodConditionByKubelet). `DisruptionTarget` is not among them: whoever announces a
 /// disruption sets it, and a Job reads it at the pod's end.
@@ -42,7 +49,7 @@ pub const OWNED: [&str; 8] = [
     READY,
     CONTAINERS_READY,
     "PodScheduled",
-    "PodResizePending",
+    RESIZE_PENDING,
     "PodResizeInProgress",
     "AllContainersRestarting",
 ];
@@ -58,17 +65,41 @@ struct Owned {
 #[must_use]
 pub fn generate_conditions(inputs: &ConditionInputs<'_>) -> Vec<PodCondition> {
     let containers_ready = containers_ready(inputs);
+    let [initialized, ready, containers_ready] =
+        said_at_the_end(inputs).unwrap_or_else(|| [initialized(inputs), ready(inputs, &containers_ready), containers_ready]);
     let owned = [
         Owned { kind: READY_TO_START, status: inputs.sandbox_ready, reason: None, message: None },
-        initialized(inputs),
-        ready(inputs, &containers_ready),
+        initialized,
+        ready,
         containers_ready,
         Owned { kind: "PodScheduled", status: true, reason: None, message: None },
     ];
     let mut conditions: Vec<PodCondition> = owned.iter().map(|o| condition(o, inputs)).collect();
-    let kept = inputs.previous.iter().filter(|c| OWNED.contains(&c.type_.as_str()) && !owned.iter().any(|o| o.kind == c.type_));
+    conditions.extend(resize_pending(inputs));
+    // Nothing is ever in progress of a resize.
+    let computed = |kind: &str| kind.starts_with("PodResize") || owned.iter().any(|o| o.kind == kind);
+    let kept = inputs.previous.iter().filter(|c| OWNED.contains(&c.type_.as_str()) && !computed(&c.type_));
     conditions.extend(kept.chain(foreign(inputs.pod)).cloned());
     conditions
+}
+
+/// Of a pod that has not ended (determinePodResizeStatus).
+fn resize_pending(inputs: &ConditionInputs<'_>) -> Option<PodCondition> {
+    let message = inputs.resize_refused.filter(|_| completed(inputs.phase).is_none())?;
+    let (reason, message) = (Some("Infeasible".to_owned()), Some(message.to_owned()));
+    let mut condition = condition(&Owned { kind: RESIZE_PENDING, status: true, reason, message }, inputs);
+    condition.last_probe_time.clone_from(&condition.last_transition_time);
+    Some(condition)
+}
+
+/// What was said of a pod that has ended, unless somebody said that it is ready (status_manager.go, mergePodStatus).
+fn said_at_the_end(inputs: &ConditionInputs<'_>) -> Option<[Owned; 3]> {
+    let said = |kind: &'static str| {
+        let said = inputs.previous.iter().find(|c| c.type_ == kind)?;
+        Some(Owned { kind, status: said.status == "True", reason: said.reason.clone(), message: said.message.clone() })
+    };
+    let said = [said(INITIALIZED)?, said(READY)?, said(CONTAINERS_READY)?];
+    Some(said).filter(|[_, ready, containers]| inputs.had_ended && !ready.status && !containers.status)
 }
 
 fn condition(owned: &Owned, inputs: &ConditionInputs<'_>) -> PodCondition {
@@ -105,7 +136,7 @@ fn not_yet(kind: &'static str, reason: &str, message: Option<String>) -> Owned {
 }
 
 fn containers_ready(inputs: &ConditionInputs<'_>) -> Owned {
-    const KIND: &str = "ContainersReady";
+    const KIND: &str = CONTAINERS_READY;
     if let Some(reason) = completed(inputs.phase) {
         return not_yet(KIND, reason, None);
     }
@@ -138,7 +169,7 @@ fn containers_ready(inputs: &ConditionInputs<'_>) -> Owned {
 /// POD-289: every gate must hold as well.
 fn ready(inputs: &ConditionInputs<'_>, containers: &Owned) -> Owned {
     if !containers.status {
-        return Owned { kind: "Ready", status: false, reason: containers.reason.clone(), message: containers.message.clone() };
+        return Owned { kind: READY, status: false, reason: containers.reason.clone(), message: containers.message.clone() };
     }
     let mut messages = Vec::new();
     for gate in inputs.pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten()) {
@@ -152,39 +183,35 @@ fn ready(inputs: &ConditionInputs<'_>, containers: &Owned) -> Owned {
         }
     }
     if messages.is_empty() {
-        Owned { kind: "Ready", status: true, reason: None, message: None }
+        Owned { kind: READY, status: true, reason: None, message: None }
     } else {
-        not_yet("Ready", "ReadinessGatesNotReady", Some(messages.join(", ")))
+        not_yet(READY, "ReadinessGatesNotReady", Some(messages.join(", ")))
     }
 }
 
+/// POD-287: never `PodFailed` (GeneratePodInitializedCondition). Once it holds it holds for good.
 fn initialized(inputs: &ConditionInputs<'_>) -> Owned {
-    const KIND: &str = "Initialized";
-    let spec = inputs.pod.spec.as_ref();
-    let inits: Vec<_> = spec.iter().flat_map(|s| s.init_containers.iter().flatten()).collect();
+    let holds = |reason: Option<&str>| Owned { kind: INITIALIZED, status: true, reason: reason.map(str::to_owned), message: None };
     if inputs.phase == "Succeeded" {
-        return Owned { kind: KIND, status: true, reason: Some("PodCompleted".to_owned()), message: None };
+        return holds(Some("PodCompleted"));
     }
     let started = |c: &ContainerStatus| c.state.as_ref().is_some_and(|s| s.running.is_some() || s.terminated.is_some());
     let was_started = |c: &ContainerStatus| started(c) || c.last_state.as_ref().is_some_and(|s| s.terminated.is_some());
-    if inputs.containers.iter().any(was_started) {
-        // Whatever became of the init containers: they let the regular ones go on once.
-        return Owned { kind: KIND, status: true, reason: None, message: None };
+    let held = inputs.previous.iter().any(|c| c.type_ == INITIALIZED && c.status == "True");
+    // Whatever became of the init containers: they let the regular ones go on once.
+    if held || inputs.containers.iter().any(was_started) {
+        return holds(None);
     }
-    let mut incomplete = Vec::new();
-    for init in inits {
-        let done = inputs
-            .inits
-            .iter()
-            .find(|c| c.name == init.name)
-            .is_some_and(|status| if is_sidecar(init) { status.started == Some(true) } else { status.ready });
-        if !done {
-            incomplete.push(init.name.as_str());
-        }
-    }
+    let spec = inputs.pod.spec.as_ref();
+    let done = |init: &Container| {
+        let status = inputs.inits.iter().find(|c| c.name == init.name);
+        status.is_some_and(|status| if is_sidecar(init) { status.started == Some(true) } else { status.ready })
+    };
+    let inits = spec.iter().flat_map(|s| s.init_containers.iter().flatten());
+    let incomplete: Vec<&str> = inits.filter(|init| !done(init)).map(|init| init.name.as_str()).collect();
     if incomplete.is_empty() {
-        return Owned { kind: KIND, status: true, reason: None, message: None };
+        return holds(None);
     }
-    let reason = if inputs.phase == "Failed" { "PodFailed" } else { "ContainersNotInitialized" };
-    not_yet(KIND, reason, Some(format!("containers with incomplete status: [{}]", incomplete.join(" "))))
+    let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
+    not_yet(INITIALIZED, "ContainersNotInitialized", Some(message))
 }

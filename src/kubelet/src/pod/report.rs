@@ -54,6 +54,7 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
         return;
     }
     out.works_for(Point::Report, &worker.uid);
+    worker.show_errors();
     let seen = worker.seen();
     let host_ips = parts.host_ips();
     let previous = parts.statuses.last_known(&worker.uid).cloned().or_else(|| worker.pod.status.clone()).map(well_again);
@@ -63,7 +64,7 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
         seen: &seen,
         observed: true,
         previous: previous.as_ref(),
-        start_errors: &worker.start_errors,
+        start_errors: &worker.shown_errors,
         to_restart: &worker.to_restart,
         restart_waits: worker.restart_waits,
         prober: &parts.prober,
@@ -72,6 +73,8 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
         verdict: worker.termination.as_ref().and_then(|t| t.verdict.as_ref()),
         host_ips: &host_ips,
         runtime_name: parts.runtime.version().map_or("containerd", |v| &v.name),
+        recursive_read_only: parts.mounts_recursively(),
+        resize_refused: worker.resize_refused,
         now: now.wall_seconds(),
     });
     let gate = Gate { may_run: worker.phase < Phase::Terminated, finished: worker.phase == Phase::Finished };

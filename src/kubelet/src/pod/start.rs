@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, ContainerStatus as ApiStatus};
 
 use super::actions::PodActions;
 use super::batch::{Batch, Stage};
@@ -166,10 +166,12 @@ fn back_off(
     Some(left)
 }
 
-/// POD-129: the instance's number: one more than any other's, or what the logs tell.
+/// POD-129: the instance's number: one more than any other's, or what the logs tell. Of a container that was lost, which has no ID any
+/// more, it was told already that it is restarted (POD-294).
 fn next_attempt(worker: &PodWorker, seen: &PodObservation, name: &str) -> u32 {
     let reported = worker.pod.status.iter().flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses).flatten());
-    let reported = reported.filter(|c| c.name == name && c.container_id.is_some()).map(|c| c.restart_count.saturating_add(1)).max();
+    let next = |c: &ApiStatus| c.restart_count.saturating_add(i32::from(c.container_id.is_some()));
+    let reported = reported.filter(|c| c.name == name).map(next).max();
     let floor = worker.log_floor.get(name).copied().unwrap_or(0).max(u32::try_from(reported.unwrap_or(0)).unwrap_or(0));
     seen.instances(name).map(|instance| instance.attempt.saturating_add(1)).max().unwrap_or(floor)
 }

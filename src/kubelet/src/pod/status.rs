@@ -51,6 +51,10 @@ pub struct StatusInputs<'a> {
     pub host_ips: &'a [String],
     /// Such as `containerd`.
     pub runtime_name: &'a str,
+    /// Whether it can mount recursively read-only.
+    pub recursive_read_only: bool,
+    /// Why the resources that the pod's spec asks for now are not those that it has, in words.
+    pub resize_refused: Option<&'a str>,
     /// Wall clock in whole seconds.
     pub now: Timestamp,
 }
@@ -76,11 +80,10 @@ pub fn generate_api_pod_status(inputs: &StatusInputs<'_>) -> PodStatus {
     let inits = spec.init_containers.as_deref().unwrap_or_default();
     let mut containers = container_statuses(inputs, &spec.containers, false);
     let mut init_statuses = container_statuses(inputs, inits, true);
-    if inputs.terminated {
-        settle_at_the_end(inputs, &mut containers, &mut init_statuses);
-    }
     let mut status = inputs.previous.cloned().unwrap_or_default();
-    let phase = phase_of(inputs, &spec.containers, inits, &containers, &init_statuses);
+    let generated = phase_of(inputs, &spec.containers, inits, &containers, &init_statuses);
+    // POD-269: what has not ended when nothing runs any more has failed. The conditions are those from before that was so.
+    let phase = if inputs.terminated && !is_terminal(&generated) { "Failed".to_owned() } else { generated.clone() };
     if status.phase.as_deref() != Some(&phase) {
         status.reason = None;
         status.message = None;
@@ -93,13 +96,18 @@ pub fn generate_api_pod_status(inputs: &StatusInputs<'_>) -> PodStatus {
     }
     status.conditions = Some(generate_conditions(&ConditionInputs {
         pod: inputs.pod,
-        phase: &phase,
+        phase: &generated,
+        had_ended: inputs.previous.and_then(|p| p.phase.as_deref()).is_some_and(is_terminal),
         containers: &containers,
         inits: &init_statuses,
         sandbox_ready: inputs.observed && needs_sandbox(inputs.pod, inputs.seen).is_none(),
         previous: inputs.previous.and_then(|p| p.conditions.as_deref()).unwrap_or_default(),
+        resize_refused: inputs.resize_refused,
         now: inputs.now,
     }));
+    if inputs.terminated {
+        settle_at_the_end(inputs, &mut containers, &mut init_statuses);
+    }
     status.phase = Some(phase);
     status.container_statuses = (!containers.is_empty()).then_some(containers);
     status.init_container_statuses = (!init_statuses.is_empty()).then_some(init_statuses);
@@ -111,6 +119,10 @@ pub fn generate_api_pod_status(inputs: &StatusInputs<'_>) -> PodStatus {
     status
 }
 
+fn is_terminal(phase: &str) -> bool {
+    matches!(phase, "Failed" | "Succeeded")
+}
+
 /// POD-285, POD-286: a terminal phase stays for ever.
 fn phase_of(
     inputs: &StatusInputs<'_>,
@@ -119,7 +131,7 @@ fn phase_of(
     statuses: &[ApiStatus],
     init_statuses: &[ApiStatus],
 ) -> String {
-    let known = |status: Option<&PodStatus>| status.and_then(|s| s.phase.clone()).filter(|p| p == "Failed" || p == "Succeeded");
+    let known = |status: Option<&PodStatus>| status.and_then(|s| s.phase.clone()).filter(|p| is_terminal(p));
     if let Some(phase) = known(inputs.previous).or_else(|| known(inputs.pod.status.as_ref())) {
         return phase;
     }
@@ -132,12 +144,9 @@ fn phase_of(
         match status(&init.name).and_then(ended) {
             Some(0) => {}
             Some(code) => {
-                if inputs.terminating || !init_again(inputs.pod, init, code) {
-                    return "Failed".to_owned();
-                }
-                return "Pending".to_owned();
+                let again = init_again(inputs.pod, init, code);
+                return if again { "Pending" } else { "Failed" }.to_owned();
             }
-            None if inputs.terminated => return "Failed".to_owned(),
             None => return "Pending".to_owned(),
         }
     }
@@ -146,7 +155,7 @@ fn phase_of(
         return "Pending".to_owned();
     }
     let phase = if count.waiting > 0 {
-        if inputs.terminated { "Failed" } else { "Pending" }
+        "Pending"
     } else if count.running > 0 && count.unknown == 0 {
         "Running"
     } else if count.running == 0 && count.ended > 0 && count.unknown == 0 {

@@ -1,17 +1,18 @@
 //! Decides the status of each container from its instances, what could not be started, and what was reported before.
 //! Upstream: pkg/kubelet/kubelet_pods.go (convertToAPIContainerStatuses).
-//! Differs: nothing on purpose.
+//! Differs: how a container of an unknown state was told stands until its state is known.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus as ApiStatus, ContainerUser, LinuxContainerUser, Pod, ResourceRequirements, VolumeMountStatus,
+    ContainerStatus as ApiStatus, ContainerUser, LinuxContainerUser, Pod, ResourceRequirements, VolumeMount, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::restart::{RestartPolicy, effective_policy, is_sidecar, restarts_after};
 use super::status::StatusInputs;
 use crate::observation::{ContainerState, ContainerStatus};
+use crate::resources::reported::set_actual;
 
 /// POD-294: the exit code of a container that cannot be found any more.
 const LOST_EXIT_CODE: i32 = 137;
@@ -36,7 +37,7 @@ fn container_status(inputs: &StatusInputs<'_>, container: &Container, init: bool
         Some(newest) => seen_status(inputs, container, newest, instances.get(1).copied(), before),
         None => unseen_status(inputs, container, init, before),
     };
-    status.volume_mounts = mount_statuses(container);
+    status.volume_mounts = told_mounts(before).or_else(|| mount_statuses(container, inputs.recursive_read_only));
     set_readiness(inputs, container, init, instances.first().copied(), &mut status);
     show_waiting(inputs, container, instances.first().copied(), &mut status);
     if let Some(before) = before {
@@ -71,7 +72,6 @@ fn seen_status(
     older: Option<&ContainerStatus>,
     before: Option<&ApiStatus>,
 ) -> ApiStatus {
-    let has_inits = has_inits(inputs.pod);
     let mut last_state = ApiState::default();
     if let Some(older) = older.filter(|o| o.state == ContainerState::Exited) {
         last_state = terminated(inputs, older);
@@ -92,13 +92,22 @@ fn seen_status(
             ApiState { running: Some(ContainerStateRunning { started_at: time(newest.started_at) }), ..ApiState::default() }
         }
         ContainerState::Exited => terminated(inputs, newest),
-        ContainerState::Created => waiting(default_reason(has_inits), None),
-        ContainerState::Unknown => lost(inputs, Some(newest), "The container could not be located when the pod was terminated"),
+        // Made, and waiting to be running.
+        ContainerState::Created => waits_for_nothing(),
+        ContainerState::Unknown => return lost_status(inputs, container, newest, before),
     };
+    ApiStatus { state: Some(state), last_state: Some(last_state), ..instance_status(inputs, container, newest, before) }
+}
+
+/// What the runtime tells of an instance, but for its state.
+fn instance_status(
+    inputs: &StatusInputs<'_>,
+    container: &Container,
+    newest: &ContainerStatus,
+    before: Option<&ApiStatus>,
+) -> ApiStatus {
     ApiStatus {
         name: container.name.clone(),
-        state: Some(state),
-        last_state: Some(last_state),
         image: newest.image.clone(),
         image_id: newest.image_ref.clone(),
         container_id: Some(format!("{}://{}", inputs.runtime_name, newest.id)),
@@ -110,16 +119,47 @@ fn seen_status(
                 supplemental_groups: (!user.supplemental_groups.is_empty()).then(|| user.supplemental_groups.clone()),
             }),
         }),
-        resources: Some(reported_resources(container, newest)),
+        resources: Some(reported_resources(inputs, container, newest, before)),
         allocated_resources: container.resources.as_ref().and_then(|r| r.requests.clone()).filter(|r| !r.is_empty()),
         ..ApiStatus::default()
     }
 }
 
-/// POD-297: running, what is in force; else what the spec says.
-fn reported_resources(container: &Container, _newest: &ContainerStatus) -> ResourceRequirements {
-    let wanted = container.resources.clone().unwrap_or_default();
-    ResourceRequirements { limits: wanted.limits, requests: wanted.requests, claims: None }
+/// POD-297: running, what is in force as far as the runtime tells; else what is allocated (convertContainerStatusResources).
+fn reported_resources(
+    inputs: &StatusInputs<'_>,
+    container: &Container,
+    newest: &ContainerStatus,
+    before: Option<&ApiStatus>,
+) -> ResourceRequirements {
+    let allocated = container.resources.clone().unwrap_or_default();
+    let mut reported = ResourceRequirements { limits: allocated.limits, requests: allocated.requests, claims: None };
+    if newest.state != ContainerState::Running {
+        return reported;
+    }
+    let same = before.filter(|b| same_id(inputs, b, newest) && b.state.as_ref().is_some_and(|s| s.running.is_some()));
+    set_actual(&mut reported, newest.resources.as_ref(), same.and_then(|b| b.resources.as_ref()));
+    reported
+}
+
+/// A container of which the runtime does not know how it is. If it ran, it has ended, and somehow badly; that is told once.
+fn lost_status(
+    inputs: &StatusInputs<'_>,
+    container: &Container,
+    newest: &ContainerStatus,
+    before: Option<&ApiStatus>,
+) -> ApiStatus {
+    let mut status = instance_status(inputs, container, newest, before);
+    status.last_state = Some(before.and_then(|b| b.last_state.clone()).unwrap_or_default());
+    let was = before.and_then(|b| b.state.clone()).unwrap_or_default();
+    status.state = Some(waits_for_nothing());
+    if was.running.is_some() {
+        status.state = Some(lost("The container could not be located when the pod was terminated"));
+        status.restart_count = before.map_or(0, |b| b.restart_count.saturating_add(1));
+    } else if was.terminated.is_some() && before.is_some_and(|b| same_id(inputs, b, newest)) {
+        status.state = Some(was);
+    }
+    status
 }
 
 /// A container of which the runtime holds nothing: not made yet, lost, or cleaned up.
@@ -132,39 +172,27 @@ fn unseen_status(inputs: &StatusInputs<'_>, container: &Container, init: bool, b
         last_state: Some(ApiState::default()),
         ..ApiStatus::default()
     };
-    let Some(before) = before else {
-        if init && initialised(inputs) && !is_sidecar(container) {
-            status.state = Some(finished_init());
-        }
-        return status;
-    };
-    status.restart_count = before.restart_count;
-    status.last_state.clone_from(&before.last_state);
-    let was = before.state.clone().unwrap_or_default();
-    if was.terminated.is_some() {
-        let again = match was.terminated.as_ref() {
-            Some(ended) => restarts_after(inputs.pod, container, ended.exit_code) && !inputs.terminating,
-            None => false,
-        };
-        if again && !init {
-            status.last_state = Some(was);
-        } else {
+    if let Some(before) = before {
+        let was = before.state.as_ref();
+        if was.is_some_and(|s| s.terminated.is_some()) {
             // Cleaned up after its end: the report stands.
-            return ApiStatus { volume_mounts: None, ..before.clone() };
+            return before.clone();
         }
-    } else if was.running.is_some() && inputs.observed {
-        status.last_state = Some(lost(
-            inputs,
-            None,
-            "The container could not be located when the pod was deleted.  The container used to be Running",
-        ));
-        if !inputs.terminating {
-            status.restart_count += 1;
+        status.restart_count = before.restart_count;
+        status.last_state.clone_from(&before.last_state);
+        let ended_before = status.last_state.as_ref().is_some_and(|s| s.terminated.is_some());
+        if was.is_some_and(|s| s.running.is_some()) && inputs.observed && !ended_before {
+            status.last_state =
+                Some(lost("The container could not be located when the pod was deleted.  The container used to be Running"));
+            if inputs.pod.metadata.deletion_timestamp.is_none() {
+                status.restart_count = status.restart_count.saturating_add(1);
+            }
         }
-        if inputs.terminated {
+        if was.is_some_and(|s| s.running.is_some()) && inputs.terminated {
             status.state.clone_from(&status.last_state);
         }
-    } else if init && initialised(inputs) && !is_sidecar(container) {
+    }
+    if init && initialised(inputs) && !is_sidecar(container) && status.state.as_ref().is_some_and(|s| s.waiting.is_some()) {
         status.state = Some(finished_init());
     }
     status
@@ -249,6 +277,11 @@ fn waiting(reason: &str, message: Option<String>) -> ApiState {
     ApiState { waiting: Some(waiting), ..ApiState::default() }
 }
 
+/// Upstream gives no reason here.
+fn waits_for_nothing() -> ApiState {
+    ApiState { waiting: Some(ContainerStateWaiting::default()), ..ApiState::default() }
+}
+
 fn terminated(inputs: &StatusInputs<'_>, container: &ContainerStatus) -> ApiState {
     let text = |t: &str| (!t.is_empty()).then(|| t.to_owned());
     let ended = ContainerStateTerminated {
@@ -263,33 +296,41 @@ fn terminated(inputs: &StatusInputs<'_>, container: &ContainerStatus) -> ApiStat
     ApiState { terminated: Some(ended), ..ApiState::default() }
 }
 
-fn lost(inputs: &StatusInputs<'_>, container: Option<&ContainerStatus>, message: &str) -> ApiState {
+fn lost(message: &str) -> ApiState {
     let ended = ContainerStateTerminated {
         exit_code: LOST_EXIT_CODE,
         reason: Some("ContainerStatusUnknown".to_owned()),
         message: Some(message.to_owned()),
-        container_id: container.map(|c| format!("{}://{}", inputs.runtime_name, c.id)),
         ..ContainerStateTerminated::default()
     };
     ApiState { terminated: Some(ended), ..ApiState::default() }
 }
 
-/// Whole seconds (POD-290), or the beginning of time if it has not happened.
+/// Whole seconds (POD-290). What has not happened, such as the start of a container that could not be started, is the beginning of time.
 fn time(nanos: i64) -> Option<Time> {
-    (nanos > 0).then(|| Time(Timestamp::from_second(nanos.div_euclid(1_000_000_000)).unwrap_or_default()))
+    Some(Time(Timestamp::from_second(nanos.div_euclid(1_000_000_000)).unwrap_or_default()))
 }
 
-fn mount_statuses(container: &Container) -> Option<Vec<VolumeMountStatus>> {
-    let one = |mount: &k8s_openapi::api::core::v1::VolumeMount| VolumeMountStatus {
+/// What was told of the mounts of a container that was made: that does not change, whatever is known of the runtime just now.
+fn told_mounts(before: Option<&ApiStatus>) -> Option<Vec<VolumeMountStatus>> {
+    let told = before.filter(|b| b.container_id.is_some())?.volume_mounts.as_ref().filter(|told| !told.is_empty())?;
+    told.iter().all(|mount| mount.recursive_read_only.as_deref() != Some("IfPossible")).then(|| told.clone())
+}
+
+fn mount_statuses(container: &Container, runtime_can: bool) -> Option<Vec<VolumeMountStatus>> {
+    let one = |mount: &VolumeMount| VolumeMountStatus {
         name: mount.name.clone(),
         mount_path: mount.mount_path.clone(),
         read_only: mount.read_only.filter(|read_only| *read_only),
-        recursive_read_only: mount.read_only.filter(|r| *r).map(|_| recursive(mount)),
+        recursive_read_only: mount.read_only.filter(|r| *r).map(|_| recursive(mount, runtime_can).to_owned()),
         volume_status: None,
     };
     container.volume_mounts.as_ref().filter(|m| !m.is_empty()).map(|mounts| mounts.iter().map(one).collect())
 }
 
-fn recursive(mount: &k8s_openapi::api::core::v1::VolumeMount) -> String {
-    mount.recursive_read_only.clone().unwrap_or_else(|| "Disabled".to_owned())
+/// What became of what was asked for (resolveRecursiveReadOnly).
+fn recursive(mount: &VolumeMount, runtime_can: bool) -> &'static str {
+    let asked = matches!(mount.recursive_read_only.as_deref(), Some("IfPossible" | "Enabled"));
+    let private = mount.mount_propagation.as_deref().is_none_or(|propagation| propagation == "None");
+    if asked && private && runtime_can { "Enabled" } else { "Disabled" }
 }

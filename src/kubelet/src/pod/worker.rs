@@ -102,6 +102,10 @@ pub struct PodWorker {
     pub in_cgroup: Option<bool>,
     /// Start errors by container.
     pub start_errors: BTreeMap<String, StartError>,
+    /// Those of them that are told of: the pod was looked at since.
+    pub shown_errors: BTreeMap<String, StartError>,
+    /// Why the resources that the spec asks for now are not those that `pod` has.
+    pub resize_refused: Option<&'static str>,
     /// The next restart count of containers of which the runtime holds no instance, from their logs (LOG-004).
     pub log_floor: BTreeMap<String, u32>,
     /// What is not tried again yet, after it failed.
@@ -174,6 +178,8 @@ impl PodWorker {
             prepared: false,
             in_cgroup: None,
             start_errors: BTreeMap::new(),
+            shown_errors: BTreeMap::new(),
+            resize_refused: None,
             log_floor: BTreeMap::new(),
             held: Held::default(),
             look_at: None,
@@ -221,6 +227,7 @@ impl PodWorker {
             adopted: self.adopted,
             backoffs: self.backoffs,
             log_floor: self.log_floor,
+            resize_refused: self.resize_refused,
             sandbox_floor: self.sandbox_floor.max(floor),
             ..anew
         }
@@ -230,6 +237,14 @@ impl PodWorker {
     #[must_use]
     pub fn fresh(&self) -> Option<&Observed> {
         self.observation.as_ref().filter(|seen| seen.began >= self.stale_after)
+    }
+
+    /// Lets start errors be told of. One that came with the change that is under way, or of which nobody has seen yet what it left, waits:
+    /// a container that could not be started has ended, and in a pod that never restarts that is all there is to tell.
+    pub fn show_errors(&mut self) {
+        if !self.is_changing() && self.fresh().is_some() && self.shown_errors != self.start_errors {
+            self.shown_errors.clone_from(&self.start_errors);
+        }
     }
 
     /// Something of the pod changed in the runtime: what was seen before now does not count any more.

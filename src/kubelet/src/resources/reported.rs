@@ -1,14 +1,16 @@
-//! Decides what a pod's status says of the resources of the pod as a whole.
-//! Upstream: pkg/kubelet/kubelet_pods.go (getEffectiveAllocatedResources), component-helpers/resource/helpers.go (PodRequests, PodLimits).
-//! Differs: what is allocated is reported also while the pod runs; upstream then reads CPU and memory back from the pod's cgroup.
+//! Decides what a pod's status says of the resources of the pod as a whole, and of a running container.
+//! Upstream: pkg/kubelet/kubelet_pods.go (getEffectiveAllocatedResources, convertContainerStatusResources), component-helpers/resource/helpers.go.
+//! Differs: of the pod as a whole what is allocated is reported also while it runs; upstream then reads its cgroup.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::requests::{Kind, is_sidecar, of_kind};
+use super::requests::{Kind, is_sidecar, of_kind, printed};
 use crate::canonical_quantity::Written;
+use crate::observation::ActualResources;
+use crate::quantity::Amount;
 
 type List = BTreeMap<String, Written>;
 
@@ -81,6 +83,51 @@ fn max(to: &mut List, other: &List) {
     }
 }
 
+/// At most as many shares and thousandths of a core count as none asked for (pkg/kubelet/cm/helpers_linux.go).
+const LEAST_SHARES: i64 = 2;
+const LEAST_MILLI_LIMIT: i64 = 10;
+
+/// Puts what is in force of a running container's CPU and memory over what it was given, as far as the runtime tells; else what was told
+/// of it before. What is too little to be told apart stays as it was given.
+pub fn set_actual(given: &mut ResourceRequirements, actual: Option<&ActualResources>, told: Option<&ResourceRequirements>) {
+    let actual = actual.copied().unwrap_or_default();
+    let told = |kind, name: &str| of_kind(told?, kind)?.get(name).cloned();
+    if let Some(limits) = &mut given.limits {
+        let small = milli(limits.get("cpu")) <= LEAST_MILLI_LIMIT;
+        let cpu = milli_of_quota(actual.cpu_quota, actual.cpu_period)
+            .map(|is| (!small || is > LEAST_MILLI_LIMIT).then(|| printed("cpu", is)));
+        put(limits, "cpu", cpu.unwrap_or_else(|| told(Kind::Limits, "cpu")));
+        let memory = (actual.memory_limit > 0).then(|| printed("memory", actual.memory_limit));
+        put(limits, "memory", memory.or_else(|| told(Kind::Limits, "memory")));
+    }
+    if let Some(requests) = &mut given.requests {
+        let small = milli(requests.get("cpu")) <= LEAST_SHARES;
+        let cpu = milli_of_shares(actual.cpu_shares).map(|is| (!small || is > LEAST_SHARES).then(|| printed("cpu", is)));
+        put(requests, "cpu", cpu.unwrap_or_else(|| told(Kind::Requests, "cpu")));
+        // The runtime knows nothing of it.
+        put(requests, "memory", told(Kind::Requests, "memory"));
+    }
+}
+
+fn put(list: &mut BTreeMap<String, Quantity>, name: &str, quantity: Option<Quantity>) {
+    if let Some(quantity) = quantity {
+        list.insert(name.to_owned(), quantity);
+    }
+}
+
+fn milli(quantity: Option<&Quantity>) -> i64 {
+    quantity.and_then(Amount::parse).map_or(0, Amount::milli_value)
+}
+
+fn milli_of_quota(quota: i64, period: i64) -> Option<i64> {
+    let milli = if period > 0 && quota > 0 { quota.saturating_mul(1000) / period } else { 0 };
+    (milli > 0).then_some(milli)
+}
+
+fn milli_of_shares(shares: i64) -> Option<i64> {
+    (shares >= LEAST_SHARES).then(|| shares.saturating_mul(1000).saturating_add(1023) / 1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,5 +169,33 @@ mod tests {
         let own = json!({"requests": {"cpu": "200m", "memory": "64Mi"}, "limits": {"cpu": "200m", "memory": "64Mi"}});
         let one = container(json!({}), json!({"memory": "32Mi"}));
         assert_eq!(reported(json!({"resources": own, "containers": [one]})), own);
+    }
+
+    fn actual(given: Value, actual: ActualResources, told: Option<Value>) -> Value {
+        let mut given: ResourceRequirements = serde_json::from_value(given).unwrap();
+        let told = told.map(|told| serde_json::from_value(told).unwrap());
+        set_actual(&mut given, Some(&actual), told.as_ref());
+        serde_json::to_value(given).unwrap()
+    }
+
+    // POD-297: as recorded of the kubelet (cases 224 and 226): what is in force, but for what is too little to be told apart.
+    #[test]
+    fn running_container_has_what_is_in_force() {
+        let force =
+            |cpu_shares, cpu_quota, memory_limit| ActualResources { cpu_shares, cpu_quota, cpu_period: 100_000, memory_limit };
+        let memory = json!({"limits": {"memory": "32Mi"}, "requests": {"memory": "32Mi"}});
+        let expected = json!({"limits": {"cpu": "200m", "memory": "32Mi"}, "requests": {"cpu": "200m", "memory": "32Mi"}});
+        assert_eq!(actual(memory, force(204, 20_000, 32 << 20), None), expected, "from the pod's own");
+        let least = json!({"limits": {"cpu": "5m"}, "requests": {"cpu": "1m"}});
+        assert_eq!(actual(least.clone(), force(2, 1000, 0), None), least);
+        let none = json!({"limits": {"cpu": "1500m"}, "requests": {"cpu": "0"}});
+        assert_eq!(actual(none.clone(), force(2, 150_000, 0), None), none);
+        let some = json!({"limits": {"cpu": "33m"}, "requests": {"cpu": "3m"}});
+        assert_eq!(actual(some.clone(), force(3, 3300, 0), None), some);
+        assert_eq!(actual(json!({}), force(2, 0, 0), None), json!({}));
+        // convertContainerStatusResources: what the runtime does not tell is as it was told before.
+        let given = json!({"limits": {"cpu": "2"}, "requests": {"memory": "1Gi"}});
+        let told = json!({"limits": {"cpu": "1"}, "requests": {"memory": "1G"}});
+        assert_eq!(actual(given, ActualResources::default(), Some(told.clone())), told);
     }
 }

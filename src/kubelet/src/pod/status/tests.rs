@@ -23,6 +23,8 @@ struct Bench {
     prober: Prober,
     stopping: Stopping,
     host_ips: Vec<String>,
+    mounts_recursively: bool,
+    resize_refused: Option<&'static str>,
     now: Timestamp,
 }
 
@@ -45,6 +47,8 @@ impl Bench {
             prober: Prober::new(1),
             stopping: Stopping::Not,
             host_ips: vec!["10.77.0.1".to_owned()],
+            mounts_recursively: true,
+            resize_refused: None,
             now: Timestamp::UNIX_EPOCH,
         }
     }
@@ -84,6 +88,8 @@ impl Bench {
             verdict: None,
             host_ips: &self.host_ips,
             runtime_name: "containerd",
+            recursive_read_only: self.mounts_recursively,
+            resize_refused: self.resize_refused,
             now: self.now,
         });
         self.previous = Some(status.clone());
@@ -427,4 +433,238 @@ fn container_that_was_stopped_to_run_again_is_told_as_it_was_until_it_does() {
         bench.previous = None;
         assert_eq!(bench.generate().phase.as_deref(), Some("Succeeded"), "{policy}: one that ended by itself");
     }
+}
+
+/// Status, reason and message of a condition.
+fn said(status: &PodStatus, kind: &str) -> (String, String, String) {
+    let condition = status.conditions.iter().flatten().find(|c| c.type_ == kind).unwrap().clone();
+    (condition.status, condition.reason.unwrap_or_default(), condition.message.unwrap_or_default())
+}
+
+fn is(status: &str, reason: &str, message: &str) -> (String, String, String) {
+    (status.to_owned(), reason.to_owned(), message.to_owned())
+}
+
+fn container<'a>(status: &'a PodStatus, name: &str) -> &'a ApiStatus {
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    all.into_iter().find(|c| c.name == name).unwrap()
+}
+
+/// What the runtime shows of one container.
+fn shown(name: &str, state: Value) -> Value {
+    json!({"containerStatuses": [{"name": name, "containerID": "containerd://c", "restartCount": 0, "state": state}]})
+}
+
+const NOT_READY: &str = "containers with unready status: [c]";
+
+// POD-287: as recorded of the kubelet (cases 031 and 136; generate.go, GeneratePodInitializedCondition).
+#[test]
+fn pod_whose_init_container_failed_is_not_initialized() {
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "i1"}, {"name": "i2"}], "containers": [{"name": "c"}]});
+    let mut bench = Bench::of(&spec);
+    let ended = json!({"terminated": {"containerID": "containerd://c", "exitCode": 5}});
+    see(&mut bench, &shown("i1", ended));
+    for stopping in [Stopping::Not, Stopping::Terminating, Stopping::Terminated, Stopping::Terminated] {
+        bench.stopping = stopping;
+        let status = bench.generate();
+        let message = "containers with incomplete status: [i1 i2]";
+        assert_eq!(said(&status, "Initialized"), is("False", "ContainersNotInitialized", message));
+        assert_eq!(said(&status, "Ready"), is("False", "PodFailed", ""));
+        assert_eq!(said(&status, "ContainersReady"), is("False", "PodFailed", ""));
+        assert_eq!(status.phase.as_deref(), Some("Failed"));
+    }
+}
+
+// POD-287, POD-269: as recorded of the kubelet (cases 130, 131 and 142; status_manager.go, TerminatePod): what was pending to its end
+// has failed, and its conditions stand.
+#[test]
+fn pod_that_is_deleted_while_it_is_pending_keeps_its_conditions() {
+    let mut bench = Bench::of(&json!({"containers": [{"name": "c", "image": "i"}]}));
+    bench.generate();
+    for (stopping, phase) in [
+        (Stopping::Terminating, "Pending"),
+        (Stopping::Terminated, "Failed"),
+        // However often it is told.
+        (Stopping::Terminated, "Failed"),
+    ] {
+        bench.stopping = stopping;
+        let status = bench.generate();
+        assert_eq!(status.phase.as_deref(), Some(phase));
+        assert_eq!(said(&status, "Initialized"), is("True", "", ""));
+        assert_eq!(said(&status, "Ready"), is("False", "ContainersNotReady", NOT_READY));
+        assert_eq!(said(&status, "ContainersReady"), is("False", "ContainersNotReady", NOT_READY));
+    }
+    let ended = container(bench.previous.as_ref().unwrap(), "c").state.clone().unwrap().terminated.unwrap();
+    assert_eq!((ended.exit_code, ended.reason.as_deref()), (137, Some("ContainerStatusUnknown")));
+    assert_eq!((ended.started_at, ended.finished_at, ended.container_id), (None, None, None));
+}
+
+// POD-287: as recorded of the kubelet (case 128).
+#[test]
+fn pod_that_is_deleted_while_it_initializes_keeps_its_conditions() {
+    let mut bench = Bench::of(&json!({"initContainers": [{"name": "i"}, {"name": "i2"}], "containers": [{"name": "c"}]}));
+    see(&mut bench, &shown("i", json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}})));
+    bench.stopping = Stopping::Terminating;
+    bench.generate();
+    see(&mut bench, &shown("i", json!({"terminated": {"containerID": "containerd://c", "exitCode": 4}})));
+    for (stopping, phase) in
+        [(Stopping::Terminating, "Pending"), (Stopping::Terminated, "Failed"), (Stopping::Terminated, "Failed")]
+    {
+        bench.stopping = stopping;
+        let status = bench.generate();
+        assert_eq!(status.phase.as_deref(), Some(phase));
+        let message = "containers with incomplete status: [i i2]";
+        assert_eq!(said(&status, "Initialized"), is("False", "ContainersNotInitialized", message));
+        assert_eq!(said(&status, "Ready"), is("False", "ContainersNotReady", NOT_READY));
+    }
+}
+
+// POD-293: as recorded of the kubelet (cases 014 and 015): what could not be started was started at the beginning of time.
+#[test]
+fn container_that_could_not_be_started_was_started_at_the_beginning_of_time() {
+    for (policy, phase) in [("Never", "Failed"), ("Always", "Running")] {
+        let mut bench = Bench::of(&json!({"restartPolicy": policy, "containers": [{"name": "c"}]}));
+        bench.sandbox("10.0.0.2", SandboxState::Ready);
+        let ended = json!({"terminated": {"containerID": "containerd://c", "exitCode": 128, "reason": "StartError",
+            "finishedAt": "2026-01-01T00:00:00Z"}});
+        see(&mut bench, &shown("c", ended));
+        let error = StartError { reason: "RunContainerError".to_owned(), message: "no such file or directory".to_owned() };
+        bench.errors.insert("c".to_owned(), error);
+        let status = bench.generate();
+        assert_eq!(status.phase.as_deref(), Some(phase));
+        let (state, last) = (container(&status, "c").state.clone().unwrap(), container(&status, "c").last_state.clone().unwrap());
+        let ended = if policy == "Never" { state.terminated } else { last.terminated }.unwrap();
+        assert_eq!(serde_json::to_value(&ended).unwrap()["startedAt"], "1970-01-01T00:00:00Z", "{policy}");
+        assert_eq!(state.waiting.is_some(), policy == "Always");
+    }
+}
+
+// POD-297: as recorded of the kubelet (cases 270 and 271; kubelet_pods.go, resolveRecursiveReadOnly).
+#[test]
+fn recursive_read_only_is_told_as_it_came_out() {
+    let mount = |path: &str, asked: Value| json!({"name": "v", "mountPath": path, "readOnly": true, "recursiveReadOnly": asked});
+    let mut shared = mount("/shared", json!("IfPossible"));
+    shared["mountPropagation"] = json!("HostToContainer");
+    let mounts = json!([{"name": "v", "mountPath": "/none"}, mount("/ro", Value::Null), mount("/rrd", json!("Disabled")),
+        mount("/rro", json!("IfPossible")), mount("/must", json!("Enabled")), shared]);
+    for (can, expected) in [(true, "Enabled"), (false, "Disabled")] {
+        let mut bench = Bench::of(&json!({"containers": [{"name": "c", "volumeMounts": mounts}]}));
+        bench.mounts_recursively = can;
+        let told = container(&bench.generate(), "c").volume_mounts.clone().unwrap();
+        let told: Vec<Option<&str>> = told.iter().map(|mount| mount.recursive_read_only.as_deref()).collect();
+        let disabled = Some("Disabled");
+        assert_eq!(told, [None, disabled, disabled, Some(expected), Some(expected), disabled]);
+    }
+}
+
+// POD-297: once it was made, a container's mounts are as they were told (convertContainerStatus: immutable).
+#[test]
+fn mounts_that_were_told_stay() {
+    let mounts = json!([{"name": "v", "mountPath": "/rro", "readOnly": true, "recursiveReadOnly": "IfPossible"}]);
+    let mut bench = Bench::of(&json!({"containers": [{"name": "c", "volumeMounts": mounts}]}));
+    see(&mut bench, &shown("c", json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}})));
+    let told = |status: &PodStatus| container(status, "c").volume_mounts.as_ref().unwrap()[0].recursive_read_only.clone();
+    assert_eq!(told(&bench.generate()).as_deref(), Some("Enabled"));
+    // After a restart nothing is known of the runtime at first.
+    bench.mounts_recursively = false;
+    assert_eq!(told(&bench.generate()).as_deref(), Some("Enabled"));
+}
+
+/// A pod whose container was told to run, once restarted, and of which the runtime holds nothing any more.
+fn lost(last_state: Value) -> Bench {
+    let mut bench = Bench::of(&json!({"restartPolicy": "Always", "containers": [{"name": "c", "image": "i"}]}));
+    let told = json!({"phase": "Running", "containerStatuses": [{"name": "c", "image": "i", "imageID": "i", "ready": true,
+        "restartCount": 1, "containerID": "containerd://c", "state": {"running": {}}, "lastState": last_state}]});
+    bench.previous = Some(serde_json::from_value(told).unwrap());
+    bench
+}
+
+// POD-294 (kubelet_pods.go, convertToAPIContainerStatuses: "The container used to be Running").
+#[test]
+fn running_container_that_is_lost_has_ended_once_more() {
+    let mut bench = lost(json!({}));
+    for _ in 0..2 {
+        let status = bench.generate();
+        let told = container(&status, "c");
+        assert_eq!(told.restart_count, 2);
+        assert_eq!(told.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(), Some("ContainerCreating"));
+        let ended = told.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+        assert_eq!((ended.exit_code, ended.reason.as_deref()), (137, Some("ContainerStatusUnknown")));
+        let message = "The container could not be located when the pod was deleted.  The container used to be Running";
+        assert_eq!(ended.message.as_deref(), Some(message));
+        assert_eq!(status.phase.as_deref(), Some("Running"));
+    }
+    // "if we already have a termination state, nothing to do".
+    let mut bench = lost(json!({"terminated": {"exitCode": 3, "reason": "Error"}}));
+    let status = bench.generate();
+    let told = container(&status, "c");
+    assert_eq!(told.restart_count, 1);
+    assert_eq!(told.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 3);
+    // "If the pod was not deleted, then it's been restarted."
+    let mut bench = lost(json!({}));
+    bench.pod.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    assert_eq!(container(&bench.generate(), "c").restart_count, 1);
+}
+
+// POD-294 (convertContainerStatus, ContainerStateUnknown): told once, and then it stands.
+#[test]
+fn container_of_an_unknown_state_has_ended_if_it_ran() {
+    let mut bench = lost(json!({}));
+    see(&mut bench, &shown("c", json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}})));
+    bench.seen.containers[0].state = ContainerState::Unknown;
+    bench.seen.containers[0].attempt = 1;
+    for _ in 0..2 {
+        let status = bench.generate();
+        let told = container(&status, "c");
+        assert_eq!(told.restart_count, 2);
+        let ended = told.state.as_ref().unwrap().terminated.as_ref().unwrap();
+        assert_eq!((ended.exit_code, ended.reason.as_deref()), (137, Some("ContainerStatusUnknown")));
+        assert_eq!(ended.message.as_deref(), Some("The container could not be located when the pod was terminated"));
+        assert_eq!(ended.container_id, None);
+    }
+    // "this collapses any unknown state to container waiting".
+    bench.previous = None;
+    let waits = json!({"waiting": {}});
+    assert_eq!(serde_json::to_value(container(&bench.generate(), "c").state.clone()).unwrap(), waits);
+    bench.seen.containers[0].state = ContainerState::Created;
+    assert_eq!(serde_json::to_value(container(&bench.generate(), "c").state.clone()).unwrap(), waits);
+}
+
+// POD-294 ("if the old container status was terminated, the lasttermination status is correct").
+#[test]
+fn container_that_ended_and_is_gone_is_told_as_it_ended() {
+    for (policy, init) in [("Always", false), ("OnFailure", false), ("Never", false), ("Always", true)] {
+        let (list, statuses) = if init { ("initContainers", "initContainerStatuses") } else { ("containers", "containerStatuses") };
+        let mut spec = json!({"restartPolicy": policy, "containers": [{"name": "other"}]});
+        spec[list] = json!([{"name": "c", "image": "i"}]);
+        let mut bench = Bench::of(&spec);
+        let mut told = json!({"phase": "Running"});
+        told[statuses] = json!([{"name": "c", "image": "i", "imageID": "i", "ready": false, "restartCount": 4,
+            "containerID": "containerd://c", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}, "lastState": {}}]);
+        bench.previous = Some(serde_json::from_value(told).unwrap());
+        let status = bench.generate();
+        let told = container(&status, "c");
+        assert_eq!(told.state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 1, "{policy} {init}");
+        assert_eq!((told.restart_count, told.container_id.as_deref()), (4, Some("containerd://c")));
+    }
+}
+
+// POD-287 (case 236, but for the reason): a resize that is refused is told of until the pod ends, and is not done.
+#[test]
+fn refused_resize_is_told_of() {
+    let mut bench = Bench::of(&json!({"restartPolicy": "Never", "containers": [{"name": "c"}]}));
+    bench.pod.metadata.generation = Some(2);
+    let pending = |status: &PodStatus| status.conditions.iter().flatten().find(|c| c.type_ == "PodResizePending").cloned();
+    assert_eq!(pending(&bench.generate()), None);
+    bench.resize_refused = Some("In-place pod resize is not supported on this node");
+    let condition = pending(&bench.generate()).unwrap();
+    assert_eq!((condition.status.as_str(), condition.reason.as_deref()), ("True", Some("Infeasible")));
+    assert_eq!(condition.message.as_deref(), bench.resize_refused);
+    assert_eq!(condition.observed_generation, Some(2));
+    assert!(condition.last_probe_time.is_some() && condition.last_transition_time.is_some());
+    bench.resize_refused = None;
+    assert_eq!(pending(&bench.generate()), None, "the spec asks for what there is");
+    bench.resize_refused = Some("no");
+    see(&mut bench, &shown("c", json!({"terminated": {"containerID": "containerd://c", "exitCode": 0}})));
+    assert_eq!(pending(&bench.generate()), None, "it has ended");
 }
