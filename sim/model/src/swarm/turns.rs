@@ -20,7 +20,7 @@ impl Turns {
     /// Drawn apart, in one run of three.
     pub(super) fn of(seed: u64) -> Option<Self> {
         let mut rng = Rng::new(seed ^ 0x7475_726e_7300);
-        (rng.below(3) == 0).then(|| Self { rng })
+        (rng.below(3) == 0).then_some(Self { rng })
     }
 
     /// Something befalls, perhaps.
