@@ -8,4 +8,5 @@ mod documents;
 mod live;
 mod scenarios;
 mod source;
+mod spec_cost;
 mod tidy;

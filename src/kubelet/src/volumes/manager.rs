@@ -53,6 +53,10 @@ struct PodVolumes {
     teardown: Option<Teardown>,
     /// When the pod is to be looked at again; `None` once it was woken.
     wake_at: Option<Mono>,
+    /// Whether the last sync left something undone because as much as may be was being written.
+    put_off: bool,
+    /// Whether a volume came into place for which the pod was not woken, since others were still on their way.
+    withheld: bool,
 }
 
 /// The claim of one volume of one pod.
@@ -256,6 +260,7 @@ impl PodVolumes {
                 problems.insert(used.volume.name.as_str(), cause);
             }
         }
+        self.put_off = budget.spent;
         self.wake_at = self.retry_at(now);
         if budget.spent && self.volumes.values().all(|record| record.operation.is_none()) {
             // What was put off waits for nobody.
@@ -372,12 +377,14 @@ impl PodVolumes {
     ) -> bool {
         let Some(record) = self.volumes.get_mut(volume) else { return false };
         let Some(operation) = record.operation.take_if(|operation| operation.action == id) else { return false };
-        match outcome {
+        let succeeded = outcome.is_ok();
+        let woken = match outcome {
             Ok(_) => {
                 record.written = Some(operation.digest);
                 record.host.clear();
                 self.mounted.insert(volume.to_owned(), record.place.clone());
-                true
+                let as_wanted = matches!(&record.made, Some((_, Ok(digest))) if *digest == operation.digest);
+                !as_wanted || self.put_off || self.teardown.is_some()
             }
             Err(failure) => {
                 record.written = None;
@@ -391,7 +398,12 @@ impl PodVolumes {
                 // Once the volumes are to go, whoever removes them waits for this.
                 self.teardown.is_some()
             }
-        }
+        };
+        // A pod is not planned for each of its volumes, but for the last of those that are on their way: cost linear in the spec.
+        self.withheld |= succeeded;
+        let last = self.withheld && self.volumes.values().all(|record| record.operation.is_none());
+        self.withheld &= !(woken || last);
+        woken || last
     }
 
     fn tear_down(&mut self, now: Now, uid: &PodUid, csi: &mut CsiVolumes, out: &mut Out<'_>) -> bool {
