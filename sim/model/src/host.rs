@@ -9,7 +9,7 @@ use kubelet::action::{HostCall, VolumeSetup};
 use kubelet::event::{FileRead, HostReply, Manifest, VolumeDirectory};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
-use kubelet::observation::{FsUsage, MachineInfo};
+use kubelet::observation::{FsUsage, MachineInfo, NodeAddresses};
 use kubelet::sensitive::Sensitive;
 
 use crate::csi::CsiModel;
@@ -19,6 +19,8 @@ use crate::csi::CsiModel;
 pub struct HostModel {
     /// What the machine is.
     pub machine: MachineInfo,
+    /// Its addresses; whatever is asked about is one of them.
+    pub addresses: NodeAddresses,
     /// Pod directories.
     pub pod_dirs: BTreeSet<PodUid>,
     /// Volumes that are in place, by pod and volume name; host paths are not among them, they own no directory (VOL-030).
@@ -63,12 +65,12 @@ impl HostModel {
             architecture: "amd64".to_owned(),
             cgroup_v2: true,
             max_pids: 32768,
-            default_ips: vec!["10.77.0.1".to_owned()],
             cpu_cfs_quota: true,
             ..MachineInfo::default()
         };
         Self {
             machine,
+            addresses: NodeAddresses { routed: vec![[10, 77, 0, 1].into()], ..NodeAddresses::default() },
             pod_dirs: BTreeSet::new(),
             volumes: BTreeMap::new(),
             cgroups: BTreeSet::new(),
@@ -95,6 +97,9 @@ impl HostModel {
             | HostCall::CleanSubPaths { .. }
             | HostCall::GiveToGroup { .. } => Ok(HostReply::Done),
             HostCall::MachineInfo => Ok(HostReply::Machine(Box::new(self.machine.clone()))),
+            HostCall::NodeAddresses { given, .. } => {
+                Ok(HostReply::NodeAddresses(NodeAddresses { local: given.clone(), ..self.addresses.clone() }))
+            }
             HostCall::ApplyCgroup { name, .. } | HostCall::EnsureCgroup { name, .. } => {
                 self.cgroups.insert(name.clone());
                 Ok(HostReply::Done)

@@ -59,6 +59,13 @@ fn liveness_node_is_ready_and_its_lease_young(view: View<'_>, wrong: &mut Vec<Un
     if ready != Some("True") {
         say(format!("the node's Ready condition is {ready:?}"));
     }
+    let node = view.api.store.get("nodes", "", view.node);
+    let mut addresses = node.into_iter().flat_map(|node| node["status"]["addresses"].as_array()).flatten();
+    let known = addresses.find(|a| a["type"] == "InternalIP").map(|a| text(&a["address"]));
+    let machine: Vec<String> = view.host.addresses.routed.iter().map(ToString::to_string).collect();
+    if known.is_some_and(|known| !machine.is_empty() && !machine.iter().any(|own| own == known)) {
+        say(format!("the node is known by {known:?}, which the machine has not"));
+    }
     if view.api.store.get("leases", "kube-node-lease", view.node).is_none() {
         say("the node has no lease".to_owned());
     }

@@ -176,6 +176,7 @@ fn of_host(call: &HostCall) -> String {
         | HostCall::FsUsage { path } => path.clone(),
         HostCall::PrepareNode
         | HostCall::MachineInfo
+        | HostCall::NodeAddresses { .. }
         | HostCall::ListPodCgroups
         | HostCall::ListPodDirs
         | HostCall::LargeLogs { .. }

@@ -3,6 +3,7 @@
 //! Differs: calls are values with an ID and a deadline, not method calls.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -298,6 +299,15 @@ pub enum HostCall {
     PrepareNode,
     /// Read what the machine is → `Machine`.
     MachineInfo,
+    /// Find the addresses that the node may be known by (NODE-080) → `NodeAddresses`.
+    NodeAddresses {
+        /// The name to resolve, if one is to be.
+        name: Option<String>,
+        /// How long name servers may take: after that the rest is answered without them.
+        within: Duration,
+        /// Addresses that the machine may have or not.
+        given: Vec<IpAddr>,
+    },
     /// Make a cgroup with these settings, or bring an existing one to them (NODE-134, NODE-141) → `Done`.
     ApplyCgroup {
         /// Its name, such as `/kubepods/burstable`.

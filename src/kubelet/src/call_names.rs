@@ -134,6 +134,7 @@ impl HostCall {
         match self {
             Self::PrepareNode => "PrepareNode",
             Self::MachineInfo => "MachineInfo",
+            Self::NodeAddresses { .. } => "NodeAddresses",
             Self::ApplyCgroup { .. } => "ApplyCgroup",
             Self::EnsureCgroup { .. } => "EnsureCgroup",
             Self::CgroupExists { .. } => "CgroupExists",

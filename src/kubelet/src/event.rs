@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::csi::{CsiReply, PluginSocket};
 use crate::failure::Failure;
 use crate::ids::{ActionId, ContainerId, PodUid, SandboxId};
-use crate::observation::{FsUsage, Image, Listing, MachineInfo, PodObservation, RuntimeStatus, RuntimeVersion};
+use crate::observation::{FsUsage, Image, Listing, MachineInfo, NodeAddresses, PodObservation, RuntimeStatus, RuntimeVersion};
 use crate::sensitive::Sensitive;
 use crate::time::Mono;
 
@@ -320,6 +320,8 @@ pub enum HostReply {
     Done,
     /// The machine.
     Machine(Box<MachineInfo>),
+    /// Addresses that the node may be known by.
+    NodeAddresses(NodeAddresses),
     /// A file's contents.
     Contents(Vec<u8>),
     /// The UIDs that have a pod directory.

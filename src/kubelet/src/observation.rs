@@ -3,6 +3,7 @@
 //! Differs: nothing on purpose.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -305,6 +306,17 @@ pub struct FsUsage {
     pub inodes_used: u64,
 }
 
+/// What addresses the machine has that its node may be known by (NODE-080).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeAddresses {
+    /// Those of the machine that the node's name resolves to, IPv4 first; `None` while no name server has answered.
+    pub named: Option<Vec<IpAddr>>,
+    /// Those on the way to the default gateways, IPv4 first.
+    pub routed: Vec<IpAddr>,
+    /// Of those that were asked about, the ones that the machine has.
+    pub local: Vec<IpAddr>,
+}
+
 /// What the machine is: read once in the agent's life (NODE-083, NODE-087).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineInfo {
@@ -334,8 +346,6 @@ pub struct MachineInfo {
     pub cgroup_v2: bool,
     /// min(pid_max, threads-max).
     pub max_pids: u64,
-    /// The address that the node is to be known by, in order of preference, when none was configured (NODE-080).
-    pub default_ips: Vec<String>,
     /// Whether SELinux is on.
     pub selinux: bool,
     /// Whether the kernel enforces CFS quotas.

@@ -93,6 +93,7 @@ impl HostCall {
             | Self::FsUsage { path } => path.clone(),
             Self::PrepareNode
             | Self::MachineInfo
+            | Self::NodeAddresses { .. }
             | Self::ListPodCgroups
             | Self::ListPodDirs
             | Self::ListCsiVolumes

@@ -44,6 +44,13 @@ pub fn unmet(expect: &Expect, view: View<'_>) -> Vec<String> {
             unmet.push(format!("node ready: {is}, expected {ready}"));
         }
     }
+    let node = view.api.store.get("nodes", "", view.node);
+    for (pointer, wanted) in &expect.node_is {
+        let is = node.and_then(|node| node.pointer(pointer)).unwrap_or(&Value::Null);
+        if is != wanted {
+            unmet.push(format!("node: {pointer} is {is}, expected {wanted}"));
+        }
+    }
     if expect.nothing_left {
         unmet.extend(invariant_nothing_is_left(view).iter().map(ToString::to_string));
     }

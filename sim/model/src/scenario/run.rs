@@ -74,6 +74,7 @@ pub fn config_for(node: &NodeSpec) -> Config {
     if node.static_pods {
         config.static_pods.path = Some("/etc/kubernetes/manifests".to_owned());
     }
+    config.node.external_cloud_provider = node.external_cloud;
     config.cgroups.per_qos = node.cgroups_per_qos;
     config.images.max_parallel_pulls = node.parallel_pulls.or(config.images.max_parallel_pulls);
     config
@@ -82,6 +83,7 @@ pub fn config_for(node: &NodeSpec) -> Config {
 /// Gives a cluster what the scenario's node wants it to have.
 pub fn furnish(cluster: &mut impl Cluster, node: &NodeSpec) {
     cluster.lose_hints(node.hints_lost);
+    cluster.with_host(|host| host.addresses.routed.clone_from(&node.addresses));
     cluster.with_api(|api, _| api.behind.lag = node.authorizer_lag);
     cluster.with_runtime(|runtime, _| {
         runtime.has_events = node.runtime_events;
@@ -269,10 +271,13 @@ fn disturb(cluster: &mut impl Cluster, step: &Step) {
         heal(cluster);
     }
     if let Some(address) = &step.address {
-        cluster.with_host(|host| host.machine.default_ips = vec![address.clone()]);
+        cluster.with_host(|host| host.addresses.routed = address.parse().into_iter().collect());
     }
     if let Some(full) = step.disk_full {
         cluster.with_host(|host| host.disk_full = full);
+    }
+    if let Some(addresses) = &step.addresses {
+        cluster.with_host(|host| host.addresses.routed.clone_from(addresses));
     }
     if let Some(ready) = step.network_ready {
         cluster.with_runtime(|runtime, _| runtime.network_ready = ready);

@@ -2,6 +2,7 @@
 //! Upstream: none.
 //! Differs: nothing on purpose.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
@@ -64,6 +65,10 @@ pub struct NodeSpec {
     pub parallel_pulls: Option<u32>,
     /// Whether `staticPodPath` is set.
     pub static_pods: bool,
+    /// Whether an external cloud provider initializes the node.
+    pub external_cloud: bool,
+    /// The machine's addresses on the way to its default gateways.
+    pub addresses: Vec<IpAddr>,
 }
 
 impl Default for NodeSpec {
@@ -79,6 +84,8 @@ impl Default for NodeSpec {
             cgroups_per_qos: true,
             parallel_pulls: None,
             static_pods: false,
+            external_cloud: false,
+            addresses: vec![[10, 77, 0, 1].into()],
         }
     }
 }
@@ -129,6 +136,8 @@ pub struct Step {
     pub disk_full: Option<bool>,
     /// Whether the runtime's network is ready.
     pub network_ready: Option<bool>,
+    /// The machine's addresses change.
+    pub addresses: Option<Vec<IpAddr>>,
     /// What must come true, and within which time.
     pub expect: Option<Expect>,
     /// What must be true the whole time given.
@@ -390,6 +399,8 @@ pub struct Expect {
     pub pods: Vec<PodExpect>,
     /// Whether the node is Ready.
     pub node_ready: Option<bool>,
+    /// What the Node says, by JSON pointer; `null` is nothing.
+    pub node_is: std::collections::BTreeMap<String, Value>,
     /// That nothing of any pod is left in the runtime and on the disk.
     pub nothing_left: bool,
     /// That the cluster has settled: everything is as the API server says, and the API server knows it.

@@ -30,7 +30,7 @@ impl Turns {
             2 | 3 => self.resize(cluster),
             4 => {
                 let address = format!("10.77.0.{}", 1 + self.rng.below(3));
-                cluster.with_host(|host| host.machine.default_ips = vec![address.clone()]);
+                cluster.with_host(|host| host.addresses.routed = address.parse().into_iter().collect());
                 Some(format!("the node's address is {address}"))
             }
             _ => None,

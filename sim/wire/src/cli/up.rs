@@ -77,7 +77,7 @@ async fn cluster(options: &Up, dir: &Path) -> anyhow::Result<bool> {
     let mut surroundings = daemon::surroundings(&resolved).await?;
     if options.runtime == "sim" {
         let mut host = HostModel::new();
-        host.machine.default_ips = vec![Ipv4Addr::LOCALHOST.to_string()];
+        host.addresses.routed = vec![Ipv4Addr::LOCALHOST.into()];
         surroundings.env.host = Arc::new(PretendHost(Arc::new(Mutex::new(host))));
     }
     if options.v > 0 {

@@ -7,33 +7,25 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSo
 use super::files;
 use super::layout::Layout;
 
-/// The node's name if it is an IP, then what it resolves to, then the default routes' addresses; IPv4 first (NODE-080). None if
-/// addresses are configured.
-pub(super) fn default_ips(layout: &Layout) -> Vec<String> {
-    if layout.addresses_given {
-        // A name server that does not answer would hold up the node for nothing.
-        return Vec::new();
-    }
-    let named = match layout.node_name.parse() {
-        Ok(ip) => vec![ip],
-        Err(_) => {
-            let resolved = (layout.node_name.as_str(), 0).to_socket_addrs().into_iter().flatten();
-            choose(&resolved.map(|a| a.ip()).collect::<Vec<_>>(), is_local)
-        }
-    };
+/// What the node's name resolves to, of the addresses that this machine has; IPv4 first. Takes as long as name servers take.
+pub(super) fn named(name: &str) -> Vec<IpAddr> {
+    let resolved = (name, 0).to_socket_addrs().into_iter().flatten();
+    choose(&resolved.map(|a| a.ip()).collect::<Vec<_>>(), is_local)
+}
+
+/// The addresses towards the default gateways, IPv4 first.
+pub(super) fn routed(layout: &Layout) -> Vec<IpAddr> {
     let table = |path: &str| files::text(&layout.system(path)).unwrap_or_default();
-    let routed = [
+    let found = [
         gateway_v4(&table("proc/net/route")).and_then(|g| source_towards(SocketAddr::new(g.into(), 9))),
         gateway_v6(&table("proc/net/ipv6_route")).and_then(|g| source_towards(SocketAddr::new(g.into(), 9))),
     ];
-    let routed = choose(&routed.into_iter().flatten().collect::<Vec<_>>(), |_| true);
-    let mut all: Vec<String> = Vec::new();
-    for ip in named.into_iter().chain(routed).map(|ip| ip.to_string()) {
-        if !all.contains(&ip) {
-            all.push(ip);
-        }
-    }
-    all
+    choose(&found.into_iter().flatten().collect::<Vec<_>>(), |_| true)
+}
+
+/// Those of the given ones that this machine has.
+pub(super) fn local(given: &[IpAddr]) -> Vec<IpAddr> {
+    given.iter().copied().filter(|ip| is_local(*ip)).collect()
 }
 
 /// What can be a node's address, IPv4 first.
@@ -91,7 +83,6 @@ fn gateway_v6(table: &str) -> Option<Ipv6Addr> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Scratch;
     use super::*;
 
     // NODE-080
@@ -104,27 +95,13 @@ mod tests {
         assert!(choose(&found, |_| false).is_empty());
     }
 
-    // NODE-080
-    #[test]
-    fn node_that_is_named_by_an_ip_has_it() {
-        let scratch = Scratch::new();
-        let layout = Layout { node_name: "192.0.2.7".into(), ..scratch.layout() };
-        assert_eq!(default_ips(&layout), ["192.0.2.7"]);
-    }
-
-    // NODE-080
-    #[test]
-    fn nothing_is_looked_up_for_a_node_whose_addresses_are_configured() {
-        let scratch = Scratch::new();
-        let layout = Layout { node_name: "192.0.2.7".into(), addresses_given: true, ..scratch.layout() };
-        assert_eq!(default_ips(&layout), [""; 0]);
-    }
-
     #[test]
     fn only_addresses_of_this_machine_are_local() {
         assert!(is_local("127.0.0.1".parse().unwrap()));
         // Class E is nobody's.
         assert!(!is_local("240.0.0.1".parse().unwrap()));
+        let given: Vec<IpAddr> = ["240.0.0.1", "127.0.0.1"].iter().map(|ip| ip.parse().unwrap()).collect();
+        assert_eq!(local(&given), given[1..]);
     }
 
     #[test]

@@ -19,9 +19,6 @@ pub(super) struct Layout {
     pub(super) pod_logs: String,
     pub(super) container_logs: String,
     pub(super) cgroup_root: String,
-    pub(super) node_name: String,
-    /// Whether the node's addresses are configured, so that none need be found.
-    pub(super) addresses_given: bool,
     pub(super) protect_kernel_defaults: bool,
     pub(super) oom_score_adj: i32,
     pub(super) managers: Managers,
@@ -36,8 +33,6 @@ impl Layout {
             pod_logs: config.paths.pod_logs.clone(),
             container_logs: config.paths.container_logs.clone(),
             cgroup_root: config.cgroups.root.clone(),
-            node_name: config.node.name.to_string(),
-            addresses_given: config.node.ips.iter().any(|ip| !ip.is_unspecified()),
             protect_kernel_defaults: config.node.protect_kernel_defaults,
             oom_score_adj: config.cgroups.kubelet_oom_score_adj,
             managers: config.managers.clone(),

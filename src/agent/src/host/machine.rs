@@ -10,7 +10,7 @@ use kubelet::observation::{FsUsage, MachineInfo};
 use super::cgroups::Cgroups;
 use super::error::{Context as _, HostError};
 use super::layout::Layout;
-use super::{addresses, files, mounts};
+use super::{files, mounts};
 
 /// Reads it all (NODE-083, NODE-087). What can be absent on a healthy machine is empty then; what cannot is a failure.
 pub(super) fn info(layout: &Layout) -> Result<MachineInfo, HostError> {
@@ -35,7 +35,6 @@ pub(super) fn info(layout: &Layout) -> Result<MachineInfo, HostError> {
         architecture: architecture(std::env::consts::ARCH).to_owned(),
         cgroup_v2: cgroups.is_v2(),
         max_pids: max_pids(&text("proc/sys/kernel/pid_max"), &text("proc/sys/kernel/threads-max")),
-        default_ips: addresses::default_ips(layout),
         selinux: layout.system("sys/fs/selinux/enforce").exists(),
         cpu_cfs_quota: cgroups.is_v2() || layout.system("sys/fs/cgroup/cpu/cpu.cfs_quota_us").exists(),
         swap_on: text("proc/swaps").lines().count() > 1,

@@ -28,8 +28,10 @@ mod threads;
 mod tree;
 mod volumes;
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -38,6 +40,7 @@ use kubelet::config::Config;
 use kubelet::event::HostReply;
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
+use kubelet::observation::NodeAddresses;
 use kubelet::work::Point;
 
 use self::cgroups::Cgroups;
@@ -89,6 +92,32 @@ impl LinuxHost {
             let turn = threads.turn(&about, &subject).await;
             threads.was_given(&about, None);
             on_a_thread(turn, move || operation(&layout)).await
+        })
+    }
+
+    /// NODE-080: a name server that does not answer holds up its own thread, and nothing else.
+    fn addresses(
+        &self,
+        turn: (String, String),
+        name: Option<String>,
+        within: Duration,
+        given: Vec<IpAddr>,
+    ) -> BoxFuture<'static, Result<HostReply, Failure>> {
+        let asked = name.map(|name| {
+            let about = format!("addresses of {name}");
+            self.blocking((about.clone(), about), move |_| Ok(addresses::named(&name)))
+        });
+        let own = self.blocking(turn, move |layout| Ok((addresses::routed(layout), addresses::local(&given))));
+        Box::pin(async move {
+            let named = async {
+                match asked {
+                    Some(asked) => tokio::time::timeout(within, asked).await.ok()?.ok(),
+                    None => Some(Vec::new()),
+                }
+            };
+            let (named, own) = futures::join!(named, own);
+            let (routed, local) = own?;
+            Ok(HostReply::NodeAddresses(NodeAddresses { named, routed, local }))
         })
     }
 
@@ -152,6 +181,9 @@ impl Host for LinuxHost {
         if let HostCall::ReadManifests { path } = call {
             let watched = Arc::clone(&self.manifests);
             return self.blocking(turn, move |layout| watched.read(&layout.at(&path)?, &path).map(HostReply::Manifests));
+        }
+        if let HostCall::NodeAddresses { name, within, given } = call {
+            return self.addresses(turn, name, within, given);
         }
         self.blocking(turn, move |layout| operate(layout, &call))
     }
@@ -265,6 +297,7 @@ fn change(layout: &Layout, call: &HostCall) -> Result<(), HostError> {
         HostCall::CleanSubPaths { pod, volume } => subpath::clean(layout, pod, volume),
         HostCall::GiveToGroup { path, group, trust_root } => csi::give_to_group(layout, path, *group, *trust_root),
         HostCall::MachineInfo
+        | HostCall::NodeAddresses { .. }
         | HostCall::ListCsiVolumes
         | HostCall::ListPodCgroups
         | HostCall::ListPluginSockets { .. }
@@ -302,6 +335,21 @@ mod tests {
         assert!(matches!(pods, Ok(HostReply::PodDirs(pods)) if pods.is_empty()));
         let strange = HostCall::RemovePodDir { pod: PodUid::new("../..") };
         assert_eq!(host.call(strange).await.unwrap_err().kind, FailureKind::Invalid);
+    }
+
+    // N2, NODE-080: addresses that the machine has are told, those that it has not are not; a node name that nobody knows is no
+    // failure.
+    #[tokio::test]
+    async fn addresses_are_answered_with_whatever_name_servers_say() {
+        let scratch = Scratch::new();
+        let host = LinuxHost::below(scratch.path(), &Config::new("n1"));
+        let given = ["127.0.0.1", "240.0.0.1"].map(|ip| ip.parse().unwrap());
+        // Time that is over: as of a name server that does not answer.
+        for (name, within, named) in [(None, 5, Some(Vec::new())), (Some("localhost".to_owned()), 0, None)] {
+            let call = HostCall::NodeAddresses { name, within: Duration::from_secs(within), given: given.to_vec() };
+            let Ok(HostReply::NodeAddresses(found)) = host.call(call).await else { panic!("no answer") };
+            assert_eq!(found, NodeAddresses { named, routed: Vec::new(), local: vec![given[0]] });
+        }
     }
 
     /// Shows what this machine is: `cargo test -p agent --lib this_machine -- --nocapture`.

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
 
+use super::addresses::{AddressBook, generate_addresses};
 use super::conditions::Pressures;
 use super::registration::{Attempts, csi_node, initial_node, is_foreign, reconcile_patch};
 use super::runtime_health::RuntimeHealth;
 use super::status::{StatusInputs, generate_node_status, status_changed};
 use crate::action::{ApiCall, Call, Lane};
 use crate::config::Config;
-use crate::event::ApiReply;
+use crate::event::{ApiReply, HostReply};
 use crate::failure::{Failure, FailureKind};
 use crate::ids::ActionId;
 use crate::observation::{Image, MachineInfo};
@@ -96,6 +97,8 @@ pub struct NodeManager {
     unschedulable: Option<bool>,
     machine_known: bool,
     volumes_in_use: Vec<String>,
+    addresses: AddressBook,
+    address_error: Option<String>,
 }
 
 impl NodeManager {
@@ -119,6 +122,8 @@ impl NodeManager {
             unschedulable: None,
             machine_known: false,
             volumes_in_use: Vec::new(),
+            addresses: AddressBook::default(),
+            address_error: None,
         }
     }
 
@@ -181,7 +186,9 @@ impl NodeManager {
         }
         let status = match (&self.doing, self.registered) {
             // What the machine is comes with an event of its own.
-            (Doing::Nothing, false) if self.machine_known => Some(self.attempts.next()),
+            (Doing::Nothing, false) if self.machine_known && self.addresses.is_settled(&self.config.node) => {
+                Some(self.attempts.next())
+            }
             (Doing::Nothing, true) if self.urgent || self.doubted => Some(self.next_status.min(self.attempts.next())),
             (Doing::Nothing, true) => Some(self.next_status),
             _ => None,
@@ -204,9 +211,13 @@ impl NodeManager {
             self.volumes_in_use = used.to_vec();
             self.urgent = true;
         }
+        if !self.addresses.is_settled(&self.config.node) {
+            self.addresses.ask(now, &self.config.node, out);
+        }
         if self.doing == Doing::Nothing {
             if !self.registered {
-                if self.attempts.next() <= now.mono && facts.machine.is_some() {
+                let known = facts.machine.is_some() && self.addresses.is_settled(&self.config.node);
+                if self.attempts.next() <= now.mono && known {
                     self.register(now, facts, out);
                 }
             } else if self.doubted && self.attempts.next() <= now.mono {
@@ -263,6 +274,22 @@ impl NodeManager {
         }
     }
 
+    /// The machine told its addresses, or failed to. Others than before are reported at once.
+    pub fn addresses_done(&mut self, id: ActionId, outcome: Result<HostReply, Failure>) {
+        self.urgent |= self.addresses.done(id, outcome);
+    }
+
+    /// An address that cannot be told is the loss of those who look for the node, and no reason to run no pods. It is told once.
+    fn tell_address_error(&mut self, existing: &NodeStatus, out: &mut Out<'_>) {
+        let existing = existing.addresses.as_deref().unwrap_or_default();
+        let error = generate_addresses(&self.config, existing, self.addresses.found()).err();
+        if let Some(error) = error.as_ref().filter(|error| self.address_error.as_ref() != Some(error)) {
+            let message = format!("Failed to set some node status fields: {error}");
+            out.record(Recorded::warning(Subject::Node, "KubeletSetupFailed", message));
+        }
+        self.address_error = error;
+    }
+
     fn status(&self, now: Now, existing: &NodeStatus, facts: &NodeFacts<'_>) -> (NodeStatus, Vec<&'static str>) {
         let mut errors = Vec::new();
         // NODE-106
@@ -273,6 +300,7 @@ impl NodeManager {
         let inputs = StatusInputs {
             config: &self.config,
             machine: facts.machine,
+            addresses: self.addresses.found(),
             runtime: facts.runtime,
             errors: &errors,
             pleg_error: facts.pleg_error,
@@ -297,6 +325,7 @@ impl NodeManager {
             return;
         }
         let (status, events) = self.status(now, &NodeStatus::default(), facts);
+        self.tell_address_error(&NodeStatus::default(), out);
         self.tell(&events, out);
         let node = initial_node(&self.config, Self::architecture(facts), status);
         self.doing = Doing::Creating;
@@ -329,6 +358,7 @@ impl NodeManager {
             return;
         };
         self.urgent = false;
+        self.addresses.ask(now, &self.config.node, out);
         let existing = node.status.clone().unwrap_or_default();
         if self.would_guess(now, facts) && is_ready(&existing) {
             // An agent that has just been restarted does not know yet; what it knew before stands (the node was ready).
@@ -337,6 +367,7 @@ impl NodeManager {
         }
         self.next_status = now.mono + rng.jitter(self.config.node.status_update_frequency, JITTER);
         let (status, events) = self.status(now, &existing, facts);
+        self.tell_address_error(&existing, out);
         let due = self
             .last_report
             .is_none_or(|at| now.mono.since(at) >= self.config.node.status_report_frequency.saturating_add(self.report_delay));

@@ -1,5 +1,6 @@
 //! The node: what it registers, what it reports, how it shows that it lives.
 
+pub mod addresses;
 pub mod certificates;
 pub mod conditions;
 pub mod lease;

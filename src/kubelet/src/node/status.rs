@@ -3,19 +3,19 @@
 //! Differs: nothing on purpose.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, NodeAddress, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures,
-    NodeStatus, NodeSwapStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus,
+    NodeSwapStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::addresses::generate_addresses;
 use super::conditions::{Pressures, generate_conditions};
 use super::runtime_health::RuntimeHealth;
 use crate::config::{Config, Signal};
-use crate::observation::{Image, MachineInfo};
+use crate::observation::{Image, MachineInfo, NodeAddresses};
 use crate::time::Mono;
 
 /// The version that this agent speaks for.
@@ -30,6 +30,8 @@ pub struct StatusInputs<'a> {
     pub config: &'a Config,
     /// The machine, once it was read.
     pub machine: Option<&'a MachineInfo>,
+    /// What addresses the machine has, once it was asked.
+    pub addresses: Option<&'a NodeAddresses>,
     /// The runtime.
     pub runtime: &'a RuntimeHealth,
     /// Why the node is not ready, besides runtime, network and capacity.
@@ -57,9 +59,11 @@ pub fn generate_node_status(existing: &NodeStatus, inputs: &StatusInputs<'_>) ->
     errors.extend(inputs.pleg_error.map(str::to_owned));
     errors.extend(inputs.runtime.network_error());
     errors.extend(inputs.errors.iter().cloned());
-    match generate_addresses(inputs.config, inputs.machine) {
-        Ok(addresses) => status.addresses = Some(addresses),
-        Err(error) => errors.push(error),
+    // An error is told elsewhere: it says nothing of whether pods can run here.
+    if let Ok(Some(addresses)) =
+        generate_addresses(inputs.config, existing.addresses.as_deref().unwrap_or_default(), inputs.addresses)
+    {
+        status.addresses = Some(addresses);
     }
     set_resources(&mut status, inputs);
     errors.extend(missing_capacity(&status, inputs.config));
@@ -95,32 +99,6 @@ pub fn status_changed(old: &NodeStatus, new: &NodeStatus) -> bool {
         status
     };
     without_heartbeat(old) != without_heartbeat(new)
-}
-
-/// NODE-080, NODE-081: InternalIP first, then Hostname.
-fn generate_addresses(config: &Config, machine: Option<&MachineInfo>) -> Result<Vec<NodeAddress>, String> {
-    let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
-    let hostname = address("Hostname", config.node.name.to_string());
-    let chosen: Vec<IpAddr> = config.node.ips.iter().copied().filter(|ip| !ip.is_unspecified()).collect();
-    let mut addresses = Vec::new();
-    if !chosen.is_empty() {
-        for ip in &chosen {
-            if ip.is_loopback() || ip.is_multicast() {
-                return Err(format!("failed to validate nodeIP: node IP: \"{ip}\" is not usable as a node address"));
-            }
-            addresses.push(address("InternalIP", ip.to_string()));
-        }
-    } else if !config.node.external_cloud_provider {
-        let wants_v6 = config.node.ips.first().is_some_and(IpAddr::is_ipv6);
-        let candidates: Vec<IpAddr> = machine.into_iter().flat_map(|m| &m.default_ips).filter_map(|ip| ip.parse().ok()).collect();
-        let best = candidates.iter().find(|ip| ip.is_ipv6() == wants_v6).or(candidates.first());
-        let Some(ip) = best else {
-            return Err(format!("can't get ip address of node {}. error: no default routes found", config.node.name));
-        };
-        addresses.push(address("InternalIP", ip.to_string()));
-    }
-    addresses.push(hostname);
-    Ok(addresses)
 }
 
 /// NODE-083, NODE-084, NODE-086: what the machine has, and what of it pods may have.
@@ -324,7 +302,6 @@ mod tests {
             kernel_version: "6.18.44-fc-v657".to_owned(),
             os_image: "Debian GNU/Linux 12 (bookworm)".to_owned(),
             architecture: "amd64".to_owned(),
-            default_ips: vec!["10.77.0.1".to_owned()],
             cpu_cfs_quota: true,
             ..MachineInfo::default()
         }
@@ -340,9 +317,11 @@ mod tests {
 
     fn generate(config: &Config, existing: &NodeStatus) -> NodeStatus {
         let (machine, runtime) = (machine(), RuntimeHealth::new());
+        let addresses = NodeAddresses { routed: vec!["10.77.0.1".parse().unwrap()], ..NodeAddresses::default() };
         let inputs = StatusInputs {
             config,
             machine: Some(&machine),
+            addresses: Some(&addresses),
             runtime: &runtime,
             errors: &[],
             pleg_error: None,

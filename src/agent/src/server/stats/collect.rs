@@ -12,7 +12,7 @@ use kubelet::action::{CriCall, HostCall};
 use kubelet::event::{CriReply, HostReply};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
-use kubelet::observation::{ContainerState, FsUsage, ListedContainer, ListedSandbox, Listing, SandboxState};
+use kubelet::observation::{ContainerState, FsUsage, ListedContainer, ListedSandbox, Listing, MachineInfo, SandboxState};
 use proto::cri;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -61,6 +61,7 @@ pub struct Collector {
     /// Directory trees that are being walked, whoever asked.
     walks: Semaphore,
     pub(super) scope_prefix: OnceCell<&'static str>,
+    machine: OnceCell<MachineInfo>,
 }
 
 /// What the runtime says, joined.
@@ -110,6 +111,7 @@ impl Collector {
             volumes: Volumes::default(),
             walks: Semaphore::new(WALKS),
             scope_prefix: OnceCell::new(),
+            machine: OnceCell::new(),
         })
     }
 
@@ -209,11 +211,19 @@ impl Collector {
         Time(self.env.clock.now())
     }
 
-    async fn node(&self, view: &dyn NodeView) -> Result<NodeStats, Failure> {
-        let machine = match within(self.env.host.call(HostCall::MachineInfo)).await? {
-            HostReply::Machine(machine) => machine,
-            other => return Err(unexpected(&other)),
+    /// The machine, read once: it does not change while the agent runs (upstream's GetCachedMachineInfo).
+    pub(super) async fn machine(&self) -> Result<&MachineInfo, Failure> {
+        let read = || async {
+            match within(self.env.host.call(HostCall::MachineInfo)).await? {
+                HostReply::Machine(machine) => Ok(*machine),
+                other => Err(unexpected(&other)),
+            }
         };
+        self.machine.get_or_try_init(read).await
+    }
+
+    async fn node(&self, view: &dyn NodeView) -> Result<NodeStats, Failure> {
+        let machine = self.machine().await?;
         let usage = within(self.env.host.cgroup_usage("/".to_owned()))
             .await?
             .ok_or_else(|| Failure::new(FailureKind::NotFound, "failed to get root cgroup stats"))?;

@@ -5,13 +5,13 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use kubelet::action::{CriCall, HostCall};
-use kubelet::event::{CriReply, HostReply};
+use kubelet::action::CriCall;
+use kubelet::event::CriReply;
 use kubelet::failure::Failure;
 use kubelet::observation::{ActualResources, ListedContainer, MachineInfo};
 use proto::cri;
 
-use super::collect::{Collector, FromRuntime, timestamp, unexpected, value, within};
+use super::collect::{Collector, FromRuntime, timestamp, value, within};
 use crate::env::CgroupUsage;
 use crate::server::NodeView;
 
@@ -45,10 +45,7 @@ pub(crate) struct Subject {
 impl Collector {
     /// The machine, and every cgroup that is measured.
     pub(crate) async fn subjects(&self, view: &dyn NodeView) -> Result<(MachineInfo, Vec<Subject>), Failure> {
-        let machine = match within(self.env.host.call(HostCall::MachineInfo)).await? {
-            HostReply::Machine(machine) => *machine,
-            other => return Err(unexpected(&other)),
-        };
+        let machine = self.machine().await?.clone();
         let runtime = self.runtime().await?;
         let mut running = runtime.running();
         let mut subjects = Vec::new();

@@ -448,6 +448,20 @@ async fn a_containers_cgroup_knows_better_than_the_runtime() {
     assert!(metrics.contains(limit), "{metrics}");
 }
 
+// N1: GetCachedMachineInfo of upstream's pkg/kubelet/kubelet_getters.go: no scrape reads the machine again.
+#[tokio::test(start_paused = true)]
+async fn machine_is_read_once_for_all_scrapes() {
+    let world = World::new().start().await;
+    golden_machine(&world);
+    set_cgroups(&world, false);
+    assert!(!world.get("/metrics/resource").await.body.contains("resource_scrape_error 1"));
+    world.host.replies.lock().unwrap().remove("machine");
+    for path in ["/metrics/resource", "/metrics/cadvisor", "/stats/summary"] {
+        let answer = world.get(path).await;
+        assert!(answer.status == 200 && answer.body.contains("gold-running"), "{path}: {}", answer.body);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_cpu_and_memory_is_less() {
     // API-129

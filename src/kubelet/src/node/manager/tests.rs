@@ -1,9 +1,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::action::Action;
+use crate::action::{Action, HostCall};
 use crate::event::CriReply;
-use crate::observation::{RuntimeCondition, RuntimeStatus};
+use crate::observation::{NodeAddresses, RuntimeCondition, RuntimeStatus};
 use crate::out::Ledger;
 
 struct Bench {
@@ -11,6 +11,8 @@ struct Bench {
     runtime: RuntimeHealth,
     machine: MachineInfo,
     known: bool,
+    /// What the machine says of its addresses; `None` is nothing.
+    address: Option<&'static str>,
     ledger: Ledger,
     rng: Rng,
 }
@@ -30,7 +32,6 @@ impl Bench {
             memory: 4 << 30,
             root_fs_capacity: 1 << 30,
             architecture: "amd64".to_owned(),
-            default_ips: vec!["10.77.0.1".to_owned()],
             cpu_cfs_quota: true,
             ..MachineInfo::default()
         };
@@ -39,6 +40,7 @@ impl Bench {
             runtime: RuntimeHealth::new(),
             machine,
             known: true,
+            address: Some("10.77.0.1"),
             ledger: Ledger::default(),
             rng: Rng::new(1),
         };
@@ -71,6 +73,12 @@ impl Bench {
         let (mut actions, mut recorded) = (Vec::new(), Vec::new());
         let mut out = Out::new(&mut self.ledger, &mut actions, &mut recorded);
         self.manager.due(at(millis), &facts, &mut self.rng, &mut out);
+        let asked = |a: &Action| matches!(a.call, Call::Host(HostCall::NodeAddresses { .. }));
+        let Some(index) = actions.iter().position(asked) else { return actions };
+        let Some(address) = self.address else { return actions };
+        let found = NodeAddresses { routed: vec![address.parse().unwrap()], ..NodeAddresses::default() };
+        self.manager.addresses_done(actions.remove(index).id, Ok(HostReply::NodeAddresses(found)));
+        actions.extend(self.due(millis));
         actions
     }
 
@@ -243,4 +251,34 @@ fn node_becomes_ready_in_the_moment_in_which_its_csi_node_is_there() {
     bench.done(4100, id, Ok(ApiReply::Done));
     let (_, patch) = Bench::patched(&bench.due(4100));
     assert_eq!(ready_of(&patch["status"]), ("True".to_owned(), "kubelet is posting ready status".to_owned()));
+}
+
+// NODE-080: setters.go, NodeAddress, asks name servers and routes at each pass; another address is reported when it is known.
+#[test]
+fn machine_is_asked_for_its_addresses_at_each_look_at_the_status() {
+    let mut bench = Bench::new();
+    let mut node = bench.register(0);
+    assert_eq!(node.status.as_ref().unwrap().addresses.as_ref().unwrap()[0].address, "10.77.0.1");
+    let (id, patch) = Bench::patched(&bench.due(0));
+    node = (*with_patch(&node, &patch)).clone();
+    bench.done(0, id, Ok(ApiReply::Node(Arc::new(node))));
+    bench.address = Some("10.77.0.9");
+    bench.ask_runtime(10_400);
+    let (_, patch) = Bench::patched(&bench.due(10_400));
+    let address = |ip: &str, kind: &str| json!({"address": ip, "type": kind});
+    let expected = json!([address("10.77.0.9", "InternalIP"), address("n1", "Hostname"), {"$patch": "replace"}]);
+    assert_eq!(patch["status"]["addresses"], expected);
+}
+
+// NODE-080: a machine that does not answer is waited for until its call is given up, and then the node is registered without.
+#[test]
+fn node_is_registered_once_its_machine_has_answered_or_failed_to() {
+    let mut bench = Bench::new();
+    bench.address = None;
+    let actions = bench.due(0);
+    let [asked] = actions.as_slice() else { panic!("{actions:?}") };
+    assert!(bench.manager.deadline().is_none());
+    bench.manager.addresses_done(asked.id, Err(Failure::new(FailureKind::UnknownOutcome, "no answer")));
+    let (_, node) = Bench::created(&bench.due(0));
+    assert_eq!(node.status.unwrap().addresses, None);
 }
