@@ -3,6 +3,7 @@
 //! Differs: intents, not system calls, as the `Host` seam has them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use kubelet::action::{HostCall, VolumeSetup};
@@ -66,6 +67,7 @@ impl HostModel {
             cgroup_v2: true,
             max_pids: 32768,
             cpu_cfs_quota: true,
+            device_resources: Some(Vec::new()),
             ..MachineInfo::default()
         };
         Self {
@@ -97,9 +99,7 @@ impl HostModel {
             | HostCall::CleanSubPaths { .. }
             | HostCall::GiveToGroup { .. } => Ok(HostReply::Done),
             HostCall::MachineInfo => Ok(HostReply::Machine(Box::new(self.machine.clone()))),
-            HostCall::NodeAddresses { given, .. } => {
-                Ok(HostReply::NodeAddresses(NodeAddresses { local: given.clone(), ..self.addresses.clone() }))
-            }
+            HostCall::NodeAddresses { given, .. } => Ok(self.addresses(given)),
             HostCall::ApplyCgroup { name, .. } | HostCall::EnsureCgroup { name, .. } => {
                 self.cgroups.insert(name.clone());
                 Ok(HostReply::Done)
@@ -141,10 +141,7 @@ impl HostModel {
             HostCall::RemoveCsiVolume { mount } => self.remove_csi_volume(mount),
             HostCall::TearDownVolume { pod, volume, plugin } => {
                 if plugin == CSI {
-                    // By force: nothing is known of it.
-                    let target = format!("/pods/{pod}/volumes/{CSI}/{volume}/mount");
-                    let there: Vec<String> = self.csi.published.keys().filter(|path| path.ends_with(&target)).cloned().collect();
-                    there.iter().for_each(|path| self.csi.unmount_by_force(path));
+                    self.unmount_by_force(pod, volume);
                 }
                 self.volumes.remove(&(pod.clone(), volume.clone()));
                 Ok(HostReply::Done)
@@ -191,6 +188,17 @@ impl HostModel {
             name.starts_with(prefix).then(|| FileRead { name, contents: Ok(Sensitive::new(contents.clone())) })
         };
         self.files.iter().filter_map(inside).collect()
+    }
+
+    fn addresses(&self, given: &[IpAddr]) -> HostReply {
+        HostReply::NodeAddresses(NodeAddresses { local: given.to_vec(), ..self.addresses.clone() })
+    }
+
+    /// Nothing is known of it.
+    fn unmount_by_force(&mut self, pod: &PodUid, volume: &str) {
+        let target = format!("/pods/{pod}/volumes/{CSI}/{volume}/mount");
+        let there: Vec<String> = self.csi.published.keys().filter(|path| path.ends_with(&target)).cloned().collect();
+        there.iter().for_each(|path| self.csi.unmount_by_force(path));
     }
 
     /// Writes a file at the static pod path, or removes it.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::node::registration::is_extended;
 use crate::node::status::Resources;
 use crate::observation::MachineInfo;
 use crate::resources::requests::{Kind, amounts_of, pod_amounts};
@@ -125,7 +126,7 @@ fn other_capacity(name: &str, own: &Resources, pod: &Pod, node: Option<&Node>) -
     if name.starts_with("hugepages-") {
         return Some(amounts_of(Some(&own.allocatable)).get(name).and_then(|amount| u64::try_from(*amount).ok()).unwrap_or(0));
     }
-    let extended = name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.");
+    let extended = is_extended(name);
     let claimed = pod.status.as_ref().and_then(|status| status.extended_resource_claim_status.as_ref());
     let by_claim = claimed.is_some_and(|claim| claim.request_mappings.iter().any(|mapping| mapping.resource_name == name));
     let allocatable = node.and_then(|node| node.status.as_ref()?.allocatable.as_ref()).filter(|_| extended && !by_claim);

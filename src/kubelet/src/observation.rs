@@ -355,6 +355,9 @@ pub struct MachineInfo {
     /// Whether the kernel can limit a cgroup's swap (NODE-147).
     #[serde(default)]
     pub swap_controller: bool,
+    /// The resources that device plugins had registered with an earlier kubelet; `None` on a machine where none ever ran (NODE-045).
+    #[serde(default)]
+    pub device_resources: Option<Vec<String>>,
     /// CPUs that are online, as the kernel lists them, such as `0-3,8`.
     #[serde(default)]
     pub online_cpus: String,

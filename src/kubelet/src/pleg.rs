@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::ids::{ContainerId, PodUid, SandboxId};
 use crate::observation::{ContainerState, Listing, SandboxState};
 use crate::out::{Out, Owner};
-use crate::time::{Mono, Now};
+use crate::time::{Mono, Now, go_duration};
 
 /// How often everything is listed when the runtime tells of no changes (POD-054).
 const RELIST_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
@@ -72,7 +72,7 @@ impl Pleg {
         };
         let age = now.since(began);
         (age > UNHEALTHY_AFTER)
-            .then(|| format!("PLEG is not healthy: pleg was last seen active {}s ago; threshold is 3m0s", age.as_secs()))
+            .then(|| format!("PLEG is not healthy: pleg was last seen active {} ago; threshold is 3m0s", go_duration(age)))
     }
 
     /// The pods that the runtime held something of at the last listing.
@@ -221,7 +221,7 @@ mod tests {
         pleg.listed(at(10), Ok((at(10).mono, Listing::default())));
         assert_eq!(pleg.unhealthy(at(190).mono), None);
         pleg.listed(at(191), Err(Failure::new(FailureKind::Unavailable, "down")));
-        assert!(pleg.unhealthy(at(191).mono).unwrap().starts_with("PLEG is not healthy: pleg was last seen active 181s ago"));
+        assert!(pleg.unhealthy(at(191).mono).unwrap().starts_with("PLEG is not healthy: pleg was last seen active 3m1s ago"));
     }
 
     // POD-060: events make listings rare; their loss makes them frequent again.

@@ -78,7 +78,7 @@ impl Startup {
     /// When a failed step is tried again.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        let waits = matches!(self.prepare, Step::Waiting)
+        let waits = (matches!(self.prepare, Step::Waiting) && self.machine.is_some())
             || matches!(self.machine_asked, Step::Waiting)
             || self.tier_due().is_some_and(|(.., step)| matches!(step, Step::Waiting));
         let enforce = self.kubepods.as_ref().filter(|(.., step)| matches!(step, Step::Waiting)).map(|_| self.enforce_at);
@@ -118,8 +118,11 @@ impl Startup {
         if self.next > now.mono {
             return;
         }
-        ask(&mut self.prepare, HostCall::PrepareNode);
         ask(&mut self.machine_asked, HostCall::MachineInfo);
+        // What is made now is not to be taken for what an earlier life left.
+        if self.machine.is_some() {
+            ask(&mut self.prepare, HostCall::PrepareNode);
+        }
         // One after the other, and after the group that they lie in.
         let enforced = self.enforced;
         if let Some((name, settings, step)) =

@@ -80,6 +80,38 @@ pub fn earliest(deadlines: impl IntoIterator<Item = Option<Mono>>) -> Option<Mon
     deadlines.into_iter().flatten().min()
 }
 
+/// As Go prints a duration: `800ms`, `1.2s`, `3m1.4s`, `1h0m0.5s`, to the nanosecond.
+#[must_use]
+pub fn go_duration(duration: Duration) -> String {
+    let nanos = duration.subsec_nanos();
+    if duration.as_secs() == 0 {
+        let (unit, name) = match nanos {
+            0 => return "0s".to_owned(),
+            1..1000 => (1, "ns"),
+            1000..1_000_000 => (1000, "µs"),
+            _ => (1_000_000, "ms"),
+        };
+        return decimal(nanos / unit, nanos % unit, unit, name);
+    }
+    let seconds = duration.as_secs();
+    let rest = decimal(u32::try_from(seconds % 60).unwrap_or(0), nanos, 1_000_000_000, "s");
+    match (seconds / 3600, seconds / 60 % 60) {
+        (0, 0) => rest,
+        (0, minutes) => format!("{minutes}m{rest}"),
+        (hours, minutes) => format!("{hours}h{minutes}m{rest}"),
+    }
+}
+
+/// `whole` and `part` of so many, without zeros at the end.
+fn decimal(whole: u32, part: u32, of: u32, unit: &str) -> String {
+    if part == 0 {
+        return format!("{whole}{unit}");
+    }
+    let digits = of.ilog10() as usize;
+    let part = format!("{part:0digits$}");
+    format!("{whole}.{}{unit}", part.trim_end_matches('0'))
+}
+
 /// As Go prints whole seconds: `10s`, `1m20s`, `1h0m0s`.
 #[must_use]
 pub fn go_seconds(duration: Duration) -> String {
@@ -88,5 +120,29 @@ pub fn go_seconds(duration: Duration) -> String {
         (0, 0, seconds) => format!("{seconds}s"),
         (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
         (hours, minutes, seconds) => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // N10: durationTests of Go's time/time_test.go.
+    #[test]
+    fn durations_are_printed_as_go_prints_them() {
+        let cases: [(u64, &str); 9] = [
+            (0, "0s"),
+            (1, "1ns"),
+            (1100, "1.1µs"),
+            (2_200_000, "2.2ms"),
+            (3_300_000_000, "3.3s"),
+            (245_000_000_000, "4m5s"),
+            (245_001_000_000, "4m5.001s"),
+            (18_367_001_000_000, "5h6m7.001s"),
+            (480_000_000_001, "8m0.000000001s"),
+        ];
+        for (nanos, text) in cases {
+            assert_eq!(go_duration(Duration::from_nanos(nanos)), text);
+        }
     }
 }

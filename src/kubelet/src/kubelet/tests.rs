@@ -310,7 +310,7 @@ fn hanging_status_call_of_the_runtime_stops_no_pod() {
     bench.pass(10);
     bench.runtime_silent = true;
     bench.pass(40);
-    assert_eq!(bench.kubelet.parts.runtime.runtime_error(bench.now).as_deref(), Some("container runtime is down"));
+    assert_eq!(bench.kubelet.parts.runtime.silence_error(bench.now).as_deref(), Some("container runtime is down"));
     bench.list_pods(&[pod("web")]);
     bench.pass(2);
     assert_eq!(bench.changes(), ["EnsureCgroup", "RunPodSandbox"]);

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
 
-use super::addresses::{AddressBook, generate_addresses};
+use super::addresses::{AddressBook, generate_addresses, provided_node_ip};
 use super::conditions::Pressures;
-use super::registration::{Attempts, csi_node, initial_node, is_foreign, reconcile_patch};
+use super::registration::{Attempts, csi_node, initial_node, is_foreign, kept_metadata, reconcile_patch, with_metadata};
 use super::runtime_health::RuntimeHealth;
 use super::status::{StatusInputs, generate_node_status, status_changed};
 use crate::action::{ApiCall, Call, Lane};
@@ -93,8 +93,12 @@ pub struct NodeManager {
     last_report: Option<Mono>,
     report_delay: Duration,
     urgent: bool,
+    /// Flips that were told, of which the report has not come through yet.
     told: Vec<&'static str>,
-    unschedulable: Option<bool>,
+    unschedulable: bool,
+    /// The Node that this life would make, while it is being registered, and the resources of earlier lives' device plugins.
+    wanted: Option<(Box<Node>, Option<Vec<String>>)>,
+    reboot_told: bool,
     machine_known: bool,
     volumes_in_use: Vec<String>,
     addresses: AddressBook,
@@ -119,7 +123,9 @@ impl NodeManager {
             report_delay: Duration::ZERO,
             urgent: true,
             told: Vec::new(),
-            unschedulable: None,
+            unschedulable: false,
+            wanted: None,
+            reboot_told: false,
             machine_known: false,
             volumes_in_use: Vec::new(),
             addresses: AddressBook::default(),
@@ -238,10 +244,9 @@ impl NodeManager {
         let doing = std::mem::replace(&mut self.doing, Doing::Nothing);
         match (doing, outcome) {
             (Doing::Creating, Ok(ApiReply::Node(node))) => {
-                self.registered = true;
-                self.attempts.succeeded();
+                self.told.clear();
                 self.last_report = Some(now.mono);
-                self.urgent = true;
+                self.is_there();
                 self.seen(node, out);
             }
             // NODE-044: it is there already, or may not be created: then it is brought in line.
@@ -252,12 +257,11 @@ impl NodeManager {
             (Doing::Getting, Ok(ApiReply::Node(node))) => self.reconcile(node, out),
             (Doing::Reconciling, Ok(ApiReply::Node(node))) => {
                 self.seen(node, out);
-                self.registered = true;
-                self.attempts.succeeded();
-                self.urgent = true;
+                self.is_there();
             }
             (Doing::Reporting, Ok(ApiReply::Node(node))) => {
                 self.attempts.succeeded();
+                self.told.clear();
                 self.seen(node, out);
                 self.last_report = Some(now.mono);
                 self.report_delay = report_jitter(self.config.node.status_report_frequency, rng);
@@ -328,27 +332,31 @@ impl NodeManager {
         self.tell_address_error(&NodeStatus::default(), out);
         self.tell(&events, out);
         let node = initial_node(&self.config, Self::architecture(facts), status);
+        let devices = facts.machine.and_then(|machine| machine.device_resources.clone());
+        self.wanted = Some((Box::new(node.clone()), devices));
         self.doing = Doing::Creating;
         out.issue(Owner::Node, Lane::NodeStatus, TIMEOUT, Call::Api(ApiCall::CreateNode(Box::new(node))));
     }
 
     fn reconcile(&mut self, node: Arc<Node>, out: &mut Out<'_>) {
-        let architecture = node.status.as_ref().and_then(|s| s.node_info.as_ref()).map(|i| i.architecture.clone());
-        let architecture = architecture.unwrap_or_default();
-        let wanted = initial_node(&self.config, &architecture, NodeStatus::default());
-        let patch = reconcile_patch(&node, &wanted, &self.config.node.name, &architecture);
+        // One that was only looked for again has been brought in line before.
+        let patch = self.wanted.as_ref().and_then(|(wanted, devices)| reconcile_patch(&node, wanted, devices.as_deref()));
         self.seen(node, out);
         match patch {
             Some(patch) => {
                 self.doing = Doing::Reconciling;
                 out.issue(Owner::Node, Lane::NodeStatus, TIMEOUT, Call::Api(ApiCall::PatchNodeStatus(patch)));
             }
-            None => {
-                self.registered = true;
-                self.attempts.succeeded();
-                self.urgent = true;
-            }
+            None => self.is_there(),
         }
+    }
+
+    /// The Node is registered, and as it should be but for its status.
+    fn is_there(&mut self) {
+        self.registered = true;
+        self.wanted = None;
+        self.attempts.succeeded();
+        self.urgent = true;
     }
 
     fn report(&mut self, now: Now, facts: &NodeFacts<'_>, rng: &mut Rng, out: &mut Out<'_>) {
@@ -368,14 +376,18 @@ impl NodeManager {
         self.next_status = now.mono + rng.jitter(self.config.node.status_update_frequency, JITTER);
         let (status, events) = self.status(now, &existing, facts);
         self.tell_address_error(&existing, out);
+        self.tell_reboot(&existing, &status, out);
+        // Upstream leaves the annotation while an address is wrong.
+        let provided = self.address_error.is_none().then(|| provided_node_ip(&self.config));
+        let metadata = kept_metadata(&node, Self::architecture(facts), provided);
         let due = self
             .last_report
             .is_none_or(|at| now.mono.since(at) >= self.config.node.status_report_frequency.saturating_add(self.report_delay));
-        if !due && !status_changed(&existing, &status) {
+        if !due && metadata.is_empty() && !status_changed(&existing, &status) {
             return;
         }
         self.tell(&events, out);
-        let Some(patch) = node_status_patch(&existing, &status) else {
+        let Some(patch) = with_metadata(node_status_patch(&existing, &status), metadata) else {
             self.last_report = Some(now.mono);
             return;
         };
@@ -435,45 +447,41 @@ impl NodeManager {
 
     /// Each flip is told once, also when the report of it has to be repeated.
     fn tell(&mut self, events: &[&'static str], out: &mut Out<'_>) {
-        for reason in events {
-            if self.told.contains(reason) {
-                continue;
-            }
-            let opposite = opposite_of(reason);
-            self.told.retain(|told| *told != opposite);
-            self.told.push(reason);
-            let message = format!("Node {} status is now: {reason}", self.config.node.name);
-            out.record(Recorded::normal(Subject::Node, *reason, message));
+        for reason in events.iter().filter(|reason| !self.told.contains(reason)) {
+            out.record(Recorded::normal(Subject::Node, *reason, self.is_now(reason)));
         }
+        self.told = events.to_vec();
     }
 
-    /// NODE-069
+    fn is_now(&self, reason: &str) -> String {
+        format!("Node {} status is now: {reason}", self.config.node.name)
+    }
+
+    /// NODE-069: what is not known counts as schedulable, so a node that is cordoned when the agent starts is told.
     fn tell_schedulable(&mut self, node: &Node, out: &mut Out<'_>) {
         let unschedulable = node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false);
-        if self.unschedulable.is_some_and(|was| was != unschedulable) {
+        if self.unschedulable != unschedulable {
             let reason = if unschedulable { "NodeNotSchedulable" } else { "NodeSchedulable" };
-            let message = format!("Node {} status is now: {reason}", self.config.node.name);
-            out.record(Recorded::normal(Subject::Node, reason, message));
+            out.record(Recorded::normal(Subject::Node, reason, self.is_now(reason)));
         }
-        self.unschedulable = Some(unschedulable);
+        self.unschedulable = unschedulable;
+    }
+
+    /// NODE-088: once in a life.
+    fn tell_reboot(&mut self, existing: &NodeStatus, status: &NodeStatus, out: &mut Out<'_>) {
+        let boot = |status: &NodeStatus| status.node_info.as_ref().map(|info| info.boot_id.clone()).unwrap_or_default();
+        let (before, now) = (boot(existing), boot(status));
+        if before.is_empty() || now.is_empty() || before == now || self.reboot_told {
+            return;
+        }
+        self.reboot_told = true;
+        let message = format!("Node {} has been rebooted, boot id: {now}", self.config.node.name);
+        out.record(Recorded::warning(Subject::Node, "Rebooted", message));
     }
 }
 
 fn is_ready(status: &NodeStatus) -> bool {
     status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
-}
-
-fn opposite_of(reason: &str) -> &'static str {
-    match reason {
-        "NodeReady" => "NodeNotReady",
-        "NodeNotReady" => "NodeReady",
-        "NodeHasSufficientMemory" => "NodeHasInsufficientMemory",
-        "NodeHasInsufficientMemory" => "NodeHasSufficientMemory",
-        "NodeHasNoDiskPressure" => "NodeHasDiskPressure",
-        "NodeHasDiskPressure" => "NodeHasNoDiskPressure",
-        "NodeHasSufficientPID" => "NodeHasInsufficientPID",
-        _ => "NodeHasSufficientPID",
-    }
 }
 
 /// A reply and a watch event may arrive in either order: the higher resourceVersion is the truth.

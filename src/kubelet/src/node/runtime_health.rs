@@ -94,21 +94,21 @@ impl RuntimeHealth {
         self.last_ready.is_some()
     }
 
-    /// Why the runtime is not ready, if it is not (NODE-103, NODE-104).
+    /// That the runtime has not said for too long that it is ready, if so (NODE-104).
     #[must_use]
-    pub fn runtime_error(&self, now: Mono) -> Option<String> {
-        let Some(stamp) = self.last_ready else {
-            return Some(match self.status.as_ref() {
-                Some(status) => format!("container runtime not ready: {}", printed("RuntimeReady", status.runtime_ready.as_ref())),
-                None => "container runtime status check may not have completed yet".to_owned(),
-            });
-        };
-        if let Some(status) = &self.status
-            && !status.runtime_ready.as_ref().is_some_and(|c| c.status)
-        {
-            return Some(format!("container runtime not ready: {}", printed("RuntimeReady", status.runtime_ready.as_ref())));
+    pub fn silence_error(&self, now: Mono) -> Option<String> {
+        match self.last_ready {
+            None => Some("container runtime status check may not have completed yet".to_owned()),
+            Some(stamp) => (now.since(stamp) > DOWN_AFTER).then(|| "container runtime is down".to_owned()),
         }
-        (now.since(stamp) > DOWN_AFTER).then(|| "container runtime is down".to_owned())
+    }
+
+    /// Why the runtime says that it is not ready, if it does (NODE-103).
+    #[must_use]
+    pub fn condition_error(&self) -> Option<String> {
+        let condition = self.status.as_ref()?.runtime_ready.as_ref();
+        (!condition.is_some_and(|condition| condition.status))
+            .then(|| format!("container runtime not ready: {}", printed("RuntimeReady", condition)))
     }
 
     /// Whether nothing is to be begun on it: it says that it is not ready, or was never ready in this life (POD-051). One whose status
@@ -259,7 +259,7 @@ mod tests {
     fn nothing_is_ready_before_the_first_answer() {
         let health = RuntimeHealth::new();
         assert_eq!(health.network_error().as_deref(), Some("network state unknown"));
-        assert_eq!(health.runtime_error(Mono::ZERO).as_deref(), Some("container runtime status check may not have completed yet"));
+        assert_eq!(health.silence_error(Mono::ZERO).as_deref(), Some("container runtime status check may not have completed yet"));
     }
 
     // NODE-103: the message prints the condition.
@@ -267,13 +267,32 @@ mod tests {
     fn network_condition_is_printed() {
         let mut health = RuntimeHealth::new();
         assert!(poll(&mut health, at(0), Ok(ready(false))).changed);
-        assert_eq!(health.runtime_error(at(0).mono), None);
+        assert_eq!(health.silence_error(at(0).mono), None);
         assert_eq!(
             health.network_error().as_deref(),
             Some("container runtime network not ready: NetworkReady=false reason:R message:M")
         );
         assert!(poll(&mut health, at(5), Ok(ready(true))).changed);
         assert_eq!(health.network_error(), None);
+    }
+
+    // N10, NODE-104: updateRuntimeUp of upstream's pkg/kubelet/kubelet.go stamps only a runtime that is ready: one that says otherwise
+    // has both to say.
+    #[test]
+    fn runtime_that_is_not_ready_is_down_as_well_in_the_end() {
+        let mut health = RuntimeHealth::new();
+        let condition = RuntimeCondition { status: false, reason: "R".to_owned(), message: "M".to_owned() };
+        let not_ready =
+            || Ok(CriReply::Status(RuntimeStatus { runtime_ready: Some(condition.clone()), ..RuntimeStatus::default() }));
+        let told = |health: &RuntimeHealth, seconds| (health.silence_error(at(seconds).mono), health.condition_error());
+        let says = Some("container runtime not ready: RuntimeReady=false reason:R message:M".to_owned());
+        poll(&mut health, at(0), not_ready());
+        assert_eq!(told(&health, 0), (Some("container runtime status check may not have completed yet".to_owned()), says.clone()));
+        poll(&mut health, at(5), Ok(ready(true)));
+        assert_eq!(told(&health, 5), (None, None));
+        poll(&mut health, at(10), not_ready());
+        assert_eq!(told(&health, 10), (None, says.clone()));
+        assert_eq!(told(&health, 36), (Some("container runtime is down".to_owned()), says));
     }
 
     /// What is asked at that moment, by name, with the answer to RuntimeConfig; all else goes well.
@@ -352,8 +371,8 @@ mod tests {
         poll(&mut health, at(0), Ok(ready(true)));
         let gone = || Err(Failure::new(FailureKind::Unavailable, "connection refused"));
         assert!(!poll(&mut health, at(5), gone()).changed);
-        assert_eq!(health.runtime_error(at(30).mono), None);
-        assert_eq!(health.runtime_error(at(31).mono).as_deref(), Some("container runtime is down"));
+        assert_eq!(health.silence_error(at(30).mono), None);
+        assert_eq!(health.silence_error(at(31).mono).as_deref(), Some("container runtime is down"));
         let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
         let change = health.due(at(31), &mut Out::new(&mut ledger, &mut actions, &mut recorded));
         assert!(change.changed, "the node is told by time alone");

@@ -10,10 +10,13 @@ use k8s_openapi::api::core::v1::{
     NodeSwapStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use serde_json::Value;
 
 use super::addresses::generate_addresses;
 use super::conditions::{Pressures, generate_conditions};
+use super::registration::is_extended;
 use super::runtime_health::RuntimeHealth;
+use crate::canonical_quantity::canonical;
 use crate::config::{Config, Signal};
 use crate::observation::{Image, MachineInfo, NodeAddresses};
 use crate::time::Mono;
@@ -55,8 +58,9 @@ pub struct StatusInputs<'a> {
 pub fn generate_node_status(existing: &NodeStatus, inputs: &StatusInputs<'_>) -> (NodeStatus, Vec<&'static str>) {
     let mut status = existing.clone();
     let mut errors: Vec<String> = Vec::new();
-    errors.extend(inputs.runtime.runtime_error(inputs.mono));
+    errors.extend(inputs.runtime.silence_error(inputs.mono));
     errors.extend(inputs.pleg_error.map(str::to_owned));
+    errors.extend(inputs.runtime.condition_error());
     errors.extend(inputs.runtime.network_error());
     errors.extend(inputs.errors.iter().cloned());
     // An error is told elsewhere: it says nothing of whether pods can run here.
@@ -85,10 +89,11 @@ pub fn generate_node_status(existing: &NodeStatus, inputs: &StatusInputs<'_>) ->
     (status, events)
 }
 
-/// Whether two statuses differ in more than heartbeats (NODE-062).
+/// Whether two statuses differ in more than heartbeats (NODE-062). What Go's JSON does not tell apart is the same: a list that is not
+/// there and one that is empty, a text or number that is not there and an empty one.
 #[must_use]
 pub fn status_changed(old: &NodeStatus, new: &NodeStatus) -> bool {
-    let without_heartbeat = |status: &NodeStatus| {
+    let comparable = |status: &NodeStatus| {
         let mut status = status.clone();
         for condition in status.conditions.iter_mut().flatten() {
             condition.last_heartbeat_time = None;
@@ -96,9 +101,34 @@ pub fn status_changed(old: &NodeStatus, new: &NodeStatus) -> bool {
         if let Some(conditions) = &mut status.conditions {
             conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
         }
-        status
+        for list in [&mut status.capacity, &mut status.allocatable] {
+            list.iter_mut().flatten().for_each(|(_, quantity)| *quantity = canonical(quantity));
+        }
+        // A status is a plain struct: it always serializes.
+        let mut value = serde_json::to_value(status).unwrap_or_default();
+        without_nothing(&mut value);
+        value
     };
-    without_heartbeat(old) != without_heartbeat(new)
+    comparable(old) != comparable(new)
+}
+
+/// Takes out of an object, and of what lies in it, whatever says nothing.
+fn without_nothing(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.values_mut().for_each(without_nothing);
+            fields.retain(|_, value| match value {
+                Value::Null => false,
+                Value::String(text) => !text.is_empty(),
+                Value::Number(number) => number.as_i64() != Some(0),
+                Value::Array(items) => !items.is_empty(),
+                Value::Object(fields) => !fields.is_empty(),
+                Value::Bool(_) => true,
+            });
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_nothing),
+        _ => {}
+    }
 }
 
 /// NODE-083, NODE-084, NODE-086: what the machine has, and what of it pods may have.
@@ -114,16 +144,10 @@ fn set_resources(status: &mut NodeStatus, inputs: &StatusInputs<'_>) {
     for (name, quantity) in &resources.capacity {
         capacity.insert(name.clone(), quantity.clone());
     }
-    let known: Vec<String> = capacity.keys().cloned().collect();
     let mut allocatable: BTreeMap<String, Quantity> = status.allocatable.take().unwrap_or_default();
-    // Extended resources that are gone from capacity go here too.
-    allocatable.retain(|name, _| known.contains(name));
-    for name in known {
-        if !resources.capacity.contains_key(&name) {
-            let foreign = capacity[&name].clone();
-            allocatable.entry(name).or_insert(foreign);
-        }
-    }
+    // Extended resources that are gone from capacity go here too; of those that others put there, pods may have all.
+    allocatable.retain(|name, _| capacity.contains_key(name) || !is_extended(name));
+    allocatable.extend(capacity.clone());
     allocatable.extend(resources.allocatable);
     status.allocatable = Some(allocatable);
 }
@@ -370,7 +394,7 @@ mod tests {
         let ours = generate(&config(), &golden);
         assert_eq!(ours.declared_features, None);
         let patch = crate::status_patch::node_status_patch(&golden, &ours).unwrap();
-        assert_eq!(patch["status"].get("declaredFeatures"), Some(&serde_json::Value::Null));
+        assert_eq!(patch["status"].get("declaredFeatures"), Some(&Value::Null));
     }
 
     // NODE-083: what others put there stays; NODE-062: a heartbeat alone is no change.
@@ -387,6 +411,43 @@ mod tests {
         assert!(!status_changed(&first, &later));
         later.conditions.as_mut().unwrap()[0].status = "True".to_owned();
         assert!(status_changed(&first, &later));
+    }
+
+    // N4, NODE-084: setters.go, MachineInfo: allocatable is capacity at each pass, whoever changed it.
+    #[test]
+    fn allocatable_of_extended_resources_follows_capacity() {
+        let mut status = NodeStatus::default();
+        for (capacity, expected) in [(Some("4"), Some("4")), (Some("2"), Some("2")), (Some("4"), Some("4")), (None, None)] {
+            let list = status.capacity.get_or_insert_default();
+            match capacity {
+                Some(capacity) => list.insert("example.com/dongle".to_owned(), Quantity(capacity.to_owned())),
+                None => list.remove("example.com/dongle"),
+            };
+            status = generate(&config(), &status);
+            let allocatable = status.allocatable.as_ref().unwrap().get("example.com/dongle");
+            assert_eq!(allocatable.map(|quantity| quantity.0.as_str()), expected);
+        }
+    }
+
+    // N5, NODE-062: upstream compares with apiequality.Semantic.DeepEqual, which takes nil and empty for the same, and quantities by value.
+    #[test]
+    fn what_the_api_server_leaves_out_is_no_change() {
+        let mut config = config();
+        config.node.status_max_images = Some(0);
+        let mut ours = generate(&config, &NodeStatus::default());
+        assert_eq!(ours.images, Some(Vec::new()));
+        let read = |status: &NodeStatus, images: Value| {
+            let mut value = serde_json::to_value(status).unwrap();
+            value["images"] = images;
+            let info = value["nodeInfo"].as_object_mut().unwrap();
+            info.remove("swap");
+            value["allocatable"]["pods"] = "0.25k".into();
+            serde_json::from_value::<NodeStatus>(value).unwrap()
+        };
+        assert!(!status_changed(&read(&ours, Value::Null), &ours));
+        ours.images = Some(vec![ContainerImage { names: Some(Vec::new()), size_bytes: Some(0) }]);
+        assert!(!status_changed(&read(&ours, serde_json::json!([{"names": null}])), &ours));
+        assert!(status_changed(&read(&ours, serde_json::json!([])), &ours));
     }
 
     // NODE-090

@@ -13,6 +13,8 @@ struct Bench {
     known: bool,
     /// What the machine says of its addresses; `None` is nothing.
     address: Option<&'static str>,
+    /// The events so far: reason and message.
+    told: Vec<(String, String)>,
     ledger: Ledger,
     rng: Rng,
 }
@@ -41,6 +43,7 @@ impl Bench {
             machine,
             known: true,
             address: Some("10.77.0.1"),
+            told: Vec::new(),
             ledger: Ledger::default(),
             rng: Rng::new(1),
         };
@@ -73,6 +76,7 @@ impl Bench {
         let (mut actions, mut recorded) = (Vec::new(), Vec::new());
         let mut out = Out::new(&mut self.ledger, &mut actions, &mut recorded);
         self.manager.due(at(millis), &facts, &mut self.rng, &mut out);
+        self.told.extend(recorded.into_iter().map(|event: Recorded| (event.reason, event.message)));
         let asked = |a: &Action| matches!(a.call, Call::Host(HostCall::NodeAddresses { .. }));
         let Some(index) = actions.iter().position(asked) else { return actions };
         let Some(address) = self.address else { return actions };
@@ -86,7 +90,24 @@ impl Bench {
         let (mut actions, mut recorded) = (Vec::new(), Vec::new());
         let mut out = Out::new(&mut self.ledger, &mut actions, &mut recorded);
         self.manager.done(at(millis), id, outcome, &mut self.rng, &mut out);
+        self.told.extend(recorded.into_iter().map(|event: Recorded| (event.reason, event.message)));
         actions
+    }
+
+    /// The reasons of the events since this was last asked.
+    fn events(&mut self) -> Vec<String> {
+        self.told.drain(..).map(|(reason, _)| reason).collect()
+    }
+
+    /// Reports until nothing is to be reported, and answers the Node as it is then.
+    fn settle(&mut self, millis: u64, node: &Node) -> Node {
+        let mut node = node.clone();
+        while let Some(action) = self.due(millis).into_iter().find(|a| matches!(a.call, Call::Api(ApiCall::PatchNodeStatus(_)))) {
+            let Call::Api(ApiCall::PatchNodeStatus(patch)) = &action.call else { unreachable!() };
+            node = (*with_patch(&node, patch)).clone();
+            self.done(millis, action.id, Ok(ApiReply::Node(Arc::new(node.clone()))));
+        }
+        node
     }
 
     /// Its one call of the kind that is looked for.
@@ -281,4 +302,76 @@ fn node_is_registered_once_its_machine_has_answered_or_failed_to() {
     bench.manager.addresses_done(asked.id, Err(Failure::new(FailureKind::UnknownOutcome, "no answer")));
     let (_, node) = Bench::created(&bench.due(0));
     assert_eq!(node.status.unwrap().addresses, None);
+}
+
+// N3, NODE-044, NODE-045: a Node that was made beforehand gets the labels of the machine, whatever its status says.
+#[test]
+fn labels_of_a_node_that_was_made_beforehand_are_the_machines() {
+    let mut bench = Bench::new();
+    let (id, wanted) = Bench::created(&bench.due(0));
+    let actions = bench.done(0, id, failed(FailureKind::AlreadyExists));
+    let (id, ()) = Bench::one(&actions, |call| matches!(call, ApiCall::GetNode).then_some(()));
+    let mut bare = wanted.clone();
+    bare.metadata.labels = Some([("kubernetes.io/arch".to_owned(), String::new())].into());
+    bare.metadata.annotations = None;
+    bare.status = Some(serde_json::from_value(json!({"nodeInfo": {"architecture": ""}})).unwrap());
+    let (_, patch) = Bench::patched(&bench.done(0, id, Ok(ApiReply::Node(Arc::new(bare)))));
+    assert_eq!(patch["metadata"]["labels"], json!(wanted.metadata.labels));
+}
+
+// N8, NODE-100: setters.go, ReadyCondition and the pressures: each flip of a condition that was there is told, whoever flipped it.
+#[test]
+fn node_that_comes_back_is_told_each_time() {
+    let mut bench = Bench::new();
+    let mut node = bench.register(0);
+    node = bench.settle(0, &node);
+    bench.events();
+    let back = ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"];
+    for round in 1..=2 {
+        // The node controller has not heard of it.
+        for condition in node.status.as_mut().unwrap().conditions.as_mut().unwrap() {
+            condition.status = "Unknown".to_owned();
+        }
+        let (mut actions, mut recorded) = (Vec::new(), Vec::new());
+        bench.manager.seen(Arc::new(node.clone()), &mut Out::new(&mut bench.ledger, &mut actions, &mut recorded));
+        let millis = round * 60_000;
+        bench.ask_runtime(millis);
+        let (id, _) = Bench::patched(&bench.due(millis));
+        assert_eq!(bench.events(), back, "round {round}");
+        bench.done(millis, id, failed(FailureKind::Unavailable));
+        node = bench.settle(millis + 1000, &node);
+        assert_eq!(bench.events(), [""; 0], "the report that is repeated tells nothing new");
+    }
+}
+
+// N8, NODE-069: recordNodeSchedulableEvent of upstream's kubelet_node_status.go starts from a node that is schedulable.
+#[test]
+fn node_that_is_cordoned_at_the_start_is_told() {
+    let mut bench = Bench::new();
+    let (id, mut node) = Bench::created(&bench.due(0));
+    node.spec.get_or_insert_default().unschedulable = Some(true);
+    bench.events();
+    bench.done(0, id, Ok(ApiReply::Node(Arc::new(node.clone()))));
+    assert_eq!(bench.events(), ["NodeNotSchedulable"]);
+    node.spec.get_or_insert_default().unschedulable = None;
+    let (mut actions, mut recorded) = (Vec::new(), Vec::new());
+    bench.manager.seen(Arc::new(node), &mut Out::new(&mut bench.ledger, &mut actions, &mut recorded));
+    assert_eq!(recorded[0].message, "Node n1 status is now: NodeSchedulable");
+}
+
+// NODE-088: setters.go, MachineInfo.
+#[test]
+fn node_that_was_booted_since_is_told_once() {
+    let mut bench = Bench::new();
+    bench.machine.boot_id = "new".to_owned();
+    let mut node = bench.register(0);
+    node.status.as_mut().unwrap().node_info.as_mut().unwrap().boot_id = "old".to_owned();
+    let (mut actions, mut recorded) = (Vec::new(), Vec::new());
+    bench.manager.seen(Arc::new(node.clone()), &mut Out::new(&mut bench.ledger, &mut actions, &mut recorded));
+    for millis in [0, 1000] {
+        let (id, _) = Bench::patched(&bench.due(millis));
+        bench.done(millis, id, failed(FailureKind::Unavailable));
+    }
+    let told: Vec<_> = bench.told.iter().filter(|(reason, _)| reason == "Rebooted").map(|(_, message)| message.as_str()).collect();
+    assert_eq!(told, ["Node n1 has been rebooted, boot id: new"]);
 }
