@@ -97,7 +97,7 @@ pub async fn run_in(surroundings: Surroundings, resolved: &Resolved, shutdown: C
     let agent = Agent::new(Arc::new(resolved.kubelet.clone()), env, None);
     tracing::info!(node = %resolved.kubelet.node.name, version = env!("CARGO_PKG_VERSION"), "Keelson runs");
     let renewed = match renewal {
-        Some(renewal) => renewal.run().boxed(),
+        Some(renewal) => renewal.run(agent.metrics()).boxed(),
         None => std::future::pending().boxed(),
     };
     tokio::select! {

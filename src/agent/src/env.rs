@@ -228,8 +228,26 @@ pub struct CgroupUsage {
     pub swap: Option<u64>,
     /// Swap limit in bytes; `None` if there is none, or none is known.
     pub swap_limit: Option<u64>,
-    /// Processes.
-    pub pids: Option<u64>,
+    /// Processes of this cgroup itself, not of those below it.
+    pub processes: Option<u64>,
+    /// Threads, those below it included.
+    pub threads: Option<u64>,
+    /// CPU time in user mode in nanoseconds.
+    pub user_nanos: Option<u64>,
+    /// CPU time in the kernel in nanoseconds.
+    pub system_nanos: Option<u64>,
+    /// Periods that the quota was enforced in, those of them that it throttled, and for how many nanoseconds.
+    pub cfs: Option<(u64, u64, u64)>,
+    /// Page cache in bytes.
+    pub cache: Option<u64>,
+    /// Mapped files in bytes.
+    pub mapped_file: Option<u64>,
+    /// The most memory that it had, in bytes.
+    pub max_memory: Option<u64>,
+    /// How often it hit its memory limit.
+    pub memory_failures: Option<u64>,
+    /// How often something of it was killed for want of memory.
+    pub oom_kills: Option<u64>,
     /// Pressure for CPU; `None` if the kernel does not measure it.
     pub cpu_pressure: Option<Pressure>,
     /// Pressure for memory.

@@ -137,6 +137,7 @@ impl EventLoop {
         for action in actions {
             self.executor.start(action);
         }
+        self.gauge.counts(self.kubelet.facts());
         let pod = self.kubelet.worked_for();
         self.gauge.turned(kind, pod, began.elapsed(), &self.kubelet);
     }

@@ -18,10 +18,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::call_log::CallLog;
+use crate::call_metrics::{CallMetrics, Counting};
 use crate::containment::{contained, kept_up};
 use crate::env::{Env, EventSink};
 use crate::lanes::{Held, LaneLimits, Lanes};
 use crate::plugins::Caller;
+use crate::server::metrics::Registry;
 use crate::termination_message::with_termination_messages;
 
 /// Probes a container over the network; implemented beside the probe adapters.
@@ -37,6 +39,7 @@ pub struct Executor {
     plugins: Caller,
     sink: EventSink,
     lanes: Lanes,
+    metrics: CallMetrics,
     /// Each with its places, which are free again once the core has been told of its end: however much one pod has set going, of what
     /// has ended only as much waits for the core as may be in flight, and nobody else's end waits behind all of it.
     calls: JoinSet<(Event, Held)>,
@@ -46,9 +49,17 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// An executor that acts on `env`, hands what watches deliver to `sink`, and counts time from `epoch`.
+    /// An executor that acts on `env`, hands what watches deliver to `sink`, counts time from `epoch`, and calls in `metrics`.
     #[must_use]
-    pub fn new(env: Env, epoch: Instant, (prober, plugins): (Prober, Caller), sink: EventSink, limits: &LaneLimits) -> Self {
+    pub fn new(
+        env: Env,
+        epoch: Instant,
+        (prober, plugins): (Prober, Caller),
+        sink: EventSink,
+        limits: &LaneLimits,
+        metrics: Arc<Registry>,
+    ) -> Self {
+        let metrics = CallMetrics::new(metrics, Arc::clone(&env.clock));
         Self {
             env,
             epoch,
@@ -56,6 +67,7 @@ impl Executor {
             plugins,
             sink,
             lanes: Lanes::new(limits),
+            metrics,
             calls: JoinSet::new(),
             cancels: BTreeMap::new(),
             watches: BTreeMap::new(),
@@ -94,23 +106,28 @@ impl Executor {
         let limit = if matches!(call, Call::Probe(_)) { timeout.map(|timeout| timeout + PROBE_ANSWER) } else { timeout };
         let limits = self.lanes.limits(lane, call.subject(pod.as_ref()), limit, token);
         let (env, prober, plugins, epoch) = (self.env.clone(), Arc::clone(&self.prober), Arc::clone(&self.plugins), self.epoch);
+        let counting = self.metrics.counting(&call);
         self.calls.spawn(async move {
             let log = CallLog::begin(&call);
+            let counted = counting.as_ref();
             let (event, held) = match call {
                 Call::Cri(call) => {
-                    let (outcome, held) = limits.hold(|_| contained(cri(&env, epoch, call))).await;
+                    let (outcome, held) = limits.hold(|_| Counting::around(counted, contained(cri(&env, epoch, call)))).await;
                     (Event::CriDone { id, outcome }, held)
                 }
                 Call::Api(call) => {
-                    let (outcome, held) = limits.hold(|_| contained(async { env.api.call(call).await })).await;
+                    let (outcome, held) =
+                        limits.hold(|_| Counting::around(counted, contained(async { env.api.call(call).await }))).await;
                     (Event::ApiDone { id, outcome }, held)
                 }
                 Call::Host(call) => {
-                    let (outcome, held) = limits.hold(|_| contained(async { env.host.call(call).await })).await;
+                    let (outcome, held) =
+                        limits.hold(|_| Counting::around(counted, contained(async { env.host.call(call).await }))).await;
                     (Event::HostDone { id, outcome }, held)
                 }
                 Call::Csi(call) => {
-                    let (outcome, held) = limits.hold(|_| contained(async { plugins(call).await })).await;
+                    let (outcome, held) =
+                        limits.hold(|_| Counting::around(counted, contained(async { plugins(call).await }))).await;
                     (Event::CsiDone { id, outcome }, held)
                 }
                 Call::Probe(call) => {
@@ -122,6 +139,9 @@ impl Executor {
             };
             if let Some(log) = log {
                 log.end(&event);
+            }
+            if let Some(counting) = counting {
+                counting.end(&event);
             }
             (event, held)
         });

@@ -5,6 +5,7 @@
 pub mod api;
 mod bounds;
 mod call_log;
+mod call_metrics;
 pub mod certificate;
 pub mod client_certificate;
 pub mod config;

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubelet::event::WatchKey;
+use kubelet::facts::Fact;
 use kubelet::ids::PodUid;
 use kubelet::kubelet::Kubelet;
+use kubelet::pod::manager::name_of;
 use tokio::time::Instant;
 
-use crate::server::metrics::{Measure, Metric, Registry};
+use crate::server::metrics::{DEFAULT_BUCKETS, Measure, Metric, Registry};
 
 static DURATION: Metric = Metric {
     name: "keelson_event_loop_duration_seconds",
@@ -38,6 +40,30 @@ static WATCH_FAILURES: Metric = Metric {
     name: "keelson_watch_failures_total",
     help: "[ALPHA] Number of lists and watches that failed, by what they are about",
     measure: Measure::Counter,
+};
+
+static POD_WORKER: Metric = Metric {
+    name: "kubelet_pod_worker_duration_seconds",
+    help: "[ALPHA] Duration in seconds to sync a single pod. Broken down by operation type: create, update, or sync",
+    measure: Measure::Histogram(DEFAULT_BUCKETS),
+};
+static POD_START: Metric = Metric {
+    name: "kubelet_pod_start_duration_seconds",
+    help: "[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
+    measure: Measure::Histogram(&[
+        0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0,
+        900.0, 1200.0, 1800.0, 2700.0, 3600.0,
+    ]),
+};
+static PROBES: Metric = Metric {
+    name: "prober_probe_total",
+    help: "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
+    measure: Measure::Counter,
+};
+static PROBE_SECONDS: Metric = Metric {
+    name: "prober_probe_duration_seconds",
+    help: "[ALPHA] Duration in seconds for a probe response.",
+    measure: Measure::Histogram(DEFAULT_BUCKETS),
 };
 
 /// What takes longer is told.
@@ -67,6 +93,36 @@ impl LoopGauge {
     /// A list or watch failed.
     pub fn watch_failed(&self, key: &WatchKey) {
         self.registry.add(&WATCH_FAILURES, &[("resource", key.resource())], 1.0);
+    }
+
+    /// Counts what happened to pods.
+    pub fn counts(&self, facts: &[Fact]) {
+        for fact in facts {
+            match fact {
+                Fact::PodSynced { operation, took } => {
+                    self.registry.observe(&POD_WORKER, &[("operation_type", operation)], took.as_secs_f64());
+                }
+                Fact::PodRuns(after) => self.registry.observe(&POD_START, &[], after.as_secs_f64()),
+                Fact::Probed { pod, container, kind, passed, took } => {
+                    let name = name_of(pod);
+                    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+                    let result = if *passed { "successful" } else { "failed" };
+                    let labels = [
+                        ("container", container.as_str()),
+                        ("namespace", &*name.namespace),
+                        ("pod", &*name.name),
+                        ("probe_type", kind.as_str()),
+                    ];
+                    // Upstream times those only that passed.
+                    if *passed {
+                        self.registry.observe(&PROBE_SECONDS, &labels, took.as_secs_f64());
+                    }
+                    let [container, namespace, pod, probe] = labels;
+                    let labels = [container, namespace, pod, ("pod_uid", uid), probe, ("result", result)];
+                    self.registry.add(&PROBES, &labels, 1.0);
+                }
+            }
+        }
     }
 
     /// One turn ended.
@@ -101,5 +157,49 @@ impl LoopGauge {
                 tracing::warn!(event, pod, ?took, "The event loop was slow");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+    use kubelet::prober::spec::ProbeKind;
+
+    use super::*;
+    use crate::server::metrics::text_of;
+
+    // API-144, API-146: as a real kubelet's answer at /metrics/probes has them; only probes that passed are timed.
+    #[test]
+    fn lives_of_pods_are_counted_as_a_kubelet_counts_them() {
+        let registry = Arc::new(Registry::new());
+        let gauge = LoopGauge::new(Arc::clone(&registry));
+        let pod: Arc<Pod> = Arc::new(
+            serde_json::from_str(r#"{"metadata": {"name": "gold-running", "namespace": "default", "uid": "u"}}"#).unwrap(),
+        );
+        let probed = |kind, passed| Fact::Probed {
+            pod: Arc::clone(&pod),
+            container: "main".to_owned(),
+            kind,
+            passed,
+            took: Duration::from_millis(30),
+        };
+        gauge.counts(&[
+            probed(ProbeKind::Liveness, true),
+            probed(ProbeKind::Readiness, false),
+            Fact::PodRuns(Duration::from_millis(700)),
+            Fact::PodSynced { operation: "create", took: Duration::from_millis(40) },
+        ]);
+        let text = text_of(&registry);
+        for line in [
+            r#"prober_probe_duration_seconds_bucket{container="main",namespace="default",pod="gold-running",probe_type="Liveness",le="0.05"} 1"#,
+            r#"prober_probe_total{container="main",namespace="default",pod="gold-running",pod_uid="u",probe_type="Liveness",result="successful"} 1"#,
+            r#"prober_probe_total{container="main",namespace="default",pod="gold-running",pod_uid="u",probe_type="Readiness",result="failed"} 1"#,
+            r#"kubelet_pod_start_duration_seconds_bucket{le="0.5"} 0"#,
+            r#"kubelet_pod_start_duration_seconds_bucket{le="1"} 1"#,
+            r#"kubelet_pod_worker_duration_seconds_count{operation_type="create"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\nnot in\n{text}");
+        }
+        assert!(!text.contains(r#"probe_type="Readiness",le"#), "{text}");
     }
 }

@@ -62,8 +62,9 @@ impl Agent {
         // POD-203: no limit is a limit that nobody reaches.
         let images = config.images.max_parallel_pulls.map_or(64, |n| n as usize);
         let callers = (probe::prober(Arc::clone(&env.net)), plugins::caller(Arc::clone(&env.net)));
-        let executor =
-            Executor::new(env.clone(), epoch, callers, sink.clone(), &LaneLimits { images, sandboxes: (2 * env.cores).max(4) });
+        let metrics = Arc::new(metrics::Registry::new());
+        let limits = LaneLimits { images, sandboxes: (2 * env.cores).max(4) };
+        let executor = Executor::new(env.clone(), epoch, callers, sink.clone(), &limits, Arc::clone(&metrics));
         let mut companions = JoinSet::new();
         {
             let (env, sink) = (env.clone(), sink.clone());
@@ -83,7 +84,6 @@ impl Agent {
         let mut kubelet = Kubelet::new(config, env.seed);
         let host = Arc::clone(&env.host);
         kubelet.on_work(Box::new(move |work| host.works_for(work)));
-        let metrics = Arc::new(metrics::Registry::new());
         let gauge = LoopGauge::new(Arc::clone(&metrics));
         let event_loop = EventLoop { kubelet, env, executor, sources, queries, epoch, tap, gauge };
         Self { event_loop, companions, handle, epoch, metrics }
@@ -93,6 +93,12 @@ impl Agent {
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Where all that the agent does is counted.
+    #[must_use]
+    pub fn metrics(&self) -> Arc<metrics::Registry> {
+        Arc::clone(&self.metrics)
     }
 
     /// The moment that the core counts from.

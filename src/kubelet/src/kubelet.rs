@@ -19,6 +19,7 @@ use crate::cache::services::ServiceCache;
 use crate::config::Config;
 use crate::csi::CsiReply;
 use crate::event::{ApiReply, CriReply, Event, HostReply, Object, PodSource, ProbeOutcome, Unreadable, WatchKey};
+use crate::facts::Fact;
 use crate::failure::{Failure, FailureKind};
 use crate::housekeeping::Housekeeping;
 use crate::ids::{ActionId, PodUid};
@@ -77,6 +78,7 @@ pub struct Kubelet {
     pending_events: Vec<Recorded>,
     /// The node's addresses as pods were last told of them.
     host_ips: Vec<String>,
+    facts: Vec<Fact>,
     node_listed: bool,
     watching_pods: bool,
 }
@@ -129,6 +131,7 @@ impl Kubelet {
             ledger: Ledger::default(),
             pending_events: Vec::new(),
             host_ips: Vec::new(),
+            facts: Vec::new(),
             node_listed: false,
             watching_pods: false,
         }
@@ -160,7 +163,9 @@ impl Kubelet {
         let mut ledger = std::mem::take(&mut self.ledger);
         let mut recorded = std::mem::take(&mut self.pending_events);
         let mut work = std::mem::take(&mut self.work);
-        let mut out = Out::new(&mut ledger, actions, &mut recorded).that_tells(&mut work);
+        let mut facts = std::mem::take(&mut self.facts);
+        facts.clear();
+        let mut out = Out::new(&mut ledger, actions, &mut recorded).that_tells(&mut work).that_counts(&mut facts);
         self.take(now, event, &mut out);
         self.due(now, &mut out);
         self.settle(now, &mut out);
@@ -181,6 +186,13 @@ impl Kubelet {
         self.ledger = ledger;
         self.pending_events = recorded;
         self.work = work;
+        self.facts = facts;
+    }
+
+    /// What the last event made happen that is counted.
+    #[must_use]
+    pub fn facts(&self) -> &[Fact] {
+        &self.facts
     }
 
     /// When [`Event::TimerFired`] is wanted next.

@@ -14,6 +14,7 @@ pub mod canonical_quantity;
 pub mod config;
 pub mod csi;
 pub mod event;
+pub mod facts;
 pub mod failure;
 pub mod feature_gates;
 mod go_json;

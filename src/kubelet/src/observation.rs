@@ -290,7 +290,7 @@ pub struct Image {
 /// A filesystem's fill.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FsUsage {
-    /// Where it is mounted.
+    /// Where it is mounted, of what the runtime tells of; empty otherwise.
     pub mountpoint: String,
     /// Bytes in all.
     pub capacity: u64,

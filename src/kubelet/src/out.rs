@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::action::{Action, Call, Lane};
 use crate::event::WatchKey;
+use crate::facts::Fact;
 use crate::ids::{ActionId, PodName, PodUid};
 use crate::recorder::Recorded;
 use crate::work::{Point, Work};
@@ -111,18 +112,32 @@ pub struct Out<'a> {
     actions: &'a mut Vec<Action>,
     recorded: &'a mut Vec<Recorded>,
     work: Option<&'a mut Work>,
+    facts: Option<&'a mut Vec<Fact>>,
 }
 
 impl<'a> Out<'a> {
     /// Puts its three ends together.
     pub fn new(ledger: &'a mut Ledger, actions: &'a mut Vec<Action>, recorded: &'a mut Vec<Recorded>) -> Self {
-        Self { ledger, actions, recorded, work: None }
+        Self { ledger, actions, recorded, work: None, facts: None }
     }
 
     /// The same, and it is told for whom it is worked.
     #[must_use]
     pub fn that_tells(self, work: &'a mut Work) -> Self {
         Self { work: Some(work), ..self }
+    }
+
+    /// The same, and what is counted is kept there.
+    #[must_use]
+    pub fn that_counts(self, facts: &'a mut Vec<Fact>) -> Self {
+        Self { facts: Some(facts), ..self }
+    }
+
+    /// Something happened that is counted.
+    pub fn count(&mut self, fact: Fact) {
+        if let Some(facts) = &mut self.facts {
+            facts.push(fact);
+        }
     }
 
     /// Work for a pod begins: if it fails, that pod is what it costs.

@@ -21,6 +21,7 @@ pub use self::join::{JoinError, Joining, World, connect};
 use self::pem::NodeKey;
 pub use self::store::{Pair, Store, StoreError};
 use crate::api::{Access, CertificateRequests, Rotating};
+use crate::server::metrics::{Measure, Metric, Registry};
 
 /// The end of an agent that has had no certificate for too long (API-196).
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,18 @@ enum Failed {
     /// It could not even be made.
     Unmade(String),
 }
+
+static TTL: Metric = Metric {
+    name: "kubelet_certificate_manager_client_ttl_seconds",
+    help: "[ALPHA] Gauge of the TTL (time-to-live) of the Kubelet's client certificate. The value is in seconds until certificate \
+           expiry (negative if already expired). If client certificate is invalid or unused, the value will be +INF.",
+    measure: Measure::TimeLeft,
+};
+static RENEW_ERRORS: Metric = Metric {
+    name: "kubelet_certificate_manager_client_expiration_renew_errors",
+    help: "[ALPHA] Counter of certificate renewal errors.",
+    measure: Measure::Counter,
+};
 
 /// Renews the client certificate for as long as the agent runs.
 pub struct Renewal {
@@ -60,14 +73,16 @@ impl Renewal {
         moment(&self.world, self.epoch)
     }
 
-    /// Runs until the agent has to end.
-    pub async fn run(mut self) -> NoCertificate {
+    /// Runs until the agent has to end. What becomes of the certificate is counted there.
+    pub async fn run(mut self, metrics: Arc<Registry>) -> NoCertificate {
+        metrics.add(&RENEW_ERRORS, &[], 0.0);
         loop {
+            metrics.set(&TTL, &[], self.rotation.not_after().map_or(f64::INFINITY, |at| at.as_second() as f64));
             match self.rotation.step(self.now()) {
                 Step::End => break,
                 Step::Wait(time) => tokio::time::sleep(time).await,
                 Step::Request => {
-                    if self.request().await {
+                    if self.request(&metrics).await {
                         break;
                     }
                 }
@@ -77,7 +92,7 @@ impl Renewal {
     }
 
     /// Requests a certificate and takes it into use; whether the agent has to end meanwhile.
-    async fn request(&mut self) -> bool {
+    async fn request(&mut self, metrics: &Registry) -> bool {
         tracing::info!("Rotating certificates");
         let access = if self.rotation.is_valid(self.now()) { &self.own } else { &self.bootstrap };
         let requests = CertificateRequests::new(access.clone(), &self.world.net);
@@ -95,6 +110,7 @@ impl Renewal {
             }
         };
         let now = self.now();
+        let failed_before = self.rotation.failures();
         match outcome {
             Ok((certificate, key)) => match self.store.update(&certificate, &key.pem(), now.wall) {
                 Ok(pair) => {
@@ -123,6 +139,9 @@ impl Renewal {
                 tracing::error!(error, "Unable to generate a certificate signing request");
                 self.rotation.failed(now);
             }
+        }
+        if self.rotation.failures() > failed_before {
+            metrics.add(&RENEW_ERRORS, &[], 1.0);
         }
         false
     }

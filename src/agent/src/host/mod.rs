@@ -199,8 +199,11 @@ impl Host for LinuxHost {
 
     fn cgroup_usage(&self, cgroup: String) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
         self.blocking((format!("usage of cgroup {cgroup}"), "usage of cgroups".to_owned()), move |layout| {
-            let (memory, swap) = machine::memory(layout)?;
-            let whole = cgroups::Whole { memory, swap, swap_used: machine::swap_used(layout)? };
+            let mut whole = cgroups::Whole::default();
+            if cgroup == "/" {
+                (whole.memory, whole.swap) = machine::memory(layout)?;
+                whole.swap_used = machine::swap_used(layout)?;
+            }
             cgroups::usage(&Cgroups::of(layout), &cgroup, whole)
         })
     }

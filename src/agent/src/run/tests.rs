@@ -69,7 +69,7 @@ async fn answered_after(completions: u64, events: usize) -> usize {
     let (handle, queries) = handle();
     let limits = LaneLimits { images: 1, sandboxes: 4 };
     let callers = (probe::prober(Arc::clone(&env.net)), plugins::caller(Arc::clone(&env.net)));
-    let mut executor = Executor::new(env.clone(), Instant::now(), callers, sink.clone(), &limits);
+    let mut executor = Executor::new(env.clone(), Instant::now(), callers, sink.clone(), &limits, Arc::default());
     for number in 0..completions {
         let call = Call::Host(HostCall::ReadFile { path: "/nowhere".to_owned() });
         let (id, timeout) = (ActionId((1 << 40) + number), Some(Duration::from_secs(9)));
@@ -115,7 +115,7 @@ async fn calls_of_one_pod_that_have_ended_keep_no_others_waiting() {
     let env = env(&FakeNet::default());
     let (sink, _sources) = mpsc::channel(SOURCE_BACKLOG);
     let callers = (probe::prober(Arc::clone(&env.net)), plugins::caller(Arc::clone(&env.net)));
-    let mut executor = Executor::new(env, Instant::now(), callers, sink, &LaneLimits { images: 1, sandboxes: 4 });
+    let mut executor = Executor::new(env, Instant::now(), callers, sink, &LaneLimits { images: 1, sandboxes: 4 }, Arc::default());
     let start = |executor: &mut Executor, number, lane, call| {
         executor.start(Action { id: ActionId(number), lane, timeout: Some(Duration::from_secs(9)), pod: None, call });
     };

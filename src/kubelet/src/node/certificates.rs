@@ -146,6 +146,12 @@ impl Rotation {
         self.held.as_ref().is_some_and(|held| held.is_valid(now.wall))
     }
 
+    /// When the certificate that there is ends.
+    #[must_use]
+    pub fn not_after(&self) -> Option<Timestamp> {
+        self.held.as_ref().map(|held| held.not_after)
+    }
+
     /// When it is renewed, by the wall clock.
     #[must_use]
     pub fn due(&self) -> Timestamp {

@@ -3,6 +3,7 @@
 //! Differs: a batch is data; it can be looked at, cut short, and its steps are the points at which a crash is tried.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::chain::{CallLimits, Chain, Purpose, Step, StepEnd, StepReply};
 use super::held::FailedChain;
@@ -47,6 +48,7 @@ pub struct Batch {
     /// The end of the longest grace of a stop that failed.
     unstopped: Option<Mono>,
     held_back: bool,
+    began: Option<Mono>,
 }
 
 impl Batch {
@@ -64,6 +66,7 @@ impl Batch {
             unanswered: false,
             unstopped: None,
             held_back: false,
+            began: None,
         }
     }
 
@@ -110,6 +113,12 @@ impl Batch {
         self.stages.iter().flat_map(|stage| &stage.chains).filter(|chain| !chain.is_over()).map(|chain| &chain.purpose)
     }
 
+    /// How long it has taken so far.
+    #[must_use]
+    pub fn took(&self, now: Now) -> Duration {
+        self.began.map(|began| now.mono.since(began)).unwrap_or_default()
+    }
+
     /// The actions in flight.
     pub fn in_flight(&self) -> impl Iterator<Item = ActionId> {
         self.stages.iter().flat_map(|stage| &stage.chains).filter_map(Chain::in_flight)
@@ -132,6 +141,7 @@ impl Batch {
     /// Begins whatever can begin. Answers steps that ended without a call (pauses, hooks that cannot run).
     pub fn advance(&mut self, now: Now, pod: &PodUid, limits: CallLimits, out: &mut Out<'_>) -> Vec<StepEnd> {
         let mut ended = Vec::new();
+        self.began.get_or_insert(now.mono);
         while let Some(stage) = self.stages.front_mut() {
             for chain in &mut stage.chains {
                 chain.advance(now, pod, limits, out, &mut ended);

@@ -17,6 +17,7 @@ use super::start::{Started, start_batch};
 use super::stop::{Kill, kill_all, kill_batch, pod_grace, spec_of, until};
 use super::worker::{ERROR_RETRY, Phase, PodWorker, call_limits};
 use crate::action::{CriCall, HostCall};
+use crate::facts::Fact;
 use crate::ids::SandboxId;
 use crate::kubelet::LOOK_TIMEOUT;
 use crate::observation::{MachineInfo, PodObservation, SandboxState};
@@ -38,7 +39,15 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
             report::step_ended(worker, parts, &end, out);
         }
     }
-    if worker.batch.as_ref().is_some_and(Batch::is_over) {
+    if let Some(over) = worker.batch.as_ref().filter(|batch| batch.is_over()) {
+        let took = over.took(now);
+        let operation = match worker.phase {
+            Phase::Syncing if worker.synced => "sync",
+            Phase::Syncing => "create",
+            _ => "kill",
+        };
+        worker.synced = true;
+        out.count(Fact::PodSynced { operation, took });
         let failed = worker.end_batch(now).filter(|_| worker.phase != Phase::Finished);
         if let Some((wait, failed)) = failed.filter(|(wait, _)| !wait.is_zero()) {
             let until = now.mono + parts.rng.jitter(wait, 0.5);

@@ -13,6 +13,7 @@ use super::status::{StatusInputs, generate_api_pod_status};
 use super::stop::field_path_of;
 use super::worker::{Phase, PodWorker, StartError, Verdict};
 use crate::event::{HostReply, ProbeOutcome};
+use crate::facts::Fact;
 use crate::ids::ContainerId;
 use crate::kubelet::QUARANTINED;
 use crate::out::Out;
@@ -77,6 +78,10 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
         resize_refused: worker.resize_refused,
         now: now.wall_seconds(),
     });
+    let before = parts.statuses.status(&worker.uid).or(worker.pod.status.as_ref()).and_then(|status| status.phase.as_deref());
+    if matches!(before, None | Some("Pending")) && status.phase.as_deref() == Some("Running") {
+        out.count(Fact::PodRuns(now.mono.since(worker.born)));
+    }
     let gate = Gate { may_run: worker.phase < Phase::Terminated, finished: worker.phase == Phase::Finished };
     parts.statuses.set_status(&worker.uid, status, gate);
     out.works_for(Point::Status, &worker.uid);

@@ -136,6 +136,8 @@ pub struct PodWorker {
     pub stopping_with: Option<Duration>,
     /// Whether it was found in the runtime or on the disk, and no source ever told of it: its cgroup is not known.
     pub adopted: bool,
+    /// Whether a batch of it has ended in this life.
+    pub synced: bool,
     /// When it came.
     pub born: Mono,
     /// Whether it waits for another pod of its full name to end (POD-081).
@@ -195,6 +197,7 @@ impl PodWorker {
             restart_waits: false,
             stopping_with: None,
             adopted: false,
+            synced: false,
             born: now.mono,
             in_line: false,
             revived: false,

@@ -16,6 +16,7 @@ use self::spec::{PodProbe, ProbeKind, ProbeSpec};
 use crate::action::{Call, CriCall, Lane};
 use crate::alarms::Alarms;
 use crate::event::{CriReply, ProbeOutcome};
+use crate::facts::Fact;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{ActionId, ContainerId, PodUid};
 use crate::observation::{ContainerState, PodObservation};
@@ -79,6 +80,8 @@ struct Instance {
     /// Whether readiness was asked for when it had started.
     looked_at: bool,
     in_flight: Option<ActionId>,
+    /// When what is in flight was asked for.
+    asked: Mono,
     retries: u32,
     on_hold: bool,
 }
@@ -279,7 +282,7 @@ impl Prober {
         if worker.instance.as_ref().is_none_or(|i| i.in_flight != Some(id)) {
             return None;
         }
-        let told = worker.answered(now, outcome, out);
+        let told = worker.answered(now, &key.container, outcome, out);
         let verdict = worker.instance.as_ref().and_then(|instance| instance.verdict);
         let fatal = key.kind != ProbeKind::Readiness && verdict == Some(false);
         // What ended may be what the others wait for.
@@ -383,6 +386,7 @@ impl Worker {
             next: self.rhythm.tick_from(not_before),
             looked_at: false,
             in_flight: None,
+            asked: Mono::ZERO,
             retries: 0,
             on_hold: false,
         });
@@ -423,6 +427,7 @@ impl Worker {
         let limit = if matches!(call, Call::Cri(_)) { timeout + SLACK } else { timeout };
         let uid = uid_of(&self.pod).unwrap_or_else(|| PodUid::new(""));
         instance.in_flight = Some(out.issue(Owner::Probe(uid, self.number), Lane::Probes, limit, call));
+        instance.asked = now.mono;
         // The rhythm is the spec's, however long the probe takes.
         instance.next = self.rhythm.tick_after(now.mono);
     }
@@ -431,7 +436,7 @@ impl Worker {
         Subject::Container(Arc::clone(&self.pod), self.field_path.clone())
     }
 
-    fn answered(&mut self, now: Now, outcome: Result<ProbeOutcome, Failure>, out: &mut Out<'_>) -> bool {
+    fn answered(&mut self, now: Now, container: &str, outcome: Result<ProbeOutcome, Failure>, out: &mut Out<'_>) -> bool {
         let kind = self.spec.kind;
         let subject = self.subject();
         let Some(instance) = &mut self.instance else { return false };
@@ -462,6 +467,13 @@ impl Worker {
                 return false;
             }
         };
+        out.count(Fact::Probed {
+            pod: Arc::clone(&self.pod),
+            container: container.to_owned(),
+            kind,
+            passed,
+            took: now.mono.since(instance.asked),
+        });
         instance.retries = 0;
         instance.streak = if instance.last == Some(passed) { instance.streak.saturating_add(1) } else { 1 };
         instance.last = Some(passed);

@@ -142,6 +142,13 @@ fn v2_usage_is_less_inactive_files_and_the_root_has_the_machines_limit() {
     scratch.put("sys/fs/cgroup/kubepods/memory.swap.max", "0\n");
     let pressure = "some avg10=1.50 avg60=0.00 avg300=0.00 total=12\nfull avg10=0.25 avg60=0.00 avg300=0.00 total=7\n";
     scratch.put("sys/fs/cgroup/kubepods/memory.pressure", pressure);
+    scratch.put(
+        "sys/fs/cgroup/kubepods/cpu.stat",
+        "usage_usec 9\nuser_usec 4\nsystem_usec 5\nnr_periods 3\nnr_throttled 2\nthrottled_usec 1\n",
+    );
+    scratch.put("sys/fs/cgroup/kubepods/cgroup.procs", "0\n77\n78\n");
+    scratch.put("sys/fs/cgroup/kubepods/pids.current", "200\n");
+    scratch.put("sys/fs/cgroup/kubepods/memory.events", "low 0\noom 2\noom_kill 1\n");
     let cgroups = Cgroups::of(&scratch.layout());
     let root = usage(&cgroups, "/", Whole { memory: 1000, swap: 99, swap_used: 9 }).unwrap().unwrap();
     assert_eq!((root.memory, root.working_set, root.memory_limit), (150, 130, Some(1000)));
@@ -153,6 +160,10 @@ fn v2_usage_is_less_inactive_files_and_the_root_has_the_machines_limit() {
     assert_eq!(pods.memory_pressure, Some(Pressure { some: stall(1.5, 12), full: stall(0.25, 7) }));
     assert_eq!((pods.io_pressure, root.cpu_pressure), (None, None));
     assert_eq!((pods.swap, pods.swap_limit), (Some(4), Some(0)));
+    // N6: handler.go of cAdvisor counts the lines of cgroup.procs; threads are another matter.
+    assert_eq!((pods.processes, pods.threads), (Some(3), Some(200)));
+    assert_eq!((pods.user_nanos, pods.system_nanos, pods.cfs), (Some(4000), Some(5000), Some((3, 2, 1000))));
+    assert_eq!((pods.oom_kills, root.cfs), (Some(1), None));
     assert_eq!(usage(&cgroups, "/none", Whole::default()).unwrap(), None);
 }
 
@@ -191,6 +202,6 @@ fn real_cgroup_is_made_filled_killed_and_removed() {
     child.wait().unwrap();
     removed.unwrap();
     cgroups.remove(&name).unwrap();
-    assert_eq!((used.memory_limit, used.pids), (Some(64 << 20), Some(1)));
+    assert_eq!((used.memory_limit, used.processes, used.threads), (Some(64 << 20), Some(1), Some(1)));
     assert_eq!(usage(&cgroups, &name, Whole::default()).unwrap(), None);
 }

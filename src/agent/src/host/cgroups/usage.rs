@@ -11,6 +11,9 @@ use crate::env::{CgroupUsage, Pressure, Stall};
 /// Above this a limit of version 1 is none (NODE-125).
 const NO_LIMIT: u64 = 1 << 62;
 
+/// Nanoseconds in a tick of `cpuacct.stat`: a hundredth of a second on every machine that Linux runs on.
+const TICK: u64 = 10_000_000;
+
 /// What the root of version 2 does not tell, since it is the machine's, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in super::super) struct Whole {
@@ -25,11 +28,15 @@ pub(in super::super) struct Whole {
 /// CPU, memory and processes of one cgroup, the root included; `None` if there is none.
 pub(in super::super) fn usage(cgroups: &Cgroups, name: &str, whole: Whole) -> Result<Option<CgroupUsage>, HostError> {
     let path: PathBuf = name.split('/').filter(|c| !c.is_empty()).map(component).collect::<Result<_, _>>()?;
-    match cgroups {
-        Cgroups::V2(root) if root.join(&path).is_dir() => v2(&root.join(path), whole).map(Some),
-        Cgroups::V1(root) if root.join("memory").join(&path).is_dir() => v1(root, &path).map(Some),
-        _ => Ok(None),
-    }
+    let (there, measured) = match cgroups {
+        Cgroups::V2(root) if root.join(&path).is_dir() => {
+            (root.join(&path), v2(&root.join(&path), Some(whole).filter(|_| path.as_os_str().is_empty()))?)
+        }
+        Cgroups::V1(root) if root.join("memory").join(&path).is_dir() => (root.join("memory").join(&path), v1(root, &path)?),
+        _ => return Ok(None),
+    };
+    // What went away meanwhile reads as nothing, which it did not use.
+    Ok(there.is_dir().then_some(measured))
 }
 
 fn number(cgroup: &Path, file: &str) -> Result<Option<u64>, HostError> {
@@ -46,12 +53,18 @@ fn table(cgroup: &Path, file: &str) -> Result<BTreeMap<String, u64>, HostError> 
     Ok(text.lines().filter_map(entry).collect())
 }
 
-fn v2(cgroup: &Path, whole: Whole) -> Result<CgroupUsage, HostError> {
+/// How many processes there are: of the cgroup itself, not of those below it.
+fn processes(cgroup: &Path) -> Result<Option<u64>, HostError> {
+    Ok(read(cgroup, "cgroup.procs")?.map(|text| text.lines().count() as u64))
+}
+
+/// `whole` is of the root, which has neither `memory.current` nor `memory.max` (NODE-125).
+fn v2(cgroup: &Path, whole: Option<Whole>) -> Result<CgroupUsage, HostError> {
     let (cpu, stat) = (table(cgroup, "cpu.stat")?, table(cgroup, "memory.stat")?);
     let of = |table: &BTreeMap<String, u64>, name: &str| table.get(name).copied().unwrap_or(0);
-    // The root has neither `memory.current` nor `memory.max` (NODE-125).
-    let current = number(cgroup, "memory.current")?;
-    let memory = current.unwrap_or_else(|| of(&stat, "anon") + of(&stat, "file"));
+    let memory = number(cgroup, "memory.current")?.unwrap_or_else(|| of(&stat, "anon").saturating_add(of(&stat, "file")));
+    let events = table(cgroup, "memory.events")?;
+    let nanos = |name: &str| cpu.get(name).map(|micros| micros.saturating_mul(1000));
     Ok(CgroupUsage {
         cpu_nanos: of(&cpu, "usage_usec").saturating_mul(1000),
         memory,
@@ -59,10 +72,21 @@ fn v2(cgroup: &Path, whole: Whole) -> Result<CgroupUsage, HostError> {
         rss: of(&stat, "anon"),
         page_faults: of(&stat, "pgfault"),
         major_page_faults: of(&stat, "pgmajfault"),
-        memory_limit: if current.is_some() { number(cgroup, "memory.max")? } else { Some(whole.memory) },
-        swap: if current.is_some() { number(cgroup, "memory.swap.current")? } else { Some(whole.swap_used) },
-        swap_limit: if current.is_some() { number(cgroup, "memory.swap.max")? } else { Some(whole.swap) },
-        pids: number(cgroup, "pids.current")?,
+        memory_limit: whole.map_or_else(|| number(cgroup, "memory.max"), |whole| Ok(Some(whole.memory)))?,
+        swap: whole.map_or_else(|| number(cgroup, "memory.swap.current"), |whole| Ok(Some(whole.swap_used)))?,
+        swap_limit: whole.map_or_else(|| number(cgroup, "memory.swap.max"), |whole| Ok(Some(whole.swap)))?,
+        processes: processes(cgroup)?,
+        threads: number(cgroup, "pids.current")?,
+        user_nanos: nanos("user_usec"),
+        system_nanos: nanos("system_usec"),
+        cfs: cpu
+            .get("nr_periods")
+            .map(|periods| (*periods, of(&cpu, "nr_throttled"), of(&cpu, "throttled_usec").saturating_mul(1000))),
+        cache: stat.get("file").copied(),
+        mapped_file: stat.get("file_mapped").copied(),
+        max_memory: number(cgroup, "memory.peak")?,
+        memory_failures: None,
+        oom_kills: events.get("oom_kill").copied(),
         cpu_pressure: pressure(cgroup, "cpu.pressure"),
         memory_pressure: pressure(cgroup, "memory.pressure"),
         io_pressure: pressure(cgroup, "io.pressure"),
@@ -88,6 +112,7 @@ fn v1(root: &Path, path: &Path) -> Result<CgroupUsage, HostError> {
     let total = |name: &str| stat.get(name).copied().unwrap_or(0);
     let memory = number(&of("memory"), "memory.usage_in_bytes")?.unwrap_or(0);
     let limit = number(&of("memory"), "memory.limit_in_bytes")?;
+    let (cpu, cpu_time) = (table(&of("cpu"), "cpu.stat")?, table(&of("cpuacct"), "cpuacct.stat")?);
     Ok(CgroupUsage {
         cpu_nanos: number(&of("cpuacct"), "cpuacct.usage")?.unwrap_or(0),
         memory,
@@ -97,7 +122,19 @@ fn v1(root: &Path, path: &Path) -> Result<CgroupUsage, HostError> {
         major_page_faults: total("total_pgmajfault"),
         memory_limit: limit.filter(|l| *l < NO_LIMIT),
         swap: stat.get("total_swap").copied(),
-        pids: number(&of("pids"), "pids.current")?,
+        processes: processes(&of("memory"))?,
+        threads: number(&of("pids"), "pids.current")?,
+        user_nanos: cpu_time.get("user").map(|ticks| ticks.saturating_mul(TICK)),
+        system_nanos: cpu_time.get("system").map(|ticks| ticks.saturating_mul(TICK)),
+        cfs: cpu.get("nr_periods").map(|periods| {
+            let of = |name: &str| cpu.get(name).copied().unwrap_or(0);
+            (*periods, of("nr_throttled"), of("throttled_time"))
+        }),
+        cache: stat.get("total_cache").copied(),
+        mapped_file: stat.get("total_mapped_file").copied(),
+        max_memory: number(&of("memory"), "memory.max_usage_in_bytes")?,
+        memory_failures: number(&of("memory"), "memory.failcnt")?,
+        oom_kills: table(&of("memory"), "memory.oom_control")?.get("oom_kill").copied(),
         ..CgroupUsage::default()
     })
 }

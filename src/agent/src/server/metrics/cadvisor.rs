@@ -1,6 +1,7 @@
 //! /metrics/cadvisor: usage by cgroup, under the names that dashboards ask for.
 //! Upstream: github.com/google/cadvisor/metrics/prometheus.go, pkg/kubelet/server/server.go (containerPrometheusLabelsFunc).
-//! Differs: no network, disk I/O, throttling, PSI or sandboxes; values that are not measured are left out instead of 0.
+//! Differs: no network, disk I/O or sandboxes; values that are not measured are left out instead of 0; out of memory is told as the
+//! kernel counts it by cgroup.
 
 use kubelet::observation::{ActualResources, MachineInfo};
 
@@ -26,6 +27,16 @@ fn setting(subject: &Subject, pick: fn(&ActualResources) -> i64) -> Vec<(Vec<(&'
     subject.settings.as_ref().map(pick).filter(|value| *value != 0).map(|value| (Vec::new(), value as f64)).into_iter().collect()
 }
 
+fn seconds(nanos: Option<u64>) -> Vec<(Vec<(&'static str, &'static str)>, f64)> {
+    nanos.map(|nanos| (Vec::new(), nanos as f64 / 1e9)).into_iter().collect()
+}
+
+/// Only of a container whose CPU has a quota.
+fn cfs(subject: &Subject, pick: fn((u64, u64, u64)) -> f64) -> Vec<(Vec<(&'static str, &'static str)>, f64)> {
+    let limited = subject.settings.as_ref().is_some_and(|settings| settings.cpu_quota > 0);
+    subject.more.cfs.filter(|_| limited).map(|cfs| (Vec::new(), pick(cfs))).into_iter().collect()
+}
+
 fn failures(subject: &Subject) -> Vec<(Vec<(&'static str, &'static str)>, f64)> {
     let kinds = [("pgfault", subject.page_faults), ("pgmajfault", subject.major_page_faults)];
     let labelled = |(kind, count): (&'static str, Option<u64>)| {
@@ -35,13 +46,48 @@ fn failures(subject: &Subject) -> Vec<(Vec<(&'static str, &'static str)>, f64)> 
 }
 
 /// API-143, in the order of their names.
-const FAMILIES: [Family; 14] = [
+const FAMILIES: [Family; 31] = [
+    Family {
+        name: "container_cpu_cfs_periods_total",
+        help: "Number of elapsed enforcement period intervals.",
+        kind: Kind::Counter,
+        timed: true,
+        says: |subject| cfs(subject, |(periods, ..)| periods as f64),
+    },
+    Family {
+        name: "container_cpu_cfs_throttled_periods_total",
+        help: "Number of throttled period intervals.",
+        kind: Kind::Counter,
+        timed: true,
+        says: |subject| cfs(subject, |(_, throttled, _)| throttled as f64),
+    },
+    Family {
+        name: "container_cpu_cfs_throttled_seconds_total",
+        help: "Total time duration the container has been throttled.",
+        kind: Kind::Counter,
+        timed: true,
+        says: |subject| cfs(subject, |(.., nanos)| nanos as f64 / 1e9),
+    },
+    Family {
+        name: "container_cpu_system_seconds_total",
+        help: "Cumulative system cpu time consumed in seconds.",
+        kind: Kind::Counter,
+        timed: true,
+        says: |subject| seconds(subject.more.system_nanos),
+    },
     Family {
         name: "container_cpu_usage_seconds_total",
         help: "Cumulative cpu time consumed in seconds.",
         kind: Kind::Counter,
         timed: true,
         says: |subject| subject.cpu_nanos.map(|used| (vec![("cpu", "total")], used as f64 / 1e9)).into_iter().collect(),
+    },
+    Family {
+        name: "container_cpu_user_seconds_total",
+        help: "Cumulative user cpu time consumed in seconds.",
+        kind: Kind::Counter,
+        timed: true,
+        says: |subject| seconds(subject.more.user_nanos),
     },
     Family {
         name: "container_fs_usage_bytes",
@@ -58,11 +104,39 @@ const FAMILIES: [Family; 14] = [
         says: |subject| vec![(Vec::new(), subject.at.as_second() as f64)],
     },
     Family {
+        name: "container_memory_cache",
+        help: "Number of bytes of page cache memory.",
+        kind: Kind::Gauge,
+        timed: true,
+        says: |subject| one(subject.more.cache),
+    },
+    Family {
+        name: "container_memory_failcnt",
+        help: "Number of memory usage hits limits",
+        kind: Kind::Counter,
+        timed: true,
+        says: |subject| one(subject.more.memory_failures),
+    },
+    Family {
         name: "container_memory_failures_total",
         help: "Cumulative count of memory allocation failures.",
         kind: Kind::Counter,
         timed: true,
         says: failures,
+    },
+    Family {
+        name: "container_memory_mapped_file",
+        help: "Size of memory mapped files in bytes.",
+        kind: Kind::Gauge,
+        timed: true,
+        says: |subject| one(subject.more.mapped_file),
+    },
+    Family {
+        name: "container_memory_max_usage_bytes",
+        help: "Maximum memory usage recorded in bytes",
+        kind: Kind::Gauge,
+        timed: true,
+        says: |subject| one(subject.more.max_memory),
     },
     Family {
         name: "container_memory_rss",
@@ -93,11 +167,60 @@ const FAMILIES: [Family; 14] = [
         says: |subject| one(subject.working_set),
     },
     Family {
+        name: "container_oom_events_total",
+        help: "Count of out of memory events observed for the container",
+        kind: Kind::Counter,
+        timed: true,
+        says: |subject| one(subject.more.oom_kills),
+    },
+    Family {
+        name: "container_pressure_cpu_stalled_seconds_total",
+        help: "Total time duration no tasks in the container could make progress due to CPU congestion.",
+        kind: Kind::Counter,
+        timed: true,
+        says: |subject| seconds(subject.more.cpu_pressure.map(|pressure| pressure.full.total.saturating_mul(1000))),
+    },
+    Family {
+        name: "container_pressure_cpu_waiting_seconds_total",
+        help: "Total time duration tasks in the container have waited due to CPU congestion.",
+        kind: Kind::Counter,
+        timed: true,
+        says: |subject| seconds(subject.more.cpu_pressure.map(|pressure| pressure.some.total.saturating_mul(1000))),
+    },
+    Family {
+        name: "container_pressure_io_stalled_seconds_total",
+        help: "Total time duration no tasks in the container could make progress due to IO congestion.",
+        kind: Kind::Counter,
+        timed: true,
+        says: |subject| seconds(subject.more.io_pressure.map(|pressure| pressure.full.total.saturating_mul(1000))),
+    },
+    Family {
+        name: "container_pressure_io_waiting_seconds_total",
+        help: "Total time duration tasks in the container have waited due to IO congestion.",
+        kind: Kind::Counter,
+        timed: true,
+        says: |subject| seconds(subject.more.io_pressure.map(|pressure| pressure.some.total.saturating_mul(1000))),
+    },
+    Family {
+        name: "container_pressure_memory_stalled_seconds_total",
+        help: "Total time duration no tasks in the container could make progress due to memory congestion.",
+        kind: Kind::Counter,
+        timed: true,
+        says: |subject| seconds(subject.more.memory_pressure.map(|pressure| pressure.full.total.saturating_mul(1000))),
+    },
+    Family {
+        name: "container_pressure_memory_waiting_seconds_total",
+        help: "Total time duration tasks in the container have waited due to memory congestion.",
+        kind: Kind::Counter,
+        timed: true,
+        says: |subject| seconds(subject.more.memory_pressure.map(|pressure| pressure.some.total.saturating_mul(1000))),
+    },
+    Family {
         name: "container_processes",
         help: "Number of processes running inside the container.",
         kind: Kind::Gauge,
         timed: true,
-        says: |subject| one(subject.processes),
+        says: |subject| one(subject.more.processes),
     },
     Family {
         name: "container_spec_cpu_period",
@@ -135,13 +258,20 @@ const FAMILIES: [Family; 14] = [
         timed: false,
         says: |subject| subject.started.map(|at| (Vec::new(), at.as_second() as f64)).into_iter().collect(),
     },
+    Family {
+        name: "container_threads",
+        help: "Number of threads running inside the container",
+        kind: Kind::Gauge,
+        timed: true,
+        says: |subject| one(subject.more.threads),
+    },
 ];
 
 /// `None` is a failed collection.
 pub(super) fn encode(measured: Option<&(MachineInfo, Vec<Subject>)>) -> String {
     let mut encoder = Encoder::default();
     let error = if measured.is_some() { 0.0 } else { 1.0 };
-    let (before, after) = FAMILIES.split_at(9);
+    let (before, after) = FAMILIES.split_at(25);
     for family in before {
         encode_family(&mut encoder, family, measured);
     }

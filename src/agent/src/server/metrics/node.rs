@@ -2,7 +2,7 @@
 //! Upstream: pkg/kubelet/metrics/metrics.go, pkg/kubelet/metrics/collectors/volume_stats.go, pkg/kubelet/pleg/generic.go.
 //! Differs: pods and containers are counted when asked, not at each relist; the health of volumes is not told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kubelet::action::CriCall;
@@ -50,7 +50,9 @@ async fn encode_running(shared: &Shared, encoder: &mut Encoder) {
     for (state, count) in containers {
         encoder.sample("kubelet_running_containers", &[("container_state", state)], count as f64, None);
     }
-    let pods = listing.sandboxes.iter().filter(|one| one.state == SandboxState::Ready).count();
+    let up = listing.sandboxes.iter().filter(|one| one.state == SandboxState::Ready);
+    // A pod counts once, also while a second sandbox of it is up.
+    let pods = up.map(|one| &one.pod).collect::<BTreeSet<_>>().len();
     encoder.family("kubelet_running_pods", "[ALPHA] Number of pods that have a running pod sandbox", Kind::Gauge);
     encoder.sample("kubelet_running_pods", &[], pods as f64, None);
 }

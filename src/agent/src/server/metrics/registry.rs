@@ -28,6 +28,8 @@ pub enum Measure {
     Counter,
     /// Is what it was last set to.
     Gauge,
+    /// The seconds that are left until the Unix time that it was last set to.
+    TimeLeft,
     /// Counts observations up to each bound, in seconds for durations.
     Histogram(&'static [f64]),
 }
@@ -98,6 +100,13 @@ impl Registry {
         }
     }
 
+    /// Forgets the series of pods that are not known any more, by namespace and name, of the families whose names begin so.
+    pub(super) fn keep_pods(&self, prefix: &str, known: impl Fn(&str, &str) -> bool) {
+        for (_, family) in self.lock().iter_mut().filter(|(name, _)| name.starts_with(prefix)) {
+            family.series.retain(|labels, _| known(label(labels, "namespace"), label(labels, "pod")));
+        }
+    }
+
     /// The value of one series of a counter or gauge; 0 if it was never touched.
     #[must_use]
     pub fn value(&self, metric: &'static Metric, labels: &[(&'static str, &str)]) -> f64 {
@@ -115,17 +124,17 @@ impl Registry {
             return;
         }
         change(family.series.entry(labels).or_insert_with(|| match metric.measure {
-            Measure::Counter | Measure::Gauge => Value::Number(0.0),
+            Measure::Counter | Measure::Gauge | Measure::TimeLeft => Value::Number(0.0),
             Measure::Histogram(bounds) => Value::Histogram { counts: vec![0; bounds.len() + 1], sum: 0.0 },
         }));
     }
 
-    /// Writes the families that are wanted, in the order of their names.
-    pub(super) fn encode(&self, encoder: &mut Encoder, wanted: impl Fn(&str) -> bool) {
+    /// Writes the families that are wanted, in the order of their names, at that Unix time.
+    pub(super) fn encode(&self, encoder: &mut Encoder, now: f64, wanted: impl Fn(&str) -> bool) {
         for (name, Family { metric, series }) in self.lock().iter().filter(|(name, _)| wanted(name)) {
             let kind = match metric.measure {
                 Measure::Counter => Kind::Counter,
-                Measure::Gauge => Kind::Gauge,
+                Measure::Gauge | Measure::TimeLeft => Kind::Gauge,
                 Measure::Histogram(_) => Kind::Histogram,
             };
             encoder.family(name, metric.help, kind);
@@ -135,6 +144,7 @@ impl Registry {
                     (Value::Histogram { counts, sum }, Measure::Histogram(bounds)) => {
                         encoder.histogram(name, &labels, bounds, counts, *sum)
                     }
+                    (Value::Number(until), Measure::TimeLeft) => encoder.sample(name, &labels, (until - now).trunc(), None),
                     (Value::Number(number), _) => encoder.sample(name, &labels, *number, None),
                     (Value::Histogram { .. }, _) => {}
                 }
@@ -146,6 +156,10 @@ impl Registry {
         // Counts are whole after each change; a panic elsewhere does not spoil them.
         self.families.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn label<'a>(labels: &'a [(&'static str, String)], name: &str) -> &'a str {
+    labels.iter().find(|(label, _)| *label == name).map_or("", |(_, value)| value.as_str())
 }
 
 fn sorted(labels: &[(&'static str, &str)]) -> Labels {
@@ -170,7 +184,7 @@ mod tests {
             registry.observe(&SECONDS, &[], seconds);
         }
         let mut encoder = Encoder::default();
-        registry.encode(&mut encoder, |_| true);
+        registry.encode(&mut encoder, 0.0, |_| true);
         let expected = r#"# HELP a_seconds [ALPHA] Takes
 # TYPE a_seconds histogram
 a_seconds_bucket{le="0.5"} 2
@@ -184,6 +198,21 @@ b_total{from="a",to="\"z\"\n\\"} 1
 b_total{from="b",to="y"} 2
 "#;
         assert_eq!(encoder.finish(), expected);
+    }
+
+    #[test]
+    fn what_is_about_nothing_any_more_is_forgotten() {
+        static LEFT: Metric = Metric { name: "c_seconds", help: "Left", measure: Measure::TimeLeft };
+        let registry = Registry::new();
+        registry.add(&COUNTER, &[("pod", "a")], 1.0);
+        registry.add(&COUNTER, &[("pod", "b")], 1.0);
+        registry.set(&LEFT, &[], 100.7);
+        registry.keep_pods("b_", |_, pod| pod == "b");
+        let mut encoder = Encoder::default();
+        registry.encode(&mut encoder, 40.0, |_| true);
+        let text = encoder.finish();
+        assert!(text.contains("b_total{pod=\"b\"} 1\n") && !text.contains("pod=\"a\""), "{text}");
+        assert!(text.contains("c_seconds 60\n"), "{text}");
     }
 
     #[test]

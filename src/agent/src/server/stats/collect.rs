@@ -69,13 +69,14 @@ pub(super) struct FromRuntime {
     pub(super) listing: Listing,
     pub(super) usage: BTreeMap<String, cri::ContainerStats>,
     pub(super) cgroups: BTreeMap<PodUid, String>,
+    /// The sandbox that speaks for each pod, by its place in the listing.
+    sandboxes: BTreeMap<PodUid, usize>,
 }
 
 impl FromRuntime {
     /// The sandbox that speaks for a pod: one that is up, or else the newest.
     pub(super) fn sandbox(&self, pod: &PodUid) -> Option<&ListedSandbox> {
-        let sandboxes = self.listing.sandboxes.iter().filter(|one| one.pod == *pod);
-        sandboxes.max_by_key(|one| (one.state == SandboxState::Ready, one.attempt, one.created_at))
+        self.listing.sandboxes.get(*self.sandboxes.get(pod)?)
     }
 
     /// The newest running container of each name, by pod.
@@ -306,7 +307,8 @@ impl Collector {
         };
         let usage = usage?.into_iter().filter_map(|one| Some((one.attributes.as_ref()?.id.clone(), one))).collect();
         // Without them there are the containers' own numbers.
-        Ok(FromRuntime { listing, usage, cgroups: cgroups.unwrap_or_default() })
+        let sandboxes = speakers(&listing.sandboxes);
+        Ok(FromRuntime { listing, usage, cgroups: cgroups.unwrap_or_default(), sandboxes })
     }
 
     async fn pod_cgroups(&self) -> Result<BTreeMap<PodUid, String>, Failure> {
@@ -352,11 +354,15 @@ impl Collector {
         let sandbox = runtime.sandbox(uid)?;
         let pod_ref = PodReference { name: sandbox.name.clone(), namespace: sandbox.namespace.clone(), uid: uid.to_string() };
         let mut stats = Vec::new();
+        let mut processes: Option<u64> = None;
         for (name, container) in containers {
             let Some(usage) = runtime.usage.get(container.id.as_str()) else { continue };
             let mut one = self.container(name, container, usage);
             if let Some(pod) = runtime.cgroups.get(uid) {
-                self.measure(&mut one, container_cgroup(pod, container.id.as_str(), self.cgroup_prefix().await)).await;
+                let cgroup = container_cgroup(pod, container.id.as_str(), self.cgroup_prefix().await);
+                if let Some(count) = self.measure(&mut one, cgroup).await {
+                    processes = Some(processes.unwrap_or_default().saturating_add(count));
+                }
             }
             if let Some(filesystems) = filesystems {
                 one.rootfs = usage.writable_layer.as_ref().map(|layer| of_writable_layer(layer, &filesystems.images));
@@ -369,8 +375,8 @@ impl Collector {
             Some(cgroup) => within(self.env.host.cgroup_usage(cgroup.clone())).await.ok().flatten().map(|usage| (cgroup, usage)),
             None => None,
         };
-        let process_stats =
-            of_cgroup.as_ref().and_then(|(_, usage)| usage.pids).map(|pids| ProcessStats { process_count: Some(pids) });
+        // Of its containers, as upstream adds them up: threads are no processes.
+        let process_stats = processes.map(|count| ProcessStats { process_count: Some(count) });
         let (cpu, memory, swap) = match &of_cgroup {
             Some((cgroup, usage)) => self.of_cgroup(cgroup, usage),
             None => sum(&stats),
@@ -391,14 +397,16 @@ impl Collector {
     }
 
     /// API-124, NODE-126: a container's cgroup knows better than the runtime, which may tell limits that there are not.
-    async fn measure(&self, container: &mut ContainerStats, cgroup: String) {
-        let Ok(Some(usage)) = within(self.env.host.cgroup_usage(cgroup.clone())).await else { return };
+    /// Answers how many processes it has.
+    async fn measure(&self, container: &mut ContainerStats, cgroup: String) -> Option<u64> {
+        let usage = within(self.env.host.cgroup_usage(cgroup.clone())).await.ok()??;
         let (cpu, memory, swap) = self.of_cgroup(&cgroup, &usage);
         let rate = container.cpu.as_ref().and_then(|cpu| cpu.usage_nano_cores);
         container.cpu = cpu.map(|cpu| CpuStats { usage_nano_cores: rate, ..cpu });
         container.memory = memory;
         container.io = self.io(&usage);
         container.swap = swap.or(container.swap.take());
+        usage.processes
     }
 
     fn container(&self, name: &str, container: &ListedContainer, usage: &cri::ContainerStats) -> ContainerStats {
@@ -456,6 +464,19 @@ impl Collector {
             _ => None,
         }
     }
+}
+
+/// The sandbox of each pod that is up, or else the newest, by its place.
+fn speakers(sandboxes: &[ListedSandbox]) -> BTreeMap<PodUid, usize> {
+    let rank = |index: usize| sandboxes.get(index).map(|one| (one.state == SandboxState::Ready, one.attempt, one.created_at));
+    let mut speakers: BTreeMap<PodUid, usize> = BTreeMap::new();
+    for (index, one) in sandboxes.iter().enumerate() {
+        let best = speakers.entry(one.pod.clone()).or_insert(index);
+        if rank(*best) <= rank(index) {
+            *best = index;
+        }
+    }
+    speakers
 }
 
 pub(super) async fn within<T>(call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {

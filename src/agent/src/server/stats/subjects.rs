@@ -35,7 +35,8 @@ pub(crate) struct Subject {
     pub(crate) swap: Option<u64>,
     pub(crate) page_faults: Option<u64>,
     pub(crate) major_page_faults: Option<u64>,
-    pub(crate) processes: Option<u64>,
+    /// What only its cgroup tells.
+    pub(crate) more: CgroupUsage,
     pub(crate) fs_bytes: Option<u64>,
     /// Bytes; 0 is none.
     pub(crate) memory_limit: Option<u64>,
@@ -67,8 +68,7 @@ impl Collector {
 
     async fn of_cgroup_alone(&self, cgroup: &str) -> Option<Subject> {
         let usage = within(self.env.host.cgroup_usage(cgroup.to_owned())).await.ok()??;
-        let CgroupUsage { cpu_nanos, memory, working_set, rss, page_faults, major_page_faults, memory_limit, swap, pids, .. } =
-            usage;
+        let CgroupUsage { cpu_nanos, memory, working_set, rss, page_faults, major_page_faults, memory_limit, swap, .. } = usage;
         Some(Subject {
             id: cgroup.to_owned(),
             at: self.env.clock.now(),
@@ -79,7 +79,7 @@ impl Collector {
             swap,
             page_faults: Some(page_faults),
             major_page_faults: Some(major_page_faults),
-            processes: pids,
+            more: usage,
             memory_limit: Some(memory_limit.unwrap_or_default()),
             ..Subject::default()
         })
@@ -100,15 +100,18 @@ impl Collector {
             let Some(usage) = runtime.usage.get(container.id.as_str()) else { continue };
             let status = seen.as_ref().and_then(|seen| seen.containers.iter().find(|one| one.id == container.id));
             let settings = status.and_then(|status| status.resources);
+            let id = container_cgroup(cgroup, container.id.as_str(), self.cgroup_prefix().await);
+            let more = within(self.env.host.cgroup_usage(id.clone())).await.ok().flatten().unwrap_or_default();
             subjects.push(Subject {
-                id: container_cgroup(cgroup, container.id.as_str(), self.cgroup_prefix().await),
+                id,
+                more,
                 name: container.id.to_string(),
                 image: status.map(|status| status.image.clone()).unwrap_or_default(),
                 container: name.to_owned(),
                 started: Some(timestamp(container.created_at)),
                 memory_limit: settings.map(|settings| u64::try_from(settings.memory_limit).unwrap_or_default()),
                 settings,
-                ..of_runtime(usage, named)
+                ..of_runtime(usage, named, self.env.clock.now())
             });
         }
         subjects
@@ -128,13 +131,15 @@ impl Collector {
     }
 }
 
-fn of_runtime(usage: &cri::ContainerStats, named: &Subject) -> Subject {
+fn of_runtime(usage: &cri::ContainerStats, named: &Subject, now: Timestamp) -> Subject {
     let memory = usage.memory.as_ref();
+    // A container that has just begun may have no figure of its CPU yet.
+    let measured = [usage.cpu.as_ref().map(|cpu| cpu.timestamp), memory.map(|memory| memory.timestamp)];
     let of_memory = |pick: fn(&cri::MemoryUsage) -> &Option<cri::UInt64Value>| memory.and_then(|memory| value(pick(memory)));
     Subject {
         pod: named.pod.clone(),
         namespace: named.namespace.clone(),
-        at: timestamp(usage.cpu.as_ref().map_or(0, |cpu| cpu.timestamp)),
+        at: measured.into_iter().flatten().find(|at| *at > 0).map_or(now, timestamp),
         cpu_nanos: usage.cpu.as_ref().and_then(|cpu| value(&cpu.usage_core_nano_seconds)),
         memory: of_memory(|memory| &memory.usage_bytes),
         working_set: of_memory(|memory| &memory.working_set_bytes),

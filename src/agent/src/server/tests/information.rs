@@ -516,8 +516,26 @@ async fn usage_by_cgroup_has_the_names_that_dashboards_ask_for() {
     let world = World::new().start().await;
     golden_machine(&world);
     set_cgroups(&world, false);
+    let stall = Pressure { some: Stall { total: 2_500_000, ..Stall::default() }, full: Stall::default() };
+    let measured = CgroupUsage {
+        processes: Some(1),
+        threads: Some(201),
+        system_nanos: Some(1_500_000_000),
+        cfs: Some((9, 3, 1_000_000_000)),
+        cache: Some(4096),
+        oom_kills: Some(1),
+        cpu_pressure: Some(stall),
+        ..CgroupUsage::default()
+    };
+    world.host.cgroups.lock().unwrap().insert("/kubepods/gold/live".to_owned(), measured);
     let text = world.get("/metrics/cadvisor").await.body;
     for line in [
+        "container_processes{container=\"main\",id=\"/kubepods/gold/live\",image=\"\",name=\"live\",namespace=\"default\",pod=\"gold-running\"} 1 1795422706000",
+        "container_threads{container=\"main\",id=\"/kubepods/gold/live\",image=\"\",name=\"live\",namespace=\"default\",pod=\"gold-running\"} 201 1795422706000",
+        "container_cpu_system_seconds_total{container=\"main\",id=\"/kubepods/gold/live\",image=\"\",name=\"live\",namespace=\"default\",pod=\"gold-running\"} 1.5 1795422706000",
+        "container_memory_cache{container=\"main\",id=\"/kubepods/gold/live\",image=\"\",name=\"live\",namespace=\"default\",pod=\"gold-running\"} 4096 1795422706000",
+        "container_oom_events_total{container=\"main\",id=\"/kubepods/gold/live\",image=\"\",name=\"live\",namespace=\"default\",pod=\"gold-running\"} 1 1795422706000",
+        "container_pressure_cpu_waiting_seconds_total{container=\"main\",id=\"/kubepods/gold/live\",image=\"\",name=\"live\",namespace=\"default\",pod=\"gold-running\"} 2.5 1795422706000",
         "container_cpu_usage_seconds_total{container=\"\",cpu=\"total\",id=\"/\",image=\"\",name=\"\",namespace=\"\",pod=\"\"} 4469.493962597 1795422705000",
         "container_memory_working_set_bytes{container=\"\",id=\"/kubepods/gold\",image=\"\",name=\"\",namespace=\"default\",pod=\"gold-running\"} 3.076096e+06 1795422705000",
         "container_memory_failures_total{container=\"main\",failure_type=\"pgmajfault\",id=\"/kubepods/gold/live\",image=\"\",name=\"live\",namespace=\"default\",pod=\"gold-running\",scope=\"container\"} 3 1795422706000",
@@ -525,6 +543,7 @@ async fn usage_by_cgroup_has_the_names_that_dashboards_ask_for() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
+    assert!(!text.contains("container_cpu_cfs"), "its CPU has no quota");
     assert!(!text.contains("dead"), "a container that has ended uses nothing");
     // INV-09: no series twice.
     let mut series: Vec<&str> = text
