@@ -40,13 +40,13 @@ pub fn self_signed(host: &str, addresses: &[IpAddr], now: i64) -> Result<SelfSig
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::server_config;
+    use crate::tls::certified_key;
 
     // API-020: a server without a certificate of its own makes one that works.
     #[test]
     fn self_signed_certificate_serves() {
         let made = self_signed("n1", &["10.0.0.1".parse().unwrap()], 1_767_225_600).unwrap();
-        server_config(made.certificate.as_bytes(), made.key.as_bytes(), None).unwrap();
+        certified_key(made.certificate.as_bytes(), made.key.as_bytes()).unwrap();
         let der = crate::tls::certificates("it", made.certificate.as_bytes()).unwrap();
         let (_, parsed) = x509_parser::parse_x509_certificate(&der[0]).unwrap();
         assert_eq!(parsed.subject().iter_common_name().next().unwrap().as_str().unwrap(), "n1@1767225600");

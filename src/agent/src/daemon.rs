@@ -28,8 +28,9 @@ use crate::host::LinuxHost;
 use crate::net::SystemNet;
 use crate::run::{Agent, Serving, Turns, server_settings};
 use crate::server::ClientCa;
+use crate::serving_certificate::ServingCertificate;
 use crate::standalone::Standalone;
-use crate::tls::server_config;
+use crate::tls::{certified_key, server_config};
 
 /// The system's clock.
 #[derive(Clone, Copy, Debug)]
@@ -201,9 +202,8 @@ fn serving(resolved: &Resolved, now: Timestamp) -> anyhow::Result<Serving> {
         None => None,
     };
     let clients = client_ca.clone().map(|ca| ca as Arc<dyn ClientCertVerifier>);
-    let mut tls = server_config(&certificate, &key, clients)?;
-    // API-001: upgrades are of HTTP/1.1.
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let certificate = ServingCertificate::new(Some(certified_key(&certificate, &key)?));
+    let tls = server_config(&resolved.tls.terms, certificate, clients)?;
     Ok(Serving { settings: server_settings(resolved), tls: Arc::new(tls), client_ca })
 }
 
@@ -256,6 +256,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::config::Terms;
 
     // NODE-001: the agent may open as many files as the configuration says.
     #[test]
@@ -286,7 +287,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("keelson-daemon-{}", std::process::id()));
         let (file, key_file) = (directory.join("pki/kubelet.crt"), directory.join("pki/kubelet.key"));
         let source = CertificateSource::SelfSigned { certificate: file.clone(), key: key_file.clone() };
-        let tls = Tls { source, only_tls13: false, cipher_suites: Vec::new(), curve_preferences: Vec::new() };
+        let tls = Tls { source, terms: Terms::default() };
         let made = certificate(&tls, "n1", &[], Timestamp::from_second(1_767_225_600).unwrap()).unwrap();
         let kept = certificate(&tls, "n1", &[], Timestamp::from_second(1_767_312_000).unwrap()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -294,7 +295,7 @@ mod tests {
         fs::remove_dir_all(&directory).unwrap();
         assert_eq!(made, kept);
         assert_eq!(modes, (0o644, 0o600));
-        server_config(&made.0, &made.1, None).unwrap();
+        certified_key(&made.0, &made.1).unwrap();
         let der = crate::tls::certificates("it", &made.0).unwrap();
         let (_, parsed) = x509_parser::parse_x509_certificate(&der[0]).unwrap();
         let names = parsed.subject_alternative_name().unwrap().unwrap();

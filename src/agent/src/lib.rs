@@ -27,6 +27,7 @@ pub mod probe;
 pub mod run;
 pub mod runtime_events;
 pub mod server;
+pub mod serving_certificate;
 pub mod standalone;
 pub mod telemetry;
 mod termination_message;

@@ -9,10 +9,16 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ResolvesServerCert;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    CipherSuite, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
+};
 use tokio_rustls::TlsConnector;
 
+use crate::config::Terms;
 use crate::env::BoxedStream;
 
 /// Why TLS cannot be set up with what was given.
@@ -90,23 +96,43 @@ pub fn client_config(authority: Option<&[u8]>, identity: Option<&ClientIdentity>
     Ok(config)
 }
 
-/// The server on port 10250: its certificate and key, and who checks the certificates that clients show, if any are asked for.
+/// The server on port 10250: what it agrees to, its certificate, and who checks the certificates that clients show, if any are asked for.
+/// In which order suites and groups were named does not matter, as in Go.
 ///
 /// # Errors
-/// If a PEM text is not as it should be.
+/// If nothing is left to agree on.
 pub fn server_config(
-    certificate: &[u8],
-    key: &[u8],
+    terms: &Terms,
+    certificate: Arc<dyn ResolvesServerCert>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
 ) -> Result<ServerConfig, TlsError> {
-    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let mut provider = ring::default_provider();
+    if !terms.cipher_suites.is_empty() {
+        let chosen = |suite: CipherSuite| suite.as_str().is_some_and(|name| terms.cipher_suites.contains(&name));
+        provider.cipher_suites.retain(|suite| suite.tls13().is_some() || chosen(suite.suite()));
+    }
+    if !terms.curves.is_empty() {
+        provider.kx_groups.retain(|group| terms.curves.contains(&u16::from(group.name())));
+    }
+    let versions: &[&SupportedProtocolVersion] = if terms.only_tls13 { &[&TLS13] } else { &[&TLS13, &TLS12] };
+    let builder = ServerConfig::builder_with_provider(Arc::new(provider)).with_protocol_versions(versions)?;
     let builder = match clients {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_single_cert(certificates("tlsCertFile", certificate)?, private_key("tlsPrivateKeyFile", key)?)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let mut config = builder.with_cert_resolver(certificate);
+    // API-001: upgrades are of HTTP/1.1.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// A certificate with its key, to be shown by the server.
+///
+/// # Errors
+/// If a PEM text is not as it should be, or they do not belong together.
+pub fn certified_key(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, TlsError> {
+    let (chain, key) = (certificates("tlsCertFile", certificate)?, private_key("tlsPrivateKeyFile", key)?);
+    Ok(CertifiedKey::from_der(chain, key, &provider())?)
 }
 
 /// TLS to a probed container: whatever certificate it shows is good (POD-247). Speaks HTTP/1.1.
@@ -159,3 +185,6 @@ impl ServerCertVerifier for Unverified {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;

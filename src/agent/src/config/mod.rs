@@ -29,7 +29,7 @@ pub use duration::GoDuration;
 pub use file::SourceFile;
 pub use problem::{ConfigError, EXIT_CODE, Problem};
 pub use resolve::{
-    Api, Auth, Authorization, CertificateSource, CredentialProvider, LogSettings, Process, Resolved, Runtime, Server, Tls,
+    Api, Auth, Authorization, CertificateSource, CredentialProvider, LogSettings, Process, Resolved, Runtime, Server, Terms, Tls,
     TracingSettings,
 };
 pub use schema::KubeletConfiguration;

@@ -3,6 +3,7 @@
 //! Differs: addresses, enums, thresholds and reservations are checked here, before anything is opened.
 
 mod core;
+mod tls;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use kubelet::config::Config;
 use kubelet::feature_gates::FeatureGates;
 
+pub use self::tls::{CertificateSource, Terms, Tls};
 use super::Machine;
 use super::flags::{Flags, Settings, sloppy_ip};
 use super::problem::Problem;
@@ -67,40 +69,6 @@ pub struct Server {
     pub streaming_idle_timeout: Duration,
     /// Whether metrics are shown that a minor version hid.
     pub show_hidden_metrics: bool,
-}
-
-/// The serving certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
-    /// Where it comes from.
-    pub source: CertificateSource,
-    /// Whether TLS 1.2 is refused.
-    pub only_tls13: bool,
-    /// Cipher suites by their names in Go; empty is the library's choice.
-    pub cipher_suites: Vec<String>,
-    /// Key exchange groups by number; empty is the library's choice.
-    pub curve_preferences: Vec<u16>,
-}
-
-/// Where the serving certificate comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CertificateSource {
-    /// Two files that must be there.
-    Files {
-        /// The certificate with its chain.
-        certificate: PathBuf,
-        /// Its key.
-        key: PathBuf,
-    },
-    /// Two files that are made, self-signed, if they are not there.
-    SelfSigned {
-        /// The certificate.
-        certificate: PathBuf,
-        /// Its key.
-        key: PathBuf,
-    },
-    /// The API server, by a CertificateSigningRequest; kept in this directory.
-    Bootstrap(PathBuf),
 }
 
 /// Whom the listeners let in.
@@ -324,63 +292,6 @@ impl Resolver<'_> {
         }
     }
 
-    fn tls(&mut self) -> Tls {
-        let config = self.config;
-        let (certificate, key) = (config.tls_cert_file.as_str(), config.tls_private_key_file.as_str());
-        let source = match (certificate.is_empty(), key.is_empty()) {
-            (false, false) => CertificateSource::Files { certificate: self.path(certificate), key: self.path(key) },
-            (true, true) if config.server_tls_bootstrap => CertificateSource::Bootstrap(self.path(&self.flags.cert_dir)),
-            (true, true) => {
-                let dir = self.path(&self.flags.cert_dir);
-                CertificateSource::SelfSigned { certificate: dir.join("kubelet.crt"), key: dir.join("kubelet.key") }
-            }
-            (has_no_certificate, _) => {
-                let missing = if has_no_certificate { "tlsCertFile" } else { "tlsPrivateKeyFile" };
-                let message = "tlsCertFile and tlsPrivateKeyFile must be set together";
-                self.problem(missing, "", message, &format!("set {missing}, or neither"));
-                CertificateSource::Bootstrap(PathBuf::new())
-            }
-        };
-        let only_tls13 = match config.tls_min_version.as_str() {
-            "VersionTLS13" => true,
-            "" | "VersionTLS12" => false,
-            "VersionTLS10" | "VersionTLS11" => {
-                self.warnings
-                    .push(format!("tlsMinVersion {} is served as VersionTLS12, the oldest that there is", config.tls_min_version));
-                false
-            }
-            other => {
-                self.problem("tlsMinVersion", other, format!("unknown tls version {other:?}"), "give VersionTLS12 or VersionTLS13");
-                false
-            }
-        };
-        for suite in &config.tls_cipher_suites {
-            if !CIPHER_SUITES.contains(&suite.as_str()) {
-                let message = format!("Cipher suite {suite} not supported or doesn't exist");
-                self.problem("tlsCipherSuites", suite, message, &format!("use any of {}", CIPHER_SUITES.join(", ")));
-            }
-        }
-        let mut curve_preferences = Vec::new();
-        for curve in &config.tls_curve_preferences {
-            let message = match u16::try_from(*curve) {
-                Ok(number) if curve_preferences.contains(&number) => format!("duplicate curve preference {curve}"),
-                Ok(number) if CURVES.contains(&number) => {
-                    curve_preferences.push(number);
-                    continue;
-                }
-                Ok(1..) => format!("curve preference {curve} is not supported"),
-                _ => format!("curve preference {curve} is out of range (must be 1-65535)"),
-            };
-            self.problem(
-                "tlsCurvePreferences",
-                &curve.to_string(),
-                message,
-                "use 29 (X25519), 23 (P-256), 24 (P-384) or 4588 (X25519MLKEM768)",
-            );
-        }
-        Tls { source, only_tls13, cipher_suites: config.tls_cipher_suites.clone(), curve_preferences }
-    }
-
     fn auth(&mut self) -> Auth {
         let config = self.config;
         let (authentication, webhook) = (&config.authentication, &config.authorization.webhook);
@@ -485,25 +396,3 @@ impl Resolver<'_> {
         }
     }
 }
-
-/// Groups for the key exchange, as Go numbers them: P-256, P-384, P-521, X25519, and the hybrids with ML-KEM.
-const CURVES: [u16; 7] = [23, 24, 25, 29, 4587, 4588, 4589];
-
-/// Cipher suites as Go names them; the insecure ones of its list are missing.
-const CIPHER_SUITES: [&str; 15] = [
-    "TLS_AES_128_GCM_SHA256",
-    "TLS_AES_256_GCM_SHA384",
-    "TLS_CHACHA20_POLY1305_SHA256",
-    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
-    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
-    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
-    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
-    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305",
-    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
-    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
-    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
-    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
-    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
-    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305",
-    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
-];

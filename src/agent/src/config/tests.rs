@@ -504,7 +504,15 @@ const CONTRADICTIONS: &[(&str, &str)] = &[
     ("featureGates: {Nope: true}", "unrecognized feature gate: Nope"),
     ("authorization: {mode: RBAC}", "unknown authorization mode RBAC"),
     ("tlsCertFile: /a", "tlsCertFile and tlsPrivateKeyFile must be set together"),
-    ("tlsCipherSuites: [TLS_RSA_WITH_RC4_128_SHA]", "Cipher suite TLS_RSA_WITH_RC4_128_SHA not supported or doesn't exist"),
+    ("tlsCipherSuites: [TLS_RSA_WITH_NULL_SHA]", "Cipher suite TLS_RSA_WITH_NULL_SHA not supported or doesn't exist"),
+    (
+        "tlsCipherSuites: [TLS_RSA_WITH_RC4_128_SHA, TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA]",
+        "none of the cipher suites in tlsCipherSuites can be served: TLS_RSA_WITH_RC4_128_SHA, TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    ),
+    ("tlsCurvePreferences: [70000]", "curve preference 70000 is out of range (must be 1-65535)"),
+    ("tlsCurvePreferences: [23, 29, 23]", "duplicate curve preference 23"),
+    ("tlsCurvePreferences: [9999]", "curve preference 9999 is not supported"),
+    ("tlsCurvePreferences: [25, 4588]", "none of the groups in tlsCurvePreferences can be served: 25, 4588"),
 ];
 
 #[test]
@@ -643,7 +651,7 @@ fn what_talos_passes_is_understood() {
     let resolved = run(line, Some(config), None).unwrap_or_else(|error| panic!("{error}"));
     let core = &resolved.kubelet;
     assert!(resolved.logging.json);
-    assert!(resolved.tls.only_tls13);
+    assert!(resolved.tls.terms.only_tls13);
     assert!(!core.node.fail_swap_on);
     assert!(core.pods.seccomp_default);
     assert_eq!(core.dns.cluster_dns.len(), 2);

@@ -15,7 +15,8 @@ use crate::certificate::self_signed;
 use crate::env::{Endpoint, Net as _};
 use crate::server::tests::fakes::{FakeApi, FakeClock, FakeHost, FakeNet, FakeRuntime};
 use crate::server::tests::{send, settings};
-use crate::tls::server_config;
+use crate::serving_certificate::ServingCertificate;
+use crate::tls::{certified_key, server_config};
 
 fn env(net: &FakeNet) -> Env {
     Env {
@@ -34,7 +35,8 @@ fn env(net: &FakeNet) -> Env {
 async fn healthz_answers_as_soon_as_the_agent_runs() {
     let net = FakeNet::default();
     let made = self_signed("n1", &[], 1_767_225_600).unwrap();
-    let tls = server_config(made.certificate.as_bytes(), made.key.as_bytes(), None).unwrap();
+    let certificate = certified_key(made.certificate.as_bytes(), made.key.as_bytes()).unwrap();
+    let tls = server_config(&crate::config::Terms::default(), ServingCertificate::new(Some(certificate)), None).unwrap();
     let mut settings = settings();
     settings.listeners.healthz = Some("127.0.0.1:10248".parse().unwrap());
     let serving = Serving { settings, tls: Arc::new(tls), client_ca: None };
