@@ -17,6 +17,9 @@ use super::files;
 /// How many directories are held open at once; what lies deeper is first moved up.
 const DEEPEST: usize = 48;
 
+/// How many names of one directory are held at once.
+const AT_ONCE: usize = 1024;
+
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Opens a directory below another, through no link and across no mount, bind mounts included.
@@ -25,15 +28,13 @@ fn open_below(base: BorrowedFd<'_>, path: impl rustix::path::Arg) -> rustix::io:
     rustix::fs::openat2(base, path, DIRECTORY, Mode::empty(), inside)
 }
 
-fn names(directory: BorrowedFd<'_>) -> rustix::io::Result<Vec<CString>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push(entry.file_name().to_owned());
-        }
-    }
-    Ok(names)
+/// The names in a directory, one at a time: whoever filled it may have made millions.
+fn names(directory: BorrowedFd<'_>) -> rustix::io::Result<impl Iterator<Item = rustix::io::Result<CString>>> {
+    let entries = Dir::read_from(directory)?;
+    Ok(entries.map(|entry| entry.map(|entry| entry.file_name().to_owned())).filter(|name| {
+        let bytes = name.as_ref().map(|name| name.to_bytes());
+        !matches!(bytes, Ok(b"." | b".."))
+    }))
 }
 
 /// Removes a tree. A mount inside makes it fail, with what lies beyond the mount untouched. No tree is no failure.
@@ -65,14 +66,14 @@ fn remove_entry(parent: BorrowedFd<'_>, name: &CStr, top: Option<BorrowedFd<'_>>
         opened => opened?,
     };
     let top = top.unwrap_or(directory.as_fd());
-    // Once more for the outermost: by then what lay too deep has moved into it.
+    // A few at a time, and until there are none: what lay too deep has moved into the outermost meanwhile.
     loop {
-        let inside = names(directory.as_fd())?;
+        let inside: Vec<CString> = names(directory.as_fd())?.take(AT_ONCE).collect::<rustix::io::Result<_>>()?;
+        if inside.is_empty() {
+            break;
+        }
         for entry in &inside {
             remove_entry(directory.as_fd(), entry, Some(top), depth + 1)?;
-        }
-        if depth > 0 || inside.is_empty() {
-            break;
         }
     }
     match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
@@ -134,6 +135,7 @@ pub(super) fn give_shared_to_group(path: &Path, group: u32, trust_root: bool) ->
     while let Some(relative) = waiting.pop() {
         let Ok(directory) = open_below(base.as_fd(), relative.as_path()) else { continue };
         for name in names(directory.as_fd()).context("readdir", path)? {
+            let name = name.context("readdir", path)?;
             if give_entry(directory.as_fd(), &name, group, root.st_dev).context("give to the group", path)? {
                 waiting.push(relative.join(OsStr::from_bytes(name.to_bytes())));
             }
@@ -188,6 +190,7 @@ pub(super) fn usage(path: &Path) -> Result<(u64, u64), HostError> {
         bytes += blocks(own.st_blocks);
         inodes += 1;
         for name in names(directory.as_fd()).context("readdir", path)? {
+            let name = name.context("readdir", path)?;
             let Ok(entry) = rustix::fs::statat(&directory, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
             if FileType::from_raw_mode(entry.st_mode) == FileType::Directory {
                 waiting.push(relative.join(OsStr::from_bytes(name.to_bytes())));
@@ -243,6 +246,20 @@ mod tests {
         remove(&scratch.path().join("no/such/tree")).unwrap();
         assert_eq!(files::names(scratch.path()).unwrap(), ["precious"]);
         assert_eq!(scratch.get("precious/file"), "x");
+    }
+
+    // S26: more names than are held at once.
+    #[test]
+    fn directory_of_many_files_is_counted_and_removed() {
+        let scratch = Scratch::new();
+        let directory = scratch.path().join("many");
+        fs::create_dir(&directory).unwrap();
+        for number in 0..=2 * AT_ONCE {
+            fs::write(directory.join(number.to_string()), "").unwrap();
+        }
+        assert_eq!(usage(&directory).unwrap().1, 2 * AT_ONCE as u64 + 2);
+        remove(&directory).unwrap();
+        assert!(!directory.exists());
     }
 
     #[test]
