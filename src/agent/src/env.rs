@@ -142,7 +142,7 @@ pub trait Host: Send + Sync {
     /// Reads the last bytes of a file, at most `limit`; `Ok(None)` if there is none.
     fn read_tail(&self, path: String, limit: usize) -> BoxFuture<'_, Result<Option<Vec<u8>>, Failure>>;
 
-    /// Opens a log file for reading; reads at its end wait neither for more nor for ever (the reader polls).
+    /// Opens a log file for reading; reads at its end wait neither for more nor for ever (see [`LogFile::changed`]).
     fn open_log(&self, path: String) -> BoxFuture<'_, Result<Box<dyn LogFile>, Failure>>;
 
     /// CPU, memory and processes of one cgroup, by its name such as `/kubepods`; `Ok(None)` if there is none.
@@ -183,6 +183,12 @@ pub trait LogFile: Send {
 
     /// Whether the path now leads to another file: it was rotated.
     fn replaced(&mut self) -> BoxFuture<'_, io::Result<bool>>;
+
+    /// Waits for a hint that there is more to read, or that the path leads elsewhere; the first one comes at once. False at once where
+    /// there are no hints: then the reader looks by itself.
+    fn changed(&mut self) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
 }
 
 /// How much of the time tasks stalled for want of something, as the kernel tells it.

@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use futures::stream::{BoxStream, Fuse, StreamExt as _};
 use rustix::fs::OFlags;
+use rustix::fs::inotify::WatchFlags;
 
 use super::error::{Context as _, HostError};
+use super::inotify::Watched;
 use super::threads::Threads;
 use super::{files, on_a_thread};
 use crate::env::LogFile;
@@ -55,22 +58,31 @@ pub(super) struct Log {
     file: Arc<File>,
     position: u64,
     threads: Arc<Threads>,
+    /// Once somebody waits for changes.
+    hints: Option<Fuse<BoxStream<'static, ()>>>,
 }
 
 impl Log {
     pub(super) fn open(path: PathBuf, threads: Arc<Threads>) -> Result<Self, HostError> {
         let (file, _) = open_regular(&path, OFlags::empty())?;
-        Ok(Self { path, file: Arc::new(file), position: 0, threads })
+        Ok(Self { path, file: Arc::new(file), position: 0, threads, hints: None })
     }
 }
 
 impl Log {
     /// Every reader of a log has a turn of its own, and all readers of one log few threads.
-    async fn ask<T: Send + 'static>(&self, what: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    fn ask<T: Send + 'static, F: FnOnce() -> io::Result<T> + Send + 'static>(
+        &self,
+        what: F,
+    ) -> impl Future<Output = io::Result<T>> + Send + use<T, F> {
+        let threads = Arc::clone(&self.threads);
         let subject = format!("log {}", self.path.display());
-        let turn = self.threads.turn(&format!("{subject} for {:p}", Arc::as_ptr(&self.file)), &subject).await;
-        let asked = on_a_thread(turn, move || Ok(what()));
-        asked.await.map_err(io::Error::other)?
+        let own = format!("{subject} for {:p}", Arc::as_ptr(&self.file));
+        async move {
+            let turn = threads.turn(&own, &subject).await;
+            let asked = on_a_thread(turn, move || Ok(what()));
+            asked.await.map_err(io::Error::other)?
+        }
     }
 }
 
@@ -105,6 +117,27 @@ impl LogFile for Log {
                 Err(error) => Err(error),
             }
         }))
+    }
+
+    fn changed(&mut self) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            if let Some(hints) = &mut self.hints {
+                return hints.next().await.is_some();
+            }
+            let path = self.path.clone();
+            let watch = move || {
+                let watched = Watched::new();
+                watched.add(&path, WatchFlags::MODIFY);
+                if let Some(directory) = path.parent() {
+                    watched.add(directory, WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE);
+                }
+                Ok(watched)
+            };
+            let Ok(watched) = self.ask(watch).await else { return false };
+            // What came before it was watched is read after this.
+            self.hints = Some(watched.changes().fuse());
+            true
+        })
     }
 }
 
@@ -144,5 +177,22 @@ mod tests {
         assert!(!log.replaced().await.unwrap());
         scratch.put("0.log", "new\n");
         assert!(log.replaced().await.unwrap());
+    }
+
+    // LOG-007, S30: what is written, and that the path leads elsewhere, is told.
+    #[tokio::test]
+    async fn reader_is_told_of_more_and_of_a_rotation() {
+        let scratch = Scratch::new();
+        scratch.put("0.log", "one\n");
+        let path = scratch.path().join("0.log");
+        let mut log = Log::open(path.clone(), Arc::new(Threads::new())).unwrap();
+        assert!(log.changed().await, "the first comes at once");
+        let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        io::Write::write_all(&mut file, b"two\n").unwrap();
+        assert!(log.changed().await);
+        fs::rename(&path, scratch.path().join("0.log.20260101-000000")).unwrap();
+        assert!(log.changed().await);
+        let nothing = std::pin::pin!(log.changed());
+        assert!(futures::FutureExt::now_or_never(nothing).is_none());
     }
 }

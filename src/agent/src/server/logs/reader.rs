@@ -1,6 +1,6 @@
 //! Reading a log file from where the client wants it, to its end or for as long as the container runs.
 //! Upstream: k8s.io/cri-client/pkg/logs (ReadLogs, waitLogs, findTailLineStartIndex).
-//! Differs: files are polled every 200 ms, without inotify; a rotated file is read to its end before the next is opened; a file
+//! Differs: where the kernel gives no hints, files are polled every 200 ms; a rotated file is read to its end before the next is opened; a file
 //! that was cut short is read from its beginning.
 
 use std::io;
@@ -19,8 +19,14 @@ use crate::server::{Shared, lookup};
 
 /// What is read and passed on at once.
 const BLOCK: usize = 64 << 10;
+/// How often a log is looked at without hints.
 const POLL: Duration = Duration::from_millis(200);
-/// How often it is looked whether a log with nothing new was rotated or cut: a second call for each look, and a third.
+/// How often it is looked at whatever the hints say (upstream: logForceCheckPeriod).
+const FORCED: Duration = Duration::from_secs(1);
+/// Between two looks at a log that grows all the time.
+const PACE: Duration = Duration::from_millis(20);
+/// How often it is looked whether a log with nothing new was rotated or cut: a second call for each look, and a third. A hint makes it so
+/// at once.
 const MOVE_CHECK: Duration = Duration::from_secs(1);
 /// How often a container is asked about whose log has nothing new (API-090).
 const STATE_CHECK: Duration = Duration::from_secs(1);
@@ -35,7 +41,7 @@ pub(crate) async fn copy(
     out: &mpsc::Sender<Bytes>,
 ) -> Result<(), String> {
     let (mut checked, mut looked) = (Instant::now(), Instant::now());
-    let mut running = true;
+    let (mut running, mut hinted) = (true, false);
     loop {
         let grew = match reader.copy_to_end(out).await? {
             Copied::Done => return Ok(()),
@@ -45,7 +51,7 @@ pub(crate) async fn copy(
         if !wanted.follow {
             return reader.finish(out).await;
         }
-        if reader.replaced || !running || (!grew && looked.elapsed() >= MOVE_CHECK) {
+        if reader.replaced || !running || (!grew && (hinted || looked.elapsed() >= MOVE_CHECK)) {
             looked = Instant::now();
             if reader.moved_on(shared).await? {
                 continue;
@@ -65,8 +71,23 @@ pub(crate) async fn copy(
         tokio::select! {
             biased;
             () = out.closed() => return Ok(()),
-            () = tokio::time::sleep(POLL) => {}
+            told = wait(reader.file.as_mut()) => hinted = told,
         }
+    }
+}
+
+/// Until it is worth while to look again; whether that was told.
+async fn wait(file: &mut dyn LogFile) -> bool {
+    match tokio::time::timeout(FORCED, file.changed()).await {
+        Ok(true) => {
+            tokio::time::sleep(PACE).await;
+            true
+        }
+        Ok(false) => {
+            tokio::time::sleep(POLL).await;
+            false
+        }
+        Err(_) => false,
     }
 }
 
