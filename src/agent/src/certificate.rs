@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
 
 /// A certificate and its key, in PEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SelfSigned {
     /// The certificate.
     pub certificate: String,

@@ -2,6 +2,7 @@
 //! Upstream: k8s.io/client-go/tools/clientcmd.
 //! Differs: exec plugins and auth providers are refused by name; a node's kubeconfig has none.
 
+use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -15,12 +16,22 @@ use super::rotating::Rotating;
 use crate::tls::ClientIdentity;
 
 /// A piece of identity: given as it is, or in a file that may change.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Material {
     /// As it is.
     Data(Vec<u8>),
     /// In a file, read again for each new connection.
     File(PathBuf),
+}
+
+impl fmt::Debug for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // It may be a key or a token (API-280).
+            Self::Data(_) => f.write_str("Data(..)"),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
 }
 
 impl Material {
@@ -244,5 +255,12 @@ current-context: x";
             "{exec: {command: aws, apiVersion: client.authentication.k8s.io/v1}, client-certificate",
         ));
         assert!(wrong.unwrap_err().starts_with("users[].user.exec: exec plugins are not supported"));
+    }
+
+    // API-280, S27
+    #[test]
+    fn what_is_shown_is_never_printed() {
+        let secret = Material::Data(b"hunter2".to_vec());
+        assert_eq!(format!("{secret:?} {:?}", Material::File("/token".into())), "Data(..) File(\"/token\")");
     }
 }

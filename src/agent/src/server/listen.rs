@@ -22,6 +22,8 @@ use crate::env::{BoxedStream, Net};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// API-005
 const MAX_HEADERS: usize = 1 << 20;
+/// Go counts only bytes; here each request takes memory for so many.
+const MAX_HEADER_LINES: usize = 1024;
 const HEALTHZ_RETRY: Duration = Duration::from_secs(5);
 const ACCEPT_FAILURES: u32 = 10;
 
@@ -137,6 +139,7 @@ pub(crate) async fn requests(gate: Arc<Gate>, stream: BoxedStream, peer: Peer) {
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
         .max_buf_size(MAX_HEADERS)
+        .max_headers(MAX_HEADER_LINES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;

@@ -2,6 +2,7 @@
 //! Upstream: pkg/kubelet/server/server.go (InstallDefaultHandlers, InstallAuthRequiredHandlers, ServeHTTP).
 //! Differs: a path is matched as it was sent, not decoded; /logs, pprof and /debug/flags/v answer as if switched off.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -172,9 +173,10 @@ fn finished(mut response: Response) -> Response {
 
 /// Go's `ServeMux` sends a client to the canonical path.
 fn redirect(request: &Request, path: &str) -> Response {
+    let path = escaped(path);
     let target = match request.uri().query() {
         Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
+        None => path,
     };
     let Ok(location) = HeaderValue::from_str(&target) else {
         return reply::error_line(StatusCode::NOT_FOUND, "404 page not found");
@@ -189,6 +191,37 @@ fn redirect(request: &Request, path: &str) -> Response {
     let mut response = reply::with_type(StatusCode::TEMPORARY_REDIRECT, HeaderValue::from_static("text/html; charset=utf-8"), body);
     response.headers_mut().insert(LOCATION, location);
     response
+}
+
+/// What Go's `URL.EscapedPath` leaves of a path that is escaped already: a browser takes `/\\` for `//`, and what follows for a host.
+fn escaped(path: &str) -> String {
+    let mut escaped = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'a'..=b'z'
+            | b'A'..=b'Z'
+            | b'0'..=b'9'
+            | b'-'
+            | b'_'
+            | b'.'
+            | b'~'
+            | b'$'
+            | b'&'
+            | b'+'
+            | b','
+            | b'/'
+            | b':'
+            | b';'
+            | b'='
+            | b'@'
+            | b'%' => escaped.push(char::from(byte)),
+            other => {
+                // Writing to a string does not fail.
+                let _ = write!(escaped, "%{other:02X}");
+            }
+        }
+    }
+    escaped
 }
 
 /// Go's `path.Clean`, keeping a slash at the end.

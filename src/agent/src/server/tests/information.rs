@@ -21,6 +21,8 @@ async fn unknown_paths_are_not_found_and_odd_ones_redirected_before_authenticati
         ("/runningpods", "/runningpods/"),
         ("/logs", "/logs/"),
         ("//pods", "/pods"),
+        // S31; net/http's ServeMux: `url.URL{Path: ...}.String()`.
+        ("//\\evil.com", "/%5Cevil.com"),
         ("/pods/../exec/a/b/c", "/exec/a/b/c"),
     ];
     for (path, location) in redirects {
@@ -29,6 +31,17 @@ async fn unknown_paths_are_not_found_and_odd_ones_redirected_before_authenticati
         assert_eq!(answer.body, format!("<a href=\"{location}\">Temporary Redirect</a>.\n\n"));
     }
     assert_eq!(*world.api.token_reviews.lock().unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn number_of_headers_is_no_hindrance() {
+    // API-005, S29: Go bounds their bytes (1 MiB), not how many there are.
+    let world = World::new().start().await;
+    let mut request = Request::builder().uri("/healthz").header("Host", "n1").header("Authorization", format!("Bearer {ADMIN}"));
+    for number in 0..1000 {
+        request = request.header(format!("x-{number}"), "a");
+    }
+    assert_eq!(world.request(MAIN, request.body(Body::empty()).unwrap()).await.status, 200);
 }
 
 #[tokio::test(start_paused = true)]
