@@ -2,7 +2,7 @@
 //! because of this file.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 const SCENARIO: &str = "../../scenarios/pods/ordinary_pod_runs_and_goes.yaml";
 
@@ -42,4 +42,15 @@ fn file_that_is_not_there_gives_two() {
 #[test]
 fn bad_usage_gives_sixty_four() {
     assert_eq!(keelson_sim(&["run", SCENARIO, "--stage", "moon"]).status.code(), Some(64));
+}
+
+// R10: `| head` closes the pipe while there is more to say.
+#[test]
+fn reader_that_has_enough_is_no_failure() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keelson-sim"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["run", SCENARIO, "--lines", "--stage", "model"]);
+    let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(run.stdout.take());
+    let output = run.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), said(&output).as_str()), (Some(0), ""));
 }

@@ -3,6 +3,14 @@
 //! Differs: nothing on purpose.
 
 pub(crate) mod host;
+/// A line on standard output. Whoever reads it may have enough (`| head`): a closed pipe is no reason to fail.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _closed = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod runs;
 mod up;
 

@@ -106,20 +106,20 @@ pub(super) fn run(options: &Run) -> u8 {
 fn told(file: &Path, at: StageArg, seed: u64, options: &Run, ran: Ran) -> u8 {
     let held = ran.verdict.held();
     if options.lines {
-        ran.lines.iter().for_each(|line| println!("{line}"));
+        ran.lines.iter().for_each(|line| say!("{line}"));
     }
     if options.output == "json" {
         let line = serde_json::json!({
             "file": file, "stage": at.name(), "seed": seed, "held": held, "verdict": ran.verdict.to_string(),
             "digest": format!("{:016x}", ran.digest),
         });
-        println!("{line}");
+        say!("{line}");
     } else if held {
-        println!("held   {} stage {} seed {seed} digest {:016x}", file.display(), at.name(), ran.digest);
+        say!("held   {} stage {} seed {seed} digest {:016x}", file.display(), at.name(), ran.digest);
     } else {
-        println!("BROKE  {} stage {} seed {seed} commit {}", file.display(), at.name(), commit());
-        println!("       {}", ran.verdict);
-        println!("       replay: keelson-sim run {} --stage {} --seed {seed} --lines", file.display(), at.name());
+        say!("BROKE  {} stage {} seed {seed} commit {}", file.display(), at.name(), commit());
+        say!("       {}", ran.verdict);
+        say!("       replay: keelson-sim run {} --stage {} --seed {seed} --lines", file.display(), at.name());
     }
     if held { HELD } else { BROKE }
 }
@@ -192,7 +192,7 @@ pub(super) fn swarm(options: &Swarm) -> u8 {
     let failed = all(at, options.first, options.seeds, |seed| {
         let ran = one_swarm(at, seed, false, options.lines);
         if options.lines {
-            ran.lines.iter().for_each(|line| println!("{line}"));
+            ran.lines.iter().for_each(|line| say!("{line}"));
         }
         let more = ran.lines.last().cloned().unwrap_or_default();
         let replay = format!("keelson-sim swarm --stage {} --first {seed} --seeds 1 --lines", at.name());
@@ -265,7 +265,7 @@ fn crashpoints_in(scenario: &Scenario, at: StageArg, options: &Crashpoints) -> u
             StageArg::Sim => of(stage::killed_after(scenario, seed, &reference, event)),
         };
         if options.lines {
-            ran.lines.iter().for_each(|line| println!("{line}"));
+            ran.lines.iter().for_each(|line| say!("{line}"));
         }
         let replay = format!(
             "keelson-sim crashpoints {} --stage {} --seed {seed} --event {event} --lines",
@@ -281,10 +281,10 @@ fn crashpoints_in(scenario: &Scenario, at: StageArg, options: &Crashpoints) -> u
 
 fn summary(what: &str, at: StageArg, runs: u64, took: Duration, failed: &[String]) -> u8 {
     for failure in failed.iter().take(20) {
-        println!("{failure}");
+        say!("{failure}");
     }
     let rate = runs as f64 / took.as_secs_f64() * 60.0;
-    println!(
+    say!(
         "{what} in stage {}: {runs} runs, {} failed, {:.1} s, {rate:.0} runs a minute",
         at.name(),
         failed.len(),

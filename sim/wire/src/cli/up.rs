@@ -88,12 +88,12 @@ async fn cluster(options: &Up, dir: &Path) -> anyhow::Result<bool> {
         let shutdown = shutdown.clone();
         tokio::spawn(async move { daemon::run_in(surroundings, &resolved, shutdown).await })
     };
-    println!("API server  {url}");
-    println!("runtime     {}", if options.runtime == "sim" { "pretend" } else { &options.runtime });
+    say!("API server  {url}");
+    say!("runtime     {}", if options.runtime == "sim" { "pretend" } else { &options.runtime });
     let ran = sample(&api).await;
-    println!("\nexport KUBECONFIG={}\n", admin.display());
+    say!("\nexport KUBECONFIG={}\n", admin.display());
     if !options.once && ran {
-        println!("kubectl works with it now. Ctrl-C ends the cluster.");
+        say!("kubectl works with it now. Ctrl-C ends the cluster.");
         tokio::select! {
             ended = tokio::signal::ctrl_c() => ended?,
             ended = agent => {
@@ -200,17 +200,17 @@ async fn sample(api: &ApiServer) -> bool {
         "spec": {"containers": [{"name": "main", "image": "busybox:1.36", "command": ["sleep", "3600"]}]},
     });
     if let Err(error) = api.with(|model, now| model.create(now, named("pods"), "default", pod)) {
-        println!("the sample pod was refused: {}", error.failure().message);
+        say!("the sample pod was refused: {}", error.failure().message);
         return false;
     }
-    println!("pod/hello   created");
+    say!("pod/hello   created");
     let mut shown = String::new();
     let done = tokio::time::timeout(SAMPLE_WITHIN, async {
         loop {
             let pod = api.with(|model, _| model.store.get("pods", "default", "hello").cloned());
             let status = pod.map(|pod| describe(&pod)).unwrap_or_default();
             if status != shown {
-                println!("pod/hello   {status}");
+                say!("pod/hello   {status}");
                 shown = status;
             }
             if shown.starts_with("Running 1/1") {
@@ -220,7 +220,7 @@ async fn sample(api: &ApiServer) -> bool {
         }
     });
     if done.await.is_err() {
-        println!("pod/hello does not run after {SAMPLE_WITHIN:?}: {shown}");
+        say!("pod/hello does not run after {SAMPLE_WITHIN:?}: {shown}");
         return false;
     }
     true
