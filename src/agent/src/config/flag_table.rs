@@ -1,6 +1,6 @@
 //! Every flag of the kubelet of 1.36 on Linux: one table for parsing, the help text and the reference page.
 //! Upstream: cmd/kubelet/app/options/{options,globalflags,globalflags_linux}.go, component-base/logs/api/v1/options.go.
-//! Differs: --vmodule, --experimental-mounter-path and the options of cAdvisor are accepted and ignored, with a warning.
+//! Differs: what has no effect here, the options of cAdvisor among it, is accepted and ignored, with a warning.
 
 use super::flags::Kind::*;
 use super::flags::Standing::{Current, Deprecated, Ignored};
@@ -66,8 +66,8 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("eviction-pressure-transition-period", Period(|s| &mut s.config.eviction_pressure_transition_period), OLD, "How long a pressure condition stays."),
     flag("eviction-soft", Thresholds(|s| &mut s.config.eviction_soft), OLD, "Thresholds below which pods are evicted after a while."),
     flag("eviction-soft-grace-period", Pairs(|s| &mut s.config.eviction_soft_grace_period), OLD, "How long that is (such as memory.available=1m30s)."),
-    flag("exit-on-lock-contention", Switch(|s| &mut s.flags.exit_on_lock_contention), Current, "Exit when another process opens the lock file."),
-    flag("experimental-allocatable-ignore-eviction", Switch(|s| &mut s.flags.allocatable_ignore_eviction), Deprecated("will be removed in 1.25 or later."), "Do not take hard thresholds off allocatable."),
+    flag("exit-on-lock-contention", Switch(|s| &mut s.flags.exit_on_lock_contention), Ignored("no lock is held."), "Exit when another process opens the lock file."),
+    flag("experimental-allocatable-ignore-eviction", Switch(|s| &mut s.flags.allocatable_ignore_eviction), Ignored("hard thresholds are always taken off allocatable."), "Do not take hard thresholds off allocatable."),
     flag("experimental-mounter-path", Nothing(false), Ignored("the mounter is part of the agent."), "Path of a mounter."),
     flag("fail-cgroupv1", OptionalSwitch(|s| &mut s.config.fail_cgroup_v1), Current, "Do not start on a host with cgroup v1."),
     flag("fail-swap-on", OptionalSwitch(|s| &mut s.config.fail_swap_on), OLD, "Do not start on a host with swap."),
@@ -79,7 +79,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("healthz-port", OptionalNumber(|s| &mut s.config.healthz_port), OLD, "The port of healthz; 0 is none."),
     flag("help", Switch(|s| &mut s.flags.help), Current, "Print this text and exit."),
     flag("hostname-override", Text(|s| &mut s.flags.hostname_override), Current, "The node's name, instead of the host's."),
-    flag("housekeeping-interval", Period(|s| &mut s.flags.housekeeping_interval), Current, "How often usage of containers is sampled."),
+    flag("housekeeping-interval", Period(|s| &mut s.flags.housekeeping_interval), Ignored("usage is sampled every ten seconds while somebody asks for it."), "How often usage of containers is sampled."),
     flag("http-check-frequency", Period(|s| &mut s.config.http_check_frequency), OLD, "How often --manifest-url is asked."),
     flag("image-credential-provider-bin-dir", Text(|s| &mut s.flags.image_credential_provider_bin_dir), Current, "Where credential provider plugins are."),
     flag("image-credential-provider-config", Text(|s| &mut s.flags.image_credential_provider_config), Current, "The configuration of credential provider plugins: a file, or a directory of them."),
@@ -95,7 +95,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("kubeconfig", Text(|s| &mut s.flags.kubeconfig), Current, "How to reach the API server. Without it the node is standalone."),
     flag("kubelet-cgroups", Text(|s| &mut s.config.kubelet_cgroups), OLD, "The cgroup of the agent itself."),
     flag("local-storage-capacity-isolation", OptionalSwitch(|s| &mut s.config.local_storage_capacity_isolation), OLD, "Limit and report local ephemeral storage."),
-    flag("lock-file", Text(|s| &mut s.flags.lock_file), Current, "A file that one agent on this host may hold."),
+    flag("lock-file", Text(|s| &mut s.flags.lock_file), Ignored("no lock is held."), "A file that one agent on this host may hold."),
     flag("log-cadvisor-usage", Nothing(true), CADVISOR, "An option of cAdvisor."),
     flag("log-flush-frequency", Period(|s| &mut s.config.logging.flush_frequency.duration), Current, "The longest time that log lines wait to be written."),
     flag("log-json-info-buffer-size", Size(|s| &mut s.config.logging.options.json.info_buffer_size), OLD, "How much information is buffered in JSON format."),
@@ -107,13 +107,13 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("make-iptables-util-chains", OptionalSwitch(|s| &mut s.config.make_iptables_util_chains), OLD, "Maintain iptables hints for other components."),
     flag("manifest-url", Text(|s| &mut s.config.static_pod_url), OLD, "A URL of static pods."),
     flag("manifest-url-header", Headers(|s| &mut s.config.static_pod_url_header), OLD, "Headers to send to --manifest-url, as name:value."),
-    flag("max-housekeeping-interval", Nothing(false), Ignored("sampling has one interval, --housekeeping-interval."), "The longest interval of sampling."),
+    flag("max-housekeeping-interval", Nothing(false), Ignored("usage is sampled every ten seconds while somebody asks for it."), "The longest interval of sampling."),
     flag("max-open-files", Long(|s| &mut s.config.max_open_files), OLD, "How many files the agent may open."),
     flag("max-pods", Number(|s| &mut s.config.max_pods), OLD, "How many pods may run on this node."),
-    flag("maximum-dead-containers", Number(|s| &mut s.flags.maximum_dead_containers), Deprecated("Use --eviction-hard or --eviction-soft instead. Will be removed in a future version."), "How many dead containers are kept in all; negative is no limit."),
-    flag("maximum-dead-containers-per-container", Number(|s| &mut s.flags.maximum_dead_containers_per_container), Deprecated("Use --eviction-hard or --eviction-soft instead. Will be removed in a future version."), "How many dead containers are kept per container."),
+    flag("maximum-dead-containers", Number(|s| &mut s.flags.maximum_dead_containers), Ignored("the newest dead instance of each container is kept while its pod is there, and no other."), "How many dead containers are kept in all; negative is no limit."),
+    flag("maximum-dead-containers-per-container", Number(|s| &mut s.flags.maximum_dead_containers_per_container), Ignored("the newest dead instance of each container is kept while its pod is there, and no other."), "How many dead containers are kept per container."),
     flag("memory-manager-policy", Text(|s| &mut s.config.memory_manager_policy), OLD, "None or Static."),
-    flag("minimum-container-ttl-duration", Period(|s| &mut s.flags.minimum_container_ttl_duration), Deprecated("Use --eviction-hard or --eviction-soft instead. Will be removed in a future version."), "How old a dead container must be to be removed."),
+    flag("minimum-container-ttl-duration", Period(|s| &mut s.flags.minimum_container_ttl_duration), Ignored("the newest dead instance of each container is kept while its pod is there, and no other."), "How old a dead container must be to be removed."),
     flag("minimum-image-ttl-duration", Period(|s| &mut s.config.image_minimum_gc_age), OLD, "How long an image is unused before it may be removed."),
     flag("node-ip", Text(|s| &mut s.flags.node_ip), Current, "The node's IP address, or two of both families with a comma; 0.0.0.0 or :: prefers a family."),
     flag("node-labels", Labels(|s| &mut s.flags.node_labels), Current, "Labels of a new node, as key=value."),
@@ -140,7 +140,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("rotate-certificates", Switch(|s| &mut s.config.rotate_certificates), OLD, "Renew the client certificate."),
     flag("rotate-server-certificates", Switch(|s| &mut s.config.server_tls_bootstrap), OLD, "Request the serving certificate from the API server and renew it."),
     flag("runonce", Switch(|s| &mut s.config.run_once), OLD, "Not supported any more."),
-    flag("runtime-cgroups", Text(|s| &mut s.flags.runtime_cgroups), Current, "The container runtime's cgroup."),
+    flag("runtime-cgroups", Text(|s| &mut s.flags.runtime_cgroups), Ignored("what the runtime itself uses is not told."), "The container runtime's cgroup."),
     flag("runtime-request-timeout", Period(|s| &mut s.config.runtime_request_timeout), OLD, "How long a request to the runtime may take, pulls and streams aside."),
     flag("seccomp-default", Switch(|s| &mut s.flags.seccomp_default), Current, "Make RuntimeDefault the default seccomp profile."),
     flag("serialize-image-pulls", OptionalSwitch(|s| &mut s.config.serialize_image_pulls), OLD, "Pull one image at a time."),

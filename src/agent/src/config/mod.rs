@@ -7,6 +7,7 @@ mod cpuset;
 mod decode;
 mod defaults;
 mod duration;
+mod effects;
 mod file;
 mod flag_table;
 mod flags;

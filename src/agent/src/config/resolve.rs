@@ -13,10 +13,10 @@ use kubelet::config::Config;
 use kubelet::feature_gates::FeatureGates;
 
 pub use self::tls::{CertificateSource, Terms, Tls};
-use super::Machine;
 use super::flags::{Flags, Settings, sloppy_ip};
 use super::problem::Problem;
 use super::schema::KubeletConfiguration;
+use super::{Machine, effects};
 
 /// Everything that a running agent is set to.
 #[derive(Clone, Debug, PartialEq)]
@@ -216,7 +216,7 @@ pub(super) fn resolve(
         warnings: Vec::new(),
         configuration: config.clone(),
     };
-    resolver.warn_of_what_is_not_done();
+    resolver.warnings.extend(effects::warnings(config));
     let warnings = resolver.warnings;
     if resolver.problems.is_empty() { Ok(Resolved { warnings, ..resolved }) } else { Err(resolver.problems) }
 }
@@ -229,25 +229,6 @@ fn in_range<T: Default, N: TryInto<T>>(number: N) -> T {
 impl Resolver<'_> {
     fn problem(&mut self, field: &str, value: &str, message: impl Into<String>, remedy: &str) {
         self.problems.push(Problem::new(field, value, message, remedy));
-    }
-
-    /// Policies that are valid and that this agent does not follow: pods run all the same, on shared CPUs and memory.
-    fn warn_of_what_is_not_done(&mut self) {
-        let config = self.config;
-        if !config.static_pod_url.is_empty() {
-            self.warnings.push("staticPodURL is not supported yet and has no effect: give staticPodPath".to_owned());
-        }
-        let policies = [
-            ("cpuManagerPolicy", &config.cpu_manager_policy, "none"),
-            ("memoryManagerPolicy", &config.memory_manager_policy, "None"),
-            ("topologyManagerPolicy", &config.topology_manager_policy, "none"),
-        ];
-        for (field, policy, idle) in policies {
-            if policy != idle {
-                self.warnings
-                    .push(format!("{field} {policy} is not supported yet and has no effect: nothing is pinned or aligned"));
-            }
-        }
     }
 
     /// A path below the working directory, as the process would open it.

@@ -72,6 +72,12 @@ impl Unset for GoDuration {}
 impl Unset for f64 {}
 impl Unset for FlushFrequency {}
 
+/// The keys of a struct, in their order.
+#[cfg(test)]
+pub(super) trait Fields {
+    const FIELDS: &[&str];
+}
+
 /// Declares structs as Go does: every field with its key; unset ones are not written.
 macro_rules! versioned {
     ($($(#[$doc:meta])* pub struct $name:ident { $($(#[$field_doc:meta])* $field:ident : $kind:ty = $key:literal),* $(,)? })*) => {$(
@@ -85,6 +91,11 @@ macro_rules! versioned {
         )*}
 
         impl Unset for $name {}
+
+        #[cfg(test)]
+        impl Fields for $name {
+            const FIELDS: &[&str] = &[$($key),*];
+        }
     )*};
 }
 

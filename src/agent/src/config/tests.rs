@@ -298,6 +298,40 @@ fn policies_without_effect_are_warned_of() {
     assert!(warnings[1].starts_with("topologyManagerPolicy best-effort is not supported yet"), "{warnings:?}");
 }
 
+// S19: whatever is accepted and does nothing is named when it is set, and only then.
+#[test]
+fn settings_without_effect_are_warned_of_by_name() {
+    let warned = |fields: &str| {
+        let warnings = with(&format!("failSwapOn: false\n{fields}"), "").warnings;
+        let fields = warnings.iter().filter_map(|warning| warning.split_once(" is not supported yet and has no effect: "));
+        fields.map(|(field, _)| field.to_owned()).collect::<Vec<_>>()
+    };
+    let set = [
+        ("evictionHard: {memory.available: 1Gi}", "evictionHard"),
+        (
+            "evictionSoft: {memory.available: 1Gi}\nevictionSoftGracePeriod: {memory.available: 1m}",
+            "evictionSoft, evictionSoftGracePeriod",
+        ),
+        ("shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s", "shutdownGracePeriod, shutdownGracePeriodCriticalPods"),
+        ("kubeAPIQPS: 100\nkubeAPIBurst: 200", "kubeAPIQPS, kubeAPIBurst"),
+        ("tracing: {endpoint: 'localhost:4317', samplingRatePerMillion: 100}", "tracing"),
+        ("staticPodURL: http://user:hunter2@a/", "staticPodURL"),
+        ("enableContentionProfiling: true", "enableContentionProfiling"),
+        ("cpuManagerPolicy: static\nreservedSystemCPUs: '0'", "cpuManagerPolicy static"),
+        ("logging: {vmodule: [{filePattern: a, verbosity: 3}]}", "logging.vmodule"),
+    ];
+    for (fields, expected) in set {
+        assert_eq!(warned(fields).join(", "), expected);
+    }
+    for idle in [
+        "",
+        "enforceNodeAllocatable: [none]\ncontentType: application/json\nenableProfilingHandler: false\nevictionPressureTransitionPeriod: 0s",
+        "evictionHard: {memory.available: 100Mi, nodefs.available: 10%, nodefs.inodesFree: 5%, imagefs.available: 15%, imagefs.inodesFree: 5%}",
+    ] {
+        assert_eq!(warned(idle), [""; 0], "{idle}");
+    }
+}
+
 #[test]
 fn flags_are_read_as_gos_pflag_reads_them() {
     let flags = "--max_pods 5 --port=1000 --fail-swap-on=false --rotate-certificates --cluster-dns=10.0.0.1,10.0.0.2 --cluster-dns 10.0.0.3 \
@@ -393,6 +427,14 @@ fn flags_page() -> String {
     page.push_str("\n## Flags that are gone\n\n| Flag | |\n|---|---|\n");
     for (name, why) in flag_table::REMOVED {
         page.push_str(&format!("| `--{name}` | {why} |\n"));
+    }
+    page.push_str(
+        "\n## Fields of the configuration without effect\n\nWritten from `src/agent/src/config/effects.rs`. They are read and checked as upstream's; \
+         where one is set to something else than its default, the start warns.\n\n| Field | What is done is as if it were | Why |\n|---|---|---|\n",
+    );
+    for (field, one, why) in effects::without_effect() {
+        let one = if one.is_empty() { "not set".to_owned() } else { format!("`{one}`") };
+        page.push_str(&format!("| `{field}` | {one} | {why} |\n"));
     }
     page
 }
@@ -615,6 +657,8 @@ fn what_kubeadm_writes_is_understood() {
         matches!(&resolved.tls.source, CertificateSource::SelfSigned { certificate, .. } if certificate == Path::new("/var/lib/kubelet/pki/kubelet.crt"))
     );
     assert_eq!(resolved.server.healthz, Some("127.0.0.1:10248".parse().expect("an address")));
+    // S19: kubeadm writes fields out that are as they are by default.
+    assert!(!resolved.warnings.iter().any(|warning| warning.contains("no effect")), "{:?}", resolved.warnings);
 }
 
 #[test]
