@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::ByteString;
 use serde_json::{Value, json};
-use wire::apiserver::pki::ReadRequest;
+use wire::apiserver::pki::{ReadRequest, Use};
 
 use super::{Cluster, SOON, now};
 use crate::live::agent::{Agent, Credentials};
@@ -129,7 +129,7 @@ fn sign(cluster: &Cluster, request: &Value, life: Duration) -> anyhow::Result<()
     let pem: ByteString = serde_json::from_value(request["spec"]["request"].clone())?;
     let read = ReadRequest::new(&pem.0)?;
     ensure!(read.asked.organizations == ["system:nodes"] && read.asked.common_name == OWN, "{:?}", read.asked);
-    let certificate = plane.pki.sign_request(&read, wall(), wall() + SignedDuration::try_from(life)?)?;
+    let certificate = plane.pki.sign_request(&read, Use::Client, wall(), wall() + SignedDuration::try_from(life)?)?;
     let mut approved: Value = serde_json::from_str(&plane.raw(&format!("{REQUESTS}/{name}"))?)?;
     approved["status"]["certificate"] = serde_json::to_value(ByteString(certificate.into_bytes()))?;
     plane.kubectl(&["replace", &format!("--raw={REQUESTS}/{name}/status"), "--filename=-"], &approved.to_string()).map(drop)

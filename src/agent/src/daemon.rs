@@ -4,33 +4,26 @@
 
 use std::fs;
 use std::io;
-use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use rustls::crypto::ring;
-use rustls::server::danger::ClientCertVerifier;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::KubeApi;
-use crate::certificate::self_signed;
+use crate::api::{Access, KubeApi};
 use crate::client_certificate::{Joining, Renewal, World, connect};
-use crate::config::{CertificateSource, Resolved, Tls};
+use crate::config::Resolved;
+use crate::containment::kept_up;
 use crate::cri::{CriRuntime, parse_endpoint};
 use crate::env::{ApiServer, Clock, Env, Host};
 use crate::host::LinuxHost;
 use crate::net::SystemNet;
-use crate::run::{Agent, Serving, Turns, server_settings};
-use crate::server::ClientCa;
-use crate::serving_certificate::ServingCertificate;
+use crate::reloading::Subject;
+use crate::run::{Agent, Turns};
+use crate::serving_certificate::{Prepared, serving};
 use crate::standalone::Standalone;
-use crate::tls::{certified_key, server_config};
 
 /// The system's clock.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +42,8 @@ pub struct Surroundings {
     pub env: Env,
     /// What keeps the client certificate young; none if somebody else does, or nobody.
     pub renewal: Option<Renewal>,
+    /// The way to the API server as the node, for requests of a serving certificate; none where there is no API server.
+    pub access: Option<Access>,
     /// Where the event loop turns: on a real node on a thread of its own; where time is pretended, with all the rest.
     pub turns: Turns,
 }
@@ -93,21 +88,38 @@ fn limit_open_files(most: u64) -> io::Result<()> {
 /// # Errors
 /// What keeps it from starting, the end of a listener, or of its credentials.
 pub async fn run_in(surroundings: Surroundings, resolved: &Resolved, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Surroundings { env, renewal, turns } = surroundings;
-    let serving = serving(resolved, env.clock.now())?;
+    let Surroundings { env, renewal, access, turns } = surroundings;
+    let Prepared { serving, files, requested } = serving(resolved, env.clock.now())?;
+    let world = World { net: Arc::clone(&env.net), clock: Arc::clone(&env.clock), seed: env.seed };
     let agent = Agent::new(Arc::new(resolved.kubelet.clone()), env, None);
     tracing::info!(node = %resolved.kubelet.node.name, version = env!("CARGO_PKG_VERSION"), "Keelson runs");
     let renewed = match renewal {
         Some(renewal) => renewal.run(agent.metrics()).boxed(),
         None => std::future::pending().boxed(),
     };
+    let requesting: BoxFuture<'static, ()> = match (requested, access) {
+        (Some(requested), Some(access)) => {
+            let node = &resolved.kubelet.node.name;
+            requested.kept_up(node, access, world, agent.handle()).run().map(|never| match never {}).boxed()
+        }
+        // Without an API server nobody signs: what was kept is shown.
+        _ => std::future::pending().boxed(),
+    };
+    let followed = futures::future::join_all(files.into_iter().map(kept_up_to_date)).boxed();
     tokio::select! {
         biased;
         ended = agent.run_where(turns, Some(serving), shutdown).boxed() => ended?,
         ended = renewed => return Err(ended.into()),
+        _ = followed => {}
+        () = requesting => {}
     }
     tracing::info!("Keelson stops; containers go on running");
     Ok(())
+}
+
+/// Follows files of the server; comes to no end.
+async fn kept_up_to_date(files: Subject) {
+    kept_up("files of the server", || async { match files.clone().follow().await {} }).await;
 }
 
 /// The loop has a thread to itself: however long an event takes, TLS, healthz and all calls go on beside it, and however much they do,
@@ -144,7 +156,7 @@ pub async fn surroundings(resolved: &Resolved) -> anyhow::Result<Surroundings> {
 pub async fn surroundings_in(resolved: &Resolved, world: World, host: Arc<dyn Host>) -> anyhow::Result<Surroundings> {
     let World { net, clock, seed } = world.clone();
     let node = resolved.kubelet.node.name.to_string();
-    let (api, renewal): (Arc<dyn ApiServer>, _) = match &resolved.api.kubeconfig {
+    let (api, renewal, access): (Arc<dyn ApiServer>, _, _) = match &resolved.api.kubeconfig {
         Some(kubeconfig) => {
             let joining = Joining {
                 node: &node,
@@ -154,16 +166,16 @@ pub async fn surroundings_in(resolved: &Resolved, world: World, host: Arc<dyn Ho
                 rotates: resolved.api.rotate_certificates,
             };
             let (access, renewal) = connect(&joining, world).await?;
-            (Arc::new(KubeApi::new(access, Arc::clone(&net), &node, seed)), renewal)
+            (Arc::new(KubeApi::new(access.clone(), Arc::clone(&net), &node, seed)), renewal, Some(access))
         }
-        None => (Arc::new(Standalone), None),
+        None => (Arc::new(Standalone), None, None),
     };
     let runtime = parse_endpoint(&resolved.runtime.endpoint)?;
     let images = parse_endpoint(&resolved.runtime.image_endpoint)?;
     let runtime = CriRuntime::new(&net, &runtime, &images, tokio::time::Instant::now());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let env = Env { api, runtime: Arc::new(runtime), host, net, clock, seed, cores };
-    Ok(Surroundings { env, renewal, turns: |turns| turns })
+    Ok(Surroundings { env, renewal, access, turns: |turns| turns })
 }
 
 fn seed() -> io::Result<u64> {
@@ -192,71 +204,9 @@ async fn signals(shutdown: CancellationToken) {
     std::process::exit(1);
 }
 
-fn serving(resolved: &Resolved, now: Timestamp) -> anyhow::Result<Serving> {
-    let (certificate, key) = certificate(&resolved.tls, &resolved.kubelet.node.name, &resolved.kubelet.node.ips, now)?;
-    let client_ca = match &resolved.auth.client_ca_file {
-        Some(path) => {
-            let pem = fs::read(path).with_context(|| format!("authentication.x509.clientCAFile {}", path.display()))?;
-            Some(ClientCa::new(&pem, Arc::new(ring::default_provider()))?)
-        }
-        None => None,
-    };
-    let clients = client_ca.clone().map(|ca| ca as Arc<dyn ClientCertVerifier>);
-    let certificate = ServingCertificate::new(Some(certified_key(&certificate, &key)?));
-    let tls = server_config(&resolved.tls.terms, certificate, clients)?;
-    Ok(Serving { settings: server_settings(resolved), tls: Arc::new(tls), client_ca })
-}
-
-/// API-020: the serving certificate, made and kept if there is none yet.
-fn certificate(tls: &Tls, node: &str, ips: &[IpAddr], now: Timestamp) -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
-    let read = |path: &Path, field: &str| fs::read(path).with_context(|| format!("{field} {}", path.display()));
-    match &tls.source {
-        CertificateSource::Files { certificate, key } => Ok((read(certificate, "tlsCertFile")?, read(key, "tlsPrivateKeyFile")?)),
-        CertificateSource::SelfSigned { certificate, key } => {
-            if !(certificate.exists() && key.exists()) {
-                let made = self_signed(node, ips, now.as_second())?;
-                write_private(certificate, made.certificate.as_bytes(), 0o644)?;
-                write_private(key, made.key.as_bytes(), 0o600)?;
-            }
-            Ok((read(certificate, "certificate")?, read(key, "key")?))
-        }
-        CertificateSource::Bootstrap(_) => anyhow::bail!(
-            "serverTLSBootstrap: certificates signed by the API server are not supported yet; give tlsCertFile and tlsPrivateKeyFile, or leave it off"
-        ),
-    }
-}
-
-/// Writes a file whole or not at all, with exactly that mode: half a key would end every later start.
-fn write_private(path: &Path, contents: &[u8], mode: u32) -> anyhow::Result<()> {
-    use io::Write as _;
-    use std::os::unix::fs::PermissionsExt as _;
-    let directory = path.parent().unwrap_or_else(|| Path::new("/"));
-    fs::create_dir_all(directory).with_context(|| format!("cert-dir {}", directory.display()))?;
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = Path::new(&temporary);
-    let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.write_all(contents)?;
-        file.sync_all()?;
-        fs::rename(temporary, path)?;
-        fs::File::open(directory)?.sync_all()
-    };
-    let written = write();
-    if written.is_err() {
-        // The failure that is reported is the first one.
-        let _ = fs::remove_file(temporary);
-    }
-    written.with_context(|| path.display().to_string())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
-    use crate::config::Terms;
 
     // NODE-001: the agent may open as many files as the configuration says.
     #[test]
@@ -279,44 +229,5 @@ mod tests {
         refuse_swap(&swapping, false).unwrap();
         refuse_swap(heading, true).unwrap();
         refuse_swap("", true).unwrap();
-    }
-
-    // API-170: made once for the host and a year, kept beside its key, and the same in every later life.
-    #[test]
-    fn serving_certificate_is_made_once_and_kept() {
-        let directory = std::env::temp_dir().join(format!("keelson-daemon-{}", std::process::id()));
-        let (file, key_file) = (directory.join("pki/kubelet.crt"), directory.join("pki/kubelet.key"));
-        let source = CertificateSource::SelfSigned { certificate: file.clone(), key: key_file.clone() };
-        let tls = Tls { source, terms: Terms::default() };
-        let made = certificate(&tls, "n1", &[], Timestamp::from_second(1_767_225_600).unwrap()).unwrap();
-        let kept = certificate(&tls, "n1", &[], Timestamp::from_second(1_767_312_000).unwrap()).unwrap();
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        let modes = (mode(&file), mode(&key_file));
-        fs::remove_dir_all(&directory).unwrap();
-        assert_eq!(made, kept);
-        assert_eq!(modes, (0o644, 0o600));
-        certified_key(&made.0, &made.1).unwrap();
-        let der = crate::tls::certificates("it", &made.0).unwrap();
-        let (_, parsed) = x509_parser::parse_x509_certificate(&der[0]).unwrap();
-        let names = parsed.subject_alternative_name().unwrap().unwrap();
-        assert!(matches!(names.value.general_names[..], [x509_parser::extensions::GeneralName::DNSName("n1")]));
-        let seconds = parsed.validity().not_after.timestamp() - 1_767_225_600;
-        assert_eq!(seconds, 365 * 86_400);
-    }
-
-    // Issue 10, S28
-    #[test]
-    fn private_file_has_its_mode_and_is_whole() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let directory = std::env::temp_dir().join(format!("keelson-private-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
-        let key = directory.join("kubelet.key");
-        fs::write(&key, "torn").unwrap();
-        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
-        write_private(&key, b"whole", 0o600).unwrap();
-        let (mode, names) = (fs::metadata(&key).unwrap().permissions().mode() & 0o777, fs::read_dir(&directory).unwrap().count());
-        let found = fs::read(&key).unwrap();
-        fs::remove_dir_all(&directory).unwrap();
-        assert_eq!((mode, names, found.as_slice()), (0o600, 1, &b"whole"[..]));
     }
 }

@@ -24,6 +24,7 @@ pub mod manifest_events;
 pub mod net;
 pub mod plugins;
 pub mod probe;
+pub mod reloading;
 pub mod run;
 pub mod runtime_events;
 pub mod server;

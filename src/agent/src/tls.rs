@@ -187,4 +187,4 @@ impl ServerCertVerifier for Unverified {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::ids::PodUid;
 use crate::kubelet::Kubelet;
+use crate::node::certificates::serving::Names;
 use crate::observation::Observed;
 use crate::pod::manager::name_of;
 use crate::pod::worker::{Phase, PodWorker};
@@ -25,6 +26,14 @@ impl Kubelet {
     #[must_use]
     pub fn pods_cgroup(&self) -> String {
         cgroup_name(&self.parts.config, self.parts.cgroup_driver(), &["kubepods"])
+    }
+
+    /// The names under which the node can be reached, as its object has them; none while there is no address among them (API-173).
+    #[must_use]
+    pub fn serving_names(&self) -> Option<Names> {
+        let status = self.parts.node.node()?.status.as_ref()?;
+        let name_is_enough = self.parts.config.gates.enabled("AllowDNSOnlyNodeCSR");
+        Names::of(status.addresses.as_deref().unwrap_or_default(), name_is_enough)
     }
 
     /// One of them, by namespace and name; of two with one name, the one that is not being deleted.

@@ -19,6 +19,9 @@ use super::write::seconds;
 /// The signer of nodes' client certificates.
 pub const KUBELET_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 
+/// The signer of nodes' serving certificates; nobody approves these by himself.
+pub const SERVING_SIGNER: &str = "kubernetes.io/kubelet-serving";
+
 /// What a request asks for, by whoever can read it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
@@ -61,6 +64,27 @@ pub fn approval(request: &Value, asked: &Asked) -> Option<&'static str> {
         return Some("Auto approving self kubelet client certificate after SubjectAccessReview.");
     }
     is_in("system:bootstrappers").then_some("Auto approving kubelet client certificate after SubjectAccessReview.")
+}
+
+/// Why the signer of serving certificates does not sign an approved request (pkg/apis/certificates/helpers.go,
+/// ValidateKubeletServingCSR); none if it does.
+#[must_use]
+pub fn unfit_for_serving(request: &Value, asked: &Asked) -> Option<&'static str> {
+    let usages: Vec<&str> = items(&request["spec"], "usages").filter_map(Value::as_str).collect();
+    let fits = usages.contains(&"digital signature")
+        && usages.contains(&"server auth")
+        && usages.iter().all(|usage| matches!(*usage, "digital signature" | "server auth" | "key encipherment"));
+    if asked.organizations != ["system:nodes"] {
+        Some("subject organization is not system:nodes")
+    } else if !asked.common_name.starts_with("system:node:") {
+        Some("subject common name does not begin with system:node: ")
+    } else if !asked.other_names {
+        Some("DNS or IP subjectAltName is required")
+    } else if !fits {
+        Some("usages did not match [digital signature server auth]")
+    } else {
+        None
+    }
 }
 
 fn has(request: &Value, condition: &str) -> bool {
@@ -178,6 +202,25 @@ mod tests {
         let mut elsewhere = (*joins).clone();
         elsewhere["spec"]["signerName"] = "kubernetes.io/kube-apiserver-client".into();
         assert!(!approved(&elsewhere, &asked));
+    }
+
+    // pkg/apis/certificates/helpers.go, ValidateKubeletServingCSR
+    #[test]
+    fn serving_certificate_is_signed_for_a_node_with_other_names_only() {
+        let request = |usages: &[&str]| json!({"spec": {"signerName": SERVING_SIGNER, "usages": usages}});
+        let good =
+            Asked { common_name: "system:node:n1".to_owned(), organizations: vec!["system:nodes".to_owned()], other_names: true };
+        let serving = request(&["digital signature", "server auth"]);
+        assert_eq!(unfit_for_serving(&serving, &good), None);
+        assert_eq!(approval(&serving, &good), None, "nobody approves it by himself");
+        for wrong in [
+            Asked { common_name: "n1".to_owned(), ..good.clone() },
+            Asked { organizations: Vec::new(), ..good.clone() },
+            Asked { other_names: false, ..good.clone() },
+        ] {
+            assert!(unfit_for_serving(&serving, &wrong).is_some(), "{wrong:?}");
+        }
+        assert!(unfit_for_serving(&request(&["digital signature", "client auth"]), &good).is_some());
     }
 
     #[test]

@@ -24,11 +24,15 @@ use model::host::HostModel;
 use model::runtime::RuntimeModel;
 use proto::cri::image_service_server::ImageServiceServer;
 use proto::cri::runtime_service_server::RuntimeServiceServer;
+use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
+use x509_parser::extensions::GeneralName;
 
 use super::ApiServer;
 use super::pki::{Pki, accept};
@@ -74,6 +78,10 @@ struct Bed {
     answered: Arc<Mutex<Vec<Answered>>>,
     connections: AtomicUsize,
     away: AtomicBool,
+    /// Whether the node requests its serving certificate, and its address.
+    serving: Mutex<Option<&'static str>>,
+    /// Who connects to the node.
+    callers: (mpsc::Sender<DuplexStream>, Arc<tokio::sync::Mutex<mpsc::Receiver<DuplexStream>>>),
 }
 
 impl Drop for Bed {
@@ -116,7 +124,9 @@ impl Bed {
         let kubeconfig = pki.token_kubeconfig(URL, TOKEN);
         fs::write(directory.join("bootstrap-kubelet.conf"), kubeconfig).unwrap();
         let (connections, away) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { directory, clock, api, pki, tls, cri, answered, connections, away })
+        let (call, calls) = mpsc::channel(8);
+        let (serving, callers) = (Mutex::new(None), (call, Arc::new(tokio::sync::Mutex::new(calls))));
+        Arc::new(Self { directory, clock, api, pki, tls, cri, answered, connections, away, serving, callers })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -130,7 +140,7 @@ impl Bed {
             "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "rotateCertificates": rotates,
             "healthzPort": 0, "failCgroupV1": false, "failSwapOn": false, "containerRuntimeEndpoint": "unix:///run/pretend.sock",
             "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": false}, "x509": {"clientCAFile": ca}},
-            "authorization": {"mode": "AlwaysAllow"},
+            "authorization": {"mode": "AlwaysAllow"}, "serverTLSBootstrap": self.serving.lock().unwrap().is_some(),
         });
         fs::write(self.path("config.yaml"), config.to_string()).unwrap();
         let file = |flag: &str, name: &str| format!("--{flag}={}", self.path(name).display());
@@ -141,6 +151,7 @@ impl Bed {
             file("cert-dir", "pki"),
             file("root-dir", "root"),
             format!("--hostname-override={NODE}"),
+            format!("--node-ip={}", self.serving.lock().unwrap().unwrap_or_default()),
         ];
         let machine = Machine { hostname: NODE.to_owned(), working_dir: self.directory.clone(), cgroup_v2: true };
         match load(&args, &machine).unwrap() {
@@ -189,6 +200,38 @@ impl Bed {
         self.api.with(|model, _| model.store.list("certificatesigningrequests", "").cloned().collect())
     }
 
+    /// Those for serving certificates.
+    fn serving_requests(&self) -> Vec<Arc<Value>> {
+        self.requests().into_iter().filter(|request| request["spec"]["signerName"] == "kubernetes.io/kubelet-serving").collect()
+    }
+
+    /// Says so of each request that nothing has become of yet.
+    fn judge(&self, verdict: &str) {
+        self.api.with(|model, now| {
+            for request in model.open_requests() {
+                let name = request["metadata"]["name"].as_str().unwrap().to_owned();
+                model.judge_request(now, &name, verdict, "Said", "by hand").unwrap();
+            }
+        });
+    }
+
+    /// The certificate that the node shows, if the handshake comes to that.
+    async fn shown(&self) -> Option<CertificateDer<'static>> {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        self.callers.0.send(theirs).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(agent::tls::client_config(None, None).unwrap()));
+        let stream = connector.connect(ServerName::try_from("10.0.0.9").unwrap(), ours).await.ok()?;
+        stream.get_ref().1.peer_certificates()?.first().map(|shown| shown.clone().into_owned())
+    }
+
+    async fn until_shown(&self, what: &str, most: Duration, mut is_it: impl FnMut(Option<&CertificateDer<'static>>) -> bool) {
+        let began = Instant::now();
+        while !is_it(self.shown().await.as_ref()) {
+            assert!(began.elapsed() < most, "{what} is not shown within {most:?}: {:#?}", self.serving_requests());
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     fn current(&self) -> PathBuf {
         fs::read_link(self.path("pki/kubelet-client-current.pem")).unwrap()
     }
@@ -222,16 +265,21 @@ impl Net for BedNet {
     }
 
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>> {
-        async move { Ok(Box::new(Deaf(address)) as Box<dyn Listener>) }.boxed()
+        let callers = Arc::clone(&self.0.callers.1);
+        async move { Ok(Box::new(Door(address, callers)) as Box<dyn Listener>) }.boxed()
     }
 }
 
-/// Nobody ever comes.
-struct Deaf(SocketAddr);
+/// Where callers of the node come in.
+struct Door(SocketAddr, Arc<tokio::sync::Mutex<mpsc::Receiver<DuplexStream>>>);
 
-impl Listener for Deaf {
+impl Listener for Door {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<(BoxedStream, SocketAddr)>> {
-        futures::future::pending().boxed()
+        async {
+            let caller = self.1.lock().await.recv().await.ok_or(io::ErrorKind::BrokenPipe)?;
+            Ok((Box::pin(caller) as BoxedStream, "10.0.0.1:40000".parse().unwrap()))
+        }
+        .boxed()
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -433,5 +481,84 @@ async fn node_that_slept_past_its_certificate_joins_anew() {
     bed.until("second certificate", Duration::from_secs(10), |bed| bed.current() != first).await;
     assert_eq!(bed.answered()[seen].user, JOINER);
     bed.until("word of the node", Duration::from_secs(20), |bed| bed.answered().iter().skip(seen).any(|a| a.user == OWN)).await;
+    agent.abort();
+}
+
+/// The names in a certificate, in its order.
+fn names_in(der: &CertificateDer<'_>) -> Vec<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).unwrap();
+    let names = certificate.subject_alternative_name().unwrap().unwrap();
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::IPAddress(bytes) => bytes.iter().map(ToString::to_string).collect::<Vec<_>>().join("."),
+        other => other.to_string(),
+    };
+    names.value.general_names.iter().map(text).collect()
+}
+
+// API-173: until it is approved and signed, handshakes fail; then it is shown, kept, and renewed in time by the node itself.
+#[tokio::test(start_paused = true)]
+async fn serving_certificate_is_requested_kept_and_renewed() {
+    let bed = Bed::new(signer(LIFE));
+    *bed.serving.lock().unwrap() = Some("10.0.0.9");
+    let agent = bed.start(true);
+    bed.until("request", Duration::from_secs(10), |bed| bed.serving_requests().len() == 1).await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!((bed.shown().await, bed.serving_requests().len()), (None, 1), "nobody approves it by himself");
+    let request = &bed.serving_requests()[0];
+    assert_eq!((&request["spec"]["username"], &request["metadata"]["generateName"]), (&json!(OWN), &json!("csr-")));
+    assert_eq!(request["spec"]["usages"], json!(["digital signature", "server auth"]));
+    bed.judge("Approved");
+    bed.until_shown("the first", Duration::from_secs(10), |shown| shown.is_some()).await;
+    let (first, began) = (bed.shown().await.unwrap(), Instant::now());
+    assert_eq!(names_in(&first), ["DNSName(n1)", "10.0.0.9"]);
+    let pair = fs::read_link(bed.path("pki/kubelet-server-current.pem")).unwrap();
+    assert!(pair.file_name().unwrap().to_str().unwrap().starts_with("kubelet-server-2026-09-21-"), "{}", pair.display());
+    assert_eq!(fs::metadata(&pair).unwrap().permissions().mode() & 0o777, 0o600);
+    bed.until("second request", LIFE, |bed| bed.serving_requests().len() == 2).await;
+    // Its life began five minutes before it was made.
+    let share = (began.elapsed().as_secs_f64() + 300.0) / (LIFE.as_secs_f64() + 300.0);
+    assert!((0.68..0.92).contains(&share), "{share}");
+    assert_eq!(bed.shown().await.as_ref(), Some(&first));
+    bed.judge("Approved");
+    bed.until_shown("the second", Duration::from_secs(10), |shown| shown.is_some_and(|shown| *shown != first)).await;
+    // Nobody approves the third, and the second ends.
+    bed.until_shown("nothing", 3 * LIFE, |shown| shown.is_none()).await;
+    assert!(!agent.is_finished() && bed.is_ready());
+    agent.abort();
+}
+
+// API-173, API-194: a denied request is followed by another after a while. The next life shows what was kept, and asks for a new one when
+// the node has another address.
+#[tokio::test(start_paused = true)]
+async fn serving_certificate_follows_denials_and_addresses() {
+    let bed = Bed::new(signer(24 * HOUR));
+    *bed.serving.lock().unwrap() = Some("10.0.0.9");
+    let agent = bed.start(true);
+    let mut waits = Vec::new();
+    for number in 1..=3 {
+        bed.until("request", Duration::from_secs(60), |bed| bed.serving_requests().len() == number).await;
+        let denied = Instant::now();
+        bed.judge("Denied");
+        bed.until("next request", Duration::from_secs(60), |bed| bed.serving_requests().len() == number + 1).await;
+        waits.push(denied.elapsed().as_secs());
+    }
+    assert!(waits.iter().zip([2, 4, 8]).all(|(wait, least)| (least..least + 3).contains(wait)), "{waits:?}");
+    bed.judge("Approved");
+    bed.until_shown("the first", Duration::from_secs(10), |shown| shown.is_some()).await;
+    let first = bed.shown().await;
+    agent.abort();
+    let _ended = agent.await;
+    let agent = bed.start(true);
+    bed.until_shown("what was kept", Duration::from_secs(10), |shown| shown == first.as_ref()).await;
+    sleep(Duration::from_secs(120)).await;
+    assert_eq!(bed.serving_requests().len(), 4, "there is no reason to ask again");
+    agent.abort();
+    let _ended = agent.await;
+    *bed.serving.lock().unwrap() = Some("10.0.0.10");
+    let agent = bed.start(true);
+    bed.until("request for the new address", Duration::from_secs(60), |bed| bed.serving_requests().len() == 5).await;
+    bed.judge("Approved");
+    bed.until_shown("the second", Duration::from_secs(10), |shown| shown.is_some_and(|shown| Some(shown) != first.as_ref())).await;
+    assert_eq!(names_in(&bed.shown().await.unwrap()), ["DNSName(n1)", "10.0.0.10"]);
     agent.abort();
 }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use model::api::authorize::Identity;
 use model::api::certificates::Asked;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SignatureAlgorithm,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SignatureAlgorithm,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -25,6 +26,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Server
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509CertificationRequest};
 
 use super::{NodeDialer, NodeStream};
@@ -51,6 +53,7 @@ pub struct ReadRequest {
     /// What it asks for.
     pub asked: Asked,
     key: Vec<u8>,
+    names: Vec<SanType>,
 }
 
 impl ReadRequest {
@@ -65,7 +68,23 @@ impl ReadRequest {
         request.verify_signature().map_err(|e| wrong(&e))?;
         let info = &request.certification_request_info;
         let text = |value: &x509_parser::x509::AttributeTypeAndValue<'_>| value.as_str().unwrap_or_default().to_owned();
+        let mut names = Vec::new();
+        for extension in request.requested_extensions().into_iter().flatten() {
+            let ParsedExtension::SubjectAlternativeName(asked) = extension else { continue };
+            for name in &asked.general_names {
+                match name {
+                    GeneralName::DNSName(name) => names.push(SanType::DnsName((*name).try_into()?)),
+                    GeneralName::IPAddress(bytes) => {
+                        let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+                        let ip = v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
+                        names.push(SanType::IpAddress(ip.map_err(|e| wrong(&e))?));
+                    }
+                    _ => return Err(wrong(&"a name of a kind that no node has")),
+                }
+            }
+        }
         Ok(Self {
+            names,
             asked: Asked {
                 common_name: info.subject.iter_common_name().next().map(text).unwrap_or_default(),
                 organizations: info.subject.iter_organization().map(text).collect(),
@@ -87,6 +106,15 @@ impl PublicKeyData for ReadRequest {
     }
 }
 
+/// What a certificate that was requested is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// To show to a server.
+    Client,
+    /// To show to clients.
+    Serving,
+}
+
 /// A clock for the expiry of certificates.
 pub type PkiClock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -105,7 +133,7 @@ impl TimeProvider for Watchful {
 }
 
 /// A certificate and its key, in PEM.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PemPair {
     /// The certificate.
     pub certificate: String,
@@ -188,7 +216,7 @@ impl Pki {
     ///
     /// # Errors
     /// If it cannot be done.
-    pub fn sign_request(&self, request: &ReadRequest, from: Timestamp, to: Timestamp) -> Result<String, PkiError> {
+    pub fn sign_request(&self, request: &ReadRequest, usage: Use, from: Timestamp, to: Timestamp) -> Result<String, PkiError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         // A distinguished name holds one organization here.
@@ -196,8 +224,12 @@ impl Pki {
             params.distinguished_name.push(DnType::OrganizationName, organization.as_str());
         }
         params.distinguished_name.push(DnType::CommonName, request.asked.common_name.as_str());
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![match usage {
+            Use::Client => ExtendedKeyUsagePurpose::ClientAuth,
+            Use::Serving => ExtendedKeyUsagePurpose::ServerAuth,
+        }];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.subject_alt_names.clone_from(&request.names);
         let moment = |at: Timestamp| {
             rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(at.as_second()).unwrap_or_default())
         };

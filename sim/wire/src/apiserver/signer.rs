@@ -1,4 +1,4 @@
-//! Approves nodes' requests for client certificates and signs them, as a controller manager does.
+//! Approves nodes' requests for client certificates, and signs these and approved ones for serving certificates, as a controller manager does.
 //! Upstream: pkg/controller/certificates/{approver/sarapprove.go,signer/signer.go}.
 //! Differs: within the request that makes it, or as long after as the simulator says.
 
@@ -9,10 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use model::api::ApiModel;
-use model::api::certificates::{KUBELET_SIGNER, approval};
+use model::api::certificates::{KUBELET_SIGNER, SERVING_SIGNER, approval, unfit_for_serving};
 use serde_json::Value;
 
-use super::pki::{Pki, ReadRequest};
+use super::pki::{Pki, ReadRequest, Use};
 
 /// As upstream: so much younger than now its certificates are, for clocks that are behind.
 const BACKDATED: Duration = Duration::from_secs(300);
@@ -50,12 +50,21 @@ impl Signer {
                     continue;
                 }
             }
-            if request["spec"]["signerName"] != KUBELET_SIGNER {
+            let usage = match request["spec"]["signerName"].as_str() {
+                Some(KUBELET_SIGNER) => Use::Client,
+                Some(SERVING_SIGNER) => Use::Serving,
+                _ => continue,
+            };
+            if usage == Use::Serving
+                && let Some(why) = unfit_for_serving(&request, &read.asked)
+            {
+                // It was there a moment ago, and nobody else has the model.
+                let _failed = model.judge_request(now, name, "Failed", "SignerValidationFailure", why);
                 continue;
             }
             let from = now - SignedDuration::try_from(BACKDATED).unwrap_or_default();
             let to = now.saturating_add(SignedDuration::try_from(self.life).unwrap_or_default()).unwrap_or(now);
-            match self.pki.sign_request(&read, from, to) {
+            match self.pki.sign_request(&read, usage, from, to) {
                 Ok(certificate) => {
                     // It was there a moment ago, and nobody else has the model.
                     let _issued = model.issue(now, name, &certificate);

@@ -13,7 +13,9 @@ use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kubelet::failure::FailureKind;
 use kubelet::node::certificates::kubeconfig::{Authority, Server, kubeconfig};
 use kubelet::node::certificates::store::place;
-use kubelet::node::certificates::{Found, JOINED_WITHIN, Rotation, Start, check_compatible, compute_start, signing_request};
+use kubelet::node::certificates::{
+    CLIENT, Found, JOINED_WITHIN, Rotation, Start, check_compatible, compute_start, signing_request,
+};
 use kubelet::rng::Rng;
 use tokio::time::{Instant, timeout};
 
@@ -128,7 +130,7 @@ fn expiries(access: &Access) -> Result<Vec<Timestamp>, String> {
 
 fn renewing(joining: &Joining<'_>, world: World) -> Result<(Access, Renewal), JoinError> {
     let now = world.clock.now();
-    let store = Store::open(joining.directory)?;
+    let store = Store::open(joining.directory, &CLIENT)?;
     let (bootstrap, user) = load(joining, &store, now)?;
     // API-194: what an administrator put into the kubeconfig is kept, and replaced at once.
     let named = match (&user.certificate, &user.key) {
@@ -205,7 +207,7 @@ async fn join_now(joining: &Joining<'_>, bootstrap: &Path, world: &World) -> Res
         return Ok(());
     }
     let bootstrap = Access::from_kubeconfig(bootstrap).map_err(JoinError::Bootstrap)?;
-    let store = Store::open(joining.directory)?;
+    let store = Store::open(joining.directory, &CLIENT)?;
     let key = kept_key(&store)?;
     let requests = CertificateRequests::new(bootstrap.clone(), &world.net);
     wait_for_server(&requests, world.seed).await;

@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kubelet::failure::Failure;
-use kubelet::node::certificates::{LOOK_EVERY, Rotation, SIGNED_WITHIN, Step, judge, signing_request};
+use kubelet::node::certificates::{CLIENT, LOOK_EVERY, Purpose, Rotation, SIGNED_WITHIN, Step, judge, signing_request_for};
 use kubelet::time::{Mono, Now};
 use tokio::time::{Instant, timeout};
 
 pub use self::join::{JoinError, Joining, World, connect};
-use self::pem::NodeKey;
+pub(crate) use self::pem::NodeKey;
 pub use self::store::{Pair, Store, StoreError};
 use crate::api::{Access, CertificateRequests, Rotating};
 use crate::server::metrics::{Measure, Metric, Registry};
@@ -29,7 +29,7 @@ use crate::server::metrics::{Measure, Metric, Registry};
 pub struct NoCertificate;
 
 /// Why a request came to nothing.
-enum Failed {
+pub(crate) enum Failed {
     /// The API server did not take it.
     Refused(Failure),
     /// It was taken, and not signed.
@@ -64,7 +64,7 @@ pub struct Renewal {
     epoch: Instant,
 }
 
-fn moment(world: &World, epoch: Instant) -> Now {
+pub(crate) fn moment(world: &World, epoch: Instant) -> Now {
     Now { mono: Mono::from_start(epoch.elapsed()), wall: world.clock.now() }
 }
 
@@ -97,7 +97,7 @@ impl Renewal {
         let access = if self.rotation.is_valid(self.now()) { &self.own } else { &self.bootstrap };
         let requests = CertificateRequests::new(access.clone(), &self.world.net);
         let node = self.node.clone();
-        let mut attempt = std::pin::pin!(attempt(&node, &requests));
+        let mut attempt = std::pin::pin!(attempt(&CLIENT, &requests, |key| key.request(&node)));
         let outcome = loop {
             tokio::select! {
                 biased;
@@ -126,18 +126,13 @@ impl Renewal {
                     self.rotation.failed(now);
                 }
             },
-            Err(Failed::Refused(failure)) => {
-                let error = format!("cannot create certificate signing request: {failure}");
-                tracing::error!(error, "Failed while requesting a signed certificate from the control plane");
-                self.rotation.was_refused(now, failure.kind);
-            }
-            Err(Failed::Unsigned(error)) => {
-                tracing::error!(error, "Certificate request was not signed");
-                self.rotation.failed(now);
-            }
-            Err(Failed::Unmade(error)) => {
-                tracing::error!(error, "Unable to generate a certificate signing request");
-                self.rotation.failed(now);
+            Err(failed) => {
+                match &failed {
+                    Failed::Refused(failure) => self.rotation.was_refused(now, failure.kind),
+                    Failed::Unsigned(_) | Failed::Unmade(_) => self.rotation.failed(now),
+                }
+                let (what, error) = failed.told();
+                tracing::error!(error, "{what}");
             }
         }
         if self.rotation.failures() > failed_before {
@@ -147,11 +142,29 @@ impl Renewal {
     }
 }
 
+impl Failed {
+    /// What the log is told, and why.
+    pub(crate) fn told(self) -> (&'static str, String) {
+        match self {
+            Self::Refused(failure) => (
+                "Failed while requesting a signed certificate from the control plane",
+                format!("cannot create certificate signing request: {failure}"),
+            ),
+            Self::Unsigned(why) => ("Certificate request was not signed", why),
+            Self::Unmade(why) => ("Unable to generate a certificate signing request", why),
+        }
+    }
+}
+
 /// One request with a key of its own, from its making to its certificate.
-async fn attempt(node: &str, requests: &CertificateRequests) -> Result<(Vec<u8>, NodeKey), Failed> {
-    let made = NodeKey::generate().and_then(|key| Ok((key.request(node)?, key)));
+pub(crate) async fn attempt(
+    purpose: &Purpose,
+    requests: &CertificateRequests,
+    request: impl FnOnce(&NodeKey) -> Result<String, rcgen::Error>,
+) -> Result<(Vec<u8>, NodeKey), Failed> {
+    let made = NodeKey::generate().and_then(|key| Ok((request(&key)?, key)));
     let (request, key) = made.map_err(|error| Failed::Unmade(error.to_string()))?;
-    let created = requests.create(&signing_request(None, request.into_bytes())).await.map_err(Failed::Refused)?;
+    let created = requests.create(&signing_request_for(purpose, None, request.into_bytes())).await.map_err(Failed::Refused)?;
     let signed = timeout(SIGNED_WITHIN, certificate_of(requests, &created)).await;
     match signed.unwrap_or_else(|_| Err("timed out waiting for the condition".to_owned())) {
         Ok(certificate) => Ok((certificate, key)),

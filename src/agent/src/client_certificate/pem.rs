@@ -3,15 +3,18 @@
 //! Differs: keys are PKCS #8 (`PRIVATE KEY`), not SEC 1; both read both. They come from the system's randomness, never from the seed.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use jiff::Timestamp;
+use kubelet::node::certificates::serving::Names;
 use kubelet::node::certificates::{Held, ORGANIZATION, RequestFacts, digested_of, name_of_digest, user_of};
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha512_256};
+use x509_parser::extensions::{GeneralName, SubjectAlternativeName};
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509CertificationRequest};
 
 /// All certificates of a PEM text.
@@ -30,13 +33,30 @@ pub(super) fn held_of(der: &[u8]) -> Result<Held, String> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|error| format!("unable to parse certificate data: {error}"))?;
     let moment = |seconds: i64| Timestamp::from_second(seconds).map_err(|error| error.to_string());
     let subject = certificate.subject();
+    let names = certificate.subject_alternative_name().ok().flatten().map(|names| names_in(names.value)).unwrap_or_default();
     let text = |value: &x509_parser::x509::AttributeTypeAndValue<'_>| value.as_str().unwrap_or_default().to_owned();
     Ok(Held {
         not_before: moment(certificate.validity().not_before.timestamp())?,
         not_after: moment(certificate.validity().not_after.timestamp())?,
         common_name: subject.iter_common_name().next().map(text).unwrap_or_default(),
         organizations: subject.iter_organization().map(text).collect(),
+        names,
     })
+}
+
+fn names_in(names: &SubjectAlternativeName<'_>) -> Names {
+    let mut found = Names::default();
+    for name in &names.general_names {
+        match name {
+            GeneralName::DNSName(name) => found.dns.push((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => {
+                let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+                found.ips.extend(v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)));
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// A block of PEM.
@@ -52,14 +72,14 @@ pub(super) fn encode(label: &str, der: &[u8]) -> String {
 }
 
 /// A private key of the node (API-191: P-256).
-pub(super) struct NodeKey(KeyPair);
+pub(crate) struct NodeKey(KeyPair);
 
 impl NodeKey {
     /// A new one.
     ///
     /// # Errors
     /// If the system has no randomness.
-    pub(super) fn generate() -> Result<Self, rcgen::Error> {
+    pub(crate) fn generate() -> Result<Self, rcgen::Error> {
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map(Self)
     }
 
@@ -74,7 +94,7 @@ impl NodeKey {
     }
 
     /// In PEM.
-    pub(super) fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         encode("PRIVATE KEY", self.0.serialized_der())
     }
 
@@ -83,10 +103,22 @@ impl NodeKey {
     /// # Errors
     /// If the name is none that a certificate can carry.
     pub(super) fn request(&self, node: &str) -> Result<String, rcgen::Error> {
+        self.request_under(node, &Names::default())
+    }
+
+    /// The same, and other names (API-173).
+    ///
+    /// # Errors
+    /// If a name is none that a certificate can carry.
+    pub(crate) fn request_under(&self, node: &str, names: &Names) -> Result<String, rcgen::Error> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, ORGANIZATION);
         params.distinguished_name.push(DnType::CommonName, user_of(node));
+        for name in &names.dns {
+            params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
+        }
+        params.subject_alt_names.extend(names.ips.iter().map(|ip| SanType::IpAddress(*ip)));
         Ok(encode("CERTIFICATE REQUEST", params.serialize_request(&self.0)?.der()))
     }
 
@@ -127,6 +159,19 @@ mod tests {
         assert!(request.requested_extensions().is_none_or(|mut asked| asked.next().is_none()));
         let curve = request.certification_request_info.subject_pki.algorithm.parameters.as_ref().unwrap().as_oid().unwrap();
         assert_eq!(curve.to_id_string(), "1.2.840.10045.3.1.7");
+    }
+
+    // API-173: what is asked for is what is found again in a certificate.
+    #[test]
+    fn request_for_a_serving_certificate_has_its_names() {
+        let names = Names { dns: vec!["n1".to_owned()], ips: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()] };
+        let pem = NodeKey::generate().unwrap().request_under("n1", &names).unwrap();
+        assert_eq!(facts_of(pem.as_bytes()).unwrap().subject, "O=system:nodes, CN=system:node:n1");
+        let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+        let (_, request) = X509CertificationRequest::from_der(&block.contents).unwrap();
+        let asked: Vec<_> = request.requested_extensions().unwrap().collect();
+        let [x509_parser::extensions::ParsedExtension::SubjectAlternativeName(asked)] = asked[..] else { panic!("{asked:?}") };
+        assert_eq!(names_in(asked), names);
     }
 
     // API-192: the same key makes the same request after a restart.

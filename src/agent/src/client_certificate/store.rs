@@ -1,4 +1,4 @@
-//! The files of the client certificate: does the steps that `kubelet::node::certificates::store` decides, and reads pairs back.
+//! The files of a certificate that was requested: does the steps that `kubelet::node::certificates::store` decides, and reads pairs back.
 //! Upstream: k8s.io/client-go/util/certificate/certificate_store.go.
 //! Differs: a pair that cannot be read counts as none, with a warning, where upstream does not start.
 
@@ -8,8 +8,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use kubelet::node::certificates::Held;
 use kubelet::node::certificates::store::{FileStep, Kind, Paths, exchange, recovery};
+use kubelet::node::certificates::{Held, Purpose};
 
 use super::pem::{chain_of, encode, held_of};
 use crate::tls::{ClientIdentity, client_config};
@@ -68,12 +68,12 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens it, and finishes what was broken off.
+    /// Opens the one for that purpose, and finishes what was broken off.
     ///
     /// # Errors
     /// If something is in the way, or the disk fails.
-    pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        let store = Self { paths: Paths::new(&directory.to_string_lossy()) };
+    pub fn open(directory: &Path, purpose: &Purpose) -> Result<Self, StoreError> {
+        let store = Self { paths: Paths::new(&directory.to_string_lossy(), purpose) };
         let (current, updated) = store.kinds()?;
         for step in recovery(&store.paths, current, updated).map_err(StoreError::InTheWay)? {
             execute(&step)?;
@@ -107,7 +107,7 @@ impl Store {
             };
             match pair {
                 Ok(pair) => return Some(pair),
-                Err(error) => tracing::warn!(%error, "A client certificate cannot be used"),
+                Err(error) => tracing::warn!(%error, "A certificate cannot be used"),
             }
         }
         None

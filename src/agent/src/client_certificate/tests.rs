@@ -31,7 +31,7 @@ impl Scratch {
     }
 
     fn store(&self) -> Store {
-        Store::open(&self.path("pki")).unwrap()
+        Store::open(&self.path("pki"), &CLIENT).unwrap()
     }
 
     fn names(&self) -> Vec<String> {

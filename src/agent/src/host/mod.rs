@@ -27,6 +27,7 @@ mod testing;
 mod threads;
 mod tree;
 mod volumes;
+mod watched_files;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -51,6 +52,8 @@ use self::mark::Mark;
 use self::plugin_sockets::Registry;
 use self::threads::Threads;
 use crate::env::{CgroupUsage, Host, LogFile};
+
+pub use self::watched_files::read_watched;
 
 /// A Linux machine.
 #[derive(Clone, Debug)]

@@ -2,10 +2,18 @@
 //! Upstream: pkg/kubelet/kubelet.go (NewMainKubelet: getServingCertificate), pkg/kubelet/certificate/kubelet.go.
 //! Differs: nothing on purpose.
 
+mod files;
+mod request;
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+
+pub use self::files::{Prepared, serving};
+pub use self::request::{Requested, Requesting};
 
 /// What is shown to whoever connects, whatever name they ask for: the API server asks for an address (API-171).
 #[derive(Debug)]
@@ -21,6 +29,11 @@ impl ServingCertificate {
     /// Takes another one into use; connections that there are go on.
     pub fn replace(&self, certificate: CertifiedKey) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(certificate));
+    }
+
+    /// From here on there is none: the last one has expired.
+    pub fn withdraw(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

@@ -8,7 +8,8 @@ use crate::certificate::self_signed;
 use crate::config::{Invocation, Machine, Resolved, SourceFile, Sources, assemble};
 use crate::serving_certificate::ServingCertificate;
 
-fn resolved(fields: &str) -> Resolved {
+/// What a configuration file of those fields comes to.
+pub(crate) fn resolved(fields: &str) -> Resolved {
     let text = format!(
         "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\ncontainerRuntimeEndpoint: unix:///c\n{fields}\n"
     );

@@ -3,6 +3,7 @@
 //! Differs: the moment of renewal follows a wall clock that is set; upstream sleeps until then whatever the clock does meanwhile.
 
 pub mod kubeconfig;
+pub mod serving;
 pub mod store;
 
 #[cfg(test)]
@@ -27,6 +28,20 @@ pub const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 pub const ORGANIZATION: &str = "system:nodes";
 /// What the certificate is for: an EC key encrypts no keys.
 pub const USAGES: [&str; 2] = ["digital signature", "client auth"];
+/// What a certificate is for, and where it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Purpose {
+    /// Who signs.
+    pub signer: &'static str,
+    /// What it may be used for.
+    pub usages: [&'static str; 2],
+    /// What the names of its files begin with.
+    pub store: &'static str,
+}
+
+/// API-191, API-193
+pub const CLIENT: Purpose = Purpose { signer: SIGNER, usages: USAGES, store: "kubelet-client" };
+
 /// How long one request waits for its certificate (API-191).
 pub const SIGNED_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// How long the first one of a node that does not renew waits (API-192).
@@ -62,6 +77,8 @@ pub struct Held {
     pub common_name: String,
     /// Its organizations.
     pub organizations: Vec<String>,
+    /// Its other names.
+    pub names: serving::Names,
 }
 
 impl Held {
@@ -220,9 +237,15 @@ fn retry_wait(failures: u32, rng: &mut Rng) -> Duration {
     rng.jitter(FIRST_RETRY * 2_u32.pow(failures.saturating_sub(1)), RETRY_JITTER)
 }
 
-/// The object that asks for a certificate (API-191). Without a name the API server makes one.
+/// The object that asks for a client certificate (API-191). Without a name the API server makes one.
 #[must_use]
 pub fn signing_request(name: Option<&str>, pem: Vec<u8>) -> CertificateSigningRequest {
+    signing_request_for(&CLIENT, name, pem)
+}
+
+/// The same for whatever purpose (API-173).
+#[must_use]
+pub fn signing_request_for(purpose: &Purpose, name: Option<&str>, pem: Vec<u8>) -> CertificateSigningRequest {
     CertificateSigningRequest {
         metadata: ObjectMeta {
             name: name.map(str::to_owned),
@@ -231,8 +254,8 @@ pub fn signing_request(name: Option<&str>, pem: Vec<u8>) -> CertificateSigningRe
         },
         spec: CertificateSigningRequestSpec {
             request: ByteString(pem),
-            signer_name: SIGNER.to_owned(),
-            usages: Some(USAGES.map(str::to_owned).to_vec()),
+            signer_name: purpose.signer.to_owned(),
+            usages: Some(purpose.usages.map(str::to_owned).to_vec()),
             ..CertificateSigningRequestSpec::default()
         },
         status: None,

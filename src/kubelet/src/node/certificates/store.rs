@@ -6,6 +6,8 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::Purpose;
+
 /// What is at a path, links not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -50,21 +52,23 @@ pub enum FileStep {
     },
 }
 
-/// The paths of the client certificate's store in a directory.
+/// The paths of a certificate's store in a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
     directory: String,
+    /// What the names of its files begin with.
+    name: &'static str,
 }
 
 impl Paths {
-    /// Those in that directory, which is absolute.
+    /// Those for that purpose in that directory, which is absolute.
     #[must_use]
-    pub fn new(directory: &str) -> Self {
-        Self { directory: directory.trim_end_matches('/').to_owned() }
+    pub fn new(directory: &str, purpose: &Purpose) -> Self {
+        Self { directory: directory.trim_end_matches('/').to_owned(), name: purpose.store }
     }
 
     fn named(&self, name: &str) -> String {
-        format!("{}/kubelet-client{name}", self.directory)
+        format!("{}/{}{name}", self.directory, self.name)
     }
 
     /// The link to the pair in use.
@@ -108,7 +112,7 @@ impl Paths {
     }
 
     fn temporary(&self) -> String {
-        format!("{}/.kubelet-client.pem.tmp", self.directory)
+        format!("{}/.{}.pem.tmp", self.directory, self.name)
     }
 }
 
@@ -175,7 +179,7 @@ mod tests {
     const NOW: &str = "2026-03-04T05:06:07.8Z";
 
     fn paths() -> Paths {
-        Paths::new("/pki/")
+        Paths::new("/pki/", &super::super::CLIENT)
     }
 
     // API-193

@@ -17,6 +17,7 @@ fn held(not_before: i64, not_after: i64) -> Held {
         not_after: at(not_after),
         common_name: "system:node:n1".to_owned(),
         organizations: vec!["system:nodes".to_owned()],
+        names: serving::Names::default(),
     }
 }
 
@@ -202,6 +203,15 @@ fn request_names_signer_and_usages_and_leaves_the_rest_to_the_server() {
         })
     );
     assert_eq!(signing_request(Some("node-csr-x"), Vec::new()).metadata.generate_name, None);
+}
+
+// API-173; certificate_manager.go, DefaultKubeletServingGetUsages with an EC key.
+#[test]
+fn request_for_a_serving_certificate_names_its_own_signer_and_usages() {
+    let request = serde_json::to_value(signing_request_for(&serving::SERVING, None, b"csr".to_vec())).unwrap();
+    assert_eq!(request["metadata"], serde_json::json!({"generateName": "csr-"}));
+    assert_eq!(request["spec"]["signerName"], "kubernetes.io/kubelet-serving");
+    assert_eq!(request["spec"]["usages"], serde_json::json!(["digital signature", "server auth"]));
 }
 
 // API-192

@@ -1,0 +1,142 @@
+//! The serving certificate that the API server signs: requested when `kubelet::node::certificates::serving` says so, kept, shown from then on.
+//! Upstream: pkg/kubelet/certificate/kubelet.go, k8s.io/client-go/util/certificate/certificate_manager.go.
+//! Differs: the node's addresses are looked at every ten seconds while there is a certificate, not each second.
+
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kubelet::node::certificates::serving::{LOOK_SOON, Names, SERVING, ServingRotation};
+use kubelet::node::certificates::{Held, Step};
+use kubelet::time::Now;
+use tokio::time::Instant;
+
+use super::ServingCertificate;
+use crate::api::{Access, CertificateRequests};
+use crate::client_certificate::{Failed, Pair, Store, StoreError, World, attempt, moment};
+use crate::event_loop::Handle;
+use crate::tls::certified_key;
+
+/// What there is of it at the start.
+pub struct Requested {
+    store: Store,
+    held: Option<Held>,
+    certificate: Arc<ServingCertificate>,
+}
+
+impl Requested {
+    /// Opens the store (`kubelet-server-current.pem`); what is in it is shown by `certificate` from now on.
+    ///
+    /// # Errors
+    /// If the store cannot be used.
+    pub fn open(directory: &Path, certificate: Arc<ServingCertificate>, now: Timestamp) -> Result<Self, StoreError> {
+        let store = Store::open(directory, &SERVING)?;
+        let pair = store.current(None).filter(|pair| pair.held.is_valid(now) && show(&certificate, pair));
+        Ok(Self { store, held: pair.map(|pair| pair.held), certificate })
+    }
+
+    /// Keeps it up, with the node's own access to the API server, for the names that the agent behind `handle` knows.
+    #[must_use]
+    pub fn kept_up(self, node: &str, access: Access, world: World, handle: Handle) -> Requesting {
+        let epoch = Instant::now();
+        let now = moment(&world, epoch);
+        let rotation = ServingRotation::new(node, self.held.clone(), world.seed ^ 0x7365_7276, now);
+        Requesting { node: node.to_owned(), it: self, access, world, handle, rotation, epoch }
+    }
+}
+
+/// What keeps it up.
+pub struct Requesting {
+    node: String,
+    it: Requested,
+    access: Access,
+    world: World,
+    handle: Handle,
+    rotation: ServingRotation,
+    epoch: Instant,
+}
+
+/// Whether it can be shown at all.
+fn show(certificate: &ServingCertificate, pair: &Pair) -> bool {
+    match certified_key(&pair.identity.certificate, &pair.identity.key) {
+        Ok(key) => {
+            certificate.replace(key);
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "A serving certificate cannot be used");
+            false
+        }
+    }
+}
+
+impl Requesting {
+    fn now(&self) -> Now {
+        moment(&self.world, self.epoch)
+    }
+
+    async fn names(&self) -> Option<Names> {
+        self.handle.ask(|kubelet, _| kubelet.serving_names()).await.flatten()
+    }
+
+    /// Runs for ever.
+    pub async fn run(mut self) -> Infallible {
+        tracing::info!("Certificate rotation is enabled");
+        loop {
+            let names = self.names().await;
+            let now = self.now();
+            if !self.rotation.is_valid(now) {
+                self.it.certificate.withdraw();
+            }
+            match (self.rotation.step(names.as_ref(), now), names) {
+                (Step::Request, Some(names)) => self.request(names).await,
+                (Step::Wait(time), _) => tokio::time::sleep(time).await,
+                (Step::Request | Step::End, _) => tokio::time::sleep(LOOK_SOON).await,
+            }
+        }
+    }
+
+    /// Requests a certificate for those names and takes it into use; gives up as soon as they are those of before.
+    async fn request(&mut self, names: Names) {
+        tracing::info!(?names, "Rotating certificates");
+        let requests = CertificateRequests::new(self.access.clone(), &self.world.net);
+        let node = self.node.clone();
+        self.rotation.asked(names.clone());
+        let mut attempt = std::pin::pin!(attempt(&SERVING, &requests, |key| key.request_under(&node, &names)));
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                outcome = &mut attempt => break outcome,
+                () = tokio::time::sleep(LOOK_SOON) => {
+                    if !self.rotation.is_valid(self.now()) {
+                        self.it.certificate.withdraw();
+                    }
+                    if self.rotation.is_outdated(self.names().await.as_ref()) {
+                        break Err(Failed::Unsigned("the node's addresses changed".to_owned()));
+                    }
+                }
+            }
+        };
+        let now = self.now();
+        let kept = match outcome {
+            Ok((certificate, key)) => self
+                .it
+                .store
+                .update(&certificate, &key.pem(), now.wall)
+                .map_err(|error| ("Unable to store the new cert/key pair", error.to_string())),
+            Err(failed) => Err(failed.told()),
+        };
+        match kept {
+            Ok(pair) if show(&self.it.certificate, &pair) => {
+                self.rotation.renewed(now, pair.held);
+                tracing::info!(deadline = %self.rotation.due(), "Certificate rotation deadline determined");
+            }
+            Ok(_) => self.rotation.failed(now),
+            Err((what, error)) => {
+                tracing::error!(error, "{what}");
+                self.rotation.failed(now);
+            }
+        }
+    }
+}
