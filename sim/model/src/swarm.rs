@@ -367,6 +367,7 @@ fn deed(
             *pods += 1;
             let mut pod = draw_pod(rng, *pods);
             draw_resources(&mut pod, *pods);
+            draw_rules(&mut pod, *pods);
             if let Some(storage) = storage {
                 storage.add_to(&mut pod);
             }
@@ -536,6 +537,16 @@ fn draw_resources(pod: &mut Value, number: u64) {
             let (memory, cpu) = (MEMORY[at(&mut rng, MEMORY.len())], CPU[at(&mut rng, CPU.len())]);
             container["resources"] = json!({"requests": {"memory": memory, "cpu": cpu}, "limits": {"memory": "200000k"}});
         }
+    }
+}
+
+/// A rule after which the whole pod begins anew, drawn from the pod's number as well.
+fn draw_rules(pod: &mut Value, number: u64) {
+    let mut rng = Rng::new(number ^ 0x5a5a ^ pod.to_string().len() as u64);
+    if let Some(container) = pod["spec"]["containers"].get_mut(0).filter(|_| seldom(&mut rng, 5)) {
+        container["restartPolicy"] = json!(["Never", "OnFailure", "Always"][at(&mut rng, 3)]);
+        let codes = json!({"operator": "In", "values": [1, 137]});
+        container["restartPolicyRules"] = json!([{"action": "RestartAllContainers", "exitCodes": codes}]);
     }
 }
 

@@ -237,6 +237,11 @@ pub(super) fn validate_state_transitions(resource: &Resource, old: &Value, new: 
 fn may_restart(pod: &Value, container: &Value, code: i64) -> bool {
     let mut containers = pod["spec"]["containers"].as_array().into_iter().flatten();
     let Some(spec) = containers.find(|c| c["name"] == *container) else { return true };
+    let lists = ["containers", "initContainers"].iter().flat_map(|list| pod["spec"][list].as_array().into_iter().flatten());
+    let mut rules = lists.flat_map(|c| c["restartPolicyRules"].as_array().into_iter().flatten());
+    if rules.any(|rule| rule["action"] == "RestartAllContainers") {
+        return true;
+    }
     let has_rules = spec["restartPolicyRules"].as_array().is_some_and(|rules| !rules.is_empty());
     let policy = spec["restartPolicy"].as_str().or(pod["spec"]["restartPolicy"].as_str());
     has_rules

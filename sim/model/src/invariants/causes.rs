@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp};
-use kubelet::observation::SandboxState;
+use kubelet::observation::{ContainerState, SandboxState};
 use kubelet::volumes::csi::spec::attachment_name;
 use serde_json::Value;
 
@@ -63,7 +63,7 @@ pub(super) fn may_be_stopped(scene: Scene<'_>, object: &Value, container: &Conta
         let checked = spec.is_none_or(|c| {
             ["livenessProbe", "startupProbe"].iter().any(|p| !c[p].is_null()) || !c["lifecycle"]["postStart"].is_null()
         });
-        changed || checked
+        changed || checked || begins_anew(scene, object)
     };
     !object["metadata"]["deletionTimestamp"].is_null()
         || ended
@@ -72,6 +72,27 @@ pub(super) fn may_be_stopped(scene: Scene<'_>, object: &Value, container: &Conta
         || !is_up
         || by_itself
         || may_be_refused(scene, object)
+}
+
+/// The rules of a pod after which all of it begins anew, with their containers' names.
+pub(super) fn rules_for_all(object: &Value) -> impl Iterator<Item = (&Value, &Value)> {
+    let lists = ["containers", "initContainers"].into_iter();
+    let all = lists.flat_map(|list| object["spec"][list].as_array().into_iter().flatten());
+    let rules = all.flat_map(|c| c["restartPolicyRules"].as_array().into_iter().flatten().map(move |rule| (&c["name"], rule)));
+    rules.filter(|(_, rule)| rule["action"] == "RestartAllContainers")
+}
+
+/// Whether a container of the pod has ended in a way after which all of it begins anew, or that is told.
+fn begins_anew(scene: Scene<'_>, object: &Value) -> bool {
+    let uid = text(&object["metadata"]["uid"]);
+    let asks = |name: &Value, rule: &Value| {
+        let codes = || rule["exitCodes"]["values"].as_array().into_iter().flatten();
+        let ended = |c: &Container| c.state == ContainerState::Exited && codes().any(|code| *code == c.exit_code);
+        scene.runtime.containers.values().any(|c| c.pod.as_str() == uid && *name == c.name() && ended(c))
+    };
+    let mut conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    rules_for_all(object).any(|(name, rule)| asks(name, rule))
+        || conditions.any(|c| c["type"] == "AllContainersRestarting" && c["status"] == "True")
 }
 
 /// S8: whether an exec in the container passed at some time of its life; without an exec probe nothing is asked for.

@@ -15,7 +15,8 @@ use kubelet::observation::ContainerState;
 use serde_json::Value;
 
 use self::causes::{
-    age, has_hook, is_attached, is_ready, may_be_stopped, may_lose_readiness, opens, passed_its_probe, pod_by_uid, text,
+    age, has_hook, is_attached, is_ready, may_be_stopped, may_lose_readiness, opens, passed_its_probe, pod_by_uid, rules_for_all,
+    text,
 };
 use crate::api::ApiModel;
 use crate::api::admission::is_mirror;
@@ -406,6 +407,10 @@ impl Witness {
     fn invariant_restart_policy_is_kept(&mut self, scene: Scene<'_>, pod: &str, container: &str) {
         let Some(object) = pod_by_uid(scene, pod) else { return };
         let is_init = object["spec"]["initContainers"].as_array().into_iter().flatten().any(|c| c["name"] == container);
+        if rules_for_all(object).next().is_some() {
+            // Any container of it may start again for another's sake.
+            return;
+        }
         let Some(record) = self.pods.get(pod) else { return };
         let count = |starts: &BTreeMap<String, u32>| starts.get(container).copied().unwrap_or(0);
         let started = count(&record.started).saturating_sub(count(&record.stale_starts));

@@ -19,6 +19,7 @@ pub mod mounts;
 pub mod plan;
 pub mod report;
 pub mod restart;
+pub mod restart_all;
 pub mod sandbox_config;
 pub mod security_context;
 pub mod start;

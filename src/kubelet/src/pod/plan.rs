@@ -13,8 +13,9 @@ use super::actions::{PodActions, VerdictsByName, compute_pod_actions};
 use super::batch::{Batch, Stage};
 use super::chain::{Chain, Purpose, Step};
 use super::report;
-use super::start::{Started, start_batch};
-use super::stop::{Kill, kill_all, kill_batch, pod_grace, spec_of, until};
+use super::restart_all::{self, Reset, is_told};
+use super::start::{Started, back_off, start_batch};
+use super::stop::{Kill, field_path_of, kill_all, kill_batch, pod_grace, spec_of, until};
 use super::worker::{ERROR_RETRY, Phase, PodWorker, call_limits};
 use crate::action::{CriCall, HostCall};
 use crate::facts::Fact;
@@ -25,7 +26,7 @@ use crate::out::Out;
 use crate::parts::Parts;
 use crate::recorder::{Recorded, Subject};
 use crate::resources::cgroup::{pod_cgroup_name, pod_cgroup_settings};
-use crate::time::Now;
+use crate::time::{Now, earliest};
 use crate::volumes::VolumesState;
 use crate::work::Point;
 
@@ -123,6 +124,9 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
     }
     out.works_for(Point::Volumes, &worker.uid);
     let volumes = parts.sync_volumes(worker, now, out);
+    if is_told(parts.statuses.status(&worker.uid)) {
+        return reset_all(worker, parts, now, seen, out);
+    }
     let verdicts = verdicts(worker, parts, seen);
     let actions = compute_pod_actions(&worker.pod, seen, &verdicts, &worker.to_restart);
     match kills(worker, seen, &actions, now, out) {
@@ -171,6 +175,38 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
             false
         }
     }
+}
+
+/// POD-128: all containers are removed, the sandbox and the logs stay. What is killed for it has no hook and the least grace.
+fn reset_all(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservation, out: &mut Out<'_>) -> bool {
+    for container in restart_all::asking(&worker.pod, seen) {
+        if let Some(wait) = back_off(worker, parts, now, seen, &container, out) {
+            worker.wake_at = earliest([worker.wake_at, Some(now.mono + wait)]);
+            report::report(worker, parts, now, out);
+            return false;
+        }
+    }
+    let mut chains = Vec::new();
+    for Reset { container, kill } in restart_all::resets(&worker.pod, seen) {
+        let purpose = Purpose::Kill { container: container.name.clone() };
+        if worker.held.holds(&purpose, seen) {
+            continue;
+        }
+        let mut steps = Vec::new();
+        if kill {
+            let subject = Subject::Container(worker.pod.clone(), field_path_of(&worker.pod, &container.name));
+            out.record(Recorded::normal(subject, "Killing", "killing"));
+            steps.push(Step::Stop { id: Some(container.id.clone()), until: now.mono });
+        }
+        steps.push(Step::Remove(container.id.clone()));
+        chains.push(Chain::new(purpose, steps));
+    }
+    if chains.is_empty() {
+        return false;
+    }
+    worker.start_errors.clear();
+    worker.begin(Batch::new([Stage { in_order: true, chains }]));
+    true
 }
 
 /// Begins what is to be done, unless it is held back.
@@ -239,7 +275,8 @@ fn prepare(worker: &PodWorker, parts: &Parts) -> Batch {
     let containers: Vec<String> = containers.unwrap_or_default();
     let log_directory = parts.pod_log_directory(&worker.pod);
     // LOG-004: what ran before may be gone from the runtime, but not its logs: they must not be written over.
-    let ran = |name: &String| container_status(&worker.pod, name).is_some_and(|status| status.container_id.is_some());
+    let was_there = |status: &ContainerStatus| status.container_id.is_some() || status.restart_count > 0;
+    let ran = |name: &String| container_status(&worker.pod, name).is_some_and(was_there);
     let logs = containers.iter().filter(|name| ran(name)).map(|name| format!("{log_directory}/{name}"));
     let highest: Vec<Step> = logs.map(|directory| Step::Host(HostCall::HighestLog { directory })).collect();
     steps.push(Step::Host(HostCall::MakePodDirs { pod: worker.uid.clone(), containers, log_directory }));

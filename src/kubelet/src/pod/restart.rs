@@ -50,7 +50,9 @@ pub fn is_sidecar(container: &Container) -> bool {
 /// Whether a container that ended like this runs again (POD-127): the first rule that matches, then the policy.
 #[must_use]
 pub fn restarts_after(pod: &Pod, container: &Container, exit_code: i32) -> bool {
-    if rule_restarts(container, exit_code) {
+    // Rules count only where the container names a policy of its own.
+    let rule = container.restart_policy.as_ref().and_then(|_| matching_action(container, exit_code));
+    if matches!(rule, Some("Restart" | RESTART_ALL)) {
         return true;
     }
     match effective_policy(pod, container) {
@@ -60,11 +62,12 @@ pub fn restarts_after(pod: &Pod, container: &Container, exit_code: i32) -> bool 
     }
 }
 
-/// Rules count only where the container names a policy of its own.
-fn rule_restarts(container: &Container, exit_code: i32) -> bool {
-    if container.restart_policy.is_none() {
-        return false;
-    }
+/// The action of a rule after which all containers of the pod begin anew (POD-128).
+pub const RESTART_ALL: &str = "RestartAllContainers";
+
+/// What the first rule that matches says.
+#[must_use]
+pub fn matching_action(container: &Container, exit_code: i32) -> Option<&str> {
     let matches = |rule: &&k8s_openapi::api::core::v1::ContainerRestartRule| {
         rule.exit_codes.as_ref().is_some_and(|codes| {
             let listed = codes.values.iter().flatten().any(|code| *code == exit_code);
@@ -75,7 +78,7 @@ fn rule_restarts(container: &Container, exit_code: i32) -> bool {
             }
         })
     };
-    container.restart_policy_rules.iter().flatten().find(matches).is_some_and(|rule| rule.action == "Restart")
+    container.restart_policy_rules.iter().flatten().find(matches).map(|rule| rule.action.as_str())
 }
 
 /// Whether a regular container is to be started, given its newest instance (POD-119).

@@ -141,7 +141,7 @@ fn pull_secrets_missing(worker: &mut PodWorker, missing: &[String], out: &mut Ou
 }
 
 /// POD-225: how long a container that has ended still waits; it then shows why.
-fn back_off(
+pub(super) fn back_off(
     worker: &mut PodWorker,
     parts: &Parts,
     now: Now,

@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::actions::needs_sandbox;
 use super::conditions::{ConditionInputs, generate_conditions};
 use super::restart::{RestartPolicy, is_sidecar, pod_policy, restarts_after};
+use super::restart_all::{is_under_way, set_condition, was_removed};
 use super::status_containers::container_statuses;
 use super::termination_messages::share_messages;
 use super::worker::{StartError, Verdict};
@@ -94,7 +95,7 @@ pub fn generate_api_pod_status(inputs: &StatusInputs<'_>) -> PodStatus {
         status.reason = Some(verdict.reason.clone());
         status.message = Some(verdict.message.clone());
     }
-    status.conditions = Some(generate_conditions(&ConditionInputs {
+    let mut conditions = generate_conditions(&ConditionInputs {
         pod: inputs.pod,
         phase: &generated,
         had_ended: inputs.previous.and_then(|p| p.phase.as_deref()).is_some_and(is_terminal),
@@ -104,7 +105,11 @@ pub fn generate_api_pod_status(inputs: &StatusInputs<'_>) -> PodStatus {
         previous: inputs.previous.and_then(|p| p.conditions.as_deref()).unwrap_or_default(),
         resize_refused: inputs.resize_refused,
         now: inputs.now,
-    }));
+    });
+    // What is being stopped does not begin anew, whatever it ended with.
+    let begins_anew = !inputs.terminating && is_under_way(inputs.pod, inputs.seen, inputs.previous);
+    set_condition(inputs.pod, begins_anew.then_some(inputs.seen), inputs.previous, &generated, inputs.now, &mut conditions);
+    status.conditions = Some(conditions);
     if inputs.terminated {
         settle_at_the_end(inputs, &mut containers, &mut init_statuses);
     }
@@ -143,6 +148,7 @@ fn phase_of(
     for init in inits.iter().filter(|c| !is_sidecar(c)) {
         match status(&init.name).and_then(ended) {
             Some(0) => {}
+            Some(_) if status(&init.name).is_some_and(|s| ended_state(s).is_some_and(was_removed)) => {}
             Some(code) => {
                 let again = init_again(inputs.pod, init, code);
                 return if again { "Pending" } else { "Failed" }.to_owned();
@@ -173,7 +179,8 @@ fn ended_phase<'s>(
     status: &impl Fn(&str) -> Option<&'s ApiStatus>,
 ) -> &'static str {
     let codes = || containers.iter().filter_map(|c| Some((c, ended_state(status(&c.name)?)?.exit_code)));
-    let again = |c: &Container, code: i32| restarts_after(inputs.pod, c, code) || inputs.restarts(&c.name);
+    let removed = |c: &Container| status(&c.name).is_some_and(|s| ended_state(s).is_some_and(was_removed));
+    let again = |c: &Container, code: i32| restarts_after(inputs.pod, c, code) || inputs.restarts(&c.name) || removed(c);
     if !inputs.terminating && codes().any(|(c, code)| again(c, code)) {
         return "Running";
     }

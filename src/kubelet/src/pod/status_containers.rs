@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::restart::{RestartPolicy, effective_policy, is_sidecar, restarts_after};
+use super::restart_all::{is_under_way, removed_status};
 use super::status::StatusInputs;
 use crate::observation::{ContainerState, ContainerStatus};
 use crate::resources::reported::set_actual;
@@ -33,9 +34,12 @@ fn container_status(inputs: &StatusInputs<'_>, container: &Container, init: bool
     if let Some(unchanged) = between_stop_and_start(inputs, container, before) {
         return unchanged;
     }
-    let mut status = match instances.first() {
-        Some(newest) => seen_status(inputs, container, newest, instances.get(1).copied(), before),
-        None => unseen_status(inputs, container, init, before),
+    let begins_anew = instances.is_empty() && !inputs.terminating && is_under_way(inputs.pod, inputs.seen, inputs.previous);
+    let removed = before.filter(|_| begins_anew);
+    let mut status = match (instances.first(), removed) {
+        (Some(newest), _) => seen_status(inputs, container, newest, instances.get(1).copied(), before),
+        (None, Some(before)) => removed_status(container, before),
+        (None, None) => unseen_status(inputs, container, init, before),
     };
     status.volume_mounts = told_mounts(before).or_else(|| mount_statuses(container, inputs.recursive_read_only));
     set_readiness(inputs, container, init, instances.first().copied(), &mut status);
