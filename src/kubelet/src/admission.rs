@@ -1,6 +1,6 @@
 //! Decides whether a pod that was bound to this node may run here.
 //! Upstream: pkg/kubelet/lifecycle/predicate.go, pkg/scheduler/eventhandlers.go (AdmissionCheck).
-//! Differs: what this agent cannot do yet (RuntimeClass, user namespaces) is refused here instead of failing later.
+//! Differs: what this agent cannot do yet (user namespaces) is refused here instead of failing later.
 
 mod app_armor;
 mod sysctls;
@@ -85,9 +85,6 @@ fn name(spec: &PodSpec, node: &Node) -> Option<Admission> {
 
 /// What this agent cannot do yet.
 fn unsupported(spec: &PodSpec) -> Option<Admission> {
-    if let Some(class) = spec.runtime_class_name.as_deref().filter(|c| !c.is_empty()) {
-        return Some(refused("PodFeatureUnsupported", format!("RuntimeClass \"{class}\" is not supported by this agent yet")));
-    }
     let message = "user namespaces (hostUsers: false) are not supported by this agent yet";
     (spec.host_users == Some(false)).then(|| refused("PodFeatureUnsupported", message))
 }

@@ -15,6 +15,7 @@ pub(crate) use self::guard::QUARANTINED;
 use crate::action::{Action, ApiCall, Call, Lane};
 use crate::alarms::Alarms;
 use crate::cache::ObjectCache;
+use crate::cache::runtime_classes::RuntimeClasses;
 use crate::cache::services::ServiceCache;
 use crate::config::Config;
 use crate::csi::CsiReply;
@@ -104,6 +105,7 @@ impl Kubelet {
             objects: ObjectCache::new(config.pods.change_detection, config.node.standalone)
                 .synced_every(config.pods.sync_frequency),
             services: ServiceCache::default(),
+            runtime_classes: RuntimeClasses::default(),
             tokens: TokenManager::new(rng.next_u64()),
             statuses: StatusManager::new(),
             prober: Prober::new(rng.next_u64()),
@@ -288,7 +290,12 @@ impl Kubelet {
                 let unknown = self.unreadable.of(&key).map(|unknown| unknown.name.clone()).collect();
                 self.parts.volumes.csi.drivers_listed(drivers, &unknown);
             }
-            WatchKey::RuntimeClasses => {}
+            WatchKey::RuntimeClasses => {
+                let classes = objects.into_iter().filter_map(|o| if let Object::RuntimeClass(c) = o { Some(c) } else { None });
+                let unknown = self.unreadable.of(&key).map(|unknown| unknown.name.clone()).collect();
+                self.parts.runtime_classes.listed(classes, &unknown);
+                self.all_dirty();
+            }
         }
     }
 
@@ -306,7 +313,10 @@ impl Kubelet {
                 self.wake(woken);
             }
             Object::CsiDriver(driver) => self.parts.volumes.csi.driver_applied(driver),
-            Object::RuntimeClass(_) => {}
+            Object::RuntimeClass(class) => {
+                self.parts.runtime_classes.applied(&class);
+                self.all_dirty();
+            }
         }
     }
 
@@ -325,7 +335,9 @@ impl Kubelet {
                 self.wake(woken);
             }
             Object::CsiDriver(driver) => self.parts.volumes.csi.driver_deleted(&driver),
-            Object::RuntimeClass(_) => {}
+            Object::RuntimeClass(class) => {
+                self.parts.runtime_classes.gone(class.metadata.name.as_deref().unwrap_or_default());
+            }
         }
     }
 
@@ -345,7 +357,7 @@ impl Kubelet {
                 self.wake(woken);
             }
             WatchKey::CsiDrivers => self.parts.volumes.csi.driver_gone(&unknown.name),
-            WatchKey::RuntimeClasses => {}
+            WatchKey::RuntimeClasses => self.parts.runtime_classes.gone(&unknown.name),
         }
     }
 

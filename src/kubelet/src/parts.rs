@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proto::cri::PodSandboxConfig;
 
 use crate::action::HostCall;
+use crate::cache::runtime_classes::RuntimeClasses;
 use crate::cache::services::ServiceCache;
 use crate::cache::{Lookup, ObjectCache};
 use crate::config::{CgroupDriver, Config};
@@ -69,6 +70,8 @@ pub struct Parts {
     pub objects: ObjectCache,
     /// Services, for environment variables.
     pub services: ServiceCache,
+    /// RuntimeClasses.
+    pub runtime_classes: RuntimeClasses,
     /// Service account tokens.
     pub tokens: TokenManager,
     /// What the API server is told of pods.
@@ -179,16 +182,11 @@ impl Parts {
         self.volumes.csi.drive(now, &mut context, out);
     }
 
-    /// The pod's sandbox configuration and RuntimeClass handler.
+    /// The pod's sandbox configuration.
     ///
     /// # Errors
     /// What `FailedCreatePodSandBox` tells.
-    pub fn sandbox_config(
-        &self,
-        pod: &Arc<Pod>,
-        attempt: u32,
-        out: &mut Out<'_>,
-    ) -> Result<(Arc<PodSandboxConfig>, String), String> {
+    pub fn sandbox_config(&self, pod: &Arc<Pod>, attempt: u32, out: &mut Out<'_>) -> Result<Arc<PodSandboxConfig>, String> {
         let host = match self.node_files.resolv_conf() {
             _ if self.config.dns.resolv_conf.is_empty() => None,
             Some(Ok(text)) => Some(ResolvConf::parse(text)?),
@@ -212,8 +210,7 @@ impl Parts {
             dns: dns.config,
             log_directory: self.pod_log_directory(pod),
         };
-        // RuntimeClasses are not watched yet: a pod that names one is refused at admission.
-        Ok((Arc::new(sandbox_config(pod, inputs)?), String::new()))
+        Ok(Arc::new(sandbox_config(pod, inputs)?))
     }
 
     /// The pod's IPs: its newest sandbox's, or the node's on the node's network (NET-005).
@@ -260,7 +257,7 @@ impl Parts {
         let pod = &worker.pod;
         let Some(sandbox) = seen.sandboxes.first() else { return Err(None) };
         let Some(machine) = self.startup.machine().cloned() else { return Err(None) };
-        let (sandbox_config, _) = self.sandbox_config(pod, sandbox.attempt, out).map_err(config_error)?;
+        let sandbox_config = self.sandbox_config(pod, sandbox.attempt, out).map_err(config_error)?;
         let pod_ips = self.pod_ips(pod, seen);
         let env = self.environment(pod, container, &pod_ips, room).map_err(|error| match error {
             EnvError::NotYet => None,

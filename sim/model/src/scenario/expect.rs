@@ -11,7 +11,7 @@ use crate::api::admission::runtime_uid;
 use crate::host::HostModel;
 use crate::invariants::Witness;
 use crate::liveness::{invariant_nothing_is_left, unsettled};
-use crate::runtime::RuntimeModel;
+use crate::runtime::{RuntimeModel, Sandbox};
 
 /// What can be seen of a cluster, in whichever stage.
 #[derive(Clone, Copy, Debug)]
@@ -146,6 +146,11 @@ fn pod_unmet(expect: &PodExpect, view: View<'_>, unmet: &mut Vec<String>) {
     }
     told(expect, pod, container, &mut compare);
     let uid = runtime_uid(pod);
+    if let Some(handler) = &expect.handler {
+        let is_its = |s: &&Sandbox| s.config.metadata.as_ref().is_some_and(|meta| meta.uid == uid);
+        let is = view.runtime.sandboxes.values().find(is_its).map(|s| s.handler.clone());
+        compare("handler", is.unwrap_or_default(), handler.clone());
+    }
     if let Some(running) = expect.running {
         let is = view.runtime.running().filter(|c| c.pod.as_str() == uid).count();
         compare("running containers", is.to_string(), running.to_string());

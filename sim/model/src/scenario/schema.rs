@@ -461,6 +461,8 @@ pub struct PodExpect {
     pub resources: std::collections::BTreeMap<String, String>,
     /// The node's addresses in its status.
     pub host_ips: Option<Vec<String>>,
+    /// The runtime's handler of its sandbox; empty for the default.
+    pub handler: Option<String>,
     /// How many containers of it run.
     pub running: Option<usize>,
     /// How often containers of it were ever started.

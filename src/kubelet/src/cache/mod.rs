@@ -3,6 +3,7 @@
 //! Differs: a change wakes the pods that use the object at once (CFG-023); a watch is never put to rest for want of readers (CFG-013).
 
 mod references;
+pub mod runtime_classes;
 pub mod services;
 mod ttl;
 mod watch;

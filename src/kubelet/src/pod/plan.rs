@@ -395,7 +395,12 @@ fn create_sandbox(
     if !read_node_files(worker, parts, now, out) {
         return false;
     }
-    match parts.sandbox_config(&worker.pod, attempt, out) {
+    let handler = match parts.runtime_classes.handler(&worker.pod, out) {
+        Err(None) => return false,
+        Err(Some(message)) => Err(message),
+        Ok(handler) => Ok(handler),
+    };
+    match handler.and_then(|handler| Ok((parts.sandbox_config(&worker.pod, attempt, out)?, handler))) {
         Ok((config, runtime_handler)) => {
             worker.sandbox_attempt = attempt;
             let step = Step::RunSandbox(CriCall::RunPodSandbox { config, runtime_handler });

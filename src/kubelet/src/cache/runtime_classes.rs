@@ -1,0 +1,98 @@
+//! Decides which handler of the runtime a pod's RuntimeClass means.
+//! Upstream: pkg/kubelet/runtimeclass/runtimeclass_manager.go.
+//! Differs: classes are watched from the first pod on that names one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::node::v1::RuntimeClass;
+
+use crate::action::{ApiCall, Call, Lane};
+use crate::event::WatchKey;
+use crate::out::Out;
+
+/// The RuntimeClasses, by name, with their handlers.
+#[derive(Debug, Default)]
+pub struct RuntimeClasses {
+    handlers: BTreeMap<String, String>,
+    watched: bool,
+    synced: bool,
+}
+
+impl RuntimeClasses {
+    /// The handler of the pod's class, empty for the default.
+    ///
+    /// # Errors
+    /// There is no such class; `None` while it is not known whether there is: the pod is woken when it is.
+    pub fn handler(&mut self, pod: &Pod, out: &mut Out<'_>) -> Result<String, Option<String>> {
+        let name = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()).unwrap_or_default();
+        if name.is_empty() {
+            return Ok(String::new());
+        }
+        if !std::mem::replace(&mut self.watched, true) {
+            out.post(Lane::Objects, None, Call::Api(ApiCall::Watch(WatchKey::RuntimeClasses)));
+        }
+        if !self.synced {
+            return Err(None);
+        }
+        let found = self.handlers.get(name).cloned();
+        found.ok_or_else(|| Some(format!("runtimeclass.node.k8s.io \"{name}\" not found")))
+    }
+
+    /// The watch delivered all classes; of those that cannot be read what was known stands.
+    pub fn listed(&mut self, classes: impl Iterator<Item = Arc<RuntimeClass>>, unreadable: &BTreeSet<String>) {
+        self.handlers.retain(|name, _| unreadable.contains(name));
+        classes.for_each(|class| self.applied(&class));
+        self.synced = true;
+    }
+
+    /// A class as it is now.
+    pub fn applied(&mut self, class: &RuntimeClass) {
+        self.handlers.insert(class.metadata.name.clone().unwrap_or_default(), class.handler.clone());
+    }
+
+    /// The class of that name went away.
+    pub fn gone(&mut self, name: &str) {
+        self.handlers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::out::Ledger;
+
+    // POD-152: runtimeclass_manager.go (LookupRuntimeHandler) and its test: no class and an empty one mean the default.
+    #[test]
+    fn class_is_looked_up_once_classes_are_known() {
+        let pod = |name: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({"spec": {"runtimeClassName": name, "containers": []}})).unwrap()
+        };
+        let class = |name: &str, handler: &str| -> Arc<RuntimeClass> {
+            Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "handler": handler})).unwrap())
+        };
+        let mut classes = RuntimeClasses::default();
+        let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+        let mut out = Out::new(&mut ledger, &mut actions, &mut recorded);
+        assert_eq!(classes.handler(&pod(json!(null)), &mut out), Ok(String::new()));
+        assert_eq!(classes.handler(&pod(json!("")), &mut out), Ok(String::new()));
+        for _ in 0..2 {
+            assert_eq!(classes.handler(&pod(json!("kata")), &mut out), Err(None));
+        }
+        classes.listed([class("kata", "kata-qemu")].into_iter(), &BTreeSet::new());
+        assert_eq!(classes.handler(&pod(json!("kata")), &mut out), Ok("kata-qemu".to_owned()));
+        let missing = Err(Some("runtimeclass.node.k8s.io \"phantom\" not found".to_owned()));
+        assert_eq!(classes.handler(&pod(json!("phantom")), &mut out), missing);
+        classes.applied(&class("phantom", "p"));
+        assert_eq!(classes.handler(&pod(json!("phantom")), &mut out), Ok("p".to_owned()));
+        classes.listed([].into_iter(), &BTreeSet::from(["kata".to_owned()]));
+        assert_eq!(classes.handler(&pod(json!("kata")), &mut out), Ok("kata-qemu".to_owned()), "it cannot be read");
+        assert_eq!(classes.handler(&pod(json!("phantom")), &mut out), missing);
+        classes.gone("kata");
+        assert!(classes.handler(&pod(json!("kata")), &mut out).is_err());
+        assert_eq!(actions.len(), 1, "they are watched once");
+    }
+}
