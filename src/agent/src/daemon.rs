@@ -100,7 +100,7 @@ pub async fn run_in(surroundings: Surroundings, resolved: &Resolved, shutdown: C
     let requesting: BoxFuture<'static, ()> = match (requested, access) {
         (Some(requested), Some(access)) => {
             let node = &resolved.kubelet.node.name;
-            requested.kept_up(node, access, world, agent.handle()).run().map(|never| match never {}).boxed()
+            requested.kept_up(node, access, world, agent.handle()).run(agent.metrics()).map(|never| match never {}).boxed()
         }
         // Without an API server nobody signs: what was kept is shown.
         _ => std::future::pending().boxed(),

@@ -26,7 +26,7 @@ use proto::cri::image_service_server::ImageServiceServer;
 use proto::cri::runtime_service_server::RuntimeServiceServer;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -139,7 +139,7 @@ impl Bed {
         let config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "rotateCertificates": rotates,
             "healthzPort": 0, "failCgroupV1": false, "failSwapOn": false, "containerRuntimeEndpoint": "unix:///run/pretend.sock",
-            "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": false}, "x509": {"clientCAFile": ca}},
+            "authentication": {"anonymous": {"enabled": self.serving.lock().unwrap().is_some()}, "webhook": {"enabled": false}, "x509": {"clientCAFile": ca}},
             "authorization": {"mode": "AlwaysAllow"}, "serverTLSBootstrap": self.serving.lock().unwrap().is_some(),
         });
         fs::write(self.path("config.yaml"), config.to_string()).unwrap();
@@ -222,6 +222,20 @@ impl Bed {
         let connector = TlsConnector::from(Arc::new(agent::tls::client_config(None, None).unwrap()));
         let stream = connector.connect(ServerName::try_from("10.0.0.9").unwrap(), ours).await.ok()?;
         stream.get_ref().1.peer_certificates()?.first().map(|shown| shown.clone().into_owned())
+    }
+
+    /// A family of the node's metrics, of one series.
+    async fn metric(&self, name: &str) -> Option<f64> {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        self.callers.0.send(theirs).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(agent::tls::client_config(None, None).unwrap()));
+        let mut stream = connector.connect(ServerName::try_from("10.0.0.9").unwrap(), ours).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: n1\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        // Whoever closes without a word of TLS has said all before.
+        let _ended = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
     }
 
     async fn until_shown(&self, what: &str, most: Duration, mut is_it: impl FnMut(Option<&CertificateDer<'static>>) -> bool) {
@@ -511,6 +525,11 @@ async fn serving_certificate_is_requested_kept_and_renewed() {
     bed.until_shown("the first", Duration::from_secs(10), |shown| shown.is_some()).await;
     let (first, began) = (bed.shown().await.unwrap(), Instant::now());
     assert_eq!(names_in(&first), ["DNSName(n1)", "10.0.0.9"]);
+    // Alerts of the kubernetes mixin: KubeletServerCertificateExpiration, KubeletServerCertificateRenewalErrors.
+    sleep(Duration::from_secs(10)).await;
+    let ttl = bed.metric("kubelet_certificate_manager_server_ttl_seconds").await.unwrap();
+    assert!((LIFE.as_secs_f64() - 30.0..LIFE.as_secs_f64()).contains(&ttl), "{ttl}");
+    assert_eq!(bed.metric("kubelet_server_expiration_renew_errors").await, Some(0.0));
     let pair = fs::read_link(bed.path("pki/kubelet-server-current.pem")).unwrap();
     assert!(pair.file_name().unwrap().to_str().unwrap().starts_with("kubelet-server-2026-09-21-"), "{}", pair.display());
     assert_eq!(fs::metadata(&pair).unwrap().permissions().mode() & 0o777, 0o600);
@@ -521,6 +540,7 @@ async fn serving_certificate_is_requested_kept_and_renewed() {
     assert_eq!(bed.shown().await.as_ref(), Some(&first));
     bed.judge("Approved");
     bed.until_shown("the second", Duration::from_secs(10), |shown| shown.is_some_and(|shown| *shown != first)).await;
+    assert_eq!(bed.metric("kubelet_certificate_manager_server_rotation_seconds_count").await, Some(1.0));
     // Nobody approves the third, and the second ends.
     bed.until_shown("nothing", 3 * LIFE, |shown| shown.is_none()).await;
     assert!(!agent.is_finished() && bed.is_ready());
@@ -545,6 +565,7 @@ async fn serving_certificate_follows_denials_and_addresses() {
     assert!(waits.iter().zip([2, 4, 8]).all(|(wait, least)| (least..least + 3).contains(wait)), "{waits:?}");
     bed.judge("Approved");
     bed.until_shown("the first", Duration::from_secs(10), |shown| shown.is_some()).await;
+    assert_eq!(bed.metric("kubelet_server_expiration_renew_errors").await, Some(3.0));
     let first = bed.shown().await;
     agent.abort();
     let _ended = agent.await;

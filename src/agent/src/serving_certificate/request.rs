@@ -16,7 +16,36 @@ use super::ServingCertificate;
 use crate::api::{Access, CertificateRequests};
 use crate::client_certificate::{Failed, Pair, Store, StoreError, World, attempt, moment};
 use crate::event_loop::Handle;
+use crate::server::metrics::{Measure, Metric, Registry};
 use crate::tls::certified_key;
+
+static TTL: Metric = Metric {
+    name: "kubelet_certificate_manager_server_ttl_seconds",
+    help: "[ALPHA] Gauge of the shortest TTL (time-to-live) of the Kubelet's serving certificate. The value is in seconds until \
+           certificate expiry (negative if already expired). If serving certificate is invalid or unused, the value will be +INF.",
+    measure: Measure::TimeLeft,
+};
+static RENEW_ERRORS: Metric = Metric {
+    name: "kubelet_server_expiration_renew_errors",
+    help: "[ALPHA] Counter of certificate renewal errors.",
+    measure: Measure::Counter,
+};
+static ROTATED: Metric = Metric {
+    name: "kubelet_certificate_manager_server_rotation_seconds",
+    help: "[ALPHA] Histogram of the number of seconds the previous certificate lived before being rotated.",
+    measure: Measure::Histogram(&[
+        60.0,
+        3_600.0,
+        14_400.0,
+        86_400.0,
+        604_800.0,
+        2_592_000.0,
+        7_776_000.0,
+        15_552_000.0,
+        31_104_000.0,
+        124_416_000.0,
+    ]),
+};
 
 /// What there is of it at the start.
 pub struct Requested {
@@ -81,16 +110,19 @@ impl Requesting {
     }
 
     /// Runs for ever.
-    pub async fn run(mut self) -> Infallible {
+    pub async fn run(mut self, metrics: Arc<Registry>) -> Infallible {
         tracing::info!("Certificate rotation is enabled");
+        metrics.add(&RENEW_ERRORS, &[], 0.0);
         loop {
             let names = self.names().await;
             let now = self.now();
             if !self.rotation.is_valid(now) {
                 self.it.certificate.withdraw();
             }
+            let ends = self.rotation.held().filter(|held| held.is_valid(now.wall)).map(|held| held.not_after);
+            metrics.set(&TTL, &[], ends.map_or(f64::INFINITY, |at| at.as_second() as f64));
             match (self.rotation.step(names.as_ref(), now), names) {
-                (Step::Request, Some(names)) => self.request(names).await,
+                (Step::Request, Some(names)) => self.request(names, &metrics).await,
                 (Step::Wait(time), _) => tokio::time::sleep(time).await,
                 (Step::Request | Step::End, _) => tokio::time::sleep(LOOK_SOON).await,
             }
@@ -98,7 +130,7 @@ impl Requesting {
     }
 
     /// Requests a certificate for those names and takes it into use; gives up as soon as they are those of before.
-    async fn request(&mut self, names: Names) {
+    async fn request(&mut self, names: Names, metrics: &Registry) {
         tracing::info!(?names, "Rotating certificates");
         let requests = CertificateRequests::new(self.access.clone(), &self.world.net);
         let node = self.node.clone();
@@ -119,6 +151,7 @@ impl Requesting {
             }
         };
         let now = self.now();
+        let before = self.rotation.held().map(|held| now.wall.duration_since(held.not_before).as_secs_f64());
         let kept = match outcome {
             Ok((certificate, key)) => self
                 .it
@@ -130,11 +163,16 @@ impl Requesting {
         match kept {
             Ok(pair) if show(&self.it.certificate, &pair) => {
                 self.rotation.renewed(now, pair.held);
+                if let Some(age) = before {
+                    metrics.observe(&ROTATED, &[], age);
+                }
                 tracing::info!(deadline = %self.rotation.due(), "Certificate rotation deadline determined");
             }
-            Ok(_) => self.rotation.failed(now),
-            Err((what, error)) => {
-                tracing::error!(error, "{what}");
+            failed => {
+                if let Err((what, error)) = failed {
+                    tracing::error!(error, "{what}");
+                }
+                metrics.add(&RENEW_ERRORS, &[], 1.0);
                 self.rotation.failed(now);
             }
         }

@@ -96,6 +96,12 @@ impl ServingRotation {
         self.held.as_ref().is_some_and(|held| held.is_valid(now.wall))
     }
 
+    /// The one that there is, expired or not.
+    #[must_use]
+    pub fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
     /// When it is renewed, by the wall clock.
     #[must_use]
     pub fn due(&self) -> Timestamp {
