@@ -1,6 +1,6 @@
 //! The API server as a node identity uses it: `kube`'s client over our own connections, and watches that do not go deaf.
 //! Upstream: k8s.io/client-go as pkg/kubelet uses it.
-//! Differs: heartbeats, calls and watches have connections of their own, so that none of them waits for another's.
+//! Differs: heartbeats, calls, reviews and watches have connections of their own, so that none of them waits for another's.
 
 mod access;
 mod calls;
@@ -43,6 +43,7 @@ pub struct KubeApi {
     node: String,
     heartbeats: Sender,
     calls: Sender,
+    reviews: Sender,
     watches: Arc<WatchPool>,
     forbidden: Arc<AtomicU64>,
     seed: u64,
@@ -59,6 +60,7 @@ impl KubeApi {
             node: node.to_owned(),
             heartbeats: sender(),
             calls: sender(),
+            reviews: sender(),
             watches: Arc::new(WatchPool::new(connector.clone(), Arc::clone(&forbidden))),
             forbidden,
             seed,
@@ -92,10 +94,10 @@ impl ApiServer for KubeApi {
     }
 
     fn review_token(&self, token: String) -> BoxFuture<'_, Result<Option<UserInfo>, Failure>> {
-        reviews::token(&self.calls, token).boxed()
+        reviews::token(&self.reviews, token).boxed()
     }
 
     fn review_access(&self, review: AccessReview) -> BoxFuture<'_, Result<bool, Failure>> {
-        reviews::access(&self.calls, &self.node, review).boxed()
+        reviews::access(&self.reviews, &self.node, review).boxed()
     }
 }

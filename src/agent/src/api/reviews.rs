@@ -5,7 +5,7 @@
 use http::Method;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
-use kubelet::failure::Failure;
+use kubelet::failure::{Failure, FailureKind};
 
 use super::send::{Ask, Kind, Sender};
 use crate::env::{AccessReview, UserInfo};
@@ -51,5 +51,10 @@ pub(super) async fn access(sender: &Sender, node: &str, review: AccessReview) ->
     let asked = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
     let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews".to_owned();
     let answer: SubjectAccessReview = sender.object(Ask::with(Method::POST, path, Kind::Json, &asked)).await?;
-    Ok(answer.status.is_some_and(|status| status.allowed))
+    let status = answer.status.unwrap_or_default();
+    if status.allowed && status.denied == Some(true) {
+        let both = "webhook subject access review returned both allow and deny response";
+        return Err(Failure::new(FailureKind::Other, both));
+    }
+    Ok(status.allowed)
 }

@@ -1,11 +1,11 @@
 //! Listeners, TLS and connections: from an accepted stream to requests at the gate.
 //! Upstream: pkg/kubelet/server/server.go (ListenAndServeKubeletServer), cmd/kubelet/app/server.go (healthz).
-//! Differs: a handshake has 10 s; accepting that fails ten times in a row ends the listener.
+//! Differs: a handshake has 10 s, and so has the first request; accepting that fails ten times in a row ends the listener.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,10 +16,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::routes::{Gate, IDLE, Peer};
+use super::routes::{Gate, IDLE, Peer, Standing};
+use super::strangers::Strangers;
 use crate::env::{BoxedStream, Net};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a connection may be open before it has asked for anything.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// API-005
 const MAX_HEADERS: usize = 1 << 20;
 /// Go counts only bytes; here each request takes memory for so many.
@@ -62,6 +65,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let mut listener = net.listen(address).await.map_err(|source| ServeError::Listen { address, source })?;
     let acceptor = tls.map(TlsAcceptor::from);
+    let strangers = Arc::new(Strangers::default());
     let mut failures = 0;
     loop {
         let accepted = tokio::select! {
@@ -72,12 +76,18 @@ pub async fn serve(
         match accepted {
             Ok((stream, from)) => {
                 failures = 0;
+                let Some(stranger) = strangers.enter(from.ip()) else {
+                    tracing::debug!(%from, "Too many connections wait at the door; one more is closed");
+                    continue;
+                };
+                let standing = Arc::new(Standing { stranger: Mutex::new(Some(stranger)), ..Standing::default() });
                 let (gate, acceptor, shutdown) = (Arc::clone(&gate), acceptor.clone(), shutdown.clone());
+                let peer = Peer { address: from, certificates: Vec::new(), shutdown: shutdown.clone(), standing };
                 tokio::spawn(async move {
                     tokio::select! {
                         biased;
                         () = shutdown.cancelled() => {}
-                        () = connection(gate, acceptor, stream, from, shutdown.clone()) => {}
+                        () = connection(gate, acceptor, stream, peer) => {}
                     }
                 });
             }
@@ -107,20 +117,13 @@ pub async fn serve_healthz(net: Arc<dyn Net>, address: SocketAddr, gate: Arc<Gat
     }
 }
 
-async fn connection(
-    gate: Arc<Gate>,
-    acceptor: Option<TlsAcceptor>,
-    stream: BoxedStream,
-    address: SocketAddr,
-    shutdown: CancellationToken,
-) {
-    let Some(acceptor) = acceptor else {
-        return requests(gate, stream, Peer { address, certificates: Vec::new(), shutdown }).await;
-    };
+async fn connection(gate: Arc<Gate>, acceptor: Option<TlsAcceptor>, stream: BoxedStream, peer: Peer) {
+    let address = peer.address;
+    let Some(acceptor) = acceptor else { return requests(gate, stream, peer).await };
     match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let certificates = stream.get_ref().1.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
-            requests(gate, Box::pin(stream), Peer { address, certificates, shutdown }).await;
+            requests(gate, Box::pin(stream), Peer { certificates, ..peer }).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, %address, "TLS handshake error"),
         Err(_) => tracing::debug!(%address, "TLS handshake timeout"),
@@ -130,6 +133,7 @@ async fn connection(
 /// Requests of one connection, one after another.
 pub(crate) async fn requests(gate: Arc<Gate>, stream: BoxedStream, peer: Peer) {
     let address = peer.address;
+    let asked = peer.standing.asked.clone();
     let peer = Arc::new(peer);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (gate, peer) = (Arc::clone(&gate), Arc::clone(&peer));
@@ -141,9 +145,19 @@ pub(crate) async fn requests(gate: Arc<Gate>, stream: BoxedStream, peer: Peer) {
         .max_buf_size(MAX_HEADERS)
         .max_headers(MAX_HEADER_LINES)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, %address, "Connection ended");
+        .with_upgrades();
+    let never_asks = async {
+        if tokio::time::timeout(FIRST_REQUEST, asked.cancelled()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        ended = served => {
+            if let Err(error) = ended {
+                tracing::debug!(%error, %address, "Connection ended");
+            }
+        }
+        () = never_asks => tracing::debug!(%address, "Nothing was asked for; the connection is closed"),
     }
 }

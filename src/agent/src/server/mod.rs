@@ -14,6 +14,7 @@ mod query;
 mod reply;
 mod routes;
 pub mod stats;
+mod strangers;
 mod streaming;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -36,8 +37,8 @@ pub use routes::{Gate, Listener};
 /// What the server may know of the node. Answers come from memory: none of them waits for the runtime or the API server.
 pub trait NodeView: Send + Sync {
     /// The pods that the agent knows, static ones under their own UID, no mirror pods, each with its current status and the
-    /// annotations `kubernetes.io/config.seen` and `kubernetes.io/config.source` (API-060).
-    fn pods(&self) -> BoxFuture<'_, Vec<Arc<Pod>>>;
+    /// annotations `kubernetes.io/config.seen` and `kubernetes.io/config.source` (API-060); `None` if nobody answers in time.
+    fn pods(&self) -> BoxFuture<'_, Option<Vec<Arc<Pod>>>>;
 
     /// One of them, by namespace and name.
     fn pod(&self, namespace: String, name: String) -> BoxFuture<'_, Option<Arc<Pod>>>;

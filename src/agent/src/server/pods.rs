@@ -55,7 +55,9 @@ impl<'a> Item<'a> {
 
 /// API-060
 pub(crate) async fn pods(State(shared): State<Arc<Shared>>) -> Response {
-    let pods = shared.view.pods().await;
+    let Some(pods) = shared.view.pods().await else {
+        return reply::text(StatusCode::SERVICE_UNAVAILABLE, "the sync loop does not answer");
+    };
     encoded(&PodList::new(pods.iter().map(|pod| Item::of(pod)).collect()))
 }
 

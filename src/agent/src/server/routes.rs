@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::auth::Guard;
+use super::strangers::Stranger;
 use super::{Shared, configz, health, logs, metrics, pods, reply, stats, streaming};
 
 /// Which of the three listeners.
@@ -42,6 +43,22 @@ pub(crate) struct Peer {
     pub(crate) certificates: Vec<CertificateDer<'static>>,
     /// Ends the connection, and what it was handed over to.
     pub(crate) shutdown: CancellationToken,
+    /// Whether it has asked for anything, and its place among the strangers until it is let in.
+    pub(crate) standing: Arc<Standing>,
+}
+
+/// How far a connection has come.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    pub(crate) asked: CancellationToken,
+    pub(crate) stranger: Mutex<Option<Stranger>>,
+}
+
+impl Standing {
+    /// A request of it was let in.
+    fn let_in(&self) {
+        drop(self.stranger.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
 }
 
 /// What answers below one root. A root with a slash at its end has all below it, one without has itself as well.
@@ -98,6 +115,7 @@ impl Gate {
     pub(crate) async fn respond(&self, peer: &Peer, request: Request) -> Response {
         let labels =
             metrics::http::Labels::of(self.listener, request.method(), request.uri().path(), |path| self.root(path).is_some());
+        peer.standing.asked.cancel();
         self.shared.metrics.http_started(&labels);
         let started = Instant::now();
         let answered = AssertUnwindSafe(self.answer(peer, request)).catch_unwind().await;
@@ -131,6 +149,7 @@ impl Gate {
                 return *refusal;
             }
         }
+        peer.standing.let_in();
         request.extensions_mut().insert(peer.clone());
         if !handler && request.method() == Method::HEAD {
             // The router would answer HEAD where it answers GET; upstream's does not.

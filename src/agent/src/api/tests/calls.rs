@@ -231,17 +231,25 @@ async fn a_token_is_reviewed() {
 // API-046
 #[tokio::test(start_paused = true)]
 async fn access_is_reviewed_for_the_own_node() {
-    let answer = |allowed: bool| {
+    let answer = |status: Value| {
         Answer::whole(
-            json!({"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}, "spec": {}, "status": {"allowed": allowed}}),
+            json!({"kind": "SubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}, "spec": {}, "status": status}),
         )
     };
-    let server = FakeServer::with([answer(true), answer(false)]);
+    let both = json!({"allowed": true, "denied": true});
+    let denied = json!({"allowed": false, "denied": true});
+    let server = FakeServer::with(
+        [json!({"allowed": true, "denied": false}), json!({"allowed": false}), denied, both].into_iter().map(answer),
+    );
     let api = client(&server);
     let user = UserInfo { name: "u".to_owned(), groups: vec!["g".to_owned()], ..UserInfo::default() };
     let review = AccessReview { user, verb: "get".to_owned(), subresource: "log".to_owned() };
     assert_eq!(api.review_access(review.clone()).await, Ok(true));
-    assert_eq!(api.review_access(review).await, Ok(false));
+    assert_eq!(api.review_access(review.clone()).await, Ok(false));
+    // S23: webhook.go.
+    assert_eq!(api.review_access(review.clone()).await, Ok(false));
+    let both = api.review_access(review).await.unwrap_err();
+    assert_eq!(both.message, "webhook subject access review returned both allow and deny response");
     let seen = server.seen();
     assert_eq!(seen[0].line(), "POST /apis/authorization.k8s.io/v1/subjectaccessreviews");
     let body: Value = serde_json::from_str(&seen[0].body).unwrap();

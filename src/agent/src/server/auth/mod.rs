@@ -3,6 +3,7 @@
 //! Differs: tokens that are nobody's are remembered for 10 s at most; calls of the API server are retried without jitter.
 
 pub mod client_certificate;
+mod pace;
 mod ttl_cache;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use super::reply;
 use crate::config::{Auth, Authorization};
 use crate::env::{AccessReview, ApiServer, Clock, UserInfo};
 use client_certificate::ClientCa;
+use pace::Pace;
 use ttl_cache::TtlCache;
 
 /// A token that is nobody's is asked about again after this at the latest: it may be somebody's by then.
@@ -47,6 +49,8 @@ pub struct Guard {
     tokens: TtlCache<[u8; 32], Option<UserInfo>>,
     access: TtlCache<AccessReview, bool>,
     token_key: [u8; 8],
+    /// Of questions about tokens, which anybody may send, and about users, whom the first have let in.
+    pace: (Arc<Pace>, Arc<Pace>),
 }
 
 /// Why a request was not let in.
@@ -95,6 +99,7 @@ impl Guard {
             tokens: TtlCache::new(TOKEN_CACHE),
             access: TtlCache::new(ACCESS_CACHE),
             token_key: seed.to_be_bytes(),
+            pace: (Arc::new(Pace::new()), Arc::new(Pace::new())),
         }
     }
 
@@ -156,10 +161,10 @@ impl Guard {
         // INV-07: no memory of the token itself.
         let key: [u8; 32] = Sha256::new().chain_update(self.token_key).chain_update(&token).finalize().into();
         let ttl = move |user: &Option<UserInfo>| if user.is_some() { ttl } else { ttl.min(UNKNOWN_TOKEN_TTL) };
-        let api = Arc::clone(&self.api);
+        let (api, pace) = (Arc::clone(&self.api), Arc::clone(&self.pace.0));
         let once = move || {
-            let (api, token) = (Arc::clone(&api), token.clone());
-            async move { api.review_token(token).await }.boxed()
+            let (api, pace, token) = (Arc::clone(&api), Arc::clone(&pace), token.clone());
+            async move { pace.ask(async { api.review_token(token).await }).await }.boxed()
         };
         self.tokens.get_or_ask(key, ttl, || retried(once).boxed()).await
     }
@@ -188,11 +193,11 @@ impl Guard {
     ) -> Result<(), Denial> {
         for &subresource in subresources {
             let review = AccessReview { user: user.clone(), verb: verb.to_owned(), subresource: subresource.to_owned() };
-            let api = Arc::clone(&self.api);
+            let (api, pace) = (Arc::clone(&self.api), Arc::clone(&self.pace.1));
             let question = review.clone();
             let once = move || {
-                let (api, question) = (Arc::clone(&api), question.clone());
-                async move { api.review_access(question).await }.boxed()
+                let (api, pace, question) = (Arc::clone(&api), Arc::clone(&pace), question.clone());
+                async move { pace.ask(async { api.review_access(question).await }).await }.boxed()
             };
             let ttl = move |allowed: &bool| if *allowed { authorized_ttl } else { unauthorized_ttl };
             match self.access.get_or_ask(review, ttl, || retried(once).boxed()).await {

@@ -7,14 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use futures::future::{BoxFuture, Shared};
+use futures::future::{BoxFuture, Shared, WeakShared};
 use kubelet::failure::{Failure, FailureKind};
 use tokio::time::Instant;
 
 /// How long one lookup may take; whoever waits for it waits no longer either (API-024).
 const LOOKUP_DEADLINE: Duration = Duration::from_secs(30);
 
-type Lookup<V> = Shared<BoxFuture<'static, Result<V, Failure>>>;
+type Question<V> = BoxFuture<'static, Result<V, Failure>>;
+type Lookup<V> = Shared<Question<V>>;
 
 struct Entry<V> {
     value: V,
@@ -26,8 +27,25 @@ struct Inner<K, V> {
     entries: BTreeMap<K, Entry<V>>,
     /// Entries by when they were last used.
     order: BTreeMap<u64, K>,
-    in_flight: BTreeMap<K, Lookup<V>>,
+    /// Lookups, as long as anybody waits for them.
+    in_flight: BTreeMap<K, (u64, WeakShared<Question<V>>)>,
     clock: u64,
+}
+
+/// Takes a lookup off the list when it ends, or when nobody waits for it any more.
+struct InFlight<K: Ord, V> {
+    inner: Arc<Mutex<Inner<K, V>>>,
+    key: K,
+    number: u64,
+}
+
+impl<K: Ord, V> Drop for InFlight<K, V> {
+    fn drop(&mut self) {
+        let mut inner = lock(&self.inner);
+        if inner.in_flight.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
+            inner.in_flight.remove(&self.key);
+        }
+    }
 }
 
 /// A bounded cache of answers.
@@ -43,23 +61,27 @@ impl<K: Ord + Clone + Send + 'static, V: Clone + Send + Sync + 'static> TtlCache
     }
 
     /// The answer that is kept for `key`, or else what `ask` answers, kept for as long as `ttl` says (zero is not at all).
-    /// Failures are never kept. The lookup goes on when the one who asked goes away, because others may wait for it.
+    /// Failures are never kept. The lookup goes on as long as anybody waits for it, whoever asked first.
     pub(crate) async fn get_or_ask(
         &self,
         key: K,
         ttl: impl FnOnce(&V) -> Duration + Send + 'static,
-        ask: impl FnOnce() -> BoxFuture<'static, Result<V, Failure>> + Send,
+        ask: impl FnOnce() -> Question<V> + Send,
     ) -> Result<V, Failure> {
         let lookup = {
             let mut inner = lock(&self.inner);
             if let Some(value) = inner.fresh(&key) {
                 return Ok(value);
             }
-            match inner.in_flight.get(&key) {
-                Some(lookup) => lookup.clone(),
+            match inner.in_flight.get(&key).and_then(|(_, lookup)| lookup.upgrade()) {
+                Some(lookup) => lookup,
                 None => {
-                    let lookup = self.start(key.clone(), ttl, ask());
-                    inner.in_flight.insert(key, lookup.clone());
+                    inner.clock += 1;
+                    let number = inner.clock;
+                    let lookup = self.begin(InFlight { inner: Arc::clone(&self.inner), key: key.clone(), number }, ttl, ask());
+                    if let Some(weak) = lookup.downgrade() {
+                        inner.in_flight.insert(key, (number, weak));
+                    }
                     lookup
                 }
             }
@@ -67,24 +89,27 @@ impl<K: Ord + Clone + Send + 'static, V: Clone + Send + Sync + 'static> TtlCache
         lookup.await
     }
 
-    fn start(
+    fn begin(
         &self,
-        key: K,
+        in_flight: InFlight<K, V>,
         ttl: impl FnOnce(&V) -> Duration + Send + 'static,
-        question: BoxFuture<'static, Result<V, Failure>>,
+        question: Question<V>,
     ) -> Lookup<V> {
-        let inner = Arc::clone(&self.inner);
         let capacity = self.capacity;
-        let task = tokio::spawn(async move {
+        let lookup = async move {
             let answer = tokio::time::timeout(LOOKUP_DEADLINE, question).await.unwrap_or_else(|_| Err(timed_out()));
-            let mut inner = lock(&inner);
-            inner.in_flight.remove(&key);
             if let Ok(value) = &answer {
-                inner.keep(key, value.clone(), ttl(value), capacity);
+                lock(&in_flight.inner).keep(in_flight.key.clone(), value.clone(), ttl(value), capacity);
             }
             answer
-        });
-        async move { task.await.unwrap_or_else(|_| Err(timed_out())) }.boxed().shared()
+        };
+        lookup.boxed().shared()
+    }
+
+    /// How many lookups are under way.
+    #[cfg(test)]
+    pub(crate) fn under_way(&self) -> usize {
+        lock(&self.inner).in_flight.len()
     }
 
     #[cfg(test)]
@@ -188,6 +213,22 @@ mod tests {
         };
         let (first, second) = tokio::join!(cache.get_or_ask(7, |_| MINUTE, slow), cache.get_or_ask(7, |_| MINUTE, answering(2)));
         assert_eq!((first.unwrap(), second.unwrap()), (1, 1));
+    }
+
+    // S14
+    #[tokio::test(start_paused = true)]
+    async fn a_lookup_ends_with_the_last_who_waits_for_it() {
+        let cache: TtlCache<u32, u32> = TtlCache::new(8);
+        let hung = || futures::future::pending().boxed();
+        let mut first = Box::pin(cache.get_or_ask(7, |_| MINUTE, hung));
+        let mut second = Box::pin(cache.get_or_ask(7, |_| MINUTE, hung));
+        assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+        drop(first);
+        assert_eq!(cache.under_way(), 1);
+        drop(second);
+        assert_eq!(cache.under_way(), 0);
+        assert_eq!(cache.get_or_ask(7, |_| MINUTE, answering(3)).await.unwrap(), 3);
+        assert_eq!(cache.under_way(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -79,8 +79,11 @@ pub(crate) fn text_of(registry: &Registry) -> String {
 
 /// /metrics/probes (API-144): of pods that are gone nothing is told any more.
 pub(crate) async fn probes(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    let known: BTreeSet<(String, String)> = shared.view.pods().await.iter().map(|pod| namespace_and_name(pod)).collect();
-    shared.metrics.keep_pods(PROBES, |namespace, pod| known.contains(&(namespace.to_owned(), pod.to_owned())));
+    // While nobody answers, nobody knows what is gone.
+    if let Some(pods) = shared.view.pods().await {
+        let known: BTreeSet<(String, String)> = pods.iter().map(|pod| namespace_and_name(pod)).collect();
+        shared.metrics.keep_pods(PROBES, |namespace, pod| known.contains(&(namespace.to_owned(), pod.to_owned())));
+    }
     some(&shared, &headers, PROBES)
 }
 

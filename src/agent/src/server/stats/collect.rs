@@ -129,7 +129,7 @@ impl Collector {
             let Some(period) = self.settings.volume_stats_period else { return futures::future::pending().await };
             loop {
                 self.demand.wanted().await;
-                let pods = view.pods().await;
+                let pods = view.pods().await.unwrap_or_default();
                 self.volumes.measure((self.env.host.as_ref(), self.env.clock.as_ref(), view), &self.settings.root_dir, &pods).await;
                 tokio::time::sleep(period).await;
             }
@@ -179,7 +179,7 @@ impl Collector {
     /// All of it (API-120).
     pub(crate) async fn all(&self, view: &dyn NodeView) -> Result<Summary, Failure> {
         // For their volumes.
-        let known = view.pods().await;
+        let known = view.pods().await.unwrap_or_default();
         let (node, runtime, filesystems) = tokio::join!(self.node(view), self.runtime(), self.filesystems());
         let (mut node, runtime, filesystems) = (node?, runtime?, filesystems?);
         node.fs = Some(filesystems.root.clone());

@@ -347,8 +347,8 @@ pub(crate) struct FakeView {
 }
 
 impl NodeView for FakeView {
-    fn pods(&self) -> BoxFuture<'_, Vec<Arc<Pod>>> {
-        let pods = self.pods.lock().unwrap().clone();
+    fn pods(&self) -> BoxFuture<'_, Option<Vec<Arc<Pod>>>> {
+        let pods = Some(self.pods.lock().unwrap().clone());
         async move { pods }.boxed()
     }
 
