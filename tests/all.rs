@@ -3,6 +3,7 @@
 
 mod cluster;
 mod conformance;
+mod corpus;
 mod differs;
 mod documents;
 mod live;

@@ -30,6 +30,30 @@ pub struct Behaviour {
     pub start_error: Option<String>,
     /// What it leaves in its termination log.
     pub says: String,
+    /// The runtime's reason for its end, if it is not the one that the exit code has.
+    pub reason: String,
+    /// What commands that are run in it do, each known by a part of its line. The first one that fits counts; one that none fits
+    /// goes by `exec_fails` and `exec_takes`.
+    pub execs: Vec<Exec>,
+}
+
+/// What a command that is run in a pretend container does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exec {
+    /// A part of its line.
+    pub line: String,
+    /// Its exit code.
+    pub code: i32,
+    /// What it writes.
+    pub output: String,
+    /// How long it takes.
+    pub takes: Duration,
+    /// Why it cannot be run, if it cannot.
+    pub error: Option<String>,
+    /// From which age of the container on it ends with 0, whatever its code.
+    pub passes_from: Option<Duration>,
+    /// With which code it ends the container, at once, if it does.
+    pub ends: Option<i32>,
 }
 
 /// A script that cannot be read.
@@ -111,6 +135,13 @@ impl Behaviour {
             behaviour.repeats = true;
         }
         behaviour
+    }
+
+    /// What is known of a command that is run in it.
+    #[must_use]
+    pub fn exec(&self, command: &[String]) -> Option<&Exec> {
+        let line = command.join(" ");
+        self.execs.iter().find(|exec| line.contains(&exec.line))
     }
 
     /// When and how it exits by itself after it was started that many times before, if it does.

@@ -131,9 +131,11 @@ impl RuntimeModel {
         }
         let script = home.config.annotations.get(&format!("{ANNOTATION_PREFIX}{}", meta.name));
         let command: Vec<String> = config.command.iter().chain(&config.args).cloned().collect();
-        let behaviour = match script {
-            Some(script) => Behaviour::parse(script).map_err(|e| Failure::new(FailureKind::Invalid, e.to_string()))?,
-            None => Behaviour::of_command(&command),
+        let home_name = home.config.metadata.as_ref().map(|m| m.name.clone()).unwrap_or_default();
+        let behaviour = match (self.scripts.get(&(home_name, meta.name.clone())), script) {
+            (Some(behaviour), _) => behaviour.clone(),
+            (None, Some(script)) => Behaviour::parse(script).map_err(|e| Failure::new(FailureKind::Invalid, e.to_string()))?,
+            (None, None) => Behaviour::of_command(&command),
         };
         if let Some(why) = &behaviour.create_error {
             return Err(Failure::new(FailureKind::Other, why.clone()));
@@ -154,6 +156,7 @@ impl RuntimeModel {
             exit_code: 0,
             reason: String::new(),
             ends: None,
+            execs: 0,
         };
         self.containers.insert(id.clone(), container);
         Ok(CriReply::Container(ContainerId::new(id)))
@@ -240,12 +243,23 @@ impl RuntimeModel {
         Ok(CriReply::Done)
     }
 
-    pub(super) fn exec(&self, now: Timestamp, id: &str) -> Result<CriReply, Failure> {
-        let Some(container) = self.containers.get(id) else { return Err(not_found("container", id)) };
+    pub(super) fn exec(&mut self, now: Timestamp, id: &str, command: &[String]) -> Result<CriReply, Failure> {
+        let Some(container) = self.containers.get_mut(id) else { return Err(not_found("container", id)) };
         if container.state != ContainerState::Running {
             return Err(Failure::new(FailureKind::Other, format!("container is in {:?} state", container.state)));
         }
+        container.execs += 1;
         let age = container.started.and_then(|s| Duration::try_from(now.duration_since(s)).ok()).unwrap_or_default();
+        if let Some(exec) = container.behaviour.exec(command) {
+            if let Some(why) = &exec.error {
+                return Err(Failure::new(FailureKind::Other, why.clone()).with_code("Unknown"));
+            }
+            let passes = exec.passes_from.is_some_and(|from| age >= from);
+            let exit_code = if passes { 0 } else { exec.code };
+            let (output, ends) = (exec.output.clone(), exec.ends);
+            container.ends = ends.map_or(container.ends, |code| Some((now, code)));
+            return Ok(CriReply::Exec { exit_code, output });
+        }
         let exit_code = i32::from(container.behaviour.exec_fails_at(age));
         Ok(CriReply::Exec { exit_code, output: String::new() })
     }
@@ -297,13 +311,25 @@ impl RuntimeModel {
             });
         }
         observation.sandboxes.sort_by_key(|s| std::cmp::Reverse((s.attempt, s.created_at)));
-        observation.containers = self.containers.values().filter(|c| c.pod == *pod).map(status_of).collect();
+        let of_pod = self.containers.values().filter(|c| c.pod == *pod);
+        observation.containers = of_pod.map(|container| self.status_of(container)).collect();
         observation.containers.sort_by_key(|c| std::cmp::Reverse((c.attempt, c.created_at)));
         observation
     }
+
+    /// The digest that an image was pulled by; its ID if it was not.
+    fn reference_of(&self, image: &str) -> String {
+        let digest = self.find_image(image).and_then(|image| image.repo_digests.first());
+        digest.cloned().unwrap_or_else(|| image.to_owned())
+    }
+
+    fn status_of(&self, container: &Container) -> ContainerStatus {
+        let image = container.config.image.clone().unwrap_or_default().image;
+        status_of(container, self.reference_of(&image))
+    }
 }
 
-fn status_of(container: &Container) -> ContainerStatus {
+fn status_of(container: &Container, image_ref: String) -> ContainerStatus {
     let config = &container.config;
     let image = config.image.clone().unwrap_or_default();
     ContainerStatus {
@@ -317,14 +343,18 @@ fn status_of(container: &Container) -> ContainerStatus {
         finished_at: container.finished.map(nanos).unwrap_or_default(),
         exit_code: container.exit_code,
         reason: container.reason.clone(),
-        message: if container.state == ContainerState::Exited { container.behaviour.says.clone() } else { String::new() },
+        message: match (container.state, &container.behaviour.start_error) {
+            (ContainerState::Exited, Some(why)) => why.clone(),
+            (ContainerState::Exited, None) => container.behaviour.says.clone(),
+            _ => String::new(),
+        },
         image: image.user_specified_image,
-        image_id: image.image.clone(),
-        image_ref: image.image,
+        image_id: image.image,
+        image_ref,
         log_path: config.log_path.clone(),
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
-        user: Some(LinuxUser { uid: 0, gid: 0, supplemental_groups: vec![0] }),
+        user: Some(user_of(config)),
         resources: resources_of(config),
         termination_log: String::new(),
         stop_signal: String::new(),
@@ -340,4 +370,12 @@ fn resources_of(config: &ContainerConfig) -> Option<ActualResources> {
         cpu_period: resources.cpu_period,
         memory_limit: resources.memory_limit_in_bytes,
     })
+}
+
+/// Whom a container runs as, when its image says nothing.
+fn user_of(config: &ContainerConfig) -> LinuxUser {
+    let security = config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
+    let gid = security.run_as_group.map_or(0, |group| group.value);
+    let supplemental_groups = std::iter::once(gid).chain(security.supplemental_groups).collect();
+    LinuxUser { uid: security.run_as_user.map_or(0, |user| user.value), gid, supplemental_groups }
 }

@@ -38,6 +38,11 @@ impl RuntimeModel {
     }
 
     pub(super) fn pull(&mut self, image: &str, auth: Option<&AuthConfig>) -> Result<CriReply, Failure> {
+        if let Some(refusal) = self.refused.get(image)
+            && !(refusal.without_credentials && auth.is_some())
+        {
+            return Err(refusal.failure.clone());
+        }
         if let Some((user, password)) = self.private.get(image) {
             // As containerd says it (golden 158 and 161).
             let why = match auth {
@@ -60,7 +65,12 @@ impl RuntimeModel {
                 format!("failed to pull and unpack image \"{image}\": failed to resolve image: {image}: not found"),
             ));
         }
-        Ok(CriReply::Pulled { image_ref: self.add_image(image) })
+        let id = self.add_image(image);
+        let name = image.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(image, |(name, _)| name);
+        if let Some(pulled) = self.images.get_mut(image) {
+            pulled.repo_digests = vec![format!("{name}@{id}")];
+        }
+        Ok(CriReply::Pulled { image_ref: id })
     }
 
     pub(super) fn remove_image(&mut self, name: &str) -> CriReply {

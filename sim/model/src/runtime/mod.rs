@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kubelet::action::CriCall;
-use kubelet::event::CriReply;
+use kubelet::event::{CriReply, ProbeOutcome};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
-use kubelet::observation::{ContainerState, Image, RuntimeCondition, RuntimeStatus, RuntimeVersion, SandboxState};
+use kubelet::observation::{ContainerState, Image, RuntimeCondition, RuntimeHandler, RuntimeStatus, RuntimeVersion, SandboxState};
 use kubelet::sensitive::Sensitive;
 use proto::cri::{ContainerConfig, PodSandboxConfig};
 
@@ -64,6 +64,8 @@ pub struct Container {
     pub reason: String,
     /// When it will end, and how: by itself, or after SIGTERM.
     pub ends: Option<(Timestamp, i32)>,
+    /// How many commands were run in it.
+    pub execs: u32,
 }
 
 impl Container {
@@ -137,6 +139,26 @@ pub enum RuntimeFact {
     },
 }
 
+/// Why an image cannot be pulled.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// The runtime's failure.
+    pub failure: Failure,
+    /// Whether it can be pulled with credentials.
+    pub without_credentials: bool,
+}
+
+/// What whoever knocks at a port of a pod meets.
+#[derive(Clone, Debug, Default)]
+pub struct Door {
+    /// Why knocking fails, if it does; `{ip}` is the pod's address.
+    pub fails: Option<String>,
+    /// What is to be said although it does not.
+    pub warns: Option<String>,
+    /// Where one knocks at one's peril: a part of the path, the container that ends by it, and its exit code.
+    pub ends: Option<(String, String, i32)>,
+}
+
 /// The pretend runtime.
 #[derive(Clone, Debug)]
 pub struct RuntimeModel {
@@ -160,6 +182,16 @@ pub struct RuntimeModel {
     pub facts: Vec<(Timestamp, RuntimeFact)>,
     /// How many facts were taken.
     pub facts_seen: u64,
+    /// Its handlers, with what they can.
+    pub handlers: Vec<RuntimeHandler>,
+    /// Whether it knows of `supplementalGroupsPolicy`.
+    pub supplemental_groups_policy: bool,
+    /// Pulls that are refused, by image.
+    pub refused: BTreeMap<String, Refusal>,
+    /// What is behind the ports of pods, by the name of the pod and the port; what containers are scripted to do counts for others.
+    pub doors: BTreeMap<(String, u16), Door>,
+    /// How containers behave whatever their annotations and commands say, by the names of the pod and the container.
+    pub scripts: BTreeMap<(String, String), Behaviour>,
     changed: BTreeSet<PodUid>,
     /// How often each container was started, by pod and name: what its script goes by.
     starts: BTreeMap<(PodUid, String), u32>,
@@ -182,6 +214,11 @@ impl Default for RuntimeModel {
             has_events: true,
             facts: Vec::new(),
             facts_seen: 0,
+            handlers: Vec::new(),
+            supplemental_groups_policy: false,
+            refused: BTreeMap::new(),
+            doors: BTreeMap::new(),
+            scripts: BTreeMap::new(),
             changed: BTreeSet::new(),
             starts: BTreeMap::new(),
             reserved: BTreeMap::new(),
@@ -214,7 +251,7 @@ impl RuntimeModel {
             CriCall::StartContainer { id } => self.start_container(now, id.as_str()),
             CriCall::StopContainer { id, grace } => Ok(self.stop_container(now, id.as_str(), *grace)),
             CriCall::RemoveContainer { id } => self.remove_container(id.as_str()),
-            CriCall::ExecSync { id, .. } => self.exec(now, id.as_str()),
+            CriCall::ExecSync { id, command, .. } => self.exec(now, id.as_str(), command),
             CriCall::ImageStatus { image } => Ok(CriReply::Image(self.find_image(image).cloned())),
             CriCall::PullImage { image, auth, .. } => self.pull(image, auth.as_ref().map(Sensitive::reveal)),
             CriCall::ListImages => Ok(CriReply::Images(self.images.values().cloned().collect())),
@@ -235,8 +272,10 @@ impl RuntimeModel {
             CriCall::PullImage { .. } => Duration::from_millis(800),
             CriCall::RemoveContainer { .. } | CriCall::RemovePodSandbox { .. } => Duration::from_millis(10),
             CriCall::StopContainer { id, grace } => self.stop_takes(now, id.as_str(), *grace) + Duration::from_millis(10),
-            CriCall::ExecSync { id, .. } => {
-                Duration::from_millis(20) + self.containers.get(id.as_str()).map(|c| c.behaviour.exec_takes).unwrap_or_default()
+            CriCall::ExecSync { id, command, .. } => {
+                let behaviour = self.containers.get(id.as_str()).map(|c| &c.behaviour);
+                let takes = behaviour.map(|b| b.exec(command).map_or(b.exec_takes, |exec| exec.takes));
+                Duration::from_millis(20) + takes.unwrap_or_default()
             }
             _ => Duration::from_millis(2),
         }
@@ -302,6 +341,23 @@ impl RuntimeModel {
         self.changed.insert(pod.clone());
     }
 
+    /// What is met at a port of the pod with that address, if that is known.
+    pub fn knock(&mut self, now: Timestamp, ip: &str, port: u16, path: &str) -> Option<ProbeOutcome> {
+        let sandbox = self.sandboxes.values().find(|s| s.ip == ip && s.state == SandboxState::Ready)?;
+        let meta = sandbox.config.metadata.as_ref()?;
+        let (name, uid) = (meta.name.clone(), PodUid::new(&meta.uid));
+        let door = self.doors.get(&(name, port))?.clone();
+        if let Some((_, container, code)) = door.ends.as_ref().filter(|(part, ..)| path.contains(part)) {
+            self.kill(now, &uid, container, *code, "Error");
+            return Some(ProbeOutcome::Failure("EOF".to_owned()));
+        }
+        Some(match (door.fails, door.warns) {
+            (Some(why), _) => ProbeOutcome::Failure(why.replace("{ip}", ip)),
+            (None, Some(words)) => ProbeOutcome::Warning(words),
+            (None, None) => ProbeOutcome::Success,
+        })
+    }
+
     /// The sandboxes of a pod die, and with them all that runs in them.
     pub fn kill_sandboxes(&mut self, now: Timestamp, pod: &PodUid) {
         let of_pod = |s: &&Sandbox| s.config.metadata.as_ref().is_some_and(|m| m.uid == pod.as_str());
@@ -309,6 +365,13 @@ impl RuntimeModel {
         for id in ids {
             self.stop_sandbox(now, &id);
         }
+    }
+
+    /// The sandboxes of a pod die, and what runs in them goes on.
+    pub fn kill_sandboxes_alone(&mut self, pod: &PodUid) {
+        let of_pod = |s: &&mut Sandbox| s.config.metadata.as_ref().is_some_and(|m| m.uid == pod.as_str());
+        self.sandboxes.values_mut().filter(of_pod).for_each(|sandbox| sandbox.state = SandboxState::NotReady);
+        self.changed.insert(pod.clone());
     }
 
     /// Names that were refused to that pod for something that it still lacks: a sandbox that is up, a container that was started.
@@ -331,7 +394,12 @@ impl RuntimeModel {
         container.finished = Some(at);
         container.exit_code = code;
         container.ends = None;
-        if code == 0 { "Completed" } else { "Error" }.clone_into(&mut container.reason);
+        let reason = match (code, container.behaviour.reason.as_str()) {
+            (0, _) => "Completed",
+            (_, "") => "Error",
+            (_, own) => own,
+        };
+        container.reason = reason.to_owned();
         let fact = RuntimeFact::Exited {
             pod: container.pod.clone(),
             container: container.name().to_owned(),
@@ -361,8 +429,8 @@ impl RuntimeModel {
         RuntimeStatus {
             runtime_ready: Some(RuntimeCondition { status: true, ..RuntimeCondition::default() }),
             network_ready: Some(network),
-            handlers: Vec::new(),
-            supplemental_groups_policy: false,
+            handlers: self.handlers.clone(),
+            supplemental_groups_policy: self.supplemental_groups_policy,
         }
     }
 

@@ -118,9 +118,13 @@ impl World {
     }
 
     /// A network probe finds what an exec in the pod's containers would.
-    fn probe(&self, call: &ProbeCall) -> ProbeOutcome {
-        let (ProbeCall::Http { host, .. } | ProbeCall::Tcp { host, .. } | ProbeCall::Grpc { host, .. }) = call;
+    fn probe(&mut self, call: &ProbeCall) -> ProbeOutcome {
+        let (ProbeCall::Http { host, port, .. } | ProbeCall::Tcp { host, port } | ProbeCall::Grpc { host, port, .. }) = call;
+        let path = if let ProbeCall::Http { path, .. } = call { path } else { "" };
         let now = self.now();
+        if let Some(met) = self.runtime.knock(now, host, *port, path) {
+            return met;
+        }
         let sandbox = self.runtime.sandboxes.values().find(|s| s.ip == *host).map(|s| s.id.clone());
         let mut containers = self
             .runtime

@@ -1,0 +1,169 @@
+//! The kubelet as judge: cases that were run on a real node under the kubelet, with recordings of what it reported and of what it told
+//! the runtime, run again here under ours. What differs must stand in a table. `README.md` beside this says how.
+
+mod case;
+mod commands;
+mod compare;
+mod conditions;
+mod normal;
+mod scripts;
+mod seen;
+mod stage;
+mod tables;
+mod tokens;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use self::case::Case;
+use self::compare::{Difference, differences};
+use self::seen::Seen;
+use self::tables::{Table, number};
+use crate::source::text_of;
+
+/// The parts of a recording that every stage compares.
+const PARTS: [&str; 5] = ["status", "transitions", "events", "cri", "runtime"];
+
+/// The tables, and what came out so far.
+struct Judge {
+    stage: &'static str,
+    differs: Table,
+    open: Table,
+    skipped: Table,
+    ran: BTreeSet<String>,
+    equal: usize,
+    allowed: usize,
+    left_out: BTreeMap<String, Vec<String>>,
+    unexpected: Vec<String>,
+}
+
+impl Judge {
+    fn new(stage: &'static str) -> Self {
+        Self {
+            stage,
+            differs: Table::read("differs.tsv"),
+            open: Table::read("open.tsv"),
+            skipped: Table::read("skipped.tsv"),
+            ran: BTreeSet::new(),
+            equal: 0,
+            allowed: 0,
+            left_out: BTreeMap::new(),
+            unexpected: Vec::new(),
+        }
+    }
+
+    /// Whether a case runs in this stage at all.
+    fn takes(&mut self, case: &Case) -> bool {
+        self.ran.insert(number(&case.id).to_owned());
+        let Some(reason) = self.skipped.whole(self.stage, &case.id) else { return true };
+        self.left_out.entry(reason).or_default().push(case.id.clone());
+        false
+    }
+
+    /// Compares what was seen of a case with its recordings.
+    fn compare(&mut self, case: &Case, seen: &Seen, problems: &[String]) {
+        let (golden, ours) = (case.golden(), normal::normal(seen));
+        let mut found: Vec<Difference> = problems
+            .iter()
+            .map(|why| Difference { path: "outcome".to_owned(), kubelet: "done".to_owned(), ours: why.clone() })
+            .collect();
+        for part in PARTS.into_iter().filter(|part| case.compares(part)) {
+            found.extend(differences(part, &golden[part], &ours[part]));
+        }
+        let any = !found.is_empty();
+        let mut left = String::new();
+        for one in found {
+            let skipped = self.skipped.allows(self.stage, &case.id, &one);
+            let open = self.open.allows(self.stage, &case.id, &one);
+            if !(self.differs.allows(self.stage, &case.id, &one) || skipped || open) {
+                write!(left, "\n  {}\n    kubelet  {}\n    ours     {}", one.path, short(&one.kubelet), short(&one.ours))
+                    .expect("a string takes text");
+            }
+        }
+        if !left.is_empty() {
+            self.unexpected.push(format!("{} ({}){left}", case.id, case.about));
+        } else if any {
+            self.allowed += 1;
+        } else {
+            self.equal += 1;
+        }
+    }
+
+    /// Tells the sums, and fails with all that is not as it should be.
+    fn close(self) {
+        let left_out: usize = self.left_out.values().map(Vec::len).sum();
+        println!(
+            "stage {}: {} cases equal, {} differ as the tables say, {} differ otherwise, {left_out} skipped:",
+            self.stage,
+            self.equal,
+            self.allowed,
+            self.unexpected.len()
+        );
+        for (reason, cases) in &self.left_out {
+            println!("skipped: {} cases: {reason}: {}", cases.len(), cases.join(" "));
+        }
+        let mut wrong = self.unexpected;
+        // A choice of cases says nothing of the lines for the others.
+        if chosen().is_empty() {
+            for (name, table) in [("differs.tsv", &self.differs), ("open.tsv", &self.open), ("skipped.tsv", &self.skipped)] {
+                if std::env::var_os("KEELSON_REGENERATE").is_some() {
+                    table.clear(name, self.stage);
+                } else {
+                    wrong.extend(table.stale(self.stage, &self.ran));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{} findings:\n{}\n", wrong.len(), wrong.join("\n"));
+    }
+}
+
+fn short(text: &str) -> String {
+    let text = text.replace('\n', "\\n");
+    if text.chars().count() <= 400 { text } else { format!("{} ...", text.chars().take(400).collect::<String>()) }
+}
+
+/// The cases that `KEELSON_CORPUS` names by the beginnings of their names; none for all.
+fn chosen() -> Vec<String> {
+    let named = std::env::var("KEELSON_CORPUS").unwrap_or_default();
+    named.split(',').filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+fn cases() -> Vec<Case> {
+    let chosen = chosen();
+    case::all().into_iter().filter(|case| chosen.is_empty() || chosen.iter().any(|word| case.id.starts_with(word))).collect()
+}
+
+// What differs on purpose is what `docs/differs.md` tells users of.
+#[test]
+fn what_differs_on_purpose_is_told_to_users() {
+    let page = text_of("docs/differs.md").expect("the page is there");
+    let subjects: BTreeSet<&str> = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next()).collect();
+    for reason in Table::read("differs.tsv").reasons() {
+        assert!(subjects.contains(reason), "tests/corpus/differs.tsv: {reason:?} is not the subject of a row of docs/differs.md");
+    }
+}
+
+#[test]
+fn what_differs_for_now_names_its_finding() {
+    for reason in Table::read("open.tsv").reasons() {
+        let finding = reason.split([':', ' ']).next().unwrap_or_default();
+        let (letter, number) = finding.split_at(finding.len().min(1));
+        let named = letter.chars().all(|c| c.is_ascii_uppercase()) && !number.is_empty() && number.parse::<u32>().is_ok();
+        assert!(named, "tests/corpus/open.tsv: {reason:?} does not begin with the ID of a finding, such as B2");
+    }
+}
+
+#[test]
+fn cases_come_out_in_the_model_as_under_the_kubelet() {
+    let mut judge = Judge::new("model");
+    for case in cases() {
+        if judge.takes(&case) {
+            let mut world = stage::lab();
+            world.lines = std::env::var_os("KEELSON_TRACE").map(|_| Vec::new());
+            let (seen, problems) = stage::run(&mut world, &case);
+            world.lines.iter().flatten().for_each(|line| println!("{:?} {}", line.at, line.text));
+            judge.compare(&case, &seen, &problems);
+        }
+    }
+    judge.close();
+}
