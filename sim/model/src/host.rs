@@ -30,6 +30,8 @@ pub struct HostModel {
     pub cgroups: BTreeSet<String>,
     /// Files that are durable.
     pub files: BTreeMap<String, Vec<u8>>,
+    /// What credential provider plugins answer, by their paths.
+    pub credential_plugins: BTreeMap<String, Vec<u8>>,
     /// The files at the static pod path, by name.
     pub manifests: BTreeMap<String, Vec<u8>>,
     /// Counts what was done to them.
@@ -77,6 +79,7 @@ impl HostModel {
             volumes: BTreeMap::new(),
             cgroups: BTreeSet::new(),
             files: [("/etc/resolv.conf".to_owned(), b"nameserver 10.0.0.2\nsearch example.com\n".to_vec())].into(),
+            credential_plugins: BTreeMap::new(),
             manifests: BTreeMap::new(),
             manifest_changes: 0,
             csi: CsiModel::default(),
@@ -123,7 +126,9 @@ impl HostModel {
             | HostCall::ReadFile { .. }
             | HostCall::WriteRecord { .. }
             | HostCall::RemoveFile { .. }
-            | HostCall::ReadDirectory { .. } => self.on_files(call),
+            | HostCall::ReadDirectory { .. }
+            | HostCall::ReadFiles { .. }
+            | HostCall::AskCredentialPlugin { .. } => self.on_files(call),
             // Pretend containers write nothing.
             HostCall::LargeLogs { .. } => Ok(HostReply::LargeLogs { large: Vec::new(), missing: Vec::new() }),
             HostCall::RotateLog { path, suffix, .. } => Ok(HostReply::Rotated(format!("{path}.{suffix}"))),
@@ -177,6 +182,17 @@ impl HostModel {
                 self.files.remove(path);
                 Ok(HostReply::Done)
             }
+            HostCall::ReadFiles { paths } => {
+                let read = |path: &String| {
+                    let contents = Ok(Sensitive::new(self.files.get(path)?.clone()));
+                    Some(FileRead { name: path.clone(), contents })
+                };
+                Ok(HostReply::Files(paths.iter().filter_map(read).collect()))
+            }
+            HostCall::AskCredentialPlugin { executable, .. } => match self.credential_plugins.get(executable) {
+                Some(answer) => Ok(HostReply::Output(Sensitive::new(answer.clone()))),
+                None => Err(Failure::new(FailureKind::Other, "exit status 1")),
+            },
             HostCall::ReadDirectory { path, prefix } => Ok(HostReply::Files(self.read_directory(path, prefix))),
             _ => Ok(HostReply::Done),
         }

@@ -156,6 +156,8 @@ fn of_host(call: &HostCall) -> String {
         | HostCall::TearDownVolume { pod, volume, .. }
         | HostCall::CleanSubPaths { pod, volume }
         | HostCall::BindSubPath { pod, volume, .. } => format!("{volume} of {pod}"),
+        HostCall::AskCredentialPlugin { executable, .. } => executable.clone(),
+        HostCall::ReadFiles { paths } => paths.join(", "),
         HostCall::ListPluginSockets { registry: path }
         | HostCall::ReadManifests { path }
         | HostCall::WriteFile { path, .. }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{Access, KubeApi};
 use crate::client_certificate::{Joining, Renewal, World, connect};
-use crate::config::Resolved;
+use crate::config::{Resolved, read_credential_providers};
 use crate::containment::kept_up;
 use crate::cri::{CriRuntime, parse_endpoint};
 use crate::env::{ApiServer, Clock, Env, Host};
@@ -52,10 +52,17 @@ pub struct Surroundings {
 ///
 /// # Errors
 /// What keeps it from starting, the end of a listener, or of its credentials.
-pub async fn run(resolved: Resolved) -> anyhow::Result<()> {
+pub async fn run(mut resolved: Resolved) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     tokio::spawn(signals(shutdown.clone()));
     refuse_swap(&fs::read_to_string("/proc/swaps").unwrap_or_default(), resolved.kubelet.node.fail_swap_on)?;
+    if let Some(plugins) = &resolved.credential_provider {
+        // POD-206, in upstream's words (pkg/kubelet/kubelet.go).
+        let read = read_credential_providers(&plugins.config, &plugins.bin_dir).map_err(anyhow::Error::msg);
+        let (providers, warnings) = read.context("failed to register CRI auth plugins")?;
+        resolved.kubelet.images.credential_providers = providers;
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    }
     let surroundings = tokio::select! {
         biased;
         // The first certificate may take an hour.

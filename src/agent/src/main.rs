@@ -68,6 +68,7 @@ fn machine() -> Machine {
     Machine {
         hostname,
         working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+        home: std::env::var("HOME").ok().filter(|home| home.starts_with('/')),
         cgroup_v2: std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
     }
 }

@@ -394,6 +394,22 @@ pub enum HostCall {
         /// What their names begin with.
         prefix: String,
     },
+    /// Read these files, each of at most 10 MiB → `Files`, by their paths; those that are not there are left out.
+    ReadFiles {
+        /// Which.
+        paths: Vec<String>,
+    },
+    /// Ask a credential provider plugin about an image (POD-206) → `Output`. It gets a minute.
+    AskCredentialPlugin {
+        /// The plugin.
+        executable: String,
+        /// Its arguments.
+        arguments: Vec<String>,
+        /// What its environment has besides the agent's.
+        environment: Sensitive<Vec<(String, String)>>,
+        /// What it gets on its stdin.
+        request: Sensitive<Vec<u8>>,
+    },
     /// Make an empty file with exactly that mode, parents included (MNT-015) → `Done`.
     CreateFile {
         /// Where.

@@ -150,6 +150,8 @@ impl HostCall {
             Self::WriteRecord { .. } => "WriteRecord",
             Self::RemoveFile { .. } => "RemoveFile",
             Self::ReadDirectory { .. } => "ReadDirectory",
+            Self::ReadFiles { .. } => "ReadFiles",
+            Self::AskCredentialPlugin { .. } => "AskCredentialPlugin",
             Self::CreateFile { .. } => "CreateFile",
             Self::LinkContainerLog { .. } => "LinkContainerLog",
             Self::RemoveContainerLogs { .. } => "RemoveContainerLogs",

@@ -115,6 +115,10 @@ pub struct Paths {
     pub container_logs: String,
     /// `volumePluginDir`.
     pub volume_plugins: String,
+    /// The directory that the agent runs in; `None` if that does not matter.
+    pub working: Option<String>,
+    /// The home of the user that it runs as; `None` if there is none.
+    pub home: Option<String>,
 }
 
 /// Where pods come from besides the API server.
@@ -216,6 +220,27 @@ pub struct Images {
     pub credentials_verification: CredentialsVerification,
     /// Images that need none under `NeverVerifyAllowlistedImages`.
     pub preloaded_allowlist: Vec<String>,
+    /// Plugins that give credentials, in their order.
+    pub credential_providers: Vec<CredentialProvider>,
+}
+
+/// A credential provider plugin (POD-206).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CredentialProvider {
+    /// Its name.
+    pub name: String,
+    /// Its path.
+    pub executable: String,
+    /// Of its requests and answers.
+    pub api_version: String,
+    /// The images that it is asked about; hosts may have globs.
+    pub match_images: Vec<String>,
+    /// How long an answer counts that does not say so itself.
+    pub default_cache_duration: Duration,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// What its environment has besides the agent's.
+    pub environment: Sensitive<Vec<(String, String)>>,
 }
 
 /// When a pod must show credentials for an image that is there.
@@ -298,6 +323,8 @@ impl Config {
                 pod_logs: "/var/log/pods".to_owned(),
                 container_logs: "/var/log/containers".to_owned(),
                 volume_plugins: "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/".to_owned(),
+                working: None,
+                home: None,
             },
             static_pods: StaticPods {
                 path: None,
@@ -319,6 +346,7 @@ impl Config {
                 pulls_are_recorded: true,
                 credentials_verification: CredentialsVerification::NeverVerifyPreloadedImages,
                 preloaded_allowlist: Vec::new(),
+                credential_providers: Vec::new(),
             },
             container_logs: ContainerLogs {
                 max_size: Some(10 << 20),

@@ -341,8 +341,10 @@ pub enum HostReply {
     PluginSockets(Vec<PluginSocket>),
     /// The files at the static pod path, in order; none if there is no such path.
     Manifests(Vec<Manifest>),
-    /// The files of a directory.
+    /// The files of a directory, or those that were asked for.
     Files(Vec<FileRead>),
+    /// What a program said.
+    Output(Sensitive<Vec<u8>>),
     /// Whether it is there.
     Exists(bool),
     /// A filesystem's fill.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use proto::cri::PodSandboxConfig;
+use proto::cri::{ImageSpec, PodSandboxConfig};
 
 use crate::action::HostCall;
 use crate::cache::runtime_classes::RuntimeClasses;
@@ -96,6 +96,8 @@ pub struct Wanted<'a> {
     pub attempt: u32,
     /// Its image.
     pub image: &'a ResolvedImage,
+    /// The images that it mounts, by the volumes' names.
+    pub image_volumes: &'a BTreeMap<String, ImageSpec>,
     /// What it may take.
     pub room: &'a mut Room,
 }
@@ -253,7 +255,7 @@ impl Parts {
         out: &mut Out<'_>,
     ) -> Result<ContainerPlan, PlanError> {
         out.works_for(Point::Container, &worker.uid);
-        let Wanted { container, attempt, image, room } = wanted;
+        let Wanted { container, attempt, image, image_volumes, room } = wanted;
         let pod = &worker.pod;
         let Some(sandbox) = seen.sandboxes.first() else { return Err(None) };
         let Some(machine) = self.startup.machine().cloned() else { return Err(None) };
@@ -270,6 +272,7 @@ impl Parts {
             uid: &worker.uid,
             container,
             volumes: self.volumes.mounted(&worker.uid),
+            images: image_volumes,
             pod_dir: &pod_dir,
             variable: &variable,
             recursive_read_only: self.mounts_recursively(),

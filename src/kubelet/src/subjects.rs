@@ -91,7 +91,9 @@ impl HostCall {
             | Self::RemovePodLogs { path }
             | Self::HighestLog { directory: path }
             | Self::FsUsage { path } => path.clone(),
+            Self::AskCredentialPlugin { executable, .. } => format!("credential provider plugin {executable}"),
             Self::PrepareNode
+            | Self::ReadFiles { .. }
             | Self::MachineInfo
             | Self::NodeAddresses { .. }
             | Self::ListPodCgroups

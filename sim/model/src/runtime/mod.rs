@@ -172,6 +172,8 @@ pub struct RuntimeModel {
     pub registry: BTreeMap<String, String>,
     /// Images that the registry gives to one user only: the user and the password.
     pub private: BTreeMap<String, (String, String)>,
+    /// Those of them that the node has the login for: every pod may use them.
+    pub opened_by_node: BTreeSet<String>,
     /// Whether pulls of images that `registry` does not name fail.
     pub registry_closed: bool,
     /// Whether the runtime says that its network is ready.
@@ -209,6 +211,7 @@ impl Default for RuntimeModel {
             images: BTreeMap::new(),
             registry: BTreeMap::new(),
             private: BTreeMap::new(),
+            opened_by_node: BTreeSet::new(),
             registry_closed: false,
             network_ready: true,
             has_events: true,

@@ -5,12 +5,13 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use kubelet::config::{ChangeDetection, Config};
+use kubelet::config::{ChangeDetection, Config, CredentialProvider};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
 use kubelet::observation::Image;
+use kubelet::sensitive::Sensitive;
 use kubelet::work::Point;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::expect::{View, unmet};
 use super::schema::{Away, Expect, FaultFate, Many, NodeSpec, PoisonStep, Scenario, Spoil, Step};
@@ -76,14 +77,55 @@ pub fn config_for(node: &NodeSpec) -> Config {
     }
     config.node.external_cloud_provider = node.external_cloud;
     config.cgroups.per_qos = node.cgroups_per_qos;
+    config.images.credential_providers = node.credential_plugin.iter().map(|image| plugin_for(image)).collect();
     config.images.max_parallel_pulls = node.parallel_pulls.or(config.images.max_parallel_pulls);
     config
+}
+
+/// A plugin that is asked about one image.
+fn plugin_for(image: &str) -> CredentialProvider {
+    CredentialProvider {
+        name: image.to_owned(),
+        executable: format!("/plugins/{image}"),
+        api_version: "credentialprovider.kubelet.k8s.io/v1".to_owned(),
+        match_images: vec![image.split_once(':').map_or(image, |(repository, _)| repository).to_owned()],
+        default_cache_duration: Duration::from_secs(60),
+        arguments: Vec::new(),
+        environment: Sensitive::default(),
+    }
+}
+
+/// The node has the logins of some private images: in its docker config, or by plugins.
+fn furnish_logins(cluster: &mut impl Cluster, node: &NodeSpec) {
+    let auths = |images: &[String]| {
+        let login = |image: &String| {
+            let (user, password) = node.private.get(image)?.split_once(':')?;
+            let repository = image.split_once(':').map_or(image.as_str(), |(repository, _)| repository);
+            Some((repository.to_owned(), json!({"username": user, "password": password})))
+        };
+        images.iter().filter_map(login).collect::<serde_json::Map<String, Value>>()
+    };
+    cluster.with_host(|host| {
+        if !node.docker_config.is_empty() {
+            let config = json!({"auths": auths(&node.docker_config)});
+            host.files.insert("/var/lib/kubelet/config.json".to_owned(), config.to_string().into_bytes());
+        }
+        for image in &node.credential_plugin {
+            let answer = json!({"kind": "CredentialProviderResponse", "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+                "cacheKeyType": "Image", "auth": auths(std::slice::from_ref(image))});
+            host.credential_plugins.insert(plugin_for(image).executable, answer.to_string().into_bytes());
+        }
+    });
+    cluster.with_runtime(|runtime, _| {
+        runtime.opened_by_node.extend(node.docker_config.iter().chain(&node.credential_plugin).cloned());
+    });
 }
 
 /// Gives a cluster what the scenario's node wants it to have.
 pub fn furnish(cluster: &mut impl Cluster, node: &NodeSpec) {
     cluster.lose_hints(node.hints_lost);
     cluster.with_host(|host| host.addresses.routed.clone_from(&node.addresses));
+    furnish_logins(cluster, node);
     cluster.with_api(|api, _| api.behind.lag = node.authorizer_lag);
     cluster.with_runtime(|runtime, _| {
         runtime.has_events = node.runtime_events;

@@ -52,6 +52,10 @@ pub struct NodeSpec {
     pub registry: Vec<String>,
     /// Images that a registry gives to one user only, with `user:password`.
     pub private: std::collections::BTreeMap<String, String>,
+    /// Private images that the node's docker config opens.
+    pub docker_config: Vec<String>,
+    /// Private images that a credential provider plugin opens.
+    pub credential_plugin: Vec<String>,
     /// How changes of ConfigMaps and Secrets are noticed: `Watch`, `Cache` or `Get`.
     pub change_detection: Option<String>,
     /// How long after a pod is bound the API server's Node authorizer hears of it.
@@ -78,6 +82,8 @@ impl Default for NodeSpec {
             hints_lost: 0,
             registry: Vec::new(),
             private: std::collections::BTreeMap::new(),
+            docker_config: Vec::new(),
+            credential_plugin: Vec::new(),
             change_detection: None,
             authorizer_lag: Duration::ZERO,
             max_pods: None,

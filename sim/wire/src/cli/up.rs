@@ -183,6 +183,7 @@ fn settings(options: &Up, dir: &Path, pki: &Pki, kubeconfig: &Path, endpoint: &s
     let machine = Machine {
         hostname: NODE.to_owned(),
         working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+        home: None,
         cgroup_v2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
     };
     match load(&args, &machine)? {

@@ -4,6 +4,7 @@
 //! back to lenient decoding with a warning, stops at the first problem, and exits with 1).
 
 mod cpuset;
+mod credential_providers;
 mod decode;
 mod defaults;
 mod duration;
@@ -26,6 +27,7 @@ mod tests;
 
 use std::path::PathBuf;
 
+pub use credential_providers::read_credential_providers;
 pub use duration::GoDuration;
 pub use file::SourceFile;
 pub use problem::{ConfigError, EXIT_CODE, Problem};
@@ -48,6 +50,8 @@ pub struct Machine {
     pub hostname: String,
     /// Where relative paths of flags begin. Absolute.
     pub working_dir: PathBuf,
+    /// The home of the user that the process runs as; `None` if there is none.
+    pub home: Option<String>,
     /// Whether the host has cgroup v2.
     pub cgroup_v2: bool,
 }

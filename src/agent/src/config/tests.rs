@@ -10,7 +10,7 @@ use super::flag_table::FLAGS;
 use super::*;
 
 fn machine() -> Machine {
-    Machine { hostname: " Worker-1\n".to_owned(), working_dir: PathBuf::from("/work-dir"), cgroup_v2: true }
+    Machine { hostname: " Worker-1\n".to_owned(), working_dir: PathBuf::from("/work-dir"), home: None, cgroup_v2: true }
 }
 
 fn args(line: &str) -> Vec<String> {

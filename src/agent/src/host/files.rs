@@ -13,6 +13,7 @@ use kubelet::sensitive::Sensitive;
 use rustix::fs::{Mode, OFlags};
 
 use super::error::{Context as _, HostError, unless_missing};
+use super::layout::Layout;
 
 /// How much of a file is ever read.
 const MOST_READ: u64 = 10 << 20;
@@ -126,6 +127,19 @@ pub(super) fn read_directory(directory: &Path, prefix: &str) -> Result<Vec<FileR
         let contents = read_at_most(&path, MOST_RECORD.min(left)).map_err(|error| error.to_string());
         left -= contents.as_ref().map_or(0, |bytes| bytes.len() as u64);
         found.push(FileRead { name, contents: contents.map(Sensitive::new) });
+    }
+    Ok(found)
+}
+
+/// Those of these files that are there, by the paths that the core knows them by.
+pub(super) fn read_those(layout: &Layout, paths: &[String]) -> Result<Vec<FileRead>, HostError> {
+    let mut found = Vec::new();
+    for name in paths {
+        let contents = match read(&layout.at(name)?) {
+            Err(error) if error.is_not_found() => continue,
+            contents => contents.map(Sensitive::new).map_err(|error| error.to_string()),
+        };
+        found.push(FileRead { name: name.clone(), contents });
     }
     Ok(found)
 }

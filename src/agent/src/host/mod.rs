@@ -5,6 +5,7 @@
 mod addresses;
 mod atomic_writer;
 mod cgroups;
+mod credential_plugin;
 mod csi;
 mod error;
 mod files;
@@ -176,6 +177,13 @@ impl Host for LinuxHost {
         if let HostCall::GiveToGroup { group, trust_root, .. } = call {
             return self.give(call, (group, trust_root));
         }
+        if let HostCall::AskCredentialPlugin { executable, arguments, environment, request } = call {
+            let layout = Arc::clone(&self.layout);
+            return Box::pin(async move {
+                let path = layout.at(&executable).map_err(Failure::from)?;
+                credential_plugin::ask(&path, &arguments, environment.reveal(), request.reveal()).await
+            });
+        }
         if let HostCall::ListPluginSockets { registry } = call {
             let watched = Arc::clone(&self.registry);
             return self
@@ -262,6 +270,7 @@ fn operate(layout: &Layout, call: &HostCall) -> Result<HostReply, HostError> {
         HostCall::ListPodDirs => pod_dirs::list(layout).map(HostReply::PodDirs),
         HostCall::ReadFile { path } => files::read(&layout.at(path)?).map(HostReply::Contents),
         HostCall::ReadDirectory { path, prefix } => files::read_directory(&layout.at(path)?, prefix).map(HostReply::Files),
+        HostCall::ReadFiles { paths } => files::read_those(layout, paths).map(HostReply::Files),
         HostCall::HighestLog { directory } => pod_dirs::highest_log(layout, directory).map(HostReply::HighestLog),
         HostCall::LargeLogs { paths, at_least } => {
             log_rotation::large(layout, paths, *at_least).map(|(large, missing)| HostReply::LargeLogs { large, missing })
@@ -312,6 +321,8 @@ fn change(layout: &Layout, call: &HostCall) -> Result<(), HostError> {
         | HostCall::ListPodDirs
         | HostCall::ReadFile { .. }
         | HostCall::ReadDirectory { .. }
+        | HostCall::ReadFiles { .. }
+        | HostCall::AskCredentialPlugin { .. }
         | HostCall::HighestLog { .. }
         | HostCall::LargeLogs { .. }
         | HostCall::RotateLog { .. }

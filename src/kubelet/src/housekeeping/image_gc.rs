@@ -10,6 +10,7 @@ use crate::config::Images;
 use crate::event::{CriReply, HostReply};
 use crate::failure::Failure;
 use crate::ids::ActionId;
+use crate::images::name::canonical;
 use crate::observation::{FsUsage, Image};
 use crate::out::{Out, Owner};
 use crate::pod::worker::PodWorker;
@@ -21,31 +22,37 @@ const PERIOD: Duration = Duration::from_secs(300);
 /// How long after a pull the images are listed: a burst of pulls is listed once.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// The images that pods use, by the names and IDs that specs and containers know them by.
+/// The images that pods use, by the names and IDs that specs and containers know them by, and by what those names mean in full.
 #[derive(Debug, Default)]
 pub struct InUse(BTreeSet<String>);
 
 impl InUse {
     /// What the pods' containers, dead ones included, and their specs name.
     pub fn of<'a>(workers: impl Iterator<Item = &'a PodWorker>) -> Self {
-        let mut names = BTreeSet::new();
+        let mut names = Self::default();
         for worker in workers {
             for container in worker.observation.iter().flat_map(|seen| &seen.containers) {
-                names.insert(container.image.clone());
-                names.insert(container.image_ref.clone());
-                names.insert(container.image_id.clone());
+                for name in [&container.image, &container.image_ref, &container.image_id] {
+                    names.add(name);
+                }
             }
             for spec in worker.pod.spec.iter() {
                 let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-                names.extend(containers.filter_map(|c| c.image.clone()));
+                let volumes = spec.volumes.iter().flatten().filter_map(|volume| volume.image.as_ref()?.reference.as_ref());
+                containers.filter_map(|c| c.image.as_ref()).chain(volumes).for_each(|name| names.add(name));
             }
         }
-        Self(names)
+        names
+    }
+
+    fn add(&mut self, name: &str) {
+        self.0.insert(name.to_owned());
+        self.0.insert(canonical(name));
     }
 
     fn has(&self, image: &Image) -> bool {
-        let mut names = std::iter::once(&image.id).chain(&image.repo_tags).chain(&image.repo_digests);
-        names.any(|name| self.0.contains(name) || self.0.iter().any(|used| name.rsplit('/').next() == Some(used)))
+        let mut names = image.repo_tags.iter().chain(&image.repo_digests);
+        self.0.contains(&image.id) || names.any(|name| self.0.contains(name) || self.0.contains(&canonical(name)))
     }
 }
 
@@ -136,9 +143,11 @@ impl ImageGc {
         let mut freed = 0;
         for image in unused {
             let Some(record) = self.records.get(&image.id) else { continue };
-            let idle = now.mono.since(record.last_used.unwrap_or(record.first_seen));
-            let too_old = config.gc_max_age.is_some_and(|most| idle > most);
-            if now.mono.since(record.first_seen) < config.gc_min_age || (!too_old && freed >= to_free) {
+            // freeOldImages: once the agent has run that long, whatever it has not seen in use since.
+            let too_old = config.gc_max_age.is_some_and(|most| {
+                now.mono.since_start() > most && record.last_used.is_none_or(|used| now.mono.since(used) > most)
+            });
+            if !too_old && (now.mono.since(record.first_seen) < config.gc_min_age || freed >= to_free) {
                 continue;
             }
             freed += image.size;
@@ -148,9 +157,10 @@ impl ImageGc {
         }
         if freed < wanted {
             let message = format!(
-                "Insufficient free disk space on the node's image filesystem ({used_percent:.1}% of {} used). Failed to free \
-                 sufficient space by deleting unused images. Consider resizing the disk or deleting unused files.",
-                fill.capacity
+                "Insufficient free disk space on the node's image filesystem ({used_percent}% of {} used). Failed to free \
+                 sufficient space by deleting unused images (freed {freed} bytes). Investigate disk usage, as it could be used by \
+                 active images, logs, volumes, or other data.",
+                format_size(fill.capacity)
             );
             out.record(Recorded::warning(Subject::Node, "FreeDiskSpaceFailed", message));
         }
@@ -208,6 +218,16 @@ impl ImageGc {
             self.fill = Some(fill);
         }
         None
+    }
+}
+
+/// formatSize (image_gc_manager.go)
+fn format_size(bytes: u64) -> String {
+    let units = [("TiB", 1_u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.into_iter().find(|(_, worth)| bytes >= *worth) {
+        #[expect(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
+        Some((unit, worth)) => format!("{:.1} {unit}", bytes as f64 / worth as f64),
+        None => format!("{bytes} B"),
     }
 }
 

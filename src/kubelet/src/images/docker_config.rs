@@ -3,6 +3,7 @@
 //! Differs: what is wrong with a file is told without a word of what is in it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -23,6 +24,12 @@ pub struct Login {
     pub password: String,
     /// Goes into the hash of the credentials, and nowhere else.
     pub email: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
 }
 
 /// Logins by what they are for: a host, port and path, perhaps with globs.

@@ -6,6 +6,8 @@ mod backoff;
 pub mod docker_config;
 pub mod keyring;
 pub mod name;
+mod node_logins;
+mod provider_plugins;
 mod pulling;
 mod pulls;
 mod records;
@@ -20,7 +22,10 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use proto::cri::PodSandboxConfig;
 
 use self::backoff::Backoffs;
-use self::keyring::{Credential, MOST_TRIED};
+use self::docker_config::DockerConfig;
+use self::keyring::{Credential, Keyring, MOST_TRIED, Source};
+use self::node_logins::NodeLogins;
+use self::provider_plugins::Provider;
 use self::pulls::Pulls;
 use self::records::{IntentState, PullRecords};
 use self::verification::{Verdict, judge};
@@ -55,7 +60,7 @@ pub struct ImageNeed<'a> {
     pub uid: &'a PodUid,
     /// The container, or image volume.
     pub name: &'a str,
-    /// Such as `spec.containers{main}`.
+    /// Such as `spec.containers{main}`; empty for a volume: events are then about the pod.
     pub field_path: &'a str,
     /// As the spec names it.
     pub image: &'a str,
@@ -113,6 +118,8 @@ struct Wanted {
     secrets: Vec<Sensitive<Arc<Secret>>>,
     /// Once they were looked up: tried in order; none means anonymously.
     credentials: Option<Vec<Credential>>,
+    /// What plugins have given so far, in their order.
+    from_plugins: Vec<Option<DockerConfig>>,
     sandbox_config: Option<Arc<PodSandboxConfig>>,
 }
 
@@ -171,7 +178,15 @@ pub struct ImageManager {
     entries: BTreeMap<Key, Entry>,
     backoffs: Backoffs,
     records: PullRecords,
+    logins: Logins,
     pulls: Pulls,
+}
+
+/// Where credentials come from besides the pod's secrets.
+#[derive(Debug)]
+struct Logins {
+    node: NodeLogins,
+    plugins: Vec<Provider>,
 }
 
 impl ImageManager {
@@ -184,6 +199,10 @@ impl ImageManager {
             entries: BTreeMap::new(),
             backoffs: Backoffs::default(),
             records: PullRecords::new(settings.pulls_are_recorded.then_some(config.paths.root.as_str())),
+            logins: Logins {
+                node: NodeLogins::new(config),
+                plugins: settings.credential_providers.iter().map(Provider::new).collect(),
+            },
             pulls: Pulls::new(&settings),
             settings,
         }
@@ -211,9 +230,11 @@ impl ImageManager {
         self.entries.get(&key).map_or(ImageState::Pending, |entry| entry.shown())
     }
 
-    /// The container was started with its image: the next start looks afresh.
+    /// The container was started with its image: the next start looks afresh, at the images of volumes as well.
     pub fn used(&mut self, uid: &PodUid, name: &str) {
         self.drop_entries(|key| key.0 == *uid && key.1 == name);
+        let is_volume = |entry: &Entry| entry.wanted.field_path.is_empty() && matches!(entry.state, State::Ready(_));
+        self.entries.retain(|(pod, _), entry| pod != uid || !is_volume(entry));
     }
 
     /// The pod needs no images any more. Pulls in flight are left to end: the image may serve another.
@@ -291,12 +312,18 @@ impl ImageManager {
         outcome: Result<HostReply, Failure>,
         out: &mut Out<'_>,
     ) -> BTreeSet<PodUid> {
-        if !self.records.done(now, id, outcome) {
+        let mut told = self.logins.node.done(now, id, &outcome);
+        let said = self.logins.plugins.iter_mut().position(|plugin| plugin.done(now, id, &outcome));
+        told |= said.is_some();
+        if !told && !self.records.done(now, id, outcome) {
             return BTreeSet::new();
         }
         let waits = |entry: &Entry| matches!(entry.state, State::Deciding(_) | State::Intending);
         let woken = self.entries.iter().filter(|(_, entry)| waits(entry)).map(|(key, _)| key.0.clone()).collect();
         self.go_on(now, out);
+        if let Some(plugin) = said.and_then(|said| self.logins.plugins.get_mut(said)) {
+            plugin.go_on(out);
+        }
         woken
     }
 
@@ -312,6 +339,7 @@ impl ImageManager {
             policy: need.policy.to_owned(),
             secrets: need.secrets.to_vec(),
             credentials: None,
+            from_plugins: vec![None; self.logins.plugins.len()],
             sandbox_config: need.sandbox_config.clone(),
         };
         let named = name::with_default_tag(need.image);
@@ -364,13 +392,15 @@ impl ImageManager {
             return;
         }
         if let Some(image) = found.clone() {
+            let requested = entry.requested.clone();
             let mut ask = |credentials: Option<&[Credential]>| {
-                judge(now, &self.settings, &mut self.records, &entry.requested, &image.id, credentials)
+                judge(now, &self.settings, &mut self.records, &requested, &image.id, credentials)
             };
             let mut verdict = ask(None);
             if verdict == Verdict::ShowCredentials {
-                match credentials_of(&mut entry.wanted, &entry.image) {
-                    Ok(credentials) => verdict = ask(Some(credentials)),
+                match self.logins.of(now, entry, out) {
+                    Ok(true) => verdict = ask(entry.wanted.credentials.as_deref()),
+                    Ok(false) => return,
                     Err(error) => return entry.fail(now, &error.clone(), error, out),
                 }
             }
@@ -380,8 +410,10 @@ impl ImageManager {
                 _ => {}
             }
         }
-        if let Err(error) = credentials_of(&mut entry.wanted, &entry.image) {
-            return entry.fail(now, &error.clone(), error, out);
+        match self.logins.of(now, entry, out) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return entry.fail(now, &error.clone(), error, out),
         }
         if let Some((until, why)) = self.backoffs.holds(now.mono, &key.0, &entry.requested) {
             let message = format!("Back-off pulling image {:?}: {why}", entry.requested);
@@ -414,16 +446,32 @@ impl ImageManager {
     }
 }
 
-/// Looks the credentials up once.
-fn credentials_of<'a>(wanted: &'a mut Wanted, image: &str) -> Result<&'a [Credential], String> {
-    if wanted.credentials.is_none() {
-        let repository = name::repository_of(image).map_err(|error| error.to_string())?;
-        let secrets = wanted.secrets.iter().map(Sensitive::reveal);
-        let mut credentials = keyring::of_secrets(secrets, &repository)?;
+impl Logins {
+    /// Looks the credentials up, once: the secrets', the node's, the plugins'. True if they are there, false if they are on their way.
+    fn of(&mut self, now: Now, entry: &mut Entry, out: &mut Out<'_>) -> Result<bool, String> {
+        let wanted = &mut entry.wanted;
+        if wanted.credentials.is_some() {
+            return Ok(true);
+        }
+        let repository = name::repository_of(&entry.image).map_err(|error| error.to_string())?;
+        let mut credentials = keyring::of_secrets(wanted.secrets.iter().map(Sensitive::reveal), &repository)?;
+        let node = self.node.lookup(now, &repository, out);
+        for (plugin, said) in self.plugins.iter_mut().zip(&mut wanted.from_plugins) {
+            if said.is_none() {
+                *said = plugin.lookup(now, &repository, out);
+            }
+        }
+        let Some(node) = node.filter(|_| wanted.from_plugins.iter().all(Option::is_some)) else { return Ok(false) };
+        credentials.extend(node);
+        let mut keyring = Keyring::default();
+        for config in wanted.from_plugins.iter().flatten() {
+            keyring.add(&Source::Node, config);
+        }
+        credentials.extend(keyring.lookup(&repository));
         credentials.truncate(MOST_TRIED);
         wanted.credentials = Some(credentials);
+        Ok(true)
     }
-    Ok(wanted.credentials.as_deref().unwrap_or_default())
 }
 
 impl Entry {
@@ -454,7 +502,7 @@ impl Entry {
 
     /// POD-201: only pulls are backed off from. What was found out without one keeps its reason, and is looked at again.
     fn fail(&mut self, now: Now, reason: &str, message: String, out: &mut Out<'_>) {
-        self.wanted.warning("Failed", format!("Error: {reason}"), out);
+        self.wanted.not_met(reason, out);
         self.state = State::Failed { reason: reason.to_owned(), message, next: Next::Again(now.mono + LOOK_AGAIN) };
     }
 
@@ -467,7 +515,7 @@ impl Entry {
 
     fn back_off(&mut self, message: String, until: Mono, out: &mut Out<'_>) {
         self.wanted.normal("BackOff", format!("Back-off pulling image {:?}", self.requested), out);
-        self.wanted.warning("Failed", "Error: ImagePullBackOff".to_owned(), out);
+        self.wanted.not_met("ImagePullBackOff", out);
         self.state = State::Failed { reason: "ImagePullBackOff".to_owned(), message, next: Next::Again(until) };
     }
 
@@ -481,7 +529,17 @@ impl Entry {
 }
 
 impl Wanted {
+    /// That the need is not met is told of a container; of a volume it is told of the containers that mount it.
+    fn not_met(&self, reason: &str, out: &mut Out<'_>) {
+        if !self.field_path.is_empty() {
+            self.warning("Failed", format!("Error: {reason}"), out);
+        }
+    }
+
     fn subject(&self) -> Subject {
+        if self.field_path.is_empty() {
+            return Subject::Pod(Arc::clone(&self.pod));
+        }
         Subject::Container(Arc::clone(&self.pod), self.field_path.clone())
     }
 

@@ -111,7 +111,7 @@ impl ImageManager {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let (reason, message) = of_failed_pull(&entry.requested, error);
         entry.wanted.warning("Failed", format!("Failed to pull image {:?}: {error}", entry.requested), out);
-        entry.wanted.warning("Failed", format!("Error: {reason}"), out);
+        entry.wanted.not_met(reason, out);
         let until = self.backoffs.failed(now.mono, &key.0, &entry.requested, format!("{reason}: {message}"));
         let next = Next::ShowBackOff(now.mono + ERROR_SHOWN, until);
         entry.state = State::Failed { reason: reason.to_owned(), message, next };

@@ -16,6 +16,8 @@ struct Bench {
     ledger: Ledger,
     recorded: Vec<Recorded>,
     disk: BTreeMap<String, Vec<u8>>,
+    /// What plugins answer.
+    plugin: Vec<u8>,
     image: String,
     policy: &'static str,
     secrets: Vec<Sensitive<Arc<Secret>>>,
@@ -35,6 +37,7 @@ impl Bench {
             ledger: Ledger::default(),
             recorded: Vec::new(),
             disk: BTreeMap::new(),
+            plugin: Vec::new(),
             image: "busybox".to_owned(),
             policy: "Always",
             secrets: Vec::new(),
@@ -64,6 +67,14 @@ impl Bench {
                     };
                     HostReply::Files(self.disk.iter().filter_map(inside).collect())
                 }
+                Call::Host(HostCall::ReadFiles { paths }) => {
+                    let read = |path: &String| {
+                        let contents = Ok(Sensitive::new(self.disk.get(path)?.clone()));
+                        Some(FileRead { name: path.clone(), contents })
+                    };
+                    HostReply::Files(paths.iter().filter_map(read).collect())
+                }
+                Call::Host(HostCall::AskCredentialPlugin { .. }) => HostReply::Output(Sensitive::new(self.plugin.clone())),
                 Call::Host(HostCall::WriteRecord { path, contents }) => {
                     self.disk.insert(path.clone(), contents.reveal().clone());
                     HostReply::Done
@@ -556,4 +567,40 @@ fn without_the_gate_what_is_there_is_for_everybody() {
     bench.secrets.clear();
     assert!(matches!(bench.finds(1, "second").0, ImageState::Ready(_)));
     assert_eq!(bench.recorded.last().unwrap().message, "Container image \"busybox\" already present on machine");
+}
+
+// F6, POD-205, POD-206: the pod's secrets first, then the node's docker config, then plugins (makeLookupPullCredentialsFunc); what the node
+// gives makes the image everybody's.
+#[test]
+fn secrets_come_before_the_node_and_the_node_before_plugins() {
+    let mut bench = Bench::with(|config| {
+        config.images.credential_providers = vec![crate::config::CredentialProvider {
+            name: "plugin".to_owned(),
+            executable: "/bin/plugin".to_owned(),
+            api_version: "credentialprovider.kubelet.k8s.io/v1".to_owned(),
+            match_images: vec!["r.example.com".to_owned()],
+            default_cache_duration: Duration::ZERO,
+            arguments: Vec::new(),
+            environment: Sensitive::default(),
+        }];
+    });
+    let auths = |user: &str| json!({"r.example.com": {"username": user, "password": "p"}});
+    bench.disk.insert("/var/lib/kubelet/config.json".to_owned(), json!({"auths": auths("node")}).to_string().into_bytes());
+    let answer = json!({"kind": "CredentialProviderResponse", "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+        "cacheKeyType": "Image", "auth": auths("plugin")});
+    bench.plugin = answer.to_string().into_bytes();
+    bench.image = "r.example.com/app:1".to_owned();
+    bench.secrets = vec![pull_secret("1", "r.example.com", "secret")];
+    let (_, mut actions) = bench.ensure(0);
+    let mut users = Vec::new();
+    for _ in 0..2 {
+        users.extend(Bench::user(&actions));
+        actions = bench.done(0, actions[0].id, refused());
+    }
+    users.extend(Bench::user(&actions));
+    assert_eq!(users, ["secret", "node", "plugin"]);
+    let look = bench.done(0, actions[0].id, Ok(CriReply::Pulled { image_ref: "sha256:1".to_owned() }));
+    bench.done(0, look[0].id, there());
+    (bench.policy, bench.secrets) = ("IfNotPresent", Vec::new());
+    assert!(matches!(bench.finds(1, "second").0, ImageState::Ready(_)));
 }

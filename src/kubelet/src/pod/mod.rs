@@ -13,6 +13,7 @@ pub mod hash;
 pub mod held;
 pub mod hook;
 pub mod hosts;
+pub mod image_volumes;
 pub mod labels;
 pub mod manager;
 pub mod mounts;

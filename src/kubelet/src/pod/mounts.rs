@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
-use proto::cri::{Mount, MountPropagation};
+use proto::cri::{ImageSpec, Mount, MountPropagation};
 
 use super::env::expand;
 use crate::action::HostCall;
@@ -33,6 +33,8 @@ pub struct MountInputs<'a> {
     pub container: &'a Container,
     /// The pod's volumes that are in place.
     pub volumes: &'a BTreeMap<String, MountedVolume>,
+    /// The images that are mounted, by the volumes' names (POD-209).
+    pub images: &'a BTreeMap<String, ImageSpec>,
     /// The pod's directory.
     pub pod_dir: &'a str,
     /// A variable of the container's environment, for subPathExpr.
@@ -56,7 +58,12 @@ pub fn volume_mounts(inputs: &MountInputs<'_>, room: &mut Room) -> Result<Mounts
         };
         let read_only = mount.read_only.unwrap_or(false) || volume.is_read_only();
         let mut host_path = volume.host_path.clone();
-        if let Some(sub_path) = sub_path(mount, inputs, room)? {
+        let image = inputs.images.get(&mount.name).cloned();
+        let (mut image_sub_path, sub_path) = (String::new(), sub_path(mount, inputs, room)?);
+        if image.is_some() {
+            // The runtime finds it.
+            image_sub_path = sub_path.unwrap_or_default();
+        } else if let Some(sub_path) = sub_path {
             host_path = format!("{}/volume-subpaths/{}/{}/{index}", inputs.pod_dir, volume.name, inputs.container.name);
             made.binds.push(HostCall::BindSubPath {
                 pod: inputs.uid.clone(),
@@ -76,6 +83,8 @@ pub fn volume_mounts(inputs: &MountInputs<'_>, room: &mut Room) -> Result<Mounts
             propagation: propagation as i32,
             recursive_read_only: recursive,
             selinux_relabel: inputs.selinux && volume.is_managed(),
+            image,
+            image_sub_path,
             ..Mount::default()
         });
     }
@@ -174,6 +183,8 @@ mod tests {
             volume("token", Plugin::Projected),
             volume("image", Plugin::Image),
         ]);
+        let nginx = ImageSpec { image: "sha256:1".to_owned(), user_specified_image: "nginx".to_owned(), ..ImageSpec::default() };
+        let images = BTreeMap::from([("image".to_owned(), nginx)]);
         let variable = |name: &str| match name {
             "A" => Some("a/b".to_owned()),
             "EMPTY" => Some(String::new()),
@@ -184,6 +195,7 @@ mod tests {
             uid: &PodUid::new("u"),
             container: &container,
             volumes: &volumes,
+            images: &images,
             pod_dir: "/r/pods/u",
             variable: &variable,
             recursive_read_only: false,
@@ -194,6 +206,21 @@ mod tests {
 
     fn refused(mount: Value) -> String {
         made(json!([mount]), false).unwrap_err()
+    }
+
+    // POD-209, VTY-017, golden 274: an image is mounted read-only by its reference; a part of it is for the runtime to find.
+    #[test]
+    fn image_volume_is_mounted_by_its_reference() {
+        let made =
+            made(json!([{"name": "image", "mountPath": "/i"}, {"name": "image", "mountPath": "/s", "subPath": "usr/share"}]), true);
+        let made = made.unwrap();
+        assert!(made.binds.is_empty());
+        for (mount, sub_path) in made.mounts.iter().zip(["", "usr/share"]) {
+            let image = mount.image.as_ref().unwrap();
+            assert_eq!((image.image.as_str(), image.user_specified_image.as_str()), ("sha256:1", "nginx"));
+            assert!(mount.readonly && mount.host_path.is_empty());
+            assert_eq!(mount.image_sub_path, sub_path);
+        }
     }
 
     // MNT-007

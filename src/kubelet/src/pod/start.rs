@@ -2,14 +2,17 @@
 //! Upstream: pkg/kubelet/kuberuntime/{kuberuntime_manager,kuberuntime_container}.go (SyncPod, startContainer).
 //! Differs: images are fetched side by side; a container that never started is removed before its next instance is made.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, ContainerStatus as ApiStatus};
+use proto::cri::ImageSpec;
 
 use super::actions::PodActions;
 use super::batch::{Batch, Stage};
 use super::chain::{Chain, Purpose, Step};
 use super::configs::ContainerPlan;
+use super::image_volumes::{ImageVolumes, image_volumes};
 use super::report::set_error;
 use super::stop::{field_path_of, hook_of, pod_grace};
 use super::worker::PodWorker;
@@ -34,7 +37,7 @@ pub enum Started {
 
 /// Whether a container can be started now.
 enum Readiness {
-    Now(ResolvedImage),
+    Now(ResolvedImage, BTreeMap<String, ImageSpec>),
     /// It and those behind it wait (its image is on its way).
     HoldsOthers,
     /// It waits or failed; those behind it do not.
@@ -71,10 +74,10 @@ pub fn start_batch(
             continue;
         }
         match readiness {
-            Readiness::Now(image) => {
+            Readiness::Now(image, image_volumes) => {
                 let mut room = Room::of_container();
                 let attempt = next_attempt(worker, seen, &container.name);
-                let wanted = Wanted { container, attempt, image: &image, room: &mut room };
+                let wanted = Wanted { container, attempt, image: &image, image_volumes: &image_volumes, room: &mut room };
                 chains.extend(start_chain(worker, parts, now, seen, wanted, out));
                 bytes += room.taken();
                 held = bytes > BATCH_BYTES;
@@ -109,6 +112,11 @@ fn readiness(
         return Readiness::HoldsOthers;
     }
     pull_secrets_missing(worker, &secrets.missing, out);
+    let volumes = match image_volumes(worker, parts, now, container, &secrets.found, out) {
+        ImageVolumes::Ready(volumes) => volumes,
+        ImageVolumes::OnTheirWay => return Readiness::HoldsOthers,
+        ImageVolumes::Failed => return Readiness::Skipped,
+    };
     let need = ImageNeed {
         pod: &worker.pod,
         uid: &worker.uid,
@@ -120,7 +128,7 @@ fn readiness(
         sandbox_config: None,
     };
     match parts.images.ensure(now, &need, out) {
-        ImageState::Ready(image) => Readiness::Now(image),
+        ImageState::Ready(image) => Readiness::Now(image, volumes),
         ImageState::Pending => Readiness::HoldsOthers,
         ImageState::Failed { reason, message } => {
             set_error(worker, &container.name, &reason, message);

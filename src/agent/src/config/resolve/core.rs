@@ -144,6 +144,8 @@ impl Resolver<'_> {
             pod_logs: self.config.pod_logs_dir.clone(),
             container_logs: "/var/log/containers".to_owned(),
             volume_plugins: self.config.volume_plugin_dir.clone(),
+            working: Some(clean(&self.machine.working_dir)),
+            home: self.machine.home.clone(),
         }
     }
 
@@ -227,6 +229,8 @@ impl Resolver<'_> {
                 _ => CredentialsVerification::NeverVerify,
             },
             preloaded_allowlist: config.preloaded_images_verification_allowlist.clone(),
+            // Their configuration is a file of its own, which is read at the start.
+            credential_providers: Vec::new(),
         }
     }
 

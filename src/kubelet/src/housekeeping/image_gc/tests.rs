@@ -51,7 +51,11 @@ impl Bench {
     fn at(&mut self, seconds: u64) -> Vec<String> {
         let (now, mut removed, mut asked) = (at(seconds), Vec::new(), Vec::new());
         loop {
-            let in_use = || InUse(self.in_use.clone());
+            let in_use = || {
+                let mut names = InUse::default();
+                self.in_use.iter().for_each(|name| names.add(name));
+                names
+            };
             let mut out = Out::new(&mut self.ledger, &mut asked, &mut self.recorded);
             self.gc.due(now, &self.config, LIMIT, in_use, &mut out);
             if asked.is_empty() {
@@ -133,7 +137,11 @@ fn image_that_is_needed_stays_however_full_it_is() {
     assert!(bench.at(301).is_empty());
     let told = bench.told();
     assert_eq!(told.len(), 1);
-    assert_eq!(told[0].0, "FreeDiskSpaceFailed");
+    // The words of GarbageCollect (image_gc_manager.go).
+    let message = "Insufficient free disk space on the node's image filesystem (99% of 100.0 GiB used). Failed to free sufficient \
+                   space by deleting unused images (freed 0 bytes). Investigate disk usage, as it could be used by active images, \
+                   logs, volumes, or other data.";
+    assert_eq!(told[0], ("FreeDiskSpaceFailed".to_owned(), message.to_owned()));
     assert_eq!(bench.at(601), ["new"]);
 }
 
@@ -161,4 +169,27 @@ fn trouble_with_the_image_filesystem_is_told() {
     bench.capacity = 0;
     bench.at(901);
     assert_eq!(bench.told(), [("InvalidDiskCapacity".to_owned(), "invalid capacity 0 on image filesystem".to_owned())]);
+}
+
+// N11, POD-210: an image is used by its own name, not by another registry's; a short name means the default registry's.
+#[test]
+fn image_of_another_registry_is_not_in_use() {
+    let mut bench = Bench::new(&["a", "b"], 5);
+    bench.images[0].repo_tags = vec!["mirror.example/library/nginx:1".to_owned()];
+    bench.images[1].repo_tags = vec!["docker.io/library/nginx:1".to_owned()];
+    bench.in_use = ["nginx:1".to_owned()].into();
+    bench.at(1);
+    assert_eq!(bench.at(301), ["a"]);
+}
+
+// N11, POD-210: freeOldImages: what the agent has not seen in use goes once it has run that long, however new it is.
+#[test]
+fn image_that_was_never_used_goes_with_the_old_ones() {
+    let mut bench = Bench::new(&["old"], 50);
+    bench.config.gc_max_age = Some(Duration::from_secs(1000));
+    bench.at(1);
+    bench.images.push(image("new"));
+    bench.gc.changed(at(1190));
+    bench.at(1193);
+    assert_eq!(bench.at(1201), ["old", "new"]);
 }
