@@ -173,7 +173,7 @@ fn wrong_with(provider: &Provider) -> Vec<String> {
     }
     match &provider.default_cache_duration {
         None => wrong.push("providers.defaultCacheDuration: Required value".to_owned()),
-        Some(duration) if duration.is_negative() => {
+        Some(duration) if duration.as_nanos() < 0 => {
             wrong.push("providers.defaultCacheDuration: Invalid value: must be greater than or equal to 0".to_owned());
         }
         Some(_) => {}
