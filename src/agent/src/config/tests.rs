@@ -49,6 +49,7 @@ fn problems(fields: &str, line: &str) -> Vec<String> {
 fn an_empty_file_gives_the_core_upstreams_defaults() {
     let mut expected = Config::new("worker-1");
     expected.container_gc.max_total = None;
+    expected.paths.working = Some("/work-dir".to_owned());
     assert_eq!(with("", "").kubelet, expected);
 }
 
