@@ -57,9 +57,9 @@ pub async fn run(mut resolved: Resolved) -> anyhow::Result<()> {
     tokio::spawn(signals(shutdown.clone()));
     refuse_swap(&fs::read_to_string("/proc/swaps").unwrap_or_default(), resolved.kubelet.node.fail_swap_on)?;
     if let Some(plugins) = &resolved.credential_provider {
-        // POD-206, in upstream's words (pkg/kubelet/kubelet.go).
-        let read = read_credential_providers(&plugins.config, &plugins.bin_dir).map_err(anyhow::Error::msg);
-        let (providers, warnings) = read.context("failed to register CRI auth plugins")?;
+        // POD-206, in upstream's words (pkg/kubelet/kuberuntime/kuberuntime_manager.go).
+        let read = read_credential_providers(&plugins.config, &plugins.bin_dir);
+        let (providers, warnings) = read.map_err(|error| anyhow::anyhow!("Failed to register CRI auth plugins: {error}"))?;
         resolved.kubelet.images.credential_providers = providers;
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     }

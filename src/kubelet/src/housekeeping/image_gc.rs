@@ -225,7 +225,6 @@ impl ImageGc {
 fn format_size(bytes: u64) -> String {
     let units = [("TiB", 1_u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match units.into_iter().find(|(_, worth)| bytes >= *worth) {
-        #[expect(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
         Some((unit, worth)) => format!("{:.1} {unit}", bytes as f64 / worth as f64),
         None => format!("{bytes} B"),
     }
