@@ -112,7 +112,7 @@ impl Agent {
     /// # Errors
     /// If a listener cannot be had, or ended (API-004).
     pub async fn run(self, serving: Option<Serving>, shutdown: CancellationToken) -> Result<(), ServeError> {
-        self.run_where(|turns| turns, serving, shutdown).await
+        Box::pin(self.run_where(|turns| turns, serving, shutdown)).await
     }
 
     /// The same, and the loop turns where it is told to: on a real node it has a thread of its own, so that nothing else waits for it.
