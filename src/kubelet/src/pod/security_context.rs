@@ -110,6 +110,16 @@ fn apparmor(pod: &Pod, container: &Container) -> Option<SecurityProfile> {
     Some(SecurityProfile { profile_type: kind as i32, localhost_ref: name })
 }
 
+/// As older runtimes read it, in the words of the annotation; a newer one goes by the other field.
+fn old_form(profile: Option<&SecurityProfile>) -> String {
+    match profile.map(|profile| (profile.profile_type(), &profile.localhost_ref)) {
+        None => String::new(),
+        Some((ProfileType::RuntimeDefault, _)) => "runtime/default".to_owned(),
+        Some((ProfileType::Unconfined, _)) => "unconfined".to_owned(),
+        Some((ProfileType::Localhost, name)) => format!("localhost/{name}"),
+    }
+}
+
 /// The container's AppArmor profile: its own; the annotation's, for a static pod may have nothing else; the pod's.
 #[must_use]
 pub fn app_armor_profile(pod: &Pod, container: &Container) -> Option<AppArmorProfile> {
@@ -155,10 +165,13 @@ pub fn security_context(
     let (of_pod, own) = (pod_context(pod), context(container));
     let user = own.run_as_user.or(of_pod.run_as_user);
     verify_non_root(pod, container, &of_pod, &own, user, inputs.image)?;
+    let apparmor = apparmor(pod, container);
+    #[expect(deprecated, reason = "older runtimes read the old form alone")]
     let mut result = LinuxContainerSecurityContext {
+        apparmor_profile: old_form(apparmor.as_ref()),
         namespace_options: Some(namespace_options(pod)),
         seccomp: Some(seccomp(&of_pod, &own, inputs.seccomp_default, inputs.root)?),
-        apparmor: apparmor(pod, container),
+        apparmor,
         privileged: own.privileged.unwrap_or(false),
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         no_new_privs: own.allow_privilege_escalation == Some(false),
@@ -326,5 +339,20 @@ mod tests {
         assert_eq!(profile(pod.clone()), local("annotated"));
         pod["metadata"] = json!({});
         assert_eq!(profile(pod), Some((ProfileType::RuntimeDefault as i32, String::new())));
+    }
+
+    // POD-177: kuberuntime/helpers.go (getAppArmorProfile): the old form as well, which is all that older runtimes read; recorded case 190.
+    #[test]
+    #[expect(deprecated, reason = "the old form is what this is about")]
+    fn app_armor_profile_is_told_in_its_old_form_too() {
+        let old = |profile: serde_json::Value| {
+            let image = ResolvedImage { uid: Some(7), ..ResolvedImage::default() };
+            made(json!({}), json!({"appArmorProfile": profile}), &image).unwrap().apparmor_profile
+        };
+        assert_eq!(old(json!({"type": "Unconfined"})), "unconfined");
+        assert_eq!(old(json!({"type": "RuntimeDefault"})), "runtime/default");
+        assert_eq!(old(json!({"type": "Localhost", "localhostProfile": "mine"})), "localhost/mine");
+        let none = made(json!({}), json!({}), &ResolvedImage { uid: Some(7), ..ResolvedImage::default() }).unwrap();
+        assert_eq!(none.apparmor_profile, "");
     }
 }
