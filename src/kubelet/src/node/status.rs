@@ -18,6 +18,7 @@ use super::registration::is_extended;
 use super::runtime_health::RuntimeHealth;
 use crate::canonical_quantity::canonical;
 use crate::config::{Config, Signal};
+use crate::feature_gates::FeatureGates;
 use crate::observation::{Image, MachineInfo, NodeAddresses};
 use crate::time::Mono;
 
@@ -76,9 +77,7 @@ pub fn generate_node_status(existing: &NodeStatus, inputs: &StatusInputs<'_>) ->
     status.node_info = Some(node_info(inputs));
     status.images = Some(status_images(inputs.images, inputs.config.node.status_max_images));
     set_handlers(&mut status, inputs.runtime);
-    // NODE-092: of what upstream's nodes declare (nodedeclaredfeatures/features/registry.go) nothing is built. A kubelet that was here
-    // before leaves its list behind, by which the API server sends streams, and the scheduler pods, that only that could serve.
-    status.declared_features = None;
+    status.declared_features = declared_features(&inputs.config.gates);
     if let Some(used) = inputs.volumes_in_use {
         status.volumes_in_use = (!used.is_empty()).then(|| used.to_vec());
     }
@@ -309,6 +308,14 @@ fn warn_of_missing_quota(conditions: &mut [k8s_openapi::api::core::v1::NodeCondi
     }
 }
 
+/// Of what upstream's nodes declare (nodedeclaredfeatures/features/registry.go), what is built (NODE-092). A kubelet that was here
+/// before leaves its list behind, by which the API server sends streams, and the scheduler pods, that only that could serve.
+fn declared_features(gates: &FeatureGates) -> Option<Vec<String>> {
+    let built = ["RestartAllContainersOnContainerExits"].into_iter().filter(|feature| gates.enabled(feature));
+    let declared: Vec<String> = built.map(str::to_owned).collect();
+    (gates.enabled("NodeDeclaredFeatures") && !declared.is_empty()).then_some(declared)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -392,7 +399,13 @@ mod tests {
         let golden = golden.status.unwrap();
         assert_eq!(golden.declared_features.as_ref().map(Vec::len), Some(4));
         let ours = generate(&config(), &golden);
-        assert_eq!(ours.declared_features, None);
+        let built = ["RestartAllContainersOnContainerExits".to_owned()];
+        assert_eq!(ours.declared_features.as_deref(), Some(built.as_slice()));
+        let patch = crate::status_patch::node_status_patch(&golden, &ours).unwrap();
+        assert_eq!(patch["status"].get("declaredFeatures"), Some(&serde_json::json!(built)));
+        let mut without = config();
+        without.gates = FeatureGates::new([("RestartAllContainersOnContainerExits".to_owned(), false)].into());
+        let ours = generate(&without, &golden);
         let patch = crate::status_patch::node_status_patch(&golden, &ours).unwrap();
         assert_eq!(patch["status"].get("declaredFeatures"), Some(&Value::Null));
     }
