@@ -72,6 +72,8 @@ const TIMES: [&str; 2] = ["creationTimestamp", "deletionTimestamp"];
 const TOLD_TIMES: [&[u8]; 2] = [b"Time\":\"", b"At\":\""];
 /// The last hour that a time may have here: all zones of the world have it before the year 10 000.
 const LAST_HOUR: &[u8; 13] = b"9999-12-30T21";
+/// The same as a whole, with the end of the text.
+const LAST_TIME: &[u8; 21] = b"9999-12-30T21:59:59Z\"";
 
 /// The object as it can be read, or need not be: its managed fields left out.
 pub(super) fn without_managed_fields(object: &[u8]) -> Cow<'_, [u8]> {
@@ -112,5 +114,14 @@ fn clamp(time: &mut [u8]) {
     let late = [b"9999-12-31T".as_slice(), b"9999-12-30T22", b"9999-12-30T23"].iter().any(|late| time.starts_with(late));
     if late && let Some(hour) = time.get_mut(..LAST_HOUR.len()) {
         hour.copy_from_slice(LAST_HOUR);
+    }
+    // Go writes what was in the year 9999 somewhere east of Greenwich so.
+    if time.starts_with(b"10000-01-0")
+        && let Some(end) = time.iter().position(|byte| *byte == b'"')
+        && let Some(whole) = time.get_mut(..=end)
+        && whole.len() > LAST_TIME.len()
+    {
+        whole.fill(b' ');
+        whole.iter_mut().zip(LAST_TIME).for_each(|(byte, last)| *byte = *last);
     }
 }

@@ -82,6 +82,15 @@ fn only_late_times_of_metadata_and_status_are_mended() {
     assert_eq!(with_times_that_can_be_held(mended.as_bytes()), None);
 }
 
+// time.Time.Format of what was sent as 9999-12-31T23:59:59-01:00.
+#[test]
+fn years_of_five_digits_become_the_last_of_four() {
+    let object = br#"{"metadata":{"creationTimestamp":"10000-01-01T00:59:59Z","name":"a"},"status":{"aTime":"10000-01-01T00:59:59.000001Z"}}"#;
+    let mended: Value = serde_json::from_slice(&with_times_that_can_be_held(object).unwrap()).unwrap();
+    let last = "9999-12-30T21:59:59Z";
+    assert_eq!(mended, json!({"metadata": {"creationTimestamp": last, "name": "a"}, "status": {"aTime": last}}));
+}
+
 fn json_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

@@ -143,3 +143,49 @@ fn slim(mut service: Service) -> Service {
     service.status = None;
     service
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn keys() -> [WatchKey; 7] {
+        let (namespace, name) = ("ns".to_owned(), "it".to_owned());
+        let secret = WatchKey::Secret { namespace: namespace.clone(), name: name.clone() };
+        let map = WatchKey::ConfigMap { namespace, name };
+        [WatchKey::Pods, WatchKey::Node, WatchKey::Services, WatchKey::RuntimeClasses, WatchKey::CsiDrivers, map, secret]
+    }
+
+    proptest! {
+        /// S3: whatever is sent for an object, it is one or it is told as one that cannot be read.
+        #[test]
+        fn any_bytes_are_an_object_or_an_unreadable_one(bytes in proptest::collection::vec(any::<u8>(), 0..200), whole: bool) {
+            for key in keys() {
+                let _read_or_not = object(&key, &bytes, whole);
+                let _line_or_not = Told::read(&bytes, whole).map(|told| (told.revision(), told.status().code));
+            }
+        }
+
+        /// The same of what looks like one; who it is, is known all the same.
+        #[test]
+        fn who_it_is_is_known_whatever_else_is_in_it(
+            field in prop_oneof![Just("spec"), Just("status"), Just("data"), Just("kind"), Just("stringData")],
+            value in "[{}\\[\\]\",:\\\\ 0-9a-z.-]{0,40}",
+        ) {
+            let written = format!(r#"{{"metadata":{{"name":"it","namespace":"ns","uid":"u","resourceVersion":"7"}},"{field}":{value}}}"#);
+            for key in keys() {
+                match object(&key, written.as_bytes(), true) {
+                    Object::Unreadable(unknown) => {
+                        prop_assert_eq!((unknown.full_name(), unknown.uid.as_str()), ("ns/it".to_owned(), "u"));
+                    }
+                    read => prop_assert_eq!(read.metadata().and_then(|metadata| metadata.uid.as_deref()), Some("u")),
+                }
+            }
+            let line = format!(r#"{{"type":"ADDED","object":{written}}}"#);
+            if let Some(told) = Told::read(line.as_bytes(), true) {
+                prop_assert_eq!(told.revision(), Some("7".to_owned()));
+            }
+        }
+    }
+}

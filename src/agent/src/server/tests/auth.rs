@@ -165,6 +165,56 @@ async fn an_api_server_that_is_down_lets_nobody_in() {
     assert_eq!(world.get("/pods").await.status, 200);
 }
 
+// S14
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_for_those_who_have_gone() {
+    use tokio::io::AsyncWriteExt as _;
+    let world = World::new().start().await;
+    *world.api.down.lock().unwrap() = Some(FailureKind::Unavailable);
+    let mut stream = world.connect(MAIN).await;
+    stream.write_all(b"GET /pods HTTP/1.1\r\nHost: n1\r\nAuthorization: Bearer x\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(stream);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(*world.api.token_reviews.lock().unwrap(), 1);
+}
+
+// S14: rest.Config's QPS and burst of the kubelet's client.
+#[tokio::test(start_paused = true)]
+async fn strangers_tokens_are_asked_about_at_the_kubelets_pace() {
+    let world = World::new().start().await;
+    let began = tokio::time::Instant::now();
+    for number in 0..200 {
+        assert_eq!(world.ask("GET", "/pods", &format!("random{number}")).await.status, 401);
+    }
+    assert_eq!((*world.api.token_reviews.lock().unwrap(), began.elapsed().as_secs()), (200, 2));
+}
+
+// S22
+#[tokio::test(start_paused = true)]
+async fn connections_that_ask_for_nothing_keep_nobody_out_for_long() {
+    let world = World::new().start().await;
+    let mut idle = Vec::new();
+    for _ in 0..64 {
+        idle.push(world.connect(MAIN).await);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut one_more = world.connect(MAIN).await;
+    let mut nothing = Vec::new();
+    let began = tokio::time::Instant::now();
+    let _ended = tokio::io::AsyncReadExt::read_to_end(&mut one_more, &mut nothing).await;
+    assert_eq!(began.elapsed().as_secs(), 0, "it is closed at once");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    // Those who were let in do not count.
+    let mut known = Vec::new();
+    for _ in 0..70 {
+        let request = Request::builder().uri("/pods").header("Host", "n1").header("Authorization", format!("Bearer {ADMIN}"));
+        let response = send(world.connect(MAIN).await, request.body(Body::empty()).unwrap()).await;
+        assert_eq!(response.status(), 200);
+        known.push(response);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn anonymous_is_a_user_only_if_allowed_and_only_without_a_bad_credential() {
     // API-022, API-026, INV-05
