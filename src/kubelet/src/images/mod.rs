@@ -215,10 +215,7 @@ impl ImageManager {
             self.drop_entries(|other| *other == key);
         }
         if !self.entries.contains_key(&key) {
-            // Containers with one image take turns: what one finds out is news for the next.
-            let is_twin =
-                |(other, entry): (&Key, &Entry)| other.0 == key.0 && entry.requested == need.image && entry.is_under_way();
-            if self.entries.iter().any(is_twin) {
+            if self.is_pulled_for_another(&key, need.image) {
                 return ImageState::Pending;
             }
             self.begin(now, &key, need, out);
@@ -419,10 +416,23 @@ impl ImageManager {
             let message = format!("Back-off pulling image {:?}: {why}", entry.requested);
             return entry.back_off(message, until, out);
         }
-        if self.records.kept() {
-            self.records.intend(&entry.requested);
+        let requested = entry.requested.clone();
+        if self.is_pulled_for_another(key, &requested) {
+            // Asked again when that has ended, this one looks anew.
+            self.entries.remove(key);
+            return;
         }
-        entry.state = State::Intending;
+        if self.records.kept() {
+            self.records.intend(&requested);
+        }
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.state = State::Intending;
+        }
+    }
+
+    /// Containers of a pod with one image look for it side by side and take turns to pull it: what one pulled, the next finds.
+    fn is_pulled_for_another(&self, key: &Key, image: &str) -> bool {
+        self.entries.iter().any(|(other, entry)| other.0 == key.0 && other != key && entry.requested == image && entry.is_pulled())
     }
 
     /// The intent is on the disk, or cannot be written.
@@ -475,8 +485,9 @@ impl Logins {
 }
 
 impl Entry {
-    fn is_under_way(&self) -> bool {
-        !matches!(self.state, State::Ready(_) | State::Failed { .. })
+    /// Whether a pull has begun, or is about to.
+    fn is_pulled(&self) -> bool {
+        matches!(self.state, State::Intending | State::Queued { .. } | State::Pulling(_) | State::Resolving { .. })
     }
 
     fn wakes(&self) -> Option<Mono> {

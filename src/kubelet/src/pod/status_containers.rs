@@ -21,21 +21,22 @@ const LOST_EXIT_CODE: i32 = 137;
 /// The statuses of those containers, in their order in the spec; regular ones sorted by name (POD-296).
 #[must_use]
 pub fn container_statuses(inputs: &StatusInputs<'_>, containers: &[Container], init: bool) -> Vec<ApiStatus> {
-    let mut statuses: Vec<ApiStatus> = containers.iter().map(|c| container_status(inputs, c, init)).collect();
+    // Asked once: it looks at every container.
+    let begins_anew = !inputs.terminating && is_under_way(inputs.pod, inputs.seen, inputs.previous);
+    let mut statuses: Vec<ApiStatus> = containers.iter().map(|c| container_status(inputs, c, init, begins_anew)).collect();
     if !init {
         statuses.sort_by(|a, b| a.name.cmp(&b.name));
     }
     statuses
 }
 
-fn container_status(inputs: &StatusInputs<'_>, container: &Container, init: bool) -> ApiStatus {
+fn container_status(inputs: &StatusInputs<'_>, container: &Container, init: bool, begins_anew: bool) -> ApiStatus {
     let instances: Vec<&ContainerStatus> = inputs.seen.instances(&container.name).collect();
     let before = previous(inputs.previous, &container.name, init);
     if let Some(unchanged) = between_stop_and_start(inputs, container, before) {
         return unchanged;
     }
-    let begins_anew = instances.is_empty() && !inputs.terminating && is_under_way(inputs.pod, inputs.seen, inputs.previous);
-    let removed = before.filter(|_| begins_anew);
+    let removed = before.filter(|_| begins_anew && instances.is_empty());
     let mut status = match (instances.first(), removed) {
         (Some(newest), _) => seen_status(inputs, container, newest, instances.get(1).copied(), before),
         (None, Some(before)) => removed_status(container, before),
