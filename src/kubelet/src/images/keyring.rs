@@ -11,6 +11,7 @@ use proto::cri::AuthConfig;
 use sha2::{Digest as _, Sha256};
 
 use super::docker_config::{DockerConfig, Login, config_json, dockercfg};
+use crate::go_json;
 use crate::sensitive::Sensitive;
 
 /// Whose credentials they are.
@@ -189,22 +190,9 @@ fn hash(login: &Login) -> String {
     let fields: Vec<String> = fields
         .iter()
         .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| format!("\"{name}\":{}", go_json(value)))
+        .map(|(name, value)| format!("\"{name}\":{}", go_json::of(value)))
         .collect();
     sha256(&format!("{{{}}}", fields.join(",")))
-}
-
-/// A string as Go's encoding/json writes it.
-fn go_json(text: &str) -> String {
-    let quoted = serde_json::Value::String(text.to_owned()).to_string();
-    let mut escaped = String::with_capacity(quoted.len());
-    for c in quoted.chars() {
-        match c {
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => escaped.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 /// In hexadecimal.
