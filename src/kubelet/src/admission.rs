@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::node::registration::is_extended;
 use crate::node::status::Resources;
 use crate::observation::MachineInfo;
-use crate::resources::requests::{Kind, amounts_of, pod_amounts};
+use crate::resources::requests::{Amounts, Kind, add, amounts_of, pod_amounts};
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,22 @@ pub enum Admission {
     },
 }
 
+/// The pods that a new one is to run beside.
+#[derive(Debug, Default)]
+pub struct Beside<'a> {
+    pods: Vec<&'a Arc<Pod>>,
+    /// What they ask for together.
+    used: Amounts,
+}
+
+impl<'a> Beside<'a> {
+    /// One more, and what it asks for.
+    pub fn add(&mut self, pod: &'a Arc<Pod>, requests: &Amounts) {
+        self.pods.push(pod);
+        add(&mut self.used, requests);
+    }
+}
+
 /// The reason of a refusal that the node's labels are to blame for.
 pub const NODE_AFFINITY: &str = "NodeAffinity";
 
@@ -38,7 +54,7 @@ fn refused(reason: &str, message: impl Into<String>) -> Admission {
 
 /// Whether the pod may run beside those that do: the first refusal counts (POD-031, POD-034, NODE-160).
 #[must_use]
-pub fn admit(pod: &Pod, active: &[&Arc<Pod>], node: Option<&Node>, machine: Option<&MachineInfo>, config: &Config) -> Admission {
+pub fn admit(pod: &Pod, active: &Beside<'_>, node: Option<&Node>, machine: Option<&MachineInfo>, config: &Config) -> Admission {
     let Some(spec) = &pod.spec else { return refused("UnexpectedAdmissionError", "the pod has no spec") };
     let kernel = machine.map(|machine| machine.kernel_version.as_str());
     if let Some(message) = sysctls::forbidden(spec, &config.pods.allowed_unsafe_sysctls, kernel) {
@@ -51,7 +67,7 @@ pub fn admit(pod: &Pod, active: &[&Arc<Pod>], node: Option<&Node>, machine: Opti
         .or_else(|| supplemental_groups(spec, node))
         .or_else(resources)
         .or_else(of_node)
-        .or_else(|| ports(pod, active))
+        .or_else(|| ports(pod, &active.pods))
         .or_else(taints)
         .or_else(|| app_armor::forbidden(pod, machine).map(|message| refused("AppArmor", message)))
         .or_else(|| unsupported(spec))
@@ -90,20 +106,14 @@ fn unsupported(spec: &PodSpec) -> Option<Admission> {
 }
 
 /// `OutOf<resource>` for the first resource that is short.
-fn resources(pod: &Pod, active: &[&Arc<Pod>], node: Option<&Node>, machine: &MachineInfo, config: &Config) -> Option<Admission> {
+fn resources(pod: &Pod, active: &Beside<'_>, node: Option<&Node>, machine: &MachineInfo, config: &Config) -> Option<Admission> {
     let own = Resources::new(config, machine);
-    let count = active.len() as u64;
+    let count = active.pods.len() as u64;
     if count + 1 > own.pods {
         return Some(out_of("pods", 1, count, own.pods));
     }
     let wanted = pod_amounts(pod, Kind::Requests);
-    let mut used: BTreeMap<String, i64> = BTreeMap::new();
-    for other in active {
-        for (name, amount) in pod_amounts(other, Kind::Requests) {
-            let sum = used.entry(name).or_default();
-            *sum = sum.saturating_add(amount);
-        }
-    }
+    let used = &active.used;
     let capacities =
         [("cpu", own.allocatable_cpu_milli), ("memory", own.allocatable_memory), ("ephemeral-storage", own.allocatable_storage)];
     let others = wanted.keys().filter_map(|name| Some((name.as_str(), other_capacity(name, &own, pod, node)?)));
@@ -255,7 +265,9 @@ mod tests {
 
     fn verdict(pod: &Pod, active: &[&Arc<Pod>], of: &Node) -> Admission {
         let machine = MachineInfo { cpus: 2, memory: 4 << 30, root_fs_capacity: 1 << 30, ..MachineInfo::default() };
-        admit(pod, active, Some(of), Some(&machine), &Config::new("n1"))
+        let mut beside = Beside::default();
+        active.iter().for_each(|pod| beside.add(pod, &pod_amounts(pod, Kind::Requests)));
+        admit(pod, &beside, Some(of), Some(&machine), &Config::new("n1"))
     }
 
     // POD-034: OutOfcpu, in milli.

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec, TokenRequestStatus};
 
 use crate::action::{ApiCall, Call, Lane};
+use crate::alarms::Alarms;
 use crate::event::ApiReply;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::PodUid;
@@ -159,6 +160,8 @@ impl Entry {
 pub struct TokenManager {
     entries: BTreeMap<TokenKey, Entry>,
     keys: BTreeMap<u64, TokenKey>,
+    /// When each is to be looked at, by number.
+    alarms: Alarms<u64>,
     last: u64,
     rng: Rng,
 }
@@ -167,7 +170,7 @@ impl TokenManager {
     /// A manager without tokens; the seed is for the jitter of renewals and retries.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { entries: BTreeMap::new(), keys: BTreeMap::new(), last: 0, rng: Rng::new(seed) }
+        Self { entries: BTreeMap::new(), keys: BTreeMap::new(), alarms: Alarms::default(), last: 0, rng: Rng::new(seed) }
     }
 
     /// When a token in hand expires, by its issuer.
@@ -207,6 +210,7 @@ impl TokenManager {
         };
         if overdue && !entry.in_flight && entry.failure.is_none() {
             entry.ask(key, out);
+            self.alarms.set(&entry.number, entry.end);
             return if matches!(state, TokenState::Failed(_)) { TokenState::Pending } else { state };
         }
         state
@@ -220,21 +224,26 @@ impl TokenManager {
 
     /// The pod's volumes are gone, and with them its tokens (TOK-005).
     pub fn forget(&mut self, uid: &PodUid) {
-        self.entries.retain(|key, _| key.pod != *uid);
-        self.keys.retain(|_, key| key.pod != *uid);
+        for (_, entry) in self.entries.extract_if(.., |key, _| key.pod == *uid) {
+            self.keys.remove(&entry.number);
+            self.alarms.set(&entry.number, None);
+        }
     }
 
     /// When a token is to be renewed or asked for again, or ends.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        self.entries.values().filter_map(|entry| earliest([entry.next, entry.end])).min()
+        self.alarms.first()
     }
 
     /// Renews what is due. Answers the pods whose token has ended: they are to look at it.
     #[must_use]
     pub fn due(&mut self, now: Now, out: &mut Out<'_>) -> BTreeSet<PodUid> {
         let mut woken = BTreeSet::new();
-        for (key, entry) in &mut self.entries {
+        for number in self.alarms.due(now.mono).copied().collect::<Vec<_>>() {
+            self.alarms.set(&number, None);
+            let Some(key) = self.keys.get(&number) else { continue };
+            let Some(entry) = self.entries.get_mut(key) else { continue };
             if entry.next.is_some_and(|at| at <= now.mono) {
                 out.works_for(Point::TokenDue, &key.pod);
                 entry.ask(key, out);
@@ -243,6 +252,7 @@ impl TokenManager {
                 entry.end = None;
                 woken.insert(key.pod.clone());
             }
+            self.alarms.set(&number, earliest([entry.next, entry.end]));
         }
         woken
     }
@@ -250,6 +260,13 @@ impl TokenManager {
     /// A request ended (`Owner::Token(number)`). Answers the pod to wake.
     #[must_use]
     pub fn done(&mut self, now: Now, number: u64, outcome: Result<ApiReply, Failure>) -> Option<PodUid> {
+        let woken = self.answered(now, number, outcome);
+        let entry = self.keys.get(&number).and_then(|key| self.entries.get(key));
+        self.alarms.set(&number, entry.and_then(|entry| earliest([entry.next, entry.end])));
+        woken
+    }
+
+    fn answered(&mut self, now: Now, number: u64, outcome: Result<ApiReply, Failure>) -> Option<PodUid> {
         let key = self.keys.get(&number)?;
         let entry = self.entries.get_mut(key)?;
         entry.in_flight = false;
@@ -522,6 +539,26 @@ mod tests {
         assert_eq!(bench.issued(at(1), "one", wall(3607)), None);
         assert!(bench.tokens.is_empty() && bench.tokens.keys.is_empty());
         assert_eq!(bench.tokens.deadline(), None);
+    }
+
+    // An event costs the tokens whose time has come, however many there are.
+    #[test]
+    fn only_tokens_whose_time_has_come_are_looked_at() {
+        let mut bench = Bench::new();
+        let pods: Vec<PodUid> = (0..100).map(|n| PodUid::new(format!("u{n}"))).collect();
+        for (number, pod) in (1..).zip(&pods) {
+            let key = TokenKey { pod: pod.clone(), expiration_seconds: None, ..key() };
+            let mut actions = Vec::new();
+            bench.tokens.get(at(0), &key, &mut Out::new(&mut bench.ledger, &mut actions, &mut Vec::new()));
+            let expires = wall(3600 * i64::try_from(number).unwrap());
+            let status = TokenRequestStatus { token: Some("t".to_owned()), expiration_timestamp: Some(Time(expires)) };
+            assert!(bench.tokens.done(at(0), number, Ok(ApiReply::Token(Sensitive::new(status)))).is_some());
+        }
+        let first = bench.tokens.deadline().unwrap();
+        assert_eq!(bench.tokens.alarms.due(first).copied().collect::<Vec<_>>(), [1]);
+        assert_eq!(bench.due(Now { mono: first, ..at(0) }).1.len(), 1);
+        pods.iter().for_each(|pod| bench.tokens.forget(pod));
+        assert_eq!((bench.tokens.deadline(), bench.tokens.len()), (None, 0));
     }
 
     // API-360, FINDINGS A9: the authorizer of the API server learns of a new pod some milliseconds after the node does.

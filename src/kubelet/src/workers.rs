@@ -10,13 +10,13 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::action::{ApiCall, Call, Lane};
-use crate::admission::{Admission, NODE_AFFINITY, admit};
+use crate::admission::{Admission, Beside, NODE_AFFINITY, admit};
 use crate::event::{ApiReply, PodSource};
 use crate::failure::Failure;
 use crate::ids::{ActionId, PodName, PodUid};
 use crate::kubelet::Kubelet;
 use crate::out::{Out, Owner};
-use crate::pleg::RuntimePod;
+use crate::pleg::{Pleg, RuntimePod};
 use crate::pod::chain::StepReply;
 use crate::pod::conditions::RESIZE_PENDING;
 use crate::pod::manager::{Changes, DesiredPod, is_static, name_of};
@@ -55,6 +55,10 @@ pub fn phase_is_terminal(pod: &Pod) -> bool {
 impl Kubelet {
     /// A source changed its pods.
     pub(crate) fn pods_changed(&mut self, now: Now, changes: Changes, out: &mut Out<'_>) {
+        // Most of what is told is news of one pod that is known: nobody comes or goes, and the others are not looked at.
+        let news = !(changes.updated.is_empty() && changes.reconciled.is_empty());
+        let moves = !(news && changes.added.is_empty() && changes.removed.is_empty());
+        let resized = moves || !changes.updated.is_empty();
         for uid in changes.failed {
             self.panicked(now, &uid, None, out);
         }
@@ -68,8 +72,12 @@ impl Kubelet {
             self.for_pod(now, Point::PodUpdated, &uid, out, |kubelet, out| kubelet.pod_updated(now, &uid, out));
         }
         out.rests();
-        self.adopt_orphans(now, out);
-        self.housekeeping.pods_changed(now);
+        if moves {
+            self.adopt_orphans(now, out);
+        }
+        if resized {
+            self.housekeeping.pods_changed(now);
+        }
     }
 
     pub(crate) fn pod_added(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
@@ -192,14 +200,21 @@ impl Kubelet {
     }
 
     /// POD-033: whether the pod counts against what the node has. One that has ended counts only while something of it runs.
-    fn is_active(&self, worker: &PodWorker) -> bool {
-        let ended = phase_is_terminal(&worker.pod) && !self.pleg.runs(&worker.uid);
+    fn is_active(pleg: &Pleg, worker: &PodWorker) -> bool {
+        let ended = phase_is_terminal(&worker.pod) && !pleg.runs(&worker.uid);
         worker.phase <= Phase::Terminating && worker.source.is_some() && !ended
     }
 
-    fn admit(&self, pod: &Arc<Pod>) -> Admission {
-        let active: Vec<&Arc<Pod>> = self.workers.values().filter(|w| self.is_active(w)).map(|w| &w.pod).collect();
-        admit(pod, &active, self.parts.node.node().map(AsRef::as_ref), self.parts.startup.machine(), &self.parts.config)
+    fn admit(&mut self, pod: &Arc<Pod>) -> Admission {
+        let mut beside = Beside::default();
+        for worker in self.workers.values_mut().filter(|worker| Self::is_active(&self.pleg, worker)) {
+            worker.sum_up();
+            let worker = &*worker;
+            if let Some(requests) = worker.requests() {
+                beside.add(&worker.pod, requests);
+            }
+        }
+        admit(pod, &beside, self.parts.node.node().map(AsRef::as_ref), self.parts.startup.machine(), &self.parts.config)
     }
 
     pub(crate) fn pod_updated(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Node;
 
 use super::{Lookup, version};
 use crate::action::{ApiCall, Call, Lane};
+use crate::alarms::Alarms;
 use crate::event::{ApiReply, Object, WatchKey};
 use crate::failure::Failure;
 use crate::ids::ActionId;
@@ -34,6 +35,8 @@ const UNRELATED_TIMES: u32 = 5;
 #[derive(Debug)]
 pub(super) struct FetchStore {
     objects: BTreeMap<WatchKey, Fetched>,
+    /// When the pods of each object are synced for its sake.
+    alarms: Alarms<WatchKey>,
     ttl: Duration,
     /// Whether answers age (`Cache`) or are asked for each time (`Get`).
     aging: bool,
@@ -49,8 +52,6 @@ struct Fetched {
     /// How often it was refused as unrelated, and when it is asked for again for that.
     unrelated: u32,
     again: Option<Mono>,
-    /// When its pods are synced for its sake.
-    resync_at: Option<Mono>,
 }
 
 #[derive(Debug)]
@@ -62,12 +63,12 @@ struct Answer {
 impl FetchStore {
     /// `Cache` (CFG-020, CFG-021).
     pub(super) fn aging() -> Self {
-        Self { objects: BTreeMap::new(), ttl: DEFAULT_TTL, aging: true, resync: DEFAULT_RESYNC }
+        Self { objects: BTreeMap::new(), alarms: Alarms::default(), ttl: DEFAULT_TTL, aging: true, resync: DEFAULT_RESYNC }
     }
 
     /// `Get` (CFG-022).
     pub(super) fn asking() -> Self {
-        Self { objects: BTreeMap::new(), ttl: Duration::ZERO, aging: false, resync: DEFAULT_RESYNC }
+        Self { objects: BTreeMap::new(), alarms: Alarms::default(), ttl: Duration::ZERO, aging: false, resync: DEFAULT_RESYNC }
     }
 
     /// How often objects are read again for pods that run (`syncFrequency`).
@@ -77,17 +78,14 @@ impl FetchStore {
 
     /// When an object is to be read again.
     pub(super) fn deadline(&self) -> Option<Mono> {
-        self.objects.values().filter_map(|known| known.resync_at).min()
+        self.alarms.first()
     }
 
     /// The objects whose pods are to be synced, so that they are read again. Each is answered once for each period.
     pub(super) fn due(&mut self, now: Now) -> BTreeSet<WatchKey> {
-        let mut due = BTreeSet::new();
-        for (key, known) in &mut self.objects {
-            if known.resync_at.is_some_and(|at| at <= now.mono) {
-                known.resync_at = Some(now.mono + self.resync);
-                due.insert(key.clone());
-            }
+        let due: BTreeSet<WatchKey> = self.alarms.due(now.mono).cloned().collect();
+        for key in &due {
+            self.alarms.set(key, Some(now.mono + self.resync));
         }
         due
     }
@@ -105,6 +103,7 @@ impl FetchStore {
     /// CFG-020: a new reference wants the object as it is now. What was under way does not count.
     pub(super) fn invalidate(&mut self, key: &WatchKey) {
         self.objects.insert(key.clone(), Fetched::default());
+        self.alarms.set(key, None);
     }
 
     /// Fetches the object if what is here has aged.
@@ -131,6 +130,7 @@ impl FetchStore {
     /// Drops the object.
     pub(super) fn drop_object(&mut self, key: &WatchKey) {
         self.objects.remove(key);
+        self.alarms.set(key, None);
     }
 
     /// Takes an answer. True if it was waited for.
@@ -148,7 +148,8 @@ impl FetchStore {
             Err(failure) if failure.is_unrelated() && known.last.is_none() && known.unrelated < UNRELATED_TIMES => {
                 let at = now.mono + UNRELATED_FIRST * 2u32.pow(known.unrelated);
                 known.unrelated += 1;
-                (known.again, known.resync_at) = (Some(at), Some(at));
+                known.again = Some(at);
+                self.alarms.set(key, Some(at));
                 return false;
             }
             Err(failure) => {
@@ -159,7 +160,7 @@ impl FetchStore {
             }
         };
         known.last = Some(Answer { at: now.mono, result });
-        known.resync_at = Some(now.mono + self.resync);
+        self.alarms.set(key, Some(now.mono + self.resync));
         true
     }
 

@@ -159,7 +159,7 @@ impl Kubelet {
             pleg_error: pleg_error.as_deref(),
             images: self.housekeeping.images(),
             pressures: Pressures::default(),
-            volumes_in_use: volumes_in_use.as_deref(),
+            volumes_in_use: volumes_in_use.as_ref(),
         };
         parts.node.due(now, &facts, &mut parts.rng, out);
     }

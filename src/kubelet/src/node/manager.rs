@@ -54,7 +54,7 @@ pub struct NodeFacts<'a> {
     /// The pressures.
     pub pressures: Pressures,
     /// The volumes that are in use, in order; `None` while that is not known (VOL-017).
-    pub volumes_in_use: Option<&'a [String]>,
+    pub volumes_in_use: Option<&'a Arc<[String]>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub struct NodeManager {
     wanted: Option<(Box<Node>, Option<Vec<String>>)>,
     reboot_told: bool,
     machine_known: bool,
-    volumes_in_use: Vec<String>,
+    volumes_in_use: Arc<[String]>,
     addresses: AddressBook,
     address_error: Option<String>,
 }
@@ -127,7 +127,7 @@ impl NodeManager {
             wanted: None,
             reboot_told: false,
             machine_known: false,
-            volumes_in_use: Vec::new(),
+            volumes_in_use: Arc::default(),
             addresses: AddressBook::default(),
             address_error: None,
         }
@@ -212,10 +212,10 @@ impl NodeManager {
             return;
         }
         self.machine_known = facts.machine.is_some();
-        if let Some(used) = facts.volumes_in_use.filter(|used| *used != self.volumes_in_use) {
+        if let Some(used) = facts.volumes_in_use.filter(|used| !Arc::ptr_eq(used, &self.volumes_in_use)) {
             // VOL-016: a volume is attached only after it was said to be in use.
-            self.volumes_in_use = used.to_vec();
-            self.urgent = true;
+            self.urgent |= **used != *self.volumes_in_use;
+            self.volumes_in_use = Arc::clone(used);
         }
         if !self.addresses.is_settled(&self.config.node) {
             self.addresses.ask(now, &self.config.node, out);
@@ -310,7 +310,7 @@ impl NodeManager {
             pleg_error: facts.pleg_error,
             images: facts.images,
             pressures: facts.pressures,
-            volumes_in_use: facts.volumes_in_use.filter(|_| self.config.node.enable_controller_attach_detach),
+            volumes_in_use: facts.volumes_in_use.map(AsRef::as_ref).filter(|_| self.config.node.enable_controller_attach_detach),
             mono: now.mono,
             wall: now.wall_seconds(),
         };

@@ -24,6 +24,7 @@ use crate::failure::Failure;
 use crate::ids::{ActionId, ContainerId, PodUid, SandboxId};
 use crate::observation::{Observed, PodObservation};
 use crate::out::{Out, Owner};
+use crate::resources::requests::{Amounts, Kind, pod_amounts};
 use crate::time::{Mono, Now, earliest};
 
 /// POD-084: how long after an error what failed is tried again, before jitter.
@@ -148,6 +149,8 @@ pub struct PodWorker {
     pub cgroup_removed: bool,
     /// How long its containers wait before they are started again.
     pub backoffs: RestartBackoffs,
+    /// What the pod asks for, and which version of it.
+    asked: Option<(Arc<Pod>, Amounts)>,
     stale_after: Mono,
     observing: Option<ActionId>,
     /// How many batches of a pod that is to go have failed in a row.
@@ -203,10 +206,24 @@ impl PodWorker {
             revived: false,
             cgroup_removed: false,
             backoffs: RestartBackoffs::new(),
+            asked: None,
             stale_after: now.mono,
             observing: None,
             teardown_failures: 0,
         }
+    }
+
+    /// Sums up what the pod asks for, once for each version of it.
+    pub fn sum_up(&mut self) {
+        if self.asked.as_ref().is_none_or(|(pod, _)| !Arc::ptr_eq(pod, &self.pod)) {
+            self.asked = Some((Arc::clone(&self.pod), pod_amounts(&self.pod, Kind::Requests)));
+        }
+    }
+
+    /// What the pod asks for, if that was summed up since it changed.
+    #[must_use]
+    pub fn requests(&self) -> Option<&Amounts> {
+        self.asked.as_ref().filter(|(pod, _)| Arc::ptr_eq(pod, &self.pod)).map(|(_, amounts)| amounts)
     }
 
     /// The same pod with a record that is made anew from what is observed, as in a new life of the agent. What is in flight for it is
@@ -440,4 +457,31 @@ pub fn call_limits(runtime_request_timeout: Duration) -> CallLimits {
     /// Host work is local; what takes longer hangs.
     const HOST: Duration = Duration::from_secs(120);
     CallLimits { runtime: runtime_request_timeout, host: HOST }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    // Admission looks at all pods for each new one: what they ask for is read once for each version of their objects.
+    #[test]
+    fn requests_are_summed_up_once_for_each_version() {
+        let pod = |cpu: &str| -> Arc<Pod> {
+            let containers = json!([{"name": "c", "resources": {"requests": {"cpu": cpu}}}]);
+            Arc::new(serde_json::from_value(json!({"spec": {"containers": containers}})).unwrap())
+        };
+        let now = Now { mono: Mono::ZERO, wall: jiff::Timestamp::UNIX_EPOCH };
+        let mut worker = PodWorker::new(now, PodUid::new("u"), pod("1"), None);
+        assert_eq!(worker.requests(), None);
+        worker.sum_up();
+        // Whoever summed up again would write this over.
+        worker.asked.as_mut().unwrap().1.insert("mark".to_owned(), 1);
+        worker.sum_up();
+        assert!(worker.requests().unwrap().contains_key("mark"));
+        worker.pod = pod("2");
+        assert_eq!(worker.requests(), None);
+        worker.sum_up();
+        assert_eq!(*worker.requests().unwrap(), [("cpu".to_owned(), 2000)].into());
+    }
 }

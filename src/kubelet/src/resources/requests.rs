@@ -138,10 +138,15 @@ pub fn printed(name: &str, amount: i64) -> Quantity {
     Quantity(format!("{value}{}", units[unit]))
 }
 
-fn add(to: &mut Amounts, more: &Amounts) {
+/// Adds amounts to others of the same names.
+pub fn add(to: &mut Amounts, more: &Amounts) {
     for (name, amount) in more {
-        let sum = to.entry(name.clone()).or_default();
-        *sum = sum.saturating_add(*amount);
+        match to.get_mut(name) {
+            Some(sum) => *sum = sum.saturating_add(*amount),
+            None => {
+                to.insert(name.clone(), *amount);
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! the kubelet itself is refused, as upstream's CSI plugin does.
 
 mod calls;
+mod known;
 mod operation;
 pub mod spec;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 
 use self::calls::step_call;
+use self::known::Known;
 use self::operation::{Kind, Operation, Private, Step};
 use self::spec::{CsiSpec, VolumeData};
 use self::volume::{CsiVolume, Next, Want};
@@ -86,13 +88,17 @@ enum Survey {
 /// The CSI volumes of the node.
 #[derive(Debug, Default)]
 pub struct CsiVolumes {
-    volumes: BTreeMap<String, CsiVolume>,
+    volumes: Known,
     drivers: BTreeMap<String, Arc<CSIDriver>>,
     drivers_listed: bool,
     watching: bool,
     survey: Survey,
     survey_backoff: OperationBackoff,
+    /// Whether all pods were known when the volumes were looked at last.
+    pods_known: bool,
     wake_at: Option<Mono>,
+    /// What was last told to be in use, and of which revision of the volumes that was.
+    in_use: Option<(u64, Arc<[String]>)>,
     /// How many panics were caught.
     pub(crate) panics: u64,
 }
@@ -101,8 +107,8 @@ impl CsiVolumes {
     /// A pod wants a volume; answers where it is once it is mounted. Level-triggered.
     pub(super) fn want(&mut self, pod: &Arc<Pod>, spec: CsiSpec) -> bool {
         let Some(uid) = uid_of(pod) else { return false };
-        let volume =
-            self.volumes.entry(spec.unique_name()).or_insert_with(|| CsiVolume::new(&spec.driver, &spec.handle, spec.inline));
+        let new = || CsiVolume::new(&spec.driver, &spec.handle, spec.inline);
+        let volume = self.volumes.of(&spec.unique_name(), Some(&uid), new);
         volume.want(pod, &uid, spec)
     }
 
@@ -111,43 +117,55 @@ impl CsiVolumes {
         let id = (uid.clone(), name.to_owned());
         let drivers = &self.drivers;
         let again = |driver: &str| drivers.get(driver).and_then(|driver| driver.spec.requires_republish) == Some(true);
-        for volume in self.volumes.values_mut().filter(|volume| again(&volume.driver)) {
-            volume.synced(now, &id);
+        let own = self.volumes.of_pod(uid).filter(|(_, volume)| again(&volume.driver));
+        for name in own.map(|(name, _)| name.to_owned()).collect::<Vec<_>>() {
+            if let Some(volume) = self.volumes.get_mut(&name) {
+                volume.synced(now, &id);
+            }
         }
     }
 
     /// A pod wants none of its volumes any more.
     pub(super) fn leave(&mut self, uid: &PodUid) {
-        for volume in self.volumes.values_mut().filter(|volume| volume.has(uid)) {
-            volume.leave(uid);
+        for name in self.volumes.of_pod(uid).map(|(name, _)| name.to_owned()).collect::<Vec<_>>() {
+            if let Some(volume) = self.volumes.get_mut(&name) {
+                volume.leave(uid);
+            }
+            self.volumes.left(&name, [uid]);
         }
-        self.volumes.retain(|_, volume| !volume.is_over());
     }
 
     /// Whether that volume of that pod is known here.
     pub(super) fn knows(&self, uid: &PodUid, name: &str) -> bool {
-        self.volumes.values().any(|volume| volume.mounts.contains_key(&(uid.clone(), name.to_owned())))
+        let id = (uid.clone(), name.to_owned());
+        self.volumes.of_pod(uid).any(|(_, volume)| volume.mounts.contains_key(&id))
     }
 
     /// Whether something of that pod is, or may be, mounted.
     pub(super) fn has(&self, uid: &PodUid) -> bool {
-        self.volumes.values().any(|volume| volume.has(uid))
+        self.volumes.of_pod(uid).any(|(_, volume)| volume.has(uid))
     }
 
     /// A directory lies on the disk of a pod that is going; false if nothing is known of it but that it is there (VOL-028).
     pub(super) fn adopt(&mut self, uid: &PodUid, name: &str, data: &str) -> bool {
         let Some(data) = VolumeData::parse(data) else { return false };
-        let volume = self.volumes.entry(data.unique_name()).or_insert_with(|| CsiVolume::of(&data));
+        let volume = self.volumes.of(&data.unique_name(), Some(uid), || CsiVolume::of(&data));
         volume.found(uid, name).want = Want::Gone;
         true
     }
 
     /// The volumes that are in use, as the node status has them; `None` while that is not known (VOL-017).
     #[must_use]
-    pub fn in_use(&self) -> Option<Vec<String>> {
-        let known = matches!(self.survey, Survey::Done) && (self.drivers_listed || self.volumes.is_empty());
-        let attachable = self.volumes.iter().filter(|(_, volume)| self.attaches(volume)).map(|(name, _)| name.clone());
-        known.then(|| attachable.collect())
+    pub fn in_use(&mut self) -> Option<Arc<[String]>> {
+        if !matches!(self.survey, Survey::Done) || !(self.drivers_listed || self.volumes.is_empty()) {
+            return None;
+        }
+        let told = self.in_use.take().filter(|(revision, _)| *revision == self.volumes.revision);
+        let (_, names) = self.in_use.insert(told.unwrap_or_else(|| {
+            let attachable = self.volumes.iter().filter(|(_, volume)| self.attaches(volume)).map(|(name, _)| name.clone());
+            (self.volumes.revision, attachable.collect())
+        }));
+        Some(Arc::clone(names))
     }
 
     /// CSI-008: without a word about the driver, its volumes are attached.
@@ -158,6 +176,7 @@ impl CsiVolumes {
 
     /// All CSIDrivers; what was known of those that cannot be read stands.
     pub fn drivers_listed(&mut self, drivers: impl Iterator<Item = Arc<CSIDriver>>, unreadable: &BTreeSet<String>) {
+        self.in_use = None;
         self.drivers.retain(|name, _| unreadable.contains(name));
         self.drivers.extend(drivers.map(|driver| (driver.metadata.name.clone().unwrap_or_default(), driver)));
         self.drivers_listed = true;
@@ -165,6 +184,7 @@ impl CsiVolumes {
 
     /// A CSIDriver as it is now.
     pub fn driver_applied(&mut self, driver: Arc<CSIDriver>) {
+        self.in_use = None;
         self.drivers.insert(driver.metadata.name.clone().unwrap_or_default(), driver);
     }
 
@@ -175,6 +195,7 @@ impl CsiVolumes {
 
     /// The CSIDriver of that name went away.
     pub fn driver_gone(&mut self, name: &str) {
+        self.in_use = None;
         self.drivers.remove(name);
     }
 
@@ -195,19 +216,31 @@ impl CsiVolumes {
             self.watching = true;
             out.post(Lane::Objects, None, Call::Api(ApiCall::Watch(WatchKey::CsiDrivers)));
         }
-        if matches!(self.survey, Survey::Done) && (self.drivers_listed || context.standalone) {
-            let due = |volume: &CsiVolume| match &volume.operation {
-                _ if volume.aside.until(now).is_some() => false,
-                Some(operation) => operation.step.is_none(),
-                None => volume.lacks_driver || volume.next(now, context.pods_known) != Next::Nothing,
-            };
-            let names: Vec<String> = self.volumes.iter().filter(|(_, volume)| due(volume)).map(|(name, _)| name.clone()).collect();
-            for name in names {
-                self.bring_on(now, &name, context, out);
+        if self.pods_known != context.pods_known {
+            self.pods_known = context.pods_known;
+            self.volumes.rouse();
+        }
+        let begins = matches!(self.survey, Survey::Done) && (self.drivers_listed || context.standalone);
+        let pods_known = context.pods_known;
+        let due = |volume: &CsiVolume| match &volume.operation {
+            _ if volume.aside.until(now).is_some() => false,
+            Some(operation) => operation.step.is_none(),
+            None => volume.lacks_driver || volume.next(now, pods_known) != Next::Nothing,
+        };
+        let awake = self.volumes.awake(now);
+        let names = awake.iter().filter(|name| begins && self.volumes.get(name).is_some_and(due));
+        for name in names.cloned().collect::<Vec<_>>() {
+            self.bring_on(now, &name, context, out);
+        }
+        for name in awake {
+            if let Some(volume) = self.volumes.get(&name) {
+                let again = earliest([volume.retry_at(now), volume.aside.until(now)]);
+                let busy = !begins || due(volume);
+                self.volumes.looked_at(&name, busy, again);
             }
         }
-        let retries = self.volumes.values().flat_map(|volume| [volume.retry_at(now), volume.aside.until(now)]);
-        self.wake_at = earliest(retries.chain([self.survey_backoff.until(now)]));
+        debug_assert!(!begins || !self.volumes.asleep().any(due), "a volume has something to do and is not looked at");
+        self.wake_at = earliest([self.volumes.next(), self.survey_backoff.until(now)]);
     }
 
     /// VOL-003: the disk is read once, before anything is done.
@@ -229,13 +262,13 @@ impl CsiVolumes {
         self.survey = Survey::Done;
         self.survey_backoff.clear();
         for data in staged.iter().filter_map(|text| VolumeData::parse(text)) {
-            let volume = self.volumes.entry(data.unique_name()).or_insert_with(|| CsiVolume::of(&data));
+            let volume = self.volumes.of(&data.unique_name(), None, || CsiVolume::of(&data));
             volume.device.presence = volume::Presence::Uncertain;
             volume.device.found = true;
         }
         for (uid, name, text) in published {
             if let Some(data) = VolumeData::parse(&text) {
-                let volume = self.volumes.entry(data.unique_name()).or_insert_with(|| CsiVolume::of(&data));
+                let volume = self.volumes.of(&data.unique_name(), Some(&uid), || CsiVolume::of(&data));
                 volume.found(&uid, &name);
             }
         }
@@ -370,8 +403,10 @@ impl CsiVolumes {
         if volume.next_step(self.attaches(volume), driver).is_some() {
             return BTreeSet::new();
         }
-        let woken = self.volumes.get_mut(name).map(|volume| volume.finish(now, out)).unwrap_or_default();
-        self.volumes.retain(|_, volume| !volume.is_over());
+        let Some(volume) = self.volumes.get_mut(name) else { return BTreeSet::new() };
+        let users: BTreeSet<PodUid> = volume.mounts.keys().map(|(uid, _)| uid.clone()).collect();
+        let woken = volume.finish(now, out);
+        self.volumes.left(name, &users);
         woken
     }
 }
