@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use k8s_openapi::api::storage::v1::CSINode;
 
 use super::addresses::{AddressBook, generate_addresses, provided_node_ip};
 use super::conditions::Pressures;
-use super::registration::{Attempts, csi_node, initial_node, is_foreign, kept_metadata, reconcile_patch, with_metadata};
+use super::registration::{
+    Attempts, csi_node, initial_node, is_foreign, kept_metadata, reconcile_patch, with_metadata, with_migrated_plugins,
+};
 use super::runtime_health::RuntimeHealth;
 use super::status::{StatusInputs, generate_node_status, status_changed};
 use crate::action::{ApiCall, Call, Lane};
@@ -66,14 +69,17 @@ enum Doing {
     Reporting,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 enum Csi {
     Unknown,
     Getting(ActionId),
     Creating(ActionId),
     Deleting(ActionId),
+    Updating(ActionId),
     Missing,
     Foreign,
+    /// It is there and tells of other plugins; what it is to be.
+    Behind(Box<CSINode>),
     There,
 }
 
@@ -200,7 +206,9 @@ impl NodeManager {
             _ => None,
         };
         let csi = match self.csi {
-            Csi::Unknown | Csi::Missing | Csi::Foreign if self.registered && self.node.is_some() => Some(self.csi_attempts.next()),
+            Csi::Unknown | Csi::Missing | Csi::Foreign | Csi::Behind(_) if self.registered && self.node.is_some() => {
+                Some(self.csi_attempts.next())
+            }
             _ => None,
         };
         crate::time::earliest([status, csi])
@@ -407,13 +415,14 @@ impl NodeManager {
             return;
         }
         let mut ask = |call| out.issue(Owner::Node, Lane::NodeStatus, TIMEOUT, Call::Api(call));
-        match self.csi {
+        match &self.csi {
             Csi::Unknown => self.csi = Csi::Getting(ask(ApiCall::GetCsiNode)),
             Csi::Missing => {
                 let made = csi_node(&self.config.node.name, &uid);
                 self.csi = Csi::Creating(ask(ApiCall::CreateCsiNode(Box::new(made))));
             }
             Csi::Foreign => self.csi = Csi::Deleting(ask(ApiCall::DeleteCsiNode)),
+            Csi::Behind(wanted) => self.csi = Csi::Updating(ask(ApiCall::UpdateCsiNode(wanted.clone()))),
             _ => {}
         }
     }
@@ -425,13 +434,13 @@ impl NodeManager {
                 if is_foreign(found, &uid) {
                     Csi::Foreign
                 } else {
-                    Csi::There
+                    with_migrated_plugins(found).map_or(Csi::There, |wanted| Csi::Behind(Box::new(wanted)))
                 }
             }
             (Csi::Getting(action), Err(failure)) if *action == id && failure.is_not_found() => Csi::Missing,
-            (Csi::Creating(action), Ok(_)) if *action == id => Csi::There,
+            (Csi::Creating(action) | Csi::Updating(action), Ok(_)) if *action == id => Csi::There,
             (Csi::Deleting(action), Ok(_)) if *action == id => Csi::Missing,
-            (Csi::Getting(action) | Csi::Creating(action) | Csi::Deleting(action), _) if *action == id => {
+            (Csi::Getting(action) | Csi::Creating(action) | Csi::Deleting(action) | Csi::Updating(action), _) if *action == id => {
                 self.csi_attempts.failed(now);
                 Csi::Unknown
             }

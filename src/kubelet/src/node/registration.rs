@@ -2,7 +2,7 @@
 //! Upstream: pkg/kubelet/kubelet_node_status.go (registerWithAPIServer), pkg/volume/csi/nodeinfomanager.
 //! Differs: a Node that is deleted while the agent runs is made again; upstream needs a restart for that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, Taint};
@@ -23,6 +23,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(7);
 /// NODE-043
 const ATTACH_DETACH: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
 /// CSI-004: what a real kubelet writes; the scheduler counts by it.
+const MIGRATED: &str = "storage.alpha.kubernetes.io/migrated-plugins";
 const MIGRATED_PLUGINS: &str = "kubernetes.io/aws-ebs,kubernetes.io/azure-disk,kubernetes.io/azure-file,kubernetes.io/cinder,\
                                 kubernetes.io/gce-pd,kubernetes.io/portworx-volume,kubernetes.io/vsphere-volume";
 
@@ -203,7 +204,7 @@ pub fn csi_node(node_name: &str, node_uid: &str) -> CSINode {
     CSINode {
         metadata: ObjectMeta {
             name: Some(node_name.to_owned()),
-            annotations: Some([("storage.alpha.kubernetes.io/migrated-plugins".to_owned(), MIGRATED_PLUGINS.to_owned())].into()),
+            annotations: Some([(MIGRATED.to_owned(), MIGRATED_PLUGINS.to_owned())].into()),
             owner_references: Some(vec![OwnerReference {
                 api_version: "v1".to_owned(),
                 kind: "Node".to_owned(),
@@ -215,6 +216,19 @@ pub fn csi_node(node_name: &str, node_uid: &str) -> CSINode {
         },
         spec: CSINodeSpec { drivers: Vec::new() },
     }
+}
+
+/// The CSINode with the plugins that are migrated, as a set; `None` if it says so (upstream's setMigrationAnnotation).
+#[must_use]
+pub fn with_migrated_plugins(found: &CSINode) -> Option<CSINode> {
+    let told = found.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MIGRATED));
+    let set = |text: &str| text.split(',').map(str::to_owned).collect::<BTreeSet<_>>();
+    if told.is_some_and(|told| set(told) == set(MIGRATED_PLUGINS)) {
+        return None;
+    }
+    let mut wanted = found.clone();
+    wanted.metadata.annotations.get_or_insert_default().insert(MIGRATED.to_owned(), MIGRATED_PLUGINS.to_owned());
+    Some(wanted)
 }
 
 /// Whether a CSINode belongs to another Node object of the same name.

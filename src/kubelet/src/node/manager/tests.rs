@@ -274,6 +274,38 @@ fn node_becomes_ready_in_the_moment_in_which_its_csi_node_is_there() {
     assert_eq!(ready_of(&patch["status"]), ("True".to_owned(), "kubelet is posting ready status".to_owned()));
 }
 
+// CSI-004: nodeinfomanager.go, tryInitializeCSINodeWithAnnotation: an older kubelet's list of plugins is brought in line, as a set.
+#[test]
+fn csi_node_of_an_older_kubelet_gets_todays_plugins() {
+    let key = "storage.alpha.kubernetes.io/migrated-plugins";
+    for (told, changes) in [(Some("kubernetes.io/aws-ebs,kubernetes.io/gce-pd"), true), (None, true), (Some("of today"), false)] {
+        let mut bench = Bench::new();
+        let (id, mut node) = Bench::created(&bench.due(0));
+        node.metadata.uid = Some("u".to_owned());
+        bench.done(0, id, Ok(ApiReply::Node(Arc::new(node))));
+        let (id, ()) = Bench::one(&bench.due(0), |call| matches!(call, ApiCall::GetCsiNode).then_some(()));
+        let mut found = csi_node("n1", "u");
+        let today = found.metadata.annotations.take().unwrap()[key].clone();
+        let turned: Vec<&str> = today.split(',').rev().collect();
+        let told = told.map(|told| if changes { told.to_owned() } else { turned.join(",") });
+        found.metadata.annotations = told.map(|told| [(key.to_owned(), told), ("other".to_owned(), "stays".to_owned())].into());
+        bench.done(0, id, Ok(ApiReply::CsiNode(Box::new(found.clone()))));
+        let update = |call: &ApiCall| if let ApiCall::UpdateCsiNode(new) = call { Some(new.clone()) } else { None };
+        let actions = bench.due(0);
+        if changes {
+            let (id, new) = Bench::one(&actions, update);
+            let annotations = new.metadata.annotations.unwrap();
+            assert_eq!((&annotations[key], annotations.contains_key("other")), (&today, found.metadata.annotations.is_some()));
+            bench.done(0, id, failed(FailureKind::Conflict));
+            let (id, ()) = Bench::one(&bench.due(9_000), |call| matches!(call, ApiCall::GetCsiNode).then_some(()));
+            bench.done(9_000, id, Ok(ApiReply::CsiNode(Box::new(csi_node("n1", "u")))));
+        } else {
+            assert!(!actions.iter().any(|action| matches!(&action.call, Call::Api(call) if update(call).is_some())));
+        }
+        assert!(bench.manager.plugin_facts().csi_node);
+    }
+}
+
 // NODE-080: setters.go, NodeAddress, asks name servers and routes at each pass; another address is reported when it is known.
 #[test]
 fn machine_is_asked_for_its_addresses_at_each_look_at_the_status() {
