@@ -200,6 +200,30 @@ mod tests {
         let mut left = |image| seconds(restart_wait(&mut backoffs, &container(image), exits(&last), MOST, at(clock, 0)));
         assert_eq!(left("broken"), Some((40, 40)));
         assert_eq!(left("mended"), None, "at once");
+        let (mut backoffs, mut clock) = (RestartBackoffs::new(), 0);
+        assert_eq!(waits_of(&mut backoffs, "i", &[("a", 1), ("b", 1), ("c", 1)], &mut clock), [0, 10, 20]);
+        let resources = serde_json::from_value(serde_json::json!({"limits": {"cpu": "2"}})).unwrap();
+        let larger = Container { resources: Some(resources), ..container("i") };
+        assert_eq!(restart_wait(&mut backoffs, &larger, exits(&ended("d", 1)), MOST, at(clock + 1, 0)), None);
+    }
+
+    // POD-226 (kubelet.go, newCrashLoopBackOff: the first wait is no longer than the longest): crashLoopBackOff.maxContainerRestartPeriod.
+    #[test]
+    fn longest_wait_is_the_configured_one_and_lowers_the_first() {
+        for (most, waits) in [(25, [None, Some(10), Some(20), Some(25), Some(25)]), (5, [None, Some(5), Some(5), Some(5), Some(5)])]
+        {
+            let (mut backoffs, most) = (RestartBackoffs::new(), Duration::from_secs(most));
+            let mut clock = 0;
+            for (id, expected) in ["a", "b", "c", "d", "e"].into_iter().zip(waits) {
+                clock += 1;
+                let ended = ended(id, 1);
+                let wait =
+                    seconds(restart_wait(&mut backoffs, &container("i"), exits(&ended), most, at(clock, 0))).map(|(all, _)| all);
+                assert_eq!(wait, expected, "{id}");
+                clock += wait.unwrap_or_default();
+                assert_eq!(restart_wait(&mut backoffs, &container("i"), exits(&ended), most, at(clock, 0)), None);
+            }
+        }
     }
 
     // POD-225 (kuberuntime_manager.go, doBackOff looks at what had ended before the kill): recordings 086 and 121.

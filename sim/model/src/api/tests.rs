@@ -115,6 +115,17 @@ fn a_bound_pod_is_marked_and_goes_only_when_its_node_says_so() {
     assert!(matches!(model.call(at(14), &Identity::node("n1"), &call(&uid)), Ok(ApiReply::Done)), "gone is success");
 }
 
+// S32: Go's time.Duration counts nanoseconds and wraps: registry/rest/delete.go, BeforeDelete, adds `time.Second * 2^63-1`, which is -1 s.
+#[test]
+fn deletion_with_the_longest_grace_wraps_as_gos_does() {
+    let mut model = with_pod("n1");
+    let options = DeleteOptions { grace_seconds: Some(i64::MAX), ..DeleteOptions::default() };
+    let (marked, gone) = model.delete(at(10), named("pods"), "default", "p", &options).unwrap();
+    assert!(!gone);
+    assert_eq!(marked["metadata"]["deletionTimestamp"], super::write::seconds(at(9)));
+    assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], i64::MAX);
+}
+
 #[test]
 fn grace_can_only_be_shortened() {
     let mut model = with_pod("n1");

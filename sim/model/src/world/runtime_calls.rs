@@ -3,6 +3,7 @@
 //! Differs: looks and polls are given up sooner than `runtimeRequestTimeout`; what is read from them is asked for again anyway.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -118,13 +119,18 @@ fn pod() -> Value {
 /// A pod is pulled for, started, probed, has its log rotated, ends twice and is started again, and is deleted; then the disk
 /// is full, and its image goes.
 fn life() -> Vec<Action> {
+    life_of(pod())
+}
+
+fn life_of(pod: Value) -> Vec<Action> {
+    let name = pod["metadata"]["name"].as_str().unwrap().to_owned();
     let record = Record::default();
     let mut world = World::new(Config::new("n1"), 7);
     world.planted = Some(recorder(&record));
     world.run_until(Duration::from_secs(3));
-    world.api.create(world.now(), named("pods"), "default", pod()).unwrap();
+    world.api.create(world.now(), named("pods"), "default", pod).unwrap();
     world.run_until(Duration::from_secs(180));
-    world.api.delete(world.now(), named("pods"), "default", "web", &DeleteOptions::default()).unwrap();
+    world.api.delete(world.now(), named("pods"), "default", &name, &DeleteOptions::default()).unwrap();
     world.run_until(Duration::from_secs(240));
     world.host.disk_full = true;
     world.run_until(Duration::from_secs(700));
@@ -220,6 +226,26 @@ fn log_is_reopened_after_its_rotation_and_images_go_after_a_look_at_the_disk() {
     let looked = first(&actions, |call| matches!(call, CriCall::ImageFsInfo));
     let removed = first(&actions, |call| matches!(call, CriCall::RemoveImage { .. }));
     assert!(looked < removed);
+}
+
+// LOG-005, FINDINGS A8: a link that is made is removed by the same name, however long the names of pod and container are.
+#[test]
+fn links_to_logs_go_by_the_name_by_which_they_were_made() {
+    for (pod_name, container) in [("web", "main"), ("p".repeat(253).as_str(), "c".repeat(63).as_str())] {
+        let mut long = pod();
+        long["metadata"] = json!({"name": pod_name, "namespace": "default", "annotations": {format!("sim.keelson.dev/{container}"): "exit=1@30s,1@30s"}});
+        long["spec"]["containers"][0]["name"] = json!(container);
+        let (mut made, mut removed) = (BTreeSet::new(), BTreeSet::new());
+        for action in life_of(long) {
+            match action.call {
+                Call::Host(HostCall::LinkContainerLog { link, .. }) => made.insert(link),
+                Call::Host(HostCall::RemoveContainerLogs { link, .. }) => removed.insert(link),
+                _ => false,
+            };
+        }
+        assert!(!made.is_empty() && made.iter().all(|link| link.rsplit('/').next().unwrap().len() <= 255), "{made:?}");
+        assert_eq!(made, removed);
+    }
 }
 
 /// With which graces the containers of a pod were stopped that has a grace of a minute, and a probe with one of seven seconds.

@@ -224,8 +224,13 @@ mod tests {
         assert!(make_missing(&volume, "outer/new").is_err());
         assert!(open_inside(&volume, "../secret").is_err());
         assert!(!scratch.path().join("secret/new").exists());
-        // What was resolved and then swapped for a link is refused.
+        // What was resolved and then swapped for a link is refused, the volume itself too (S25; subpath_linux.go, doSafeOpen: O_NOFOLLOW).
         assert!(open_resolved(&volume, Path::new("inner/file"), OFlags::PATH).is_err());
+        symlink("secret", scratch.path().join("swapped")).unwrap();
+        let swapped = fs::canonicalize(scratch.path()).unwrap().join("swapped");
+        for inside in ["file", ""] {
+            assert!(open_resolved(&swapped, Path::new(inside), OFlags::PATH).is_err(), "{inside:?}");
+        }
     }
 
     // MNT-012, MNT-013

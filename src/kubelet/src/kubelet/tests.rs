@@ -430,7 +430,7 @@ fn pod_that_failed_is_tried_again_after_ten_seconds() {
     assert!((5..=8).contains(&tries(&bench)), "{}", tries(&bench));
 }
 
-// POD-085: what nobody knows is not removed before all sources have spoken, and is once they have.
+// POD-085, NODE-261: what nobody knows is not removed before all sources have spoken, and is once they have.
 #[test]
 fn directory_of_an_unknown_pod_goes_once_every_source_has_spoken() {
     let removed = |call: &Call| matches!(call, Call::Host(HostCall::RemovePodDir { .. }));

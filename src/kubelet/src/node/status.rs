@@ -321,6 +321,11 @@ mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::Node;
 
+    use crate::event::CriReply;
+    use crate::observation::{RuntimeCondition, RuntimeStatus};
+    use crate::out::{Ledger, Out};
+    use crate::time::Now;
+
     fn machine() -> MachineInfo {
         MachineInfo {
             cpus: 2,
@@ -347,15 +352,19 @@ mod tests {
     }
 
     fn generate(config: &Config, existing: &NodeStatus) -> NodeStatus {
-        let (machine, runtime) = (machine(), RuntimeHealth::new());
+        generate_on(config, existing, &RuntimeHealth::new(), None)
+    }
+
+    fn generate_on(config: &Config, existing: &NodeStatus, runtime: &RuntimeHealth, pleg_error: Option<&str>) -> NodeStatus {
+        let machine = machine();
         let addresses = NodeAddresses { routed: vec!["10.77.0.1".parse().unwrap()], ..NodeAddresses::default() };
         let inputs = StatusInputs {
             config,
             machine: Some(&machine),
             addresses: Some(&addresses),
-            runtime: &runtime,
+            runtime,
             errors: &[],
-            pleg_error: None,
+            pleg_error,
             images: &[],
             pressures: Pressures::default(),
             volumes_in_use: None,
@@ -378,6 +387,36 @@ mod tests {
         let mut info = golden.node_info.unwrap();
         info.container_runtime_version = "unknown://Unknown".to_owned();
         assert_eq!(ours.node_info, Some(info));
+    }
+
+    // N10, NODE-101: pkg/kubelet/runtime.go (runtimeErrors): what is not there yet or down, then the PLEG, then what the runtime says.
+    #[test]
+    fn errors_come_in_upstreams_order() {
+        let (mut runtime, mut ledger, mut actions) = (RuntimeHealth::new(), Ledger::default(), Vec::new());
+        let now = Now { mono: Mono::ZERO, wall: Timestamp::UNIX_EPOCH };
+        runtime.due(now, &mut Out::new(&mut ledger, &mut actions, &mut Vec::new()));
+        let condition = |status| Some(RuntimeCondition { status, reason: "R".to_owned(), message: "M".to_owned() });
+        let told = RuntimeStatus { runtime_ready: condition(false), network_ready: condition(true), ..RuntimeStatus::default() };
+        for action in actions {
+            runtime.done(now, action.id, Ok(CriReply::Status(told.clone())));
+        }
+        let status = generate_on(&config(), &NodeStatus::default(), &runtime, Some("PLEG is not healthy: why"));
+        let ready = status.conditions.unwrap().into_iter().find(|one| one.type_ == "Ready").unwrap();
+        let expected = "[container runtime status check may not have completed yet, PLEG is not healthy: why, container runtime not \
+                        ready: RuntimeReady=false reason:R message:M]";
+        assert_eq!(ready.message.as_deref(), Some(expected));
+    }
+
+    // NODE-083: setters.go, MachineInfo: podsPerCore times the cores, at most maxPods; 0 is no limit.
+    #[test]
+    fn pods_are_bounded_by_cores_as_well() {
+        for (per_core, pods) in [(0, "250"), (10, "20"), (1000, "250")] {
+            let mut config = config();
+            config.pods.per_core = per_core;
+            let status = generate(&config, &NodeStatus::default());
+            let told = |list: &Option<BTreeMap<String, Quantity>>| list.as_ref().unwrap()["pods"].0.clone();
+            assert_eq!((told(&status.capacity), told(&status.allocatable)), (pods.to_owned(), pods.to_owned()), "{per_core}");
+        }
     }
 
     // NODE-084: reservations, the hard threshold and huge pages are taken off memory, but never below zero.

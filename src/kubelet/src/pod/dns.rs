@@ -309,5 +309,11 @@ mod tests {
         assert_eq!((dns.config.servers.len(), dns.config.searches.len()), (3, 32));
         assert!(dns.warnings[0].1.ends_with("the applied nameserver line is: 1.1.1.1 2.2.2.2 3.3.3.3"));
         assert_eq!(dns.warnings.len(), 2);
+        // dns.go (formDNSSearchFitsLimits): what is too long is left out after the cut at 32, and makes no room for a 33rd.
+        let mut searches: Vec<String> = (0..33).map(|i| format!("s{i}")).collect();
+        searches[0] = "x".repeat(254);
+        let long = json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": searches}});
+        let dns = pod_dns(&pod(long), &cluster(), None, &[], "p");
+        assert_eq!((dns.config.searches.len(), dns.config.searches[30].as_str()), (31, "s31"));
     }
 }

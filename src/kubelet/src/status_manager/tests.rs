@@ -174,18 +174,21 @@ fn overwrite_that_outruns_the_answer_to_a_patch_is_repaired() {
     assert_eq!(patched_phase(&calls), Some("Running"));
 }
 
-// Invariant 11: others' conditions survive every patch.
+// Invariant 11: others' conditions survive every patch, and so does DisruptionTarget, which is shared (F3; types/pod_status.go,
+// PodConditionSharedByKubelet).
 #[test]
 fn foreign_conditions_survive() {
-    let mut bench = Bench::new();
-    let foreign = json!({"type": "example.com/gate", "status": "True"});
-    bench.manager.pod_seen(at(0), &pod(json!({"phase": "Pending", "conditions": [foreign]}), false));
-    let mut wanted = status("Running");
-    wanted.conditions = Some(vec![]);
-    bench.manager.set_status(&bench.uid.clone(), wanted, Gate { may_run: true, finished: false });
-    let calls = bench.act(|manager, uid, out| manager.tell(at(0), uid, out));
-    let [ApiCall::PatchPodStatus { patch, .. }] = &calls[..] else { panic!("one patch") };
-    assert_eq!(patch["status"].get("conditions"), None);
+    for kind in ["example.com/gate", "DisruptionTarget"] {
+        let mut bench = Bench::new();
+        let foreign = json!({"type": kind, "status": "True"});
+        bench.manager.pod_seen(at(0), &pod(json!({"phase": "Pending", "conditions": [foreign]}), false));
+        let mut wanted = status("Running");
+        wanted.conditions = Some(vec![]);
+        bench.manager.set_status(&bench.uid.clone(), wanted, Gate { may_run: true, finished: false });
+        let calls = bench.act(|manager, uid, out| manager.tell(at(0), uid, out));
+        let [ApiCall::PatchPodStatus { patch, .. }] = &calls[..] else { panic!("one patch") };
+        assert_eq!(patch["status"].get("conditions"), None, "{kind}");
+    }
 }
 
 /// What is told of a pod whose sandbox is up, with a container in that state.

@@ -176,9 +176,11 @@ async fn heartbeats_calls_and_watches_do_not_share_a_connection() {
     let brief = Duration::from_secs(1);
     timeout(brief, api.call(ApiCall::GetLease)).await.unwrap_err();
     timeout(brief, api.call(ApiCall::GetCsiNode)).await.unwrap_err();
+    // S14: whoever sends tokens keeps no status waiting.
+    timeout(brief, api.review_token("t".to_owned())).await.unwrap_err();
     let connections: Vec<_> = server.seen().iter().map(|seen| seen.connection).collect();
     assert_eq!(connections[0], connections[1]);
-    assert_eq!(connections[1..].iter().collect::<BTreeSet<_>>().len(), 3, "{connections:?}");
+    assert_eq!(connections[1..].iter().collect::<BTreeSet<_>>().len(), 4, "{connections:?}");
 }
 
 #[tokio::test(start_paused = true)]

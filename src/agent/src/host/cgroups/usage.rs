@@ -28,15 +28,23 @@ pub(in super::super) struct Whole {
 /// CPU, memory and processes of one cgroup, the root included; `None` if there is none.
 pub(in super::super) fn usage(cgroups: &Cgroups, name: &str, whole: Whole) -> Result<Option<CgroupUsage>, HostError> {
     let path: PathBuf = name.split('/').filter(|c| !c.is_empty()).map(component).collect::<Result<_, _>>()?;
-    let (there, measured) = match cgroups {
-        Cgroups::V2(root) if root.join(&path).is_dir() => {
-            (root.join(&path), v2(&root.join(&path), Some(whole).filter(|_| path.as_os_str().is_empty()))?)
+    match cgroups {
+        Cgroups::V2(root) => {
+            let (there, whole) = (root.join(&path), Some(whole).filter(|_| path.as_os_str().is_empty()));
+            while_there(&there, || v2(&there, whole))
         }
-        Cgroups::V1(root) if root.join("memory").join(&path).is_dir() => (root.join("memory").join(&path), v1(root, &path)?),
-        _ => return Ok(None),
-    };
-    // What went away meanwhile reads as nothing, which it did not use.
-    Ok(there.is_dir().then_some(measured))
+        Cgroups::V1(root) => while_there(&root.join("memory").join(&path), || v1(root, &path)),
+    }
+}
+
+/// What is measured of a cgroup, if it is there from the beginning to the end: what went away meanwhile reads as nothing, which it did
+/// not use.
+fn while_there(cgroup: &Path, measure: impl FnOnce() -> Result<CgroupUsage, HostError>) -> Result<Option<CgroupUsage>, HostError> {
+    if !cgroup.is_dir() {
+        return Ok(None);
+    }
+    let measured = measure()?;
+    Ok(cgroup.is_dir().then_some(measured))
 }
 
 fn number(cgroup: &Path, file: &str) -> Result<Option<u64>, HostError> {
@@ -137,4 +145,26 @@ fn v1(root: &Path, path: &Path) -> Result<CgroupUsage, HostError> {
         oom_kills: table(&of("memory"), "memory.oom_control")?.get("oom_kill").copied(),
         ..CgroupUsage::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::Scratch;
+    use super::*;
+
+    // N11: cAdvisor gives an error, hence no sample, for a cgroup that goes away while it is read; never zeros.
+    #[test]
+    fn cgroup_that_goes_away_meanwhile_has_used_no_zeros() {
+        let scratch = Scratch::new();
+        let cgroup = scratch.path().join("gone");
+        std::fs::create_dir(&cgroup).unwrap();
+        let nothing = || Ok(CgroupUsage::default());
+        assert!(while_there(&cgroup, nothing).unwrap().is_some());
+        let goes = || {
+            std::fs::remove_dir(&cgroup).unwrap();
+            v2(&cgroup, None)
+        };
+        assert_eq!(while_there(&cgroup, goes).unwrap(), None);
+        assert_eq!(while_there(&cgroup, nothing).unwrap(), None);
+    }
 }

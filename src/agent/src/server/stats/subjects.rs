@@ -156,3 +156,24 @@ fn of_runtime(usage: &cri::ContainerStats, named: &Subject, now: Timestamp) -> S
 pub(super) fn container_cgroup(pod: &str, id: &str, prefix: &str) -> String {
     if pod.ends_with(".slice") { format!("{pod}/{prefix}-{id}.scope") } else { format!("{pod}/{id}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // N11: cri_stats_provider.go and cAdvisor stamp what is measured with when it was: never with 1970, which Prometheus drops.
+    #[test]
+    fn container_without_a_figure_of_its_cpu_has_a_time() {
+        let now = Timestamp::from_second(100).unwrap();
+        let memory = |timestamp| Some(cri::MemoryUsage { timestamp, ..cri::MemoryUsage::default() });
+        let cpu = |timestamp| Some(cri::CpuUsage { timestamp, ..cri::CpuUsage::default() });
+        let at = |cpu, memory| {
+            let usage = cri::ContainerStats { cpu, memory, ..cri::ContainerStats::default() };
+            of_runtime(&usage, &Subject::default(), now).at.as_second()
+        };
+        assert_eq!(at(cpu(5_000_000_000), memory(7_000_000_000)), 5);
+        assert_eq!(at(None, memory(7_000_000_000)), 7);
+        assert_eq!(at(cpu(0), memory(7_000_000_000)), 7);
+        assert_eq!(at(None, None), 100);
+    }
+}

@@ -144,6 +144,8 @@ pub(crate) struct FakeHost {
     pub(crate) fs: Mutex<BTreeMap<String, HostReply>>,
     pub(crate) cgroups: Mutex<BTreeMap<String, CgroupUsage>>,
     pub(crate) trees: Mutex<BTreeMap<String, (u64, u64)>>,
+    /// How many trees are being walked, and the most that were.
+    pub(crate) walks: Mutex<(usize, usize)>,
 }
 
 impl FakeHost {
@@ -217,7 +219,16 @@ impl Host for FakeHost {
 
     fn tree_usage(&self, path: String) -> BoxFuture<'_, Result<(u64, u64), Failure>> {
         let usage = self.trees.lock().unwrap().get(&path).copied();
-        async move { usage.ok_or_else(|| not_found(&path)) }.boxed()
+        async move {
+            let began = |walks: &mut (usize, usize)| *walks = (walks.0 + 1, walks.1.max(walks.0 + 1));
+            began(&mut self.walks.lock().unwrap());
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            self.walks.lock().unwrap().0 -= 1;
+            usage.ok_or_else(|| not_found(&path))
+        }
+        .boxed()
     }
 
     fn works_for(&self, _: Option<(kubelet::work::Point, &PodUid)>) {}

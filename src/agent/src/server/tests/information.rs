@@ -475,6 +475,17 @@ async fn machine_is_read_once_for_all_scrapes() {
     }
 }
 
+// S30: whoever asks, and however often: each walk costs the disk as much as the tree has files.
+#[tokio::test(start_paused = true)]
+async fn few_trees_are_walked_at_once() {
+    let world = World::new().start().await;
+    golden_machine(&world);
+    set_cgroups(&world, false);
+    let answers = futures::future::join_all((0..8).map(|_| world.get("/stats/summary"))).await;
+    assert!(answers.iter().all(|answer| answer.body.contains("\"logs\":")), "{}", answers[0].body);
+    assert_eq!(*world.host.walks.lock().unwrap(), (0, 2));
+}
+
 #[tokio::test(start_paused = true)]
 async fn only_cpu_and_memory_is_less() {
     // API-129
@@ -589,7 +600,10 @@ async fn a_claim_is_measured_once_and_by_its_own_filesystem() {
     let directory = VolumeDirectory { plugin: "kubernetes.io~csi".to_owned(), volume: "pv-1".to_owned(), data: None };
     world.view.directories.lock().unwrap().insert("data".to_owned(), "pv-1".to_owned());
     world.host.replies.lock().unwrap().insert("volumes", HostReply::Volumes(vec![directory]));
-    world.runtime.answers.lock().unwrap().listing = Some(listing());
+    let CriReply::Listing { began, mut listing } = listing() else { panic!("a listing") };
+    // N11: a pod counts once, also with two sandboxes (pleg/generic.go counts pods).
+    listing.sandboxes.push(ListedSandbox { id: SandboxId::new("s3"), attempt: 1, ..listing.sandboxes[0].clone() });
+    world.runtime.answers.lock().unwrap().listing = Some(CriReply::Listing { began, listing });
     assert!(!world.get("/metrics").await.body.contains("kubelet_volume_stats"));
     let (collector, view, shutdown) = (world.shared.stats.clone(), world.view.clone(), world.shutdown.clone());
     tokio::spawn(async move { collector.run(view.as_ref(), shutdown).await });

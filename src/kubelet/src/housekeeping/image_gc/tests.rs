@@ -192,3 +192,12 @@ fn image_that_was_never_used_goes_with_the_old_ones() {
     bench.gc.changed(at(1190));
     assert_eq!(bench.at(1193), ["old", "new"]);
 }
+
+// S24: a filesystem that claims to have more available than it holds is not full, whatever the arithmetic.
+#[test]
+fn filesystem_with_more_room_than_it_has_is_not_full() {
+    let mut bench = Bench::new(&["a"], 150);
+    bench.at(1);
+    assert!(bench.at(301).is_empty());
+    assert_eq!(bench.told(), []);
+}

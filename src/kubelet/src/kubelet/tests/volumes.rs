@@ -157,7 +157,7 @@ fn new_life_takes_over_the_volumes_of_what_runs() {
     assert_eq!((bench.count(set_up), bench.count(torn_down), bench.count(container_stopped)), (1, 0, 0));
 }
 
-// VOL-005, VOL-014: no volume is taken away before every source of pods has spoken: until then nobody knows whose it is.
+// VOL-005, VOL-014, NODE-261: no volume is taken away before every source of pods has spoken: until then nobody knows whose it is.
 #[test]
 fn no_volume_goes_before_every_source_has_spoken() {
     let mut bench = Bench::begun();
