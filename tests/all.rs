@@ -6,6 +6,7 @@ mod conformance;
 mod corpus;
 mod differs;
 mod documents;
+mod faults;
 mod live;
 mod scenarios;
 mod source;

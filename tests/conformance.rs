@@ -102,8 +102,8 @@ impl Table {
 }
 
 /// A test of a Rust file, or a part of a suite, with all text that belongs to it.
-struct Test {
-    name: String,
+pub(crate) struct Test {
+    pub(crate) name: String,
     text: String,
 }
 
@@ -122,12 +122,12 @@ fn parts_of(source: &Source) -> Vec<Test> {
 }
 
 /// Whether the tests of a file skip themselves where they cannot run.
-fn can_be_skipped(path: &str) -> bool {
+pub(crate) fn can_be_skipped(path: &str) -> bool {
     path.starts_with("tests/live/") || path.starts_with("tests/cluster/")
 }
 
 /// What is missing of behaviours that are held in part, by ID: lines `ID<tab>what is missing` below a head.
-fn missing_parts(text: &str) -> BTreeMap<String, String> {
+pub(crate) fn missing_parts(text: &str) -> BTreeMap<String, String> {
     let mut missing = BTreeMap::new();
     for line in text.lines().skip(1) {
         let (id, what) = line.split_once('\t').unwrap_or_else(|| panic!("{IN_PART}: not two cells: {line}"));
@@ -137,7 +137,7 @@ fn missing_parts(text: &str) -> BTreeMap<String, String> {
 }
 
 /// The tests of a file: functions with an attribute that ends in `test`, with the comments above them.
-fn tests_of(source: &Source) -> Vec<Test> {
+pub(crate) fn tests_of(source: &Source) -> Vec<Test> {
     source
         .functions()
         .into_iter()
@@ -218,7 +218,7 @@ impl Coverage {
 }
 
 /// `kubelet/pod/status: a_test`: the crate, the module and the test.
-fn label(path: &str, test: &str) -> String {
+pub(crate) fn label(path: &str, test: &str) -> String {
     let module = path.trim_start_matches("src/").trim_start_matches("sim/").replace("/src/", "/");
     let module = module.trim_end_matches(".rs").trim_end_matches("/mod").trim_end_matches("/tests");
     format!("`{module}: {test}`")
