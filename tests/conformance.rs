@@ -126,8 +126,13 @@ pub(crate) fn can_be_skipped(path: &str) -> bool {
     path.starts_with("tests/live/") || path.starts_with("tests/cluster/")
 }
 
+/// The behaviours that tests name; docs/conformance.md says how far each is held.
+pub(crate) fn named_behaviours() -> BTreeSet<String> {
+    Coverage::of_the_repository(&Table::read()).held.into_keys().collect()
+}
+
 /// What is missing of behaviours that are held in part, by ID: lines `ID<tab>what is missing` below a head.
-pub(crate) fn missing_parts(text: &str) -> BTreeMap<String, String> {
+fn missing_parts(text: &str) -> BTreeMap<String, String> {
     let mut missing = BTreeMap::new();
     for line in text.lines().skip(1) {
         let (id, what) = line.split_once('\t').unwrap_or_else(|| panic!("{IN_PART}: not two cells: {line}"));

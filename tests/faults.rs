@@ -1,9 +1,9 @@
 //! What is said in docs/faults.tsv is there: each fault that was found once is held by a test that runs everywhere, by a scenario or by a
-//! case of the corpus; or it is told to users as a difference; or it says that it is open.
+//! case of the corpus; or it is told to users as a difference; or the conformance page says how far it is held; or it is open.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::conformance::{can_be_skipped, label, missing_parts, tests_of};
+use crate::conformance::{can_be_skipped, label, named_behaviours, tests_of};
 use crate::source::{files_below, sources, text_of};
 
 const FAULTS: &str = "docs/faults.tsv";
@@ -34,7 +34,8 @@ struct Holders {
     /// The numbers of the corpus's cases that are compared in the stage that runs everywhere.
     cases: BTreeSet<String>,
     differences: Vec<String>,
-    in_part: BTreeSet<String>,
+    /// Behaviours of which docs/conformance.md says how far they are held, and what is missing.
+    behaviours: BTreeSet<String>,
 }
 
 impl Holders {
@@ -56,7 +57,7 @@ impl Holders {
         let page = text_of(DIFFERS).expect("the page is there");
         let subject = |line: &str| Some(line.strip_prefix("| ")?.split(" | ").next()?.to_owned());
         holders.differences = page.lines().filter_map(subject).collect();
-        holders.in_part = missing_parts(&text_of("docs/in_part.tsv").expect("the table is there")).into_keys().collect();
+        holders.behaviours = named_behaviours();
         holders
     }
 
@@ -72,8 +73,8 @@ impl Holders {
             let found = self.differences.iter().filter(|one| one.starts_with(subject)).count();
             return if found == 1 { Ok(true) } else { Err(format!("{found} subjects in {DIFFERS} begin so")) };
         }
-        if let Some(id) = holder.strip_prefix("in part: ") {
-            return if self.in_part.contains(id) { Ok(true) } else { Err("nothing is said to be missing".to_owned()) };
+        if let Some(id) = holder.strip_prefix("conformance: ") {
+            return if self.behaviours.contains(id) { Ok(true) } else { Err("no test names that behaviour".to_owned()) };
         }
         if let Some(number) = holder.strip_prefix("case ") {
             let there = self.cases.contains(number);
@@ -123,13 +124,13 @@ fn what_is_not_there_holds_nothing() {
         files: ["scenarios/a/b.yaml".to_owned()].into(),
         cases: ["001".to_owned()].into(),
         differences: vec!["One thing".to_owned(), "One more".to_owned()],
-        in_part: ["X-001".to_owned()].into(),
+        behaviours: ["X-001".to_owned()].into(),
     };
-    for there in ["a/b: c", "scenarios/a/b.yaml", "case 001", "differs: One t", "in part: X-001", "open", "open: why"] {
+    for there in ["a/b: c", "scenarios/a/b.yaml", "case 001", "differs: One t", "conformance: X-001", "open", "open: why"] {
         assert_eq!(holders.holds(there), Ok(true), "{there}");
     }
     assert_eq!(holders.holds("tests/live: d"), Ok(false));
-    for absent in ["a/b: e", "scenarios/a/c.yaml", "case 002", "differs: One", "differs: Two", "in part: X-002", "opened"] {
+    for absent in ["a/b: e", "scenarios/a/c.yaml", "case 002", "differs: One", "differs: Two", "conformance: X-002", "opened"] {
         assert!(holders.holds(absent).is_err(), "{absent}");
     }
 }
