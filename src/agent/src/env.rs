@@ -260,6 +260,59 @@ pub struct CgroupUsage {
     pub memory_pressure: Option<Pressure>,
     /// Pressure for disks.
     pub io_pressure: Option<Pressure>,
+    /// Page cache that was used lately, in bytes.
+    pub active_file: Option<u64>,
+    /// Page cache that was not, in bytes.
+    pub inactive_file: Option<u64>,
+    /// Memory of the kernel in bytes, where it is counted apart.
+    pub kernel_memory: Option<u64>,
+    /// Periods in which it went above its quota on what it had saved, and for how many nanoseconds.
+    pub bursts: (u64, u64),
+    /// How many threads it may have; `None` if there is no limit.
+    pub threads_max: Option<u64>,
+    /// One process of this cgroup itself.
+    pub first_process: Option<u32>,
+    /// When it was made, as far as its files tell.
+    pub made: Option<Timestamp>,
+    /// What its CPU is set to; `None` without the controller.
+    pub cpu_settings: Option<CpuSettings>,
+    /// What its memory is set to; `None` without the controller.
+    pub memory_settings: Option<MemorySettings>,
+    /// What it read and wrote, by device.
+    pub disks: Vec<DiskUsage>,
+}
+
+/// What the CPU of a cgroup is set to, in the units of version 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuSettings {
+    /// Shares.
+    pub shares: u64,
+    /// Microseconds of each period; `None` if there is no quota.
+    pub quota: Option<u64>,
+    /// Microseconds.
+    pub period: u64,
+}
+
+/// What the memory of a cgroup is set to, in bytes; 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemorySettings {
+    /// The limit.
+    pub limit: u64,
+    /// That of swap; of version 1, of memory and swap.
+    pub swap_limit: u64,
+    /// What is kept for it.
+    pub reservation: u64,
+}
+
+/// What a cgroup did to one device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
+    /// Major and minor number.
+    pub device: (u32, u32),
+    /// Bytes read, and read requests.
+    pub read: (u64, u64),
+    /// Bytes written, and write requests.
+    pub written: (u64, u64),
 }
 
 /// A byte stream.

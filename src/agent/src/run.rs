@@ -160,6 +160,9 @@ fn servers(
         root_dir: config.paths.root.clone(),
         pod_logs_dir: config.paths.pod_logs.clone(),
         volume_stats_period: config.node.volume_stats_period,
+        kubelet_cgroup: config.cgroups.kubelet.clone(),
+        runtime_cgroup: config.cgroups.runtime.clone(),
+        system_cgroup: config.cgroups.system.clone(),
     };
     let stats = Collector::new(env.clone(), stats_settings);
     let listeners = settings.listeners.clone();

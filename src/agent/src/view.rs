@@ -45,6 +45,10 @@ impl NodeView for CoreView {
         async move { self.ask(move |kubelet, _| kubelet.observation(&pod)).await.flatten() }.boxed()
     }
 
+    fn observations(&self) -> BoxFuture<'_, Vec<Observed>> {
+        async move { self.ask(|kubelet, _| kubelet.observations()).await.unwrap_or_default() }.boxed()
+    }
+
     fn volume_directories(&self, pod: PodUid) -> BoxFuture<'_, BTreeMap<String, String>> {
         async move { self.ask(move |kubelet, _| kubelet.volume_directories(&pod)).await.unwrap_or_default() }.boxed()
     }

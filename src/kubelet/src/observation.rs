@@ -367,6 +367,12 @@ pub struct MachineInfo {
     /// Whether the kernel enforces AppArmor profiles.
     #[serde(default)]
     pub apparmor: bool,
+    /// Cores, and sockets, that the CPUs are of; 0 if the kernel does not tell.
+    #[serde(default)]
+    pub cores_and_sockets: (u64, u64),
+    /// Disks by their numbers, such as `8:0`: their names, such as `sda`.
+    #[serde(default)]
+    pub disks: BTreeMap<String, String>,
 }
 
 /// Shared handle to an observation.

@@ -53,6 +53,12 @@ impl Kubelet {
         self.workers.get(uid)?.observation.clone()
     }
 
+    /// What was last seen of each pod in the runtime.
+    #[must_use]
+    pub fn observations(&self) -> Vec<Observed> {
+        self.workers.values().filter_map(|worker| worker.observation.clone()).collect()
+    }
+
     /// The volumes of a pod that are in place: by their names in the pod, what their directories are called.
     #[must_use]
     pub fn volume_directories(&self, uid: &PodUid) -> BTreeMap<String, String> {

@@ -140,7 +140,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("rotate-certificates", Switch(|s| &mut s.config.rotate_certificates), OLD, "Renew the client certificate."),
     flag("rotate-server-certificates", Switch(|s| &mut s.config.server_tls_bootstrap), OLD, "Request the serving certificate from the API server and renew it."),
     flag("runonce", Switch(|s| &mut s.config.run_once), OLD, "Not supported any more."),
-    flag("runtime-cgroups", Text(|s| &mut s.flags.runtime_cgroups), Ignored("what the runtime itself uses is not told."), "The container runtime's cgroup."),
+    flag("runtime-cgroups", Text(|s| &mut s.flags.runtime_cgroups), Current, "The container runtime's cgroup, whose usage is told."),
     flag("runtime-request-timeout", Period(|s| &mut s.config.runtime_request_timeout), OLD, "How long a request to the runtime may take, pulls and streams aside."),
     flag("seccomp-default", Switch(|s| &mut s.flags.seccomp_default), Current, "Make RuntimeDefault the default seccomp profile."),
     flag("serialize-image-pulls", OptionalSwitch(|s| &mut s.config.serialize_image_pulls), OLD, "Pull one image at a time."),

@@ -2,7 +2,7 @@
 //! Upstream: github.com/google/cadvisor/machine, pkg/kubelet/cadvisor, pkg/kubelet/cm/util.
 //! Differs: nothing on purpose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use kubelet::observation::{FsUsage, MachineInfo};
@@ -46,7 +46,31 @@ pub(super) fn info(layout: &Layout) -> Result<MachineInfo, HostError> {
         thermal_throttles: thermal_throttles(layout, &text("sys/devices/system/cpu/possible")),
         apparmor: layout.system("sys/kernel/security/apparmor").exists()
             && text("sys/module/apparmor/parameters/enabled").starts_with('Y'),
+        cores_and_sockets: (
+            distinct(layout, &cpu_info, "core id", "core_id"),
+            distinct(layout, &cpu_info, "physical id", "physical_package_id"),
+        ),
+        disks: disks(layout),
     })
+}
+
+/// How many different values there are, in /proc/cpuinfo or else below /sys (upstream's `GetPhysicalCores` and `GetSockets`).
+fn distinct(layout: &Layout, cpu_info: &str, key: &str, file: &str) -> u64 {
+    let told = |line: &str| line.split_once(':').filter(|(found, _)| found.trim() == key).map(|(_, value)| value.trim().to_owned());
+    let mut values: BTreeSet<String> = cpu_info.lines().filter_map(told).collect();
+    if values.is_empty() {
+        let directory = layout.system("sys/bus/cpu/devices");
+        let cpus = files::names(&directory).unwrap_or_default().into_iter().take(MOST_CPUS);
+        values.extend(cpus.filter_map(|cpu| files::text(&directory.join(cpu).join("topology").join(file)).ok()));
+    }
+    values.len() as u64
+}
+
+/// The machine's disks by their numbers.
+fn disks(layout: &Layout) -> BTreeMap<String, String> {
+    let directory = layout.system("sys/block");
+    let names = files::names(&directory).unwrap_or_default().into_iter();
+    names.filter_map(|name| Some((files::text(&directory.join(&name).join("dev")).ok()?.trim().to_owned(), name))).collect()
 }
 
 /// More CPUs than any kernel is built for.

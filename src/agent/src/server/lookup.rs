@@ -9,7 +9,7 @@ use kubelet::action::CriCall;
 use kubelet::event::CriReply;
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::{ContainerId, PodUid, SandboxId};
-use kubelet::observation::{ContainerState, ContainerStatus, Observed};
+use kubelet::observation::{ContainerState, ContainerStatus, Observed, SandboxState};
 
 use super::Shared;
 
@@ -45,9 +45,14 @@ pub(crate) async fn running_container(shared: &Shared, pod: &PodUid, name: &str)
     find(shared, pod, pick).await
 }
 
-/// The pod's newest sandbox (API-114).
+/// The pod's newest sandbox (API-114), if anything of the pod runs: of no other pod upstream's runtime tells (GetPods).
 pub(crate) async fn sandbox(shared: &Shared, pod: &PodUid) -> Result<Option<SandboxId>, Failure> {
-    find(shared, pod, |seen| seen.sandboxes.first().map(|one| one.id.clone())).await
+    let pick = |seen: &Observed| {
+        let runs = seen.sandboxes.iter().any(|one| one.state == SandboxState::Ready)
+            || seen.containers.iter().any(|one| one.state == ContainerState::Running);
+        seen.sandboxes.first().filter(|_| runs).map(|one| one.id.clone())
+    };
+    find(shared, pod, pick).await
 }
 
 /// One instance of a container, by its ID.

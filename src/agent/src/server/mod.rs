@@ -1,6 +1,6 @@
 //! The HTTPS API of the node: who asks, whether they may, and what they get.
 //! Upstream: pkg/kubelet/server.
-//! Differs: HTTP/1.1 only; /logs, pprof, statusz, flagz, checkpoints and WebSocket v5 are not served; `logs -f` is not cut after 4 h.
+//! Differs: HTTP/1.1 only; /logs, pprof, flagz, checkpoints and WebSocket v5 are not served; `logs -f` is not cut after 4 h.
 
 pub mod auth;
 mod configz;
@@ -14,6 +14,7 @@ mod query;
 mod reply;
 mod routes;
 pub mod stats;
+mod statusz;
 mod strangers;
 mod streaming;
 #[cfg(test)]
@@ -45,6 +46,9 @@ pub trait NodeView: Send + Sync {
 
     /// What was last seen of a pod in the runtime; `None` if nothing was seen of it yet.
     fn observation(&self, pod: PodUid) -> BoxFuture<'_, Option<Observed>>;
+
+    /// What was last seen of each pod in the runtime.
+    fn observations(&self) -> BoxFuture<'_, Vec<Observed>>;
 
     /// The volumes of a pod that are in place: by their names in the pod, what their directories are called.
     fn volume_directories(&self, pod: PodUid) -> BoxFuture<'_, BTreeMap<String, String>>;

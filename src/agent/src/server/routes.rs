@@ -14,8 +14,8 @@ use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, any, on};
 use futures::FutureExt as _;
-use http::header::{ALLOW, LOCATION};
-use http::{HeaderValue, Method, StatusCode};
+use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use tower::ServiceExt as _;
 
 use super::auth::Guard;
 use super::strangers::Stranger;
-use super::{Shared, configz, health, logs, metrics, pods, reply, stats, streaming};
+use super::{Shared, configz, health, logs, metrics, pods, reply, stats, statusz, streaming};
 
 /// Which of the three listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +155,12 @@ impl Gate {
             // The router would answer HEAD where it answers GET; upstream's does not.
             *request.method_mut() = Method::OPTIONS;
         }
+        if !handler && let Some(uri) = without_slash(request.uri(), root) {
+            *request.uri_mut() = uri;
+        }
+        if request.method() == Method::GET && JSON_ONLY.contains(&request.uri().path()) && !takes_json(request.headers()) {
+            return reply::text(StatusCode::NOT_ACCEPTABLE, "406: Not Acceptable\n\nAvailable representations: application/json");
+        }
         let Ok(response) = self.router.clone().oneshot(request).await;
         finished(response)
     }
@@ -173,6 +179,23 @@ impl Gate {
     pub(crate) fn paths(shared: &Shared, listener: Listener) -> Vec<String> {
         mounts(shared, listener).into_iter().flat_map(|mount| mount.routes).map(|(path, _)| path).collect()
     }
+}
+
+/// What says that it produces JSON, and so refuses whoever takes only something else.
+const JSON_ONLY: [&str; 3] = ["/pods", "/pods/", "/runningpods/"];
+
+/// go-restful's `matchesAccept`: parameters and preferences do not count.
+fn takes_json(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(ACCEPT).and_then(|accepted| accepted.to_str().ok()).filter(|accepted| !accepted.is_empty());
+    let mut types = accepted.unwrap_or("*/*").split(',').map(|one| one.split(';').next().unwrap_or_default().trim());
+    types.any(|one| one == "*/*" || one == "application/json")
+}
+
+/// go-restful's router does not look at slashes at the end of a path; what is not below its root stays as it is.
+fn without_slash(uri: &Uri, root: &str) -> Option<Uri> {
+    let path = uri.path().strip_suffix('/').filter(|path| path.len() > root.len())?;
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    format!("{path}{query}").parse().ok()
 }
 
 /// The router's own refusals in upstream's words (API-007).
@@ -207,7 +230,10 @@ fn redirect(request: &Request, path: &str) -> Response {
     } else {
         Body::empty()
     };
-    let mut response = reply::with_type(StatusCode::TEMPORARY_REDIRECT, HeaderValue::from_static("text/html; charset=utf-8"), body);
+    let mut response = reply::bare(StatusCode::TEMPORARY_REDIRECT, body);
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    }
     response.headers_mut().insert(LOCATION, location);
     response
 }
@@ -286,12 +312,11 @@ fn mounts(shared: &Shared, listener: Listener) -> Vec<Mount> {
         handler("/healthz/ping", any(health::ping)),
         handler("/healthz/log", any(health::log)),
         handler("/healthz/syncloop", any(health::sync_loop)),
+        handler("/healthz/device-plugin", any(health::device_plugin)),
         service("/pods", vec![("", on(MethodFilter::GET, pods::pods)), ("/", on(MethodFilter::GET, pods::pods))]),
         service("/stats/", vec![("summary", on(GET_OR_POST, stats::summary))]),
         handler("/metrics", any(metrics::all)),
         handler("/metrics/resource", any(metrics::resource)),
-        // Gone upstream since 1.20; old scrapers still ask for it.
-        handler("/metrics/resource/v1beta1", any(metrics::resource)),
         handler("/metrics/cadvisor", any(metrics::cadvisor)),
         handler("/metrics/probes", any(metrics::probes)),
         handler("/metrics/slis", any(metrics::slis)),
@@ -329,9 +354,11 @@ fn debugging_mounts() -> Vec<Mount> {
         ),
         service("/runningpods/", vec![("", on(MethodFilter::GET, pods::running_pods))]),
         handler("/configz", any(configz::configz)),
+        handler("/statusz", any(statusz::statusz)),
         // API-013: not served, and said so in the words of the switch.
         switched_off("/logs/", "logs endpoint is disabled."),
         switched_off("/debug/pprof/", "profiling endpoint is disabled."),
+        handler("/debug/flags/v", any(|| async { reply::error_line(StatusCode::METHOD_NOT_ALLOWED, "flags endpoint is disabled.") })),
     ]
 }
 

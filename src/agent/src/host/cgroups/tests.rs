@@ -4,7 +4,7 @@
 
 use super::super::testing::Scratch;
 use super::*;
-use crate::env::{Pressure, Stall};
+use crate::env::{CpuSettings, DiskUsage, MemorySettings, Pressure, Stall};
 
 const V2_FILES: &str = "sys/fs/cgroup/cgroup.controllers";
 
@@ -149,6 +149,10 @@ fn v2_usage_is_less_inactive_files_and_the_root_has_the_machines_limit() {
     scratch.put("sys/fs/cgroup/kubepods/cgroup.procs", "0\n77\n78\n");
     scratch.put("sys/fs/cgroup/kubepods/pids.current", "200\n");
     scratch.put("sys/fs/cgroup/kubepods/memory.events", "low 0\noom 2\noom_kill 1\n");
+    scratch.put("sys/fs/cgroup/kubepods/cpu.max", "max 100000\n");
+    scratch.put("sys/fs/cgroup/kubepods/cpu.weight", "39\n");
+    scratch.put("sys/fs/cgroup/kubepods/pids.max", "max\n");
+    scratch.put("sys/fs/cgroup/kubepods/io.stat", "8:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n7:0\n");
     let cgroups = Cgroups::of(&scratch.layout());
     let root = usage(&cgroups, "/", Whole { memory: 1000, swap: 99, swap_used: 9 }).unwrap().unwrap();
     assert_eq!((root.memory, root.working_set, root.memory_limit), (150, 130, Some(1000)));
@@ -164,7 +168,42 @@ fn v2_usage_is_less_inactive_files_and_the_root_has_the_machines_limit() {
     assert_eq!((pods.processes, pods.threads), (Some(3), Some(200)));
     assert_eq!((pods.user_nanos, pods.system_nanos, pods.cfs), (Some(4000), Some(5000), Some((3, 2, 1000))));
     assert_eq!((pods.oom_kills, root.cfs), (Some(1), None));
+    // Upstream's getSpecInternal and fs2/io.go: what is set, in the units of version 1, and what disks were asked for.
+    assert_eq!(pods.cpu_settings, Some(CpuSettings { shares: 2 + 38 * 262_142 / 9999, quota: None, period: 100_000 }));
+    assert_eq!((pods.memory_settings, root.memory_settings), (Some(MemorySettings::default()), None));
+    assert_eq!((pods.threads_max, pods.inactive_file, pods.made.is_some()), (None, Some(20), true));
+    assert_eq!(pods.disks, [DiskUsage { device: (8, 0), read: (4096, 1), written: (8192, 2) }]);
     assert_eq!(usage(&cgroups, "/none", Whole::default()).unwrap(), None);
+}
+
+// API-143: upstream's fs/{memory,blkio,cpu}.go, getSpecInternal and setMemoryStats for version 1.
+#[test]
+fn v1_usage_comes_from_each_controllers_tree() {
+    let scratch = Scratch::new();
+    let cgroups = v1_machine(&scratch);
+    let of = |controller: &str, file: &str, text: &str| {
+        scratch.put(&format!("sys/fs/cgroup/{controller}/kubepods/{file}"), text);
+    };
+    of("cpu,cpuacct", "cpu.shares", "102\n");
+    of("cpu,cpuacct", "cpu.cfs_quota_us", "10000\n");
+    of("cpu,cpuacct", "cpu.cfs_period_us", "100000\n");
+    of("cpu,cpuacct", "cpu.stat", "nr_periods 9\nnr_throttled 3\nthrottled_time 7\nnr_bursts 2\nburst_time 5\n");
+    of("memory", "memory.limit_in_bytes", "9223372036854771712\n");
+    of("memory", "memory.soft_limit_in_bytes", "4096\n");
+    of("memory", "memory.kmem.usage_in_bytes", "12\n");
+    of("memory", "memory.stat", "pgfault 1\npgmajfault 2\ntotal_pgfault 10\ntotal_pgmajfault 20\ntotal_active_file 3\n");
+    of("memory", "cgroup.procs", "77\n78\n");
+    of("pids", "pids.max", "100\n");
+    of("blkio", "blkio.throttle.io_service_bytes_recursive", "8:0 Read 4096\n8:0 Write 1\n8:0 Total 4097\nTotal 4097\n");
+    of("blkio", "blkio.throttle.io_serviced_recursive", "8:0 Read 2\n8:0 Write 1\nTotal 3\n");
+    let pods = usage(&cgroups, "/kubepods", Whole::default()).unwrap().unwrap();
+    assert_eq!((pods.page_faults, pods.major_page_faults), (1, 2));
+    assert_eq!(pods.cpu_settings, Some(CpuSettings { shares: 102, quota: Some(10_000), period: 100_000 }));
+    assert_eq!(pods.memory_settings, Some(MemorySettings { limit: 0, swap_limit: 0, reservation: 4096 }));
+    assert_eq!((pods.cfs, pods.bursts), (Some((9, 3, 7)), (2, 5)));
+    assert_eq!((pods.kernel_memory, pods.active_file, pods.threads_max), (Some(12), Some(3), Some(100)));
+    assert_eq!((pods.processes, pods.first_process), (Some(2), Some(77)));
+    assert_eq!(pods.disks, [DiskUsage { device: (8, 0), read: (4096, 2), written: (1, 1) }]);
 }
 
 // NODE-136: runc puts containers into it too, on hosts that have both versions.

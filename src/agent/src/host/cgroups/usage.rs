@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
 use super::{Cgroups, HostError, component, read};
-use crate::env::{CgroupUsage, Pressure, Stall};
+use crate::env::{CgroupUsage, CpuSettings, DiskUsage, MemorySettings, Pressure, Stall};
 
 /// Above this a limit of version 1 is none (NODE-125).
 const NO_LIMIT: u64 = 1 << 62;
@@ -61,9 +63,33 @@ fn table(cgroup: &Path, file: &str) -> Result<BTreeMap<String, u64>, HostError> 
     Ok(text.lines().filter_map(entry).collect())
 }
 
-/// How many processes there are: of the cgroup itself, not of those below it.
-fn processes(cgroup: &Path) -> Result<Option<u64>, HostError> {
-    Ok(read(cgroup, "cgroup.procs")?.map(|text| text.lines().count() as u64))
+/// How many processes there are, and one of them: of the cgroup itself, not of those below it.
+fn processes(cgroup: &Path) -> Result<(Option<u64>, Option<u32>), HostError> {
+    let text = read(cgroup, "cgroup.procs")?;
+    let first = text.as_deref().and_then(|text| text.lines().next()?.trim().parse().ok());
+    Ok((text.map(|text| text.lines().count() as u64), first.filter(|pid| *pid > 0)))
+}
+
+/// When a cgroup was made: its directory changes with each cgroup below it, a file that nobody writes does not.
+fn made(cgroup: &Path, file: &str) -> Option<Timestamp> {
+    let changed = |path: &Path| std::fs::metadata(path).and_then(|found| found.modified()).ok();
+    let earliest = [changed(cgroup), changed(&cgroup.join(file))].into_iter().flatten().min()?;
+    Timestamp::try_from(earliest).ok()
+}
+
+/// A limit as upstream's `specMemoryValue` tells it: 0 if there is none.
+fn limit(value: Option<String>) -> u64 {
+    value.and_then(|value| value.parse().ok()).filter(|limit| *limit <= NO_LIMIT).unwrap_or(0)
+}
+
+fn device(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// A weight of version 2 as shares (upstream's `convertCPUWeightToCPULimit`).
+fn shares(weight: u64) -> u64 {
+    if (1..=10_000).contains(&weight) { 2 + (weight - 1) * 262_142 / 9999 } else { 0 }
 }
 
 /// `whole` is of the root, which has neither `memory.current` nor `memory.max` (NODE-125).
@@ -73,6 +99,7 @@ fn v2(cgroup: &Path, whole: Option<Whole>) -> Result<CgroupUsage, HostError> {
     let memory = number(cgroup, "memory.current")?.unwrap_or_else(|| of(&stat, "anon").saturating_add(of(&stat, "file")));
     let events = table(cgroup, "memory.events")?;
     let nanos = |name: &str| cpu.get(name).map(|micros| micros.saturating_mul(1000));
+    let (processes, first_process) = processes(cgroup)?;
     Ok(CgroupUsage {
         cpu_nanos: of(&cpu, "usage_usec").saturating_mul(1000),
         memory,
@@ -83,7 +110,8 @@ fn v2(cgroup: &Path, whole: Option<Whole>) -> Result<CgroupUsage, HostError> {
         memory_limit: whole.map_or_else(|| number(cgroup, "memory.max"), |whole| Ok(Some(whole.memory)))?,
         swap: whole.map_or_else(|| number(cgroup, "memory.swap.current"), |whole| Ok(Some(whole.swap_used)))?,
         swap_limit: whole.map_or_else(|| number(cgroup, "memory.swap.max"), |whole| Ok(Some(whole.swap)))?,
-        processes: processes(cgroup)?,
+        processes,
+        first_process,
         threads: number(cgroup, "pids.current")?,
         user_nanos: nanos("user_usec"),
         system_nanos: nanos("system_usec"),
@@ -98,7 +126,75 @@ fn v2(cgroup: &Path, whole: Option<Whole>) -> Result<CgroupUsage, HostError> {
         cpu_pressure: pressure(cgroup, "cpu.pressure"),
         memory_pressure: pressure(cgroup, "memory.pressure"),
         io_pressure: pressure(cgroup, "io.pressure"),
+        active_file: stat.get("active_file").copied(),
+        inactive_file: stat.get("inactive_file").copied(),
+        kernel_memory: None,
+        bursts: (of(&cpu, "nr_bursts"), of(&cpu, "burst_usec").saturating_mul(1000)),
+        threads_max: number(cgroup, "pids.max")?,
+        made: made(cgroup, "cgroup.events"),
+        cpu_settings: v2_cpu(cgroup)?,
+        memory_settings: v2_memory(cgroup)?,
+        disks: read(cgroup, "io.stat")?.map(|text| text.lines().filter_map(v2_disk).collect()).unwrap_or_default(),
     })
+}
+
+fn v2_cpu(cgroup: &Path) -> Result<Option<CpuSettings>, HostError> {
+    let max = read(cgroup, "cpu.max")?;
+    let (quota, period) = max.as_deref().and_then(|max| max.split_once(' ')).unwrap_or_default();
+    let shares = number(cgroup, "cpu.weight")?.map_or(0, shares);
+    Ok(Some(CpuSettings { shares, quota: quota.parse().ok(), period: period.parse().unwrap_or(0) }))
+}
+
+/// The root has no `memory.max`, and so no settings.
+fn v2_memory(cgroup: &Path) -> Result<Option<MemorySettings>, HostError> {
+    let Some(max) = read(cgroup, "memory.max")? else { return Ok(None) };
+    let (swap_limit, reservation) = (limit(read(cgroup, "memory.swap.max")?), limit(read(cgroup, "memory.min")?));
+    Ok(Some(MemorySettings { limit: limit(Some(max)), swap_limit, reservation }))
+}
+
+/// A line of `io.stat`, such as `8:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0`.
+fn v2_disk(line: &str) -> Option<DiskUsage> {
+    let mut fields = line.split_ascii_whitespace();
+    let mut disk = DiskUsage { device: device(fields.next()?)?, ..DiskUsage::default() };
+    let mut counts = false;
+    for (name, value) in fields.filter_map(|field| field.split_once('=')) {
+        let Ok(value) = value.parse() else { continue };
+        match name {
+            "rbytes" => disk.read.0 = value,
+            "rios" => disk.read.1 = value,
+            "wbytes" => disk.written.0 = value,
+            "wios" => disk.written.1 = value,
+            _ => continue,
+        }
+        counts = true;
+    }
+    counts.then_some(disk)
+}
+
+/// What upstream's `BlkioGroup.GetStats` takes, less what only old schedulers count: the first pair of files that says anything.
+fn v1_disks(cgroup: &Path) -> Result<Vec<DiskUsage>, HostError> {
+    for (bytes, requests) in [
+        ("blkio.bfq.io_service_bytes_recursive", "blkio.bfq.io_serviced_recursive"),
+        ("blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"),
+        ("blkio.throttle.io_service_bytes", "blkio.throttle.io_serviced"),
+    ] {
+        let mut disks: BTreeMap<(u32, u32), DiskUsage> = BTreeMap::new();
+        for (file, of_bytes) in [(bytes, true), (requests, false)] {
+            let text = read(cgroup, file)?.unwrap_or_default();
+            for line in text.lines() {
+                let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+                let [name, operation @ ("Read" | "Write"), value] = fields.as_slice() else { continue };
+                let (Some(device), Ok(value)) = (device(name), value.parse()) else { continue };
+                let disk = disks.entry(device).or_insert_with(|| DiskUsage { device, ..DiskUsage::default() });
+                let counted = if *operation == "Read" { &mut disk.read } else { &mut disk.written };
+                *if of_bytes { &mut counted.0 } else { &mut counted.1 } = value;
+            }
+        }
+        if !disks.is_empty() {
+            return Ok(disks.into_values().collect());
+        }
+    }
+    Ok(Vec::new())
 }
 
 /// A kernel may have been told not to measure it: then there is no such file, or none that can be read.
@@ -121,28 +217,48 @@ fn v1(root: &Path, path: &Path) -> Result<CgroupUsage, HostError> {
     let memory = number(&of("memory"), "memory.usage_in_bytes")?.unwrap_or(0);
     let limit = number(&of("memory"), "memory.limit_in_bytes")?;
     let (cpu, cpu_time) = (table(&of("cpu"), "cpu.stat")?, table(&of("cpuacct"), "cpuacct.stat")?);
+    let of_cpu = |name: &str| cpu.get(name).copied().unwrap_or(0);
+    let (processes, first_process) = processes(&of("memory"))?;
+    let cpu_settings = CpuSettings {
+        shares: number(&of("cpu"), "cpu.shares")?.unwrap_or(0),
+        quota: number(&of("cpu"), "cpu.cfs_quota_us")?,
+        period: number(&of("cpu"), "cpu.cfs_period_us")?.unwrap_or(0),
+    };
+    let memory_settings = MemorySettings {
+        limit: limit.filter(|limit| *limit <= NO_LIMIT).unwrap_or(0),
+        swap_limit: self::limit(read(&of("memory"), "memory.memsw.limit_in_bytes")?),
+        reservation: self::limit(read(&of("memory"), "memory.soft_limit_in_bytes")?),
+    };
     Ok(CgroupUsage {
         cpu_nanos: number(&of("cpuacct"), "cpuacct.usage")?.unwrap_or(0),
         memory,
         working_set: memory.saturating_sub(total("total_inactive_file")),
         rss: total("total_rss"),
-        page_faults: total("total_pgfault"),
-        major_page_faults: total("total_pgmajfault"),
+        // Of the cgroup itself, and not of those below it: so upstream reads version 1 (setMemoryStats).
+        page_faults: total("pgfault"),
+        major_page_faults: total("pgmajfault"),
         memory_limit: limit.filter(|l| *l < NO_LIMIT),
         swap: stat.get("total_swap").copied(),
-        processes: processes(&of("memory"))?,
+        processes,
+        first_process,
         threads: number(&of("pids"), "pids.current")?,
         user_nanos: cpu_time.get("user").map(|ticks| ticks.saturating_mul(TICK)),
         system_nanos: cpu_time.get("system").map(|ticks| ticks.saturating_mul(TICK)),
-        cfs: cpu.get("nr_periods").map(|periods| {
-            let of = |name: &str| cpu.get(name).copied().unwrap_or(0);
-            (*periods, of("nr_throttled"), of("throttled_time"))
-        }),
+        cfs: cpu.get("nr_periods").map(|periods| (*periods, of_cpu("nr_throttled"), of_cpu("throttled_time"))),
         cache: stat.get("total_cache").copied(),
         mapped_file: stat.get("total_mapped_file").copied(),
         max_memory: number(&of("memory"), "memory.max_usage_in_bytes")?,
         memory_failures: number(&of("memory"), "memory.failcnt")?,
         oom_kills: table(&of("memory"), "memory.oom_control")?.get("oom_kill").copied(),
+        active_file: stat.get("total_active_file").copied(),
+        inactive_file: stat.get("total_inactive_file").copied(),
+        kernel_memory: number(&of("memory"), "memory.kmem.usage_in_bytes")?,
+        bursts: (of_cpu("nr_bursts"), of_cpu("burst_time")),
+        threads_max: number(&of("pids"), "pids.max")?,
+        made: made(&of("memory"), "cgroup.clone_children"),
+        cpu_settings: of("cpu").is_dir().then_some(cpu_settings),
+        memory_settings: Some(memory_settings),
+        disks: v1_disks(&of("blkio"))?,
         ..CgroupUsage::default()
     })
 }

@@ -48,7 +48,7 @@ pub(crate) async fn container_logs(
         let why = format!(
             "unable to return the given log stream: {stream:?}. Please enable PodLogsQuerySplitStreams feature gate in kubelet"
         );
-        return reply::bare(StatusCode::BAD_REQUEST, Body::from(why));
+        return reply::text(StatusCode::BAD_REQUEST, why);
     }
     match lookup::log_instance(&pod, &container, options.previous) {
         Ok(instance) => reply::bare(StatusCode::OK, body(shared, pod, container, instance, options)),

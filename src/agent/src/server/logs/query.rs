@@ -40,7 +40,7 @@ pub(crate) fn parse(query: &Pairs, now: Timestamp) -> Result<LogOptions, Refused
         Some(time) => Some(time.parse::<Timestamp>().map_err(|_| Refused::Undecodable)?),
         None => None,
     };
-    let stream = query.first("stream").filter(|stream| !stream.is_empty() && *stream != "All");
+    let stream = query.first("stream").filter(|stream| *stream != "All");
     let known_stream = stream.is_none_or(|stream| stream == "Stdout" || stream == "Stderr");
     let sensible = tail.is_none_or(|tail| tail >= 0)
         && limit.is_none_or(|limit| limit >= 1)
@@ -118,7 +118,7 @@ mod tests {
             assert_eq!(options(query), Err(Refused::Undecodable), "{query}");
         }
         let both = "sinceSeconds=1&sinceTime=2026-11-23T01:02:03Z";
-        for query in ["tailLines=-1", "limitBytes=0", "sinceSeconds=0", both, "stream=Both", "stream=Stderr&tailLines=1"] {
+        for query in ["tailLines=-1", "limitBytes=0", "sinceSeconds=0", both, "stream=", "stream=Both", "stream=Stderr&tailLines=1"] {
             assert_eq!(options(query), Err(Refused::Invalid), "{query}");
         }
     }

@@ -1,6 +1,6 @@
 //! Puts usage together from cgroups, the runtime, filesystems and /proc.
 //! Upstream: pkg/kubelet/server/stats/summary.go, pkg/kubelet/stats/{cri_stats_provider,helper}.go.
-//! Differs: a pod's network is not measured; of containers with one name, the newest that runs counts.
+//! Differs: of containers with one name, the newest that runs counts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::network;
 use super::samples::{Demand, Samples};
 use super::subjects::container_cgroup;
 use super::summary::{
-    ContainerStats, CpuStats, FsStats, IoStats, MemoryStats, NodeStats, PodReference, PodStats, ProcessStats, PsiStats,
+    ContainerStats, CpuStats, FsStats, IoStats, MemoryStats, NetworkStats, NodeStats, PodReference, PodStats, ProcessStats, PsiStats,
     RlimitStats, RuntimeStats, Summary, SwapStats, Time, VolumeStats,
 };
 use super::volumes::Volumes;
@@ -48,6 +48,12 @@ pub struct StatsSettings {
     pub pod_logs_dir: String,
     /// How often volumes are measured; `None` is never (API-128).
     pub volume_stats_period: Option<Duration>,
+    /// The cgroups that are set for the agent, the runtime and the rest of the system; empty if they are not.
+    pub kubelet_cgroup: String,
+    /// See `kubelet_cgroup`.
+    pub runtime_cgroup: String,
+    /// See `kubelet_cgroup`.
+    pub system_cgroup: String,
 }
 
 /// Measures, and remembers what a measurement needs.
@@ -235,16 +241,14 @@ impl Collector {
             swap_available_bytes: Some(machine.swap.saturating_sub(used)),
             swap_usage_bytes: Some(used),
         });
-        let own = self.read("/proc/self/cgroup").await.as_deref().and_then(own_cgroup);
         let mut system_containers = Vec::new();
-        for (name, cgroup) in [("kubelet", own), ("pods", view.pods_cgroup().await)] {
+        for (name, cgroup) in self.system_cgroups(view).await {
             // One that cannot be measured is left out (API-120).
-            if let Some(cgroup) = cgroup
-                && let Ok(Some(usage)) = within(self.env.host.cgroup_usage(cgroup.clone())).await
-            {
+            if let Ok(Some(usage)) = within(self.env.host.cgroup_usage(cgroup.clone())).await {
                 let (cpu, memory, swap) = self.of_cgroup(&cgroup, &usage);
-                let (name, start_time) = (name.to_owned(), Time(self.started));
-                let io = self.io(&usage);
+                // That of the agent is as old as the agent, whoever was in it before.
+                let made = usage.made.filter(|_| name != "kubelet").unwrap_or(self.started);
+                let (name, start_time, io) = (name.to_owned(), Time(made), self.io(&usage));
                 system_containers.push(ContainerStats { name, start_time, cpu, memory, io, rootfs: None, logs: None, swap });
             }
         }
@@ -262,6 +266,18 @@ impl Collector {
             rlimit: None,
             swap,
         })
+    }
+
+    /// The cgroups that the machine is divided into, as the summary calls them (API-122).
+    pub(super) async fn system_cgroups(&self, view: &dyn NodeView) -> Vec<(&'static str, String)> {
+        let set = |cgroup: &str| Some(cgroup.to_owned()).filter(|cgroup| !cgroup.is_empty());
+        let kubelet = match set(&self.settings.kubelet_cgroup) {
+            Some(kubelet) => Some(kubelet),
+            None => self.read("/proc/self/cgroup").await.as_deref().and_then(own_cgroup),
+        };
+        let (runtime, system) = (set(&self.settings.runtime_cgroup), set(&self.settings.system_cgroup));
+        let all = [("kubelet", kubelet), ("runtime", runtime), ("misc", system), ("pods", view.pods_cgroup().await)];
+        all.into_iter().filter_map(|(name, cgroup)| Some((name, cgroup?))).collect()
     }
 
     /// API-123
@@ -311,7 +327,7 @@ impl Collector {
         Ok(FromRuntime { listing, usage, cgroups: cgroups.unwrap_or_default(), sandboxes })
     }
 
-    async fn pod_cgroups(&self) -> Result<BTreeMap<PodUid, String>, Failure> {
+    pub(super) async fn pod_cgroups(&self) -> Result<BTreeMap<PodUid, String>, Failure> {
         match within(self.env.host.call(HostCall::ListPodCgroups)).await? {
             HostReply::PodCgroups(cgroups) => Ok(cgroups),
             other => Err(unexpected(&other)),
@@ -354,14 +370,15 @@ impl Collector {
         let sandbox = runtime.sandbox(uid)?;
         let pod_ref = PodReference { name: sandbox.name.clone(), namespace: sandbox.namespace.clone(), uid: uid.to_string() };
         let mut stats = Vec::new();
-        let mut processes: Option<u64> = None;
+        let (mut processes, mut process) = (None::<u64>, None);
         for (name, container) in containers {
             let Some(usage) = runtime.usage.get(container.id.as_str()) else { continue };
             let mut one = self.container(name, container, usage);
             if let Some(pod) = runtime.cgroups.get(uid) {
                 let cgroup = container_cgroup(pod, container.id.as_str(), self.cgroup_prefix().await);
-                if let Some(count) = self.measure(&mut one, cgroup).await {
-                    processes = Some(processes.unwrap_or_default().saturating_add(count));
+                if let Some(usage) = self.measure(&mut one, cgroup).await {
+                    processes = usage.processes.map(|count| processes.unwrap_or_default().saturating_add(count)).or(processes);
+                    process = process.or(usage.first_process);
                 }
             }
             if let Some(filesystems) = filesystems {
@@ -381,6 +398,11 @@ impl Collector {
             Some((cgroup, usage)) => self.of_cgroup(cgroup, usage),
             None => sum(&stats),
         };
+        let network = match process.filter(|_| filesystems.is_some()) {
+            // All of a pod are in the network of its sandbox.
+            Some(process) => self.network(process).await,
+            None => None,
+        };
         Some(PodStats {
             pod_ref,
             start_time: Time(timestamp(sandbox.created_at)),
@@ -388,7 +410,7 @@ impl Collector {
             cpu,
             memory,
             io: of_cgroup.as_ref().and_then(|(_, usage)| self.io(usage)),
-            network: None,
+            network,
             volume: Vec::new(),
             ephemeral_storage: None,
             process_stats: process_stats.filter(|_| filesystems.is_some()),
@@ -397,8 +419,7 @@ impl Collector {
     }
 
     /// API-124, NODE-126: a container's cgroup knows better than the runtime, which may tell limits that there are not.
-    /// Answers how many processes it has.
-    async fn measure(&self, container: &mut ContainerStats, cgroup: String) -> Option<u64> {
+    async fn measure(&self, container: &mut ContainerStats, cgroup: String) -> Option<CgroupUsage> {
         let usage = within(self.env.host.cgroup_usage(cgroup.clone())).await.ok()??;
         let (cpu, memory, swap) = self.of_cgroup(&cgroup, &usage);
         let rate = container.cpu.as_ref().and_then(|cpu| cpu.usage_nano_cores);
@@ -406,7 +427,12 @@ impl Collector {
         container.memory = memory;
         container.io = self.io(&usage);
         container.swap = swap.or(container.swap.take());
-        usage.processes
+        Some(usage)
+    }
+
+    /// The traffic of the network that a process is in.
+    async fn network(&self, process: u32) -> Option<NetworkStats> {
+        network::parse(&self.read(&format!("/proc/{process}/net/dev")).await?, self.now())
     }
 
     fn container(&self, name: &str, container: &ListedContainer, usage: &cri::ContainerStats) -> ContainerStats {
@@ -458,7 +484,7 @@ impl Collector {
         RlimitStats { time: self.now(), maxpid: pid_max.into_iter().chain(threads_max).min(), curproc }
     }
 
-    async fn read(&self, path: &str) -> Option<String> {
+    pub(super) async fn read(&self, path: &str) -> Option<String> {
         match within(self.env.host.call(HostCall::ReadFile { path: path.to_owned() })).await {
             Ok(HostReply::Contents(contents)) => String::from_utf8(contents).ok(),
             _ => None,

@@ -3,7 +3,7 @@
 //! Differs: all comes from cgroup files, CRI and /proc, nothing from cadvisor.
 
 mod collect;
-mod network;
+pub(crate) mod network;
 mod samples;
 pub(crate) mod subjects;
 pub(crate) mod summary;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use http::{StatusCode, Uri};
+use serde::Serialize as _;
 
 use super::query::Pairs;
 use super::{Shared, reply};
@@ -31,11 +32,19 @@ pub(crate) async fn summary(State(shared): State<Arc<Shared>>, uri: Uri) -> Resp
         shared.stats.all(shared.view.as_ref()).await
     };
     let encoded = match &summary {
-        Ok(summary) => serde_json::to_vec_pretty(summary).map_err(|error| error.to_string()),
+        Ok(summary) => indented(summary).map_err(|error| error.to_string()),
         Err(failure) => Err(failure.to_string()),
     };
     match encoded {
         Ok(body) => reply::json(body),
         Err(why) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, format!("Internal Error: {why}")),
     }
+}
+
+/// As go-restful's `WriteAsJson` indents: by one space.
+fn indented(summary: &summary::Summary) -> serde_json::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    let format = serde_json::ser::PrettyFormatter::with_indent(b" ");
+    summary.serialize(&mut serde_json::Serializer::with_formatter(&mut body, format))?;
+    Ok(body)
 }

@@ -9,22 +9,55 @@ const DEFAULT: &str = "eth0";
 /// API-123
 const SKIPPED: [&str; 4] = ["lo", "veth", "docker", "nerdctl"];
 
-/// Reads the kernel's table; `None` if it holds no interface that counts.
+/// One interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) name: String,
+    pub(crate) received: Traffic,
+    pub(crate) sent: Traffic,
+}
+
+/// What went one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    pub(crate) bytes: u64,
+    pub(crate) packets: u64,
+    pub(crate) errors: u64,
+    pub(crate) dropped: u64,
+}
+
+/// Reads the kernel's table: the interfaces that count.
+pub(super) fn interfaces(table: &str) -> Vec<Interface> {
+    table.lines().filter_map(interface).collect()
+}
+
+/// The table as the summary tells it; `None` if it holds no interface that counts.
 pub(super) fn parse(table: &str, time: Time) -> Option<NetworkStats> {
-    let interfaces: Vec<InterfaceStats> = table.lines().filter_map(interface).collect();
+    let stats = |interface: Interface| InterfaceStats {
+        name: interface.name,
+        rx_bytes: Some(interface.received.bytes),
+        rx_errors: Some(interface.received.errors),
+        tx_bytes: Some(interface.sent.bytes),
+        tx_errors: Some(interface.sent.errors),
+    };
+    let interfaces: Vec<InterfaceStats> = interfaces(table).into_iter().map(stats).collect();
     let default = interfaces.iter().find(|one| one.name == DEFAULT).cloned();
     (!interfaces.is_empty()).then_some(NetworkStats { time, default, interfaces })
 }
 
-fn interface(line: &str) -> Option<InterfaceStats> {
+fn interface(line: &str) -> Option<Interface> {
     let (name, numbers) = line.split_once(':')?;
     let name = name.trim();
-    if SKIPPED.iter().any(|prefix| name.starts_with(prefix)) {
+    let lower = name.to_ascii_lowercase();
+    if SKIPPED.iter().any(|prefix| lower.starts_with(prefix)) {
         return None;
     }
     let numbers: Vec<u64> = numbers.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
-    let at = |index: usize| numbers.get(index).copied();
-    Some(InterfaceStats { name: name.to_owned(), rx_bytes: at(0), rx_errors: at(2), tx_bytes: at(8), tx_errors: at(10) })
+    let traffic = |from: usize| {
+        let [bytes, packets, errors, dropped] = *numbers.get(from..from + 4)? else { return None };
+        Some(Traffic { bytes, packets, errors, dropped })
+    };
+    Some(Interface { name: name.to_owned(), received: traffic(0)?, sent: traffic(8)? })
 }
 
 #[cfg(test)]
@@ -37,7 +70,7 @@ mod tests {
         let table = "Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
     lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0       0          0
-  eth0: 474946371     9    1    0    0     0          0         0  1068167       7    2    0    0     0       0          0
+  eth0: 474946371     9    1    3    0     0          0         0  1068167       7    2    4    0     0       0          0
 veth12:      50       1    0    0    0     0          0         0       50       1    0    0    0     0       0          0
 ";
         let time = Time(jiff::Timestamp::UNIX_EPOCH);
@@ -47,5 +80,8 @@ veth12:      50       1    0    0    0     0          0         0       50      
         assert_eq!((eth0.rx_bytes, eth0.rx_errors), (Some(474_946_371), Some(1)));
         assert_eq!((eth0.tx_bytes, eth0.tx_errors), (Some(1_068_167), Some(2)));
         assert!(parse("nothing", time).is_none());
+        let [eth0] = interfaces(table).try_into().unwrap();
+        assert_eq!(eth0.received, Traffic { bytes: 474_946_371, packets: 9, errors: 1, dropped: 3 });
+        assert_eq!(eth0.sent, Traffic { bytes: 1_068_167, packets: 7, errors: 2, dropped: 4 });
     }
 }

@@ -1,18 +1,19 @@
-//! Usage by cgroup: the node, all pods, each pod, each container, with what they are called.
-//! Upstream: github.com/google/cadvisor/manager, pkg/kubelet/cadvisor.
-//! Differs: sandboxes have no entry of their own; a container's numbers are the runtime's.
+//! Usage by cgroup: the node, its parts, all pods, each pod, each sandbox and container, with what they are called.
+//! Upstream: github.com/google/cadvisor/manager, pkg/kubelet/cadvisor, cmd/kubelet/app/server.go (cgroupRoots).
+//! Differs: which pods, sandboxes and containers there are is what the agent last saw; a sandbox's image is not known.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kubelet::action::CriCall;
 use kubelet::event::CriReply;
 use kubelet::failure::Failure;
-use kubelet::observation::{ActualResources, ListedContainer, MachineInfo};
-use proto::cri;
+use kubelet::observation::{ContainerState, MachineInfo, Observed, SandboxState};
 
-use super::collect::{Collector, FromRuntime, timestamp, value, within};
-use crate::env::CgroupUsage;
+use super::collect::{Collector, within};
+use super::network::{Interface, interfaces};
+use crate::env::{CgroupUsage, DiskUsage};
 use crate::server::NodeView;
 
 /// One cgroup. Names that it has not are empty.
@@ -27,153 +28,112 @@ pub(crate) struct Subject {
     pub(crate) namespace: String,
     /// When it was measured.
     pub(crate) at: Timestamp,
-    pub(crate) started: Option<Timestamp>,
-    pub(crate) cpu_nanos: Option<u64>,
-    pub(crate) memory: Option<u64>,
-    pub(crate) working_set: Option<u64>,
-    pub(crate) rss: Option<u64>,
-    pub(crate) swap: Option<u64>,
-    pub(crate) page_faults: Option<u64>,
-    pub(crate) major_page_faults: Option<u64>,
-    /// What only its cgroup tells.
-    pub(crate) more: CgroupUsage,
-    pub(crate) fs_bytes: Option<u64>,
-    /// Bytes; 0 is none.
-    pub(crate) memory_limit: Option<u64>,
-    pub(crate) settings: Option<ActualResources>,
+    pub(crate) usage: CgroupUsage,
+    /// What it read and wrote, by the disk's name; empty of one that the machine does not know.
+    pub(crate) disks: Vec<(String, DiskUsage)>,
+    /// Of the node and of sandboxes: what the others of a pod would only say again.
+    pub(crate) interfaces: Vec<Interface>,
 }
 
 impl Collector {
     /// The machine, and every cgroup that is measured.
     pub(crate) async fn subjects(&self, view: &dyn NodeView) -> Result<(MachineInfo, Vec<Subject>), Failure> {
         let machine = self.machine().await?.clone();
-        let runtime = self.runtime().await?;
-        let mut running = runtime.running();
+        let (cgroups, seen, prefix) = tokio::join!(self.pod_cgroups(), view.observations(), self.cgroup_prefix());
         let mut subjects = Vec::new();
-        for cgroup in ["/".to_owned()].into_iter().chain(view.pods_cgroup().await) {
-            subjects.extend(self.of_cgroup_alone(&cgroup).await);
-        }
-        for (uid, cgroup) in &runtime.cgroups {
-            let Some(sandbox) = runtime.sandbox(uid) else { continue };
-            let named = Subject { pod: sandbox.name.clone(), namespace: sandbox.namespace.clone(), ..Subject::default() };
-            if let Some(subject) = self.of_cgroup_alone(cgroup).await {
-                let started = Some(timestamp(sandbox.created_at));
-                subjects.push(Subject { pod: named.pod.clone(), namespace: named.namespace.clone(), started, ..subject });
+        let mut named = BTreeSet::new();
+        for cgroup in self.parts_of_the_node(view).await {
+            if named.insert(cgroup.clone()) {
+                subjects.extend(self.subject(Subject { id: cgroup, ..Subject::default() }).await);
             }
-            let containers = running.remove(uid).unwrap_or_default();
-            subjects.extend(self.containers(view, &runtime, containers, cgroup, &named).await);
+        }
+        for (uid, cgroup) in cgroups? {
+            let Some(seen) = seen.iter().find(|seen| seen.pod == uid) else {
+                subjects.extend(self.subject(Subject { id: cgroup, ..Subject::default() }).await);
+                continue;
+            };
+            let pod = Subject { pod: seen.name.clone(), namespace: seen.namespace.clone(), ..Subject::default() };
+            subjects.extend(self.subject(Subject { id: cgroup.clone(), ..pod.clone() }).await);
+            subjects.extend(self.of_runtime(&cgroup, prefix, seen, &pod).await);
         }
         Ok((machine, subjects))
     }
 
-    async fn of_cgroup_alone(&self, cgroup: &str) -> Option<Subject> {
-        let usage = within(self.env.host.cgroup_usage(cgroup.to_owned())).await.ok()??;
-        let CgroupUsage { cpu_nanos, memory, working_set, rss, page_faults, major_page_faults, memory_limit, swap, .. } = usage;
-        Some(Subject {
-            id: cgroup.to_owned(),
-            at: self.env.clock.now(),
-            cpu_nanos: Some(cpu_nanos),
-            memory: Some(memory),
-            working_set: Some(working_set.min(memory)),
-            rss: Some(rss),
-            swap,
-            page_faults: Some(page_faults),
-            major_page_faults: Some(major_page_faults),
-            more: usage,
-            memory_limit: Some(memory_limit.unwrap_or_default()),
-            ..Subject::default()
-        })
+    /// The root, what the machine is divided into, and the tiers that pods are divided into.
+    async fn parts_of_the_node(&self, view: &dyn NodeView) -> Vec<String> {
+        let parts = self.system_cgroups(view).await.into_iter().map(|(_, cgroup)| cgroup);
+        let tiers = view.pods_cgroup().await.into_iter().flat_map(|pods| ["besteffort", "burstable"].map(|tier| tier_of(&pods, tier)));
+        ["/".to_owned()].into_iter().chain(parts).chain(tiers).collect()
     }
 
-    async fn containers(
-        &self,
-        view: &dyn NodeView,
-        runtime: &FromRuntime,
-        containers: BTreeMap<&str, &ListedContainer>,
-        cgroup: &str,
-        named: &Subject,
-    ) -> Vec<Subject> {
-        let Some(uid) = containers.values().next().map(|one| one.pod.clone()) else { return Vec::new() };
-        let seen = view.observation(uid).await;
+    /// The sandboxes and containers of one pod that run.
+    async fn of_runtime(&self, cgroup: &str, prefix: &str, seen: &Observed, pod: &Subject) -> Vec<Subject> {
         let mut subjects = Vec::new();
-        for (name, container) in containers {
-            let Some(usage) = runtime.usage.get(container.id.as_str()) else { continue };
-            let status = seen.as_ref().and_then(|seen| seen.containers.iter().find(|one| one.id == container.id));
-            let settings = status.and_then(|status| status.resources);
-            let id = container_cgroup(cgroup, container.id.as_str(), self.cgroup_prefix().await);
-            let more = within(self.env.host.cgroup_usage(id.clone())).await.ok().flatten().unwrap_or_default();
-            subjects.push(Subject {
-                id,
-                more,
-                name: container.id.to_string(),
-                image: status.map(|status| status.image.clone()).unwrap_or_default(),
-                container: name.to_owned(),
-                started: Some(timestamp(container.created_at)),
-                memory_limit: settings.map(|settings| u64::try_from(settings.memory_limit).unwrap_or_default()),
-                settings,
-                ..of_runtime(usage, named, self.env.clock.now())
-            });
+        for sandbox in seen.sandboxes.iter().filter(|one| one.state == SandboxState::Ready) {
+            let id = container_cgroup(cgroup, sandbox.id.as_str(), prefix);
+            // So CRI-O labels its sandboxes; containerd leaves theirs without a name (API-143).
+            let container = if prefix == CRIO { "POD" } else { "" }.to_owned();
+            let named = Subject { id, name: sandbox.id.to_string(), container, ..pod.clone() };
+            let Some(mut sandbox) = self.subject(named).await else { continue };
+            if let Some(process) = sandbox.usage.first_process {
+                let table = self.read(&format!("/proc/{process}/net/dev")).await;
+                sandbox.interfaces = table.as_deref().map(interfaces).unwrap_or_default();
+            }
+            subjects.push(sandbox);
+        }
+        for container in seen.containers.iter().filter(|one| one.state == ContainerState::Running) {
+            let id = container_cgroup(cgroup, container.id.as_str(), prefix);
+            let (image, name) = (container.image.clone(), container.id.to_string());
+            let named = Subject { id, name, image, container: container.name.clone(), ..pod.clone() };
+            subjects.extend(self.subject(named).await);
         }
         subjects
     }
 
+    /// Measures a cgroup; `None` if it is not there.
+    async fn subject(&self, named: Subject) -> Option<Subject> {
+        let usage = within(self.env.host.cgroup_usage(named.id.clone())).await.ok()??;
+        let interfaces = match named.id.as_str() {
+            "/" => self.read("/proc/net/dev").await.as_deref().map(interfaces).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let known = &self.machine().await.ok()?.disks;
+        let disk = |disk: &DiskUsage| {
+            let (major, minor) = disk.device;
+            (known.get(&format!("{major}:{minor}")).map(|name| format!("/dev/{name}")).unwrap_or_default(), disk.clone())
+        };
+        let disks = usage.disks.iter().map(disk).collect();
+        Some(Subject { at: self.env.clock.now(), usage, disks, interfaces, ..named })
+    }
+
     /// What the runtime puts before a container's ID in the name of its systemd scope; it does not tell, but it is well known.
     pub(super) async fn cgroup_prefix(&self) -> &'static str {
-        *self
-            .scope_prefix
-            .get_or_init(|| async {
-                match within(self.env.runtime.call(CriCall::Version)).await {
-                    Ok(CriReply::Version(version)) if version.name == "cri-o" => "crio",
-                    _ => "cri-containerd",
-                }
-            })
-            .await
+        let ask = || async {
+            let version = self.env.runtime.call(CriCall::Version);
+            match tokio::time::timeout(PATIENCE, version).await {
+                Ok(Ok(CriReply::Version(version))) => Ok(if version.name == "cri-o" { CRIO } else { CONTAINERD }),
+                // Asked again the next time.
+                _ => Err(()),
+            }
+        };
+        self.scope_prefix.get_or_try_init(ask).await.copied().unwrap_or(CONTAINERD)
     }
 }
 
-fn of_runtime(usage: &cri::ContainerStats, named: &Subject, now: Timestamp) -> Subject {
-    let memory = usage.memory.as_ref();
-    // A container that has just begun may have no figure of its CPU yet.
-    let measured = [usage.cpu.as_ref().map(|cpu| cpu.timestamp), memory.map(|memory| memory.timestamp)];
-    let of_memory = |pick: fn(&cri::MemoryUsage) -> &Option<cri::UInt64Value>| memory.and_then(|memory| value(pick(memory)));
-    Subject {
-        pod: named.pod.clone(),
-        namespace: named.namespace.clone(),
-        at: measured.into_iter().flatten().find(|at| *at > 0).map_or(now, timestamp),
-        cpu_nanos: usage.cpu.as_ref().and_then(|cpu| value(&cpu.usage_core_nano_seconds)),
-        memory: of_memory(|memory| &memory.usage_bytes),
-        working_set: of_memory(|memory| &memory.working_set_bytes),
-        rss: of_memory(|memory| &memory.rss_bytes),
-        page_faults: of_memory(|memory| &memory.page_faults),
-        major_page_faults: of_memory(|memory| &memory.major_page_faults),
-        swap: usage.swap.as_ref().and_then(|swap| value(&swap.swap_usage_bytes)),
-        fs_bytes: usage.writable_layer.as_ref().and_then(|layer| value(&layer.used_bytes)),
-        ..Subject::default()
+const CRIO: &str = "crio";
+const CONTAINERD: &str = "cri-containerd";
+/// How long a scrape waits for the runtime's name.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The cgroup of a tier, as the driver names it.
+fn tier_of(pods: &str, tier: &str) -> String {
+    match pods.strip_suffix(".slice") {
+        Some(slice) => format!("{pods}/{}-{tier}.slice", slice.rsplit('/').next().unwrap_or_default()),
+        None => format!("{pods}/{tier}"),
     }
 }
 
 /// The cgroup of a container below its pod's.
 pub(super) fn container_cgroup(pod: &str, id: &str, prefix: &str) -> String {
     if pod.ends_with(".slice") { format!("{pod}/{prefix}-{id}.scope") } else { format!("{pod}/{id}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    // N11: cri_stats_provider.go and cAdvisor stamp what is measured with when it was: never with 1970, which Prometheus drops.
-    #[test]
-    fn container_without_a_figure_of_its_cpu_has_a_time() {
-        let now = Timestamp::from_second(100).unwrap();
-        let memory = |timestamp| Some(cri::MemoryUsage { timestamp, ..cri::MemoryUsage::default() });
-        let cpu = |timestamp| Some(cri::CpuUsage { timestamp, ..cri::CpuUsage::default() });
-        let at = |cpu, memory| {
-            let usage = cri::ContainerStats { cpu, memory, ..cri::ContainerStats::default() };
-            of_runtime(&usage, &Subject::default(), now).at.as_second()
-        };
-        assert_eq!(at(cpu(5_000_000_000), memory(7_000_000_000)), 5);
-        assert_eq!(at(None, memory(7_000_000_000)), 7);
-        assert_eq!(at(cpu(0), memory(7_000_000_000)), 7);
-        assert_eq!(at(None, None), 100);
-    }
 }

@@ -153,7 +153,7 @@ pub(crate) async fn run(State(shared): State<Arc<Shared>>, Path(target): Path<Ta
         let line = query.first("cmd").unwrap_or_default();
         let command = line.split(' ').map(str::to_owned).collect();
         let call = CriCall::ExecSync { id, command, timeout: Duration::ZERO };
-        match shared.env.runtime.call(call).await.map_err(runtime_error)? {
+        match shared.env.runtime.call(call).await.map_err(said_by_the_runtime)? {
             CriReply::Exec { exit_code: 0, output } => Ok(reply::json(output.into_bytes())),
             CriReply::Exec { exit_code, output } => {
                 let why = format!("command '{line}' exited with {exit_code}: {output}");
@@ -191,6 +191,12 @@ fn runtime_error(failure: Failure) -> Refusal {
         refusal.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("60"));
     }
     refusal
+}
+
+/// The same, in the words that gRPC puts around the runtime's.
+fn said_by_the_runtime(failure: Failure) -> Refusal {
+    let message = failure.rpc_message();
+    runtime_error(Failure { message, ..failure })
 }
 
 fn is_websocket(request: &Request) -> bool {

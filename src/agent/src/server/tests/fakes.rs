@@ -82,7 +82,7 @@ pub(crate) struct FakeRuntime {
 pub(crate) struct Answers {
     pub(crate) listing: Option<CriReply>,
     pub(crate) image_fs: Option<CriReply>,
-    pub(crate) exec: Option<CriReply>,
+    pub(crate) exec: Option<Result<CriReply, Failure>>,
     pub(crate) stream_url: Option<Result<String, Failure>>,
     pub(crate) stats: Vec<cri::ContainerStats>,
 }
@@ -97,11 +97,14 @@ impl ContainerRuntime for FakeRuntime {
     fn call(&self, call: CriCall) -> BoxFuture<'_, Result<CriReply, Failure>> {
         let missing = || Failure::new(FailureKind::Unavailable, "the runtime is down");
         let answers = self.answers.lock().unwrap();
+        if let CriCall::ExecSync { .. } = call {
+            let answer = answers.exec.clone().unwrap_or_else(|| Err(missing()));
+            return async move { answer }.boxed();
+        }
         let answer = match call {
             CriCall::Observe { pod } => self.observations.lock().unwrap().get(&pod).cloned().map(CriReply::Observation),
             CriCall::List => answers.listing.clone(),
             CriCall::ImageFsInfo => answers.image_fs.clone(),
-            CriCall::ExecSync { .. } => answers.exec.clone(),
             _ => None,
         };
         let wait = self.wait();
@@ -374,6 +377,11 @@ impl NodeView for FakeView {
 
     fn observation(&self, pod: PodUid) -> BoxFuture<'_, Option<Observed>> {
         let seen = self.observations.lock().unwrap().get(&pod).cloned();
+        async move { seen }.boxed()
+    }
+
+    fn observations(&self) -> BoxFuture<'_, Vec<Observed>> {
+        let seen = self.observations.lock().unwrap().values().cloned().collect();
         async move { seen }.boxed()
     }
 

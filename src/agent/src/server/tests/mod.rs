@@ -5,6 +5,7 @@ pub(crate) mod fakes;
 mod golden;
 mod information;
 mod logs;
+mod recorded;
 mod streaming;
 
 use std::net::SocketAddr;
@@ -108,6 +109,9 @@ impl World {
             root_dir: "/var/lib/kubelet".to_owned(),
             pod_logs_dir: "/var/log/pods".to_owned(),
             volume_stats_period: Some(Duration::from_secs(60)),
+            kubelet_cgroup: String::new(),
+            runtime_cgroup: "/runtime".to_owned(),
+            system_cgroup: String::new(),
         };
         let collector = Collector::new(env.clone(), stats);
         let shared = Shared::new(env, view.clone(), settings, Arc::new(metrics::Registry::new()), collector);
