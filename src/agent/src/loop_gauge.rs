@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kubelet::event::WatchKey;
@@ -50,11 +51,80 @@ static POD_WORKER: Metric = Metric {
 static POD_START: Metric = Metric {
     name: "kubelet_pod_start_duration_seconds",
     help: "[ALPHA] Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
+    measure: Measure::Histogram(START_BUCKETS),
+};
+/// Upstream's podStartupDurationBuckets.
+const START_BUCKETS: &[f64] = &[
+    0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0,
+    1200.0, 1800.0, 2700.0, 3600.0,
+];
+static SLI: Metric = Metric {
+    name: "kubelet_pod_start_sli_duration_seconds",
+    help: "[ALPHA] Duration in seconds to start a pod, excluding time to pull images and run init containers, measured from pod \
+           creation timestamp to when all its containers are reported as started and observed via watch",
+    measure: Measure::Histogram(START_BUCKETS),
+};
+static START_TOTAL: Metric = Metric {
+    name: "kubelet_pod_start_total_duration_seconds",
+    help: "[ALPHA] Duration in seconds to start a pod since creation, including time to pull images and run init containers, measured \
+           from pod creation timestamp to when all its containers are reported as started and observed via watch",
+    measure: Measure::Histogram(START_BUCKETS),
+};
+static FIRST_NETWORKED: Metric = Metric {
+    name: "kubelet_first_network_pod_start_sli_duration_seconds",
+    help: "[INTERNAL] Duration in seconds to start the first network pod, excluding time to pull images and run init containers, \
+           measured from pod creation timestamp to when all its containers are reported as started and observed via watch",
+    measure: Measure::Gauge,
+};
+static PER_POD: Metric = Metric {
+    name: "kubelet_containers_per_pod_count",
+    help: "[ALPHA] The number of containers per pod.",
+    // ExponentialBuckets(1, 2, 5)
+    measure: Measure::Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0]),
+};
+static STARTED_CONTAINERS: Metric = Metric {
+    name: "kubelet_started_containers_total",
+    help: "[ALPHA] Cumulative number of containers started",
+    measure: Measure::Counter,
+};
+static STARTED_CONTAINERS_ERRORS: Metric = Metric {
+    name: "kubelet_started_containers_errors_total",
+    help: "[ALPHA] Cumulative number of errors when starting containers",
+    measure: Measure::Counter,
+};
+static TERMINATED: Metric = Metric {
+    name: "kubelet_terminated_containers_total",
+    help: "[ALPHA] Cumulative number of container terminations.",
+    measure: Measure::Counter,
+};
+static PULLS: Metric = Metric {
+    name: "kubelet_image_pull_duration_seconds",
+    help: "[ALPHA] Duration in seconds to pull an image.",
     measure: Measure::Histogram(&[
-        0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0,
-        900.0, 1200.0, 1800.0, 2700.0, 3600.0,
+        1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
     ]),
 };
+
+/// Upstream's imageSizeBuckets: from how many MiB on.
+const SIZES: [(u64, &str); 12] = [
+    (0, "0-10MB"),
+    (10, "10MB-100MB"),
+    (100, "100MB-500MB"),
+    (500, "500MB-1GB"),
+    (1 << 10, "1GB-5GB"),
+    (5 << 10, "5GB-10GB"),
+    (10 << 10, "10GB-20GB"),
+    (20 << 10, "20GB-30GB"),
+    (30 << 10, "30GB-40GB"),
+    (40 << 10, "40GB-60GB"),
+    (60 << 10, "60GB-100GB"),
+    (100 << 10, "GT100GB"),
+];
+
+fn size_of(bytes: u64) -> &'static str {
+    SIZES.iter().rev().find(|(mib, _)| bytes >> 20 >= *mib).map_or("0-10MB", |(_, name)| name)
+}
+
 static PROBES: Metric = Metric {
     name: "prober_probe_total",
     help: "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
@@ -79,6 +149,8 @@ pub struct LoopGauge {
     quarantined: usize,
     unreadable: BTreeMap<&'static str, usize>,
     panics: u64,
+    /// Whether a pod with a network of its own was seen to start.
+    networked: AtomicBool,
 }
 
 impl LoopGauge {
@@ -87,7 +159,15 @@ impl LoopGauge {
     pub fn new(registry: Arc<Registry>) -> Self {
         registry.set(&QUARANTINED, &[], 0.0);
         registry.add(&PANICS, &[], 0.0);
-        Self { registry, slowest: None, told: None, quarantined: 0, unreadable: BTreeMap::new(), panics: 0 }
+        Self {
+            registry,
+            slowest: None,
+            told: None,
+            quarantined: 0,
+            unreadable: BTreeMap::new(),
+            panics: 0,
+            networked: AtomicBool::new(false),
+        }
     }
 
     /// A list or watch failed.
@@ -101,6 +181,29 @@ impl LoopGauge {
             match fact {
                 Fact::PodSynced { operation, took } => {
                     self.registry.observe(&POD_WORKER, &[("operation_type", operation)], took.as_secs_f64());
+                }
+                Fact::PodStarted { total, sli, networked } => {
+                    self.registry.observe(&START_TOTAL, &[], total.as_secs_f64());
+                    if let Some(sli) = sli.map(|sli| sli.as_secs_f64()) {
+                        self.registry.observe(&SLI, &[], sli);
+                        if *networked && !self.networked.swap(true, Ordering::Relaxed) {
+                            self.registry.set(&FIRST_NETWORKED, &[], sli);
+                        }
+                    }
+                }
+                Fact::PodCame(containers) => self.registry.observe(&PER_POD, &[], *containers as f64),
+                Fact::StartBegan(kind) => self.registry.add(&STARTED_CONTAINERS, &[("container_type", kind.as_str())], 1.0),
+                Fact::StartFailed(kind, code) => {
+                    let labels = [("code", code.as_str()), ("container_type", kind.as_str())];
+                    self.registry.add(&STARTED_CONTAINERS_ERRORS, &labels, 1.0);
+                }
+                Fact::ContainerEnded { kind, exit_code, reason } => {
+                    let exit_code = exit_code.to_string();
+                    let labels = [("container_type", kind.as_str()), ("exit_code", exit_code.as_str()), ("reason", reason)];
+                    self.registry.add(&TERMINATED, &labels, 1.0);
+                }
+                Fact::ImagePulled { took, size } => {
+                    self.registry.observe(&PULLS, &[("image_size_in_bytes", size_of(*size))], took.as_secs_f64());
                 }
                 Fact::PodRuns(after) => self.registry.observe(&POD_START, &[], after.as_secs_f64()),
                 Fact::Probed { pod, container, kind, passed, took } => {
@@ -163,6 +266,7 @@ impl LoopGauge {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::Pod;
+    use kubelet::facts::ContainerType;
     use kubelet::prober::spec::ProbeKind;
 
     use super::*;
@@ -188,6 +292,13 @@ mod tests {
             probed(ProbeKind::Readiness, false),
             Fact::PodRuns(Duration::from_millis(700)),
             Fact::PodSynced { operation: "create", took: Duration::from_millis(40) },
+            Fact::PodCame(2),
+            Fact::PodStarted { total: Duration::from_secs(7), sli: Some(Duration::from_secs(3)), networked: true },
+            Fact::PodStarted { total: Duration::from_secs(9), sli: None, networked: true },
+            Fact::StartBegan(ContainerType::Init),
+            Fact::StartFailed(ContainerType::Ordinary, "ErrImagePull".to_owned()),
+            Fact::ContainerEnded { kind: ContainerType::Ordinary, exit_code: 3, reason: "Error".to_owned() },
+            Fact::ImagePulled { took: Duration::from_secs(4), size: 500 << 20 },
         ]);
         let text = text_of(&registry);
         for line in [
@@ -197,6 +308,15 @@ mod tests {
             r#"kubelet_pod_start_duration_seconds_bucket{le="0.5"} 0"#,
             r#"kubelet_pod_start_duration_seconds_bucket{le="1"} 1"#,
             r#"kubelet_pod_worker_duration_seconds_count{operation_type="create"} 1"#,
+            r#"kubelet_containers_per_pod_count_bucket{le="2"} 1"#,
+            r#"kubelet_pod_start_total_duration_seconds_count 2"#,
+            r#"kubelet_pod_start_sli_duration_seconds_bucket{le="3"} 1"#,
+            r#"kubelet_pod_start_sli_duration_seconds_count 1"#,
+            r#"kubelet_first_network_pod_start_sli_duration_seconds 3"#,
+            r#"kubelet_started_containers_total{container_type="init_container"} 1"#,
+            r#"kubelet_started_containers_errors_total{code="ErrImagePull",container_type="container"} 1"#,
+            r#"kubelet_terminated_containers_total{container_type="container",exit_code="3",reason="Error"} 1"#,
+            r#"kubelet_image_pull_duration_seconds_bucket{image_size_in_bytes="500MB-1GB",le="5"} 1"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nnot in\n{text}");
         }

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kubelet::ids::PodUid;
 use kubelet::kubelet::Kubelet;
 use kubelet::observation::Observed;
+use kubelet::snapshot::Tallies;
 use kubelet::time::Now;
 
 use crate::event_loop::Handle;
@@ -47,6 +48,10 @@ impl NodeView for CoreView {
 
     fn observations(&self) -> BoxFuture<'_, Vec<Observed>> {
         async move { self.ask(|kubelet, _| kubelet.observations()).await.unwrap_or_default() }.boxed()
+    }
+
+    fn tallies(&self) -> BoxFuture<'_, Option<Tallies>> {
+        self.ask(|kubelet, _| kubelet.tallies()).boxed()
     }
 
     fn volume_directories(&self, pod: PodUid) -> BoxFuture<'_, BTreeMap<String, String>> {

@@ -80,6 +80,17 @@ impl Pleg {
         self.pods.values()
     }
 
+    /// How many pods had a sandbox that was up at the last listing, and how many containers there were in each state.
+    #[must_use]
+    pub fn counts(&self) -> (usize, BTreeMap<ContainerState, usize>) {
+        let up = |brief: &&Brief| brief.sandboxes.values().any(|state| *state == SandboxState::Ready);
+        let mut containers: BTreeMap<ContainerState, usize> = BTreeMap::new();
+        for state in self.listed.values().flat_map(|brief| brief.containers.values()) {
+            *containers.entry(*state).or_default() += 1;
+        }
+        (self.listed.values().filter(up).count(), containers)
+    }
+
     /// Everything of that pod was removed.
     pub fn forget(&mut self, pod: &PodUid) {
         self.listed.remove(pod);
@@ -181,7 +192,7 @@ fn summarize(listing: Listing) -> (BTreeMap<PodUid, Brief>, BTreeMap<PodUid, Run
 mod tests {
     use super::*;
     use crate::failure::FailureKind;
-    use crate::observation::ListedContainer;
+    use crate::observation::{ListedContainer, ListedSandbox};
 
     fn at(seconds: u64) -> Now {
         Now { mono: Mono::from_start(Duration::from_secs(seconds)), wall: jiff::Timestamp::UNIX_EPOCH }
@@ -211,6 +222,26 @@ mod tests {
         assert!(pleg.listed(at(2), Ok((at(2).mono, listing(ContainerState::Running)))).is_empty());
         assert_eq!(pleg.listed(at(3), Ok((at(3).mono, listing(ContainerState::Exited)))).len(), 1);
         assert_eq!(pleg.listed(at(4), Ok((at(4).mono, Listing::default()))).len(), 1);
+    }
+
+    // N11: pkg/kubelet/pleg/generic.go (updateRunningPodAndContainerMetrics) counts pods, also one with two sandboxes.
+    #[test]
+    fn pods_and_containers_are_counted_as_last_listed() {
+        let mut pleg = Pleg::new(Duration::from_secs(2));
+        let mut listed = listing(ContainerState::Exited);
+        let sandbox = |id: &str, pod: &str, state| ListedSandbox {
+            id: SandboxId::new(id),
+            pod: PodUid::new(pod),
+            namespace: "default".to_owned(),
+            name: pod.to_owned(),
+            attempt: 0,
+            state,
+            created_at: 1,
+        };
+        listed.sandboxes.extend(["s1", "s2"].map(|id| sandbox(id, "u1", SandboxState::Ready)));
+        listed.sandboxes.push(sandbox("s3", "u2", SandboxState::NotReady));
+        pleg.listed(at(1), Ok((at(1).mono, listed)));
+        assert_eq!(pleg.counts(), (1, [(ContainerState::Exited, 1)].into()));
     }
 
     // NODE-104, POD-061: what is old is unhealthy, and a failed listing does not count as one.

@@ -10,12 +10,65 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::ids::PodUid;
 use crate::kubelet::Kubelet;
 use crate::node::certificates::serving::Names;
-use crate::observation::Observed;
-use crate::pod::manager::name_of;
+use crate::observation::{ContainerState, Observed};
+use crate::pod::manager::{is_static, name_of};
 use crate::pod::worker::{Phase, PodWorker};
 use crate::resources::cgroup::cgroup_name;
 
+/// How many there are of what, for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tallies {
+    /// Pods that a source wants here: from the API server, and static ones.
+    pub desired: (usize, usize),
+    /// Those of them that count against what the node has.
+    pub active: (usize, usize),
+    /// Pods that are worked on, by `config`, `lifecycle` and `static` as upstream calls them.
+    pub working: BTreeMap<(&'static str, &'static str, &'static str), usize>,
+    /// Pods whose sandbox was up at the last listing.
+    pub running_pods: usize,
+    /// Containers in each state at the last listing.
+    pub containers: BTreeMap<ContainerState, usize>,
+    /// Volumes by kind: wanted, and in place.
+    pub volumes: BTreeMap<&'static str, (usize, usize)>,
+    /// Whether the machine has control groups of version 2.
+    pub cgroup_v2: bool,
+}
+
 impl Kubelet {
+    /// How many there are of what.
+    #[must_use]
+    pub fn tallies(&self) -> Tallies {
+        let split = |pods: &mut dyn Iterator<Item = &Arc<Pod>>| {
+            pods.fold((0, 0), |(api, fixed), pod| if is_static(pod) { (api, fixed + 1) } else { (api + 1, fixed) })
+        };
+        let active = &mut self.workers.values().filter(|worker| Self::is_active(&self.pleg, worker)).map(|worker| &worker.pod);
+        let mut working = BTreeMap::new();
+        for (uid, worker) in &self.workers {
+            let lifecycle = match worker.phase {
+                Phase::Syncing => "sync",
+                Phase::Terminating => "terminating",
+                _ => "terminated",
+            };
+            let fixed = if is_static(&worker.pod) { "true" } else { "" };
+            let (config, fixed) = match (self.pods.get(uid).is_some(), worker.source) {
+                (true, _) => ("desired", fixed),
+                (false, Some(_)) => ("orphan", fixed),
+                (false, None) => ("runtime_only", "unknown"),
+            };
+            *working.entry((config, lifecycle, fixed)).or_default() += 1;
+        }
+        let (running_pods, containers) = self.pleg.counts();
+        Tallies {
+            desired: split(&mut self.pods.iter().map(|(_, desired)| &desired.pod)),
+            active: split(active),
+            working,
+            running_pods,
+            containers,
+            volumes: self.parts.volumes.counts(),
+            cgroup_v2: self.parts.startup.machine().is_some_and(|machine| machine.cgroup_v2),
+        }
+    }
+
     /// The pods that some source wants here, each with the status that was last computed (API-060).
     #[must_use]
     pub fn pods(&self) -> Vec<Arc<Pod>> {

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::action::{ApiCall, Call, Lane};
 use crate::admission::{Admission, Beside, NODE_AFFINITY, admit};
 use crate::event::{ApiReply, PodSource};
+use crate::facts::Fact;
 use crate::failure::Failure;
 use crate::ids::{ActionId, PodName, PodUid};
 use crate::kubelet::Kubelet;
@@ -22,6 +23,7 @@ use crate::pod::conditions::RESIZE_PENDING;
 use crate::pod::manager::{Changes, DesiredPod, is_static, name_of};
 use crate::pod::plan;
 use crate::pod::report::{rejected_status, step_ended};
+use crate::pod::startup_latency::started;
 use crate::pod::stop::pod_grace;
 use crate::pod::worker::{Completed, Phase, PodWorker, Verdict};
 use crate::recorder::{Recorded, Subject};
@@ -126,6 +128,7 @@ impl Kubelet {
             self.parts.statuses.reject(now, &desired.pod, status, out);
             return;
         }
+        out.count(Fact::PodCame(desired.pod.spec.as_ref().map_or(0, |spec| spec.containers.len())));
         let worker = PodWorker::new(now, uid.clone(), desired.pod, Some(desired.source));
         self.workers.insert(uid.clone(), worker);
         self.pod_updated(now, uid, out);
@@ -200,7 +203,7 @@ impl Kubelet {
     }
 
     /// POD-033: whether the pod counts against what the node has. One that has ended counts only while something of it runs.
-    fn is_active(pleg: &Pleg, worker: &PodWorker) -> bool {
+    pub(crate) fn is_active(pleg: &Pleg, worker: &PodWorker) -> bool {
         let ended = phase_is_terminal(&worker.pod) && !pleg.runs(&worker.uid);
         worker.phase <= Phase::Terminating && worker.source.is_some() && !ended
     }
@@ -235,6 +238,12 @@ impl Kubelet {
         }
         worker.resize_refused = refused;
         worker.pod = pod;
+        if worker.starting
+            && let Some(fact) = started(&desired.pod, now.wall, self.parts.images.pulled_for(uid))
+        {
+            worker.starting = false;
+            out.count(fact);
+        }
         let deleting = desired.pod.metadata.deletion_timestamp.is_some();
         if deleting || phase_is_terminal(&desired.pod) {
             let sooner = worker.terminate(now, pod_grace(&desired.pod), None);

@@ -28,6 +28,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kubelet::ids::PodUid;
 use kubelet::observation::Observed;
+use kubelet::snapshot::Tallies;
 
 use crate::env::Env;
 
@@ -49,6 +50,9 @@ pub trait NodeView: Send + Sync {
 
     /// What was last seen of each pod in the runtime.
     fn observations(&self) -> BoxFuture<'_, Vec<Observed>>;
+
+    /// How many there are of what, for metrics; `None` if nobody answers in time.
+    fn tallies(&self) -> BoxFuture<'_, Option<Tallies>>;
 
     /// The volumes of a pod that are in place: by their names in the pod, what their directories are called.
     fn volume_directories(&self, pod: PodUid) -> BoxFuture<'_, BTreeMap<String, String>>;

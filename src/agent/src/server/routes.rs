@@ -358,7 +358,10 @@ fn debugging_mounts() -> Vec<Mount> {
         // API-013: not served, and said so in the words of the switch.
         switched_off("/logs/", "logs endpoint is disabled."),
         switched_off("/debug/pprof/", "profiling endpoint is disabled."),
-        handler("/debug/flags/v", any(|| async { reply::error_line(StatusCode::METHOD_NOT_ALLOWED, "flags endpoint is disabled.") })),
+        handler(
+            "/debug/flags/v",
+            any(|| async { reply::error_line(StatusCode::METHOD_NOT_ALLOWED, "flags endpoint is disabled.") }),
+        ),
     ]
 }
 

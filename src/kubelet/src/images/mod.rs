@@ -180,6 +180,8 @@ pub struct ImageManager {
     records: PullRecords,
     logins: Logins,
     pulls: Pulls,
+    /// When images of a pod were being pulled, for as long as it lives.
+    sessions: BTreeMap<PodUid, Vec<(Mono, Mono)>>,
 }
 
 /// Where credentials come from besides the pod's secrets.
@@ -204,6 +206,7 @@ impl ImageManager {
                 plugins: settings.credential_providers.iter().map(Provider::new).collect(),
             },
             pulls: Pulls::new(&settings),
+            sessions: BTreeMap::new(),
             settings,
         }
     }
@@ -227,6 +230,19 @@ impl ImageManager {
         self.entries.get(&key).map_or(ImageState::Pending, |entry| entry.shown())
     }
 
+    /// How long images of a pod were being pulled, in all: what went on side by side counts once.
+    #[must_use]
+    pub fn pulled_for(&self, uid: &PodUid) -> Duration {
+        let mut sessions = self.sessions.get(uid).cloned().unwrap_or_default();
+        sessions.sort_unstable();
+        let (mut all, mut until) = (Duration::ZERO, Mono::ZERO);
+        for (from, to) in sessions {
+            all += to.since(from.max(until));
+            until = until.max(to);
+        }
+        all
+    }
+
     /// The container was started with its image: the next start looks afresh, at the images of volumes as well.
     pub fn used(&mut self, uid: &PodUid, name: &str) {
         self.drop_entries(|key| key.0 == *uid && key.1 == name);
@@ -238,6 +254,7 @@ impl ImageManager {
     pub fn forget(&mut self, uid: &PodUid) {
         self.drop_entries(|(pod, _)| pod == uid);
         self.backoffs.forget(uid);
+        self.sessions.remove(uid);
     }
 
     fn drop_entries(&mut self, unwanted: impl Fn(&Key) -> bool) {

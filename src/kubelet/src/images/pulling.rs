@@ -7,12 +7,15 @@ use super::texts::{aggregate, go_duration, of_failed_pull};
 use super::{ERROR_SHOWN, ImageManager, Key, Next, Pulling, ResolvedImage, State, UNREAD_USER};
 use crate::action::{Call, CriCall, Lane};
 use crate::event::CriReply;
+use crate::facts::Fact;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::ActionId;
 use crate::observation::Image;
 use crate::out::{Out, Owner};
 use crate::time::{Mono, Now};
 
+/// Pulls of one pod whose time is kept: more than it has images.
+const SESSIONS: usize = 128;
 /// What a pull that is not begun fails with (POD-204).
 const TOO_MANY: &str = "pull QPS exceeded";
 
@@ -134,6 +137,8 @@ impl ImageManager {
             Ok(_) => Image::default(),
             Err(failure) => return entry.fail(now, UNREAD_USER, failure.message, out),
         };
+        out.count(Fact::ImagePulled { took: waited, size: found.size });
+        let session = (*since, now.mono);
         entry.wanted.normal(
             "Pulled",
             format!(
@@ -146,6 +151,10 @@ impl ImageManager {
             out,
         );
         entry.state = State::Ready(ResolvedImage { image_ref, uid: found.uid, username: found.username });
+        let sessions = self.sessions.entry(key.0.clone()).or_default();
+        if sessions.len() < SESSIONS {
+            sessions.push(session);
+        }
     }
 }
 

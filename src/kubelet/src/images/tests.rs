@@ -345,6 +345,10 @@ fn serialized_pulls_take_turns() {
         bench.recorded.last().unwrap().message,
         "Successfully pulled image \"busybox\" in 1s (5s including waiting). Image size: 5 bytes."
     );
+    // Upstream's calculateImagePullingTime: what went on side by side counts once.
+    assert_eq!(bench.images.pulled_for(&PodUid::new("b")), Duration::from_secs(5));
+    bench.images.sessions.entry(PodUid::new("b")).or_default().push((at(3).mono, at(7).mono));
+    assert_eq!(bench.images.pulled_for(&PodUid::new("b")), Duration::from_secs(7));
 }
 
 // B1, C9, CRI-040: golden 153: each container tells of it, and again; nothing is asked.

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use super::actions::{PodActions, VerdictsByName, compute_pod_actions};
 use super::batch::{Batch, Stage};
 use super::chain::{Chain, Purpose, Step};
+use super::counted::count_failures;
 use super::report;
 use super::restart_all::{self, Reset, is_told};
 use super::start::{Started, back_off, start_batch};
@@ -161,7 +162,9 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
         return false;
     }
     let errors = worker.start_errors.clone();
-    match start_batch(worker, parts, now, seen, &actions, out) {
+    let started = start_batch(worker, parts, now, seen, &actions, out);
+    count_failures(worker, &errors, out);
+    match started {
         Started::Batch(batch) => {
             worker.begin(batch);
             true

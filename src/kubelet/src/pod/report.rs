@@ -8,6 +8,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::chain::{Purpose, Step, StepEnd};
+use super::counted::{count_ends, count_failure};
 use super::hook::hook_failure;
 use super::status::{StatusInputs, generate_api_pod_status};
 use super::stop::field_path_of;
@@ -78,7 +79,9 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
         resize_refused: worker.resize_refused,
         now: now.wall_seconds(),
     });
-    let before = parts.statuses.status(&worker.uid).or(worker.pod.status.as_ref()).and_then(|status| status.phase.as_deref());
+    let before = parts.statuses.status(&worker.uid).or(worker.pod.status.as_ref());
+    count_ends(before, &status, out);
+    let before = before.and_then(|status| status.phase.as_deref());
     if matches!(before, None | Some("Pending")) && status.phase.as_deref() == Some("Running") {
         out.count(Fact::PodRuns(now.mono.since(worker.born)));
     }
@@ -228,6 +231,7 @@ fn start_step_ended(worker: &mut PodWorker, parts: &mut Parts, container: &str, 
             // Nothing of what it said: that may hold secrets, and whoever reads events may not read those.
             out.record(Recorded::warning(subject.clone(), "FailedPostStartHook", "PostStartHook failed"));
             out.record(Recorded::normal(subject, "Killing", "FailedPostStartHook".to_owned()));
+            count_failure(worker, container, "PostStartHookError", out);
             set_error(worker, container, "PostStartHookError", why);
         }
         return;
@@ -255,6 +259,7 @@ fn start_failed(worker: &mut PodWorker, container: &str, subject: Subject, reaso
     if worker.warn_once(&format!("{container}: {message}")) {
         out.record(Recorded::warning(subject, "Failed", format!("Error: {message}")));
     }
+    count_failure(worker, container, reason, out);
     set_error(worker, container, reason, message.to_owned());
 }
 

@@ -18,6 +18,7 @@ use super::stop::{field_path_of, hook_of, pod_grace};
 use super::worker::PodWorker;
 use crate::action::CriCall;
 use crate::backoff::{Ended, restart_wait};
+use crate::facts::{ContainerType, Fact};
 use crate::images::{ImageNeed, ImageState, ResolvedImage};
 use crate::limits::{BATCH_BYTES, Room};
 use crate::observation::{ContainerState, PodObservation};
@@ -227,5 +228,6 @@ fn start_chain(
             grace: pod_grace(&worker.pod),
         });
     }
+    out.count(Fact::StartBegan(ContainerType::of(&worker.pod, &container.name)));
     Some(Chain::new(Purpose::Start { container: container.name.clone() }, steps))
 }

@@ -141,6 +141,8 @@ pub struct PodWorker {
     pub synced: bool,
     /// When it came.
     pub born: Mono,
+    /// Whether it is still to be told how long its start took.
+    pub starting: bool,
     /// Whether it waits for another pod of its full name to end (POD-081).
     pub in_line: bool,
     /// Whether a source asked for it again while it was stopped: it begins anew once it has ended (POD-080).
@@ -172,6 +174,7 @@ impl PodWorker {
     /// A worker for a pod that is to run, or, if `source` is `None`, to be stopped.
     #[must_use]
     pub fn new(now: Now, uid: PodUid, pod: Arc<Pod>, source: Option<PodSource>) -> Self {
+        let starting = super::startup_latency::is_new(&pod);
         Self {
             uid,
             pod,
@@ -202,6 +205,7 @@ impl PodWorker {
             adopted: false,
             synced: false,
             born: now.mono,
+            starting,
             in_line: false,
             revived: false,
             cgroup_removed: false,

@@ -128,6 +128,21 @@ impl VolumeManager {
         state
     }
 
+    /// How many volumes of each kind are wanted, and how many are in place.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<&'static str, (usize, usize)> {
+        let mut counts: BTreeMap<&'static str, (usize, usize)> = BTreeMap::new();
+        for pod in self.pods.values() {
+            for record in pod.volumes.values() {
+                counts.entry(record.place.plugin.name()).or_default().0 += 1;
+            }
+            for place in pod.mounted.values() {
+                counts.entry(place.plugin.name()).or_default().1 += 1;
+            }
+        }
+        counts
+    }
+
     /// The volumes of a pod that are in place, by name in the pod's spec.
     #[must_use]
     pub fn mounted(&self, uid: &PodUid) -> &BTreeMap<String, MountedVolume> {

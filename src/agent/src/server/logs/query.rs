@@ -118,7 +118,8 @@ mod tests {
             assert_eq!(options(query), Err(Refused::Undecodable), "{query}");
         }
         let both = "sinceSeconds=1&sinceTime=2026-11-23T01:02:03Z";
-        for query in ["tailLines=-1", "limitBytes=0", "sinceSeconds=0", both, "stream=", "stream=Both", "stream=Stderr&tailLines=1"] {
+        for query in ["tailLines=-1", "limitBytes=0", "sinceSeconds=0", both, "stream=", "stream=Both", "stream=Stderr&tailLines=1"]
+        {
             assert_eq!(options(query), Err(Refused::Invalid), "{query}");
         }
     }

@@ -53,8 +53,11 @@ fn encode_version(encoder: &mut Encoder, machine: &MachineInfo) {
 }
 
 fn encode_machine(encoder: &mut Encoder, machine: &MachineInfo) {
-    let labels =
-        [("boot_id", machine.boot_id.as_str()), ("machine_id", machine.machine_id.as_str()), ("system_uuid", machine.system_uuid.as_str())];
+    let labels = [
+        ("boot_id", machine.boot_id.as_str()),
+        ("machine_id", machine.machine_id.as_str()),
+        ("system_uuid", machine.system_uuid.as_str()),
+    ];
     let (cores, sockets) = machine.cores_and_sockets;
     let mut tell = |name: &str, help: &str, value: u64| {
         encoder.family(name, help, Kind::Gauge);

@@ -99,7 +99,7 @@ fn namespace_and_name(pod: &Pod) -> (String, String) {
 fn some(shared: &Shared, headers: &HeaderMap, prefix: &str) -> Response {
     let mut encoder = Encoder::default();
     shared.metrics.encode(&mut encoder, unix_now(shared), |name| name.starts_with(prefix));
-    process::started(shared, &mut encoder);
+    process::started(shared, &mut encoder, process::STARTED_ALPHA);
     answer(shared, headers, encoder.finish())
 }
 

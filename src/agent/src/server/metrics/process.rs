@@ -25,17 +25,22 @@ pub(super) async fn encode(shared: &Shared, encoder: &mut Encoder) {
         encoder.family("process_resident_memory_bytes", "Resident memory size in bytes.", Kind::Gauge);
         encoder.sample("process_resident_memory_bytes", &[], bytes, None);
     }
-    started(shared, encoder);
+    started(shared, encoder, STARTED);
     if let Some(bytes) = kibibytes(&status, "VmSize:") {
         encoder.family("process_virtual_memory_bytes", "Virtual memory size in bytes.", Kind::Gauge);
         encoder.sample("process_virtual_memory_bytes", &[], bytes, None);
     }
 }
 
+/// As client_golang says it, and as component-base does.
+const STARTED: &str = "Start time of the process since unix epoch in seconds.";
+/// See `STARTED`.
+pub(super) const STARTED_ALPHA: &str = "[ALPHA] Start time of the process since unix epoch in seconds.";
+
 /// When the agent was started.
-pub(super) fn started(shared: &Shared, encoder: &mut Encoder) {
+pub(super) fn started(shared: &Shared, encoder: &mut Encoder, help: &str) {
     let seconds = shared.started.as_millisecond() as f64 / 1e3;
-    encoder.family("process_start_time_seconds", "[ALPHA] Start time of the process since unix epoch in seconds.", Kind::Gauge);
+    encoder.family("process_start_time_seconds", help, Kind::Gauge);
     encoder.sample("process_start_time_seconds", &[], seconds, None);
 }
 

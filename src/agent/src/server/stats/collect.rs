@@ -21,8 +21,8 @@ use super::network;
 use super::samples::{Demand, Samples};
 use super::subjects::container_cgroup;
 use super::summary::{
-    ContainerStats, CpuStats, FsStats, IoStats, MemoryStats, NetworkStats, NodeStats, PodReference, PodStats, ProcessStats, PsiStats,
-    RlimitStats, RuntimeStats, Summary, SwapStats, Time, VolumeStats,
+    ContainerStats, CpuStats, FsStats, IoStats, MemoryStats, NetworkStats, NodeStats, PodReference, PodStats, ProcessStats,
+    PsiStats, RlimitStats, RuntimeStats, Summary, SwapStats, Time, VolumeStats,
 };
 use super::volumes::Volumes;
 use crate::env::{CgroupUsage, Env};

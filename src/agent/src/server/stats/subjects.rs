@@ -62,7 +62,8 @@ impl Collector {
     /// The root, what the machine is divided into, and the tiers that pods are divided into.
     async fn parts_of_the_node(&self, view: &dyn NodeView) -> Vec<String> {
         let parts = self.system_cgroups(view).await.into_iter().map(|(_, cgroup)| cgroup);
-        let tiers = view.pods_cgroup().await.into_iter().flat_map(|pods| ["besteffort", "burstable"].map(|tier| tier_of(&pods, tier)));
+        let tiers =
+            view.pods_cgroup().await.into_iter().flat_map(|pods| ["besteffort", "burstable"].map(|tier| tier_of(&pods, tier)));
         ["/".to_owned()].into_iter().chain(parts).chain(tiers).collect()
     }
 

@@ -16,6 +16,7 @@ use kubelet::event::{ApiReply, CriReply, HostReply, WatchKey};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
 use kubelet::observation::Observed;
+use kubelet::snapshot::Tallies;
 use proto::cri;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -358,6 +359,7 @@ pub(crate) struct FakeView {
     pub(crate) observations: Mutex<BTreeMap<PodUid, Observed>>,
     pub(crate) directories: Mutex<BTreeMap<String, String>>,
     pub(crate) stuck: Mutex<bool>,
+    pub(crate) tallies: Mutex<Tallies>,
 }
 
 impl NodeView for FakeView {
@@ -383,6 +385,11 @@ impl NodeView for FakeView {
     fn observations(&self) -> BoxFuture<'_, Vec<Observed>> {
         let seen = self.observations.lock().unwrap().values().cloned().collect();
         async move { seen }.boxed()
+    }
+
+    fn tallies(&self) -> BoxFuture<'_, Option<Tallies>> {
+        let tallies = self.tallies.lock().unwrap().clone();
+        async move { Some(tallies) }.boxed()
     }
 
     fn volume_directories(&self, _: PodUid) -> BoxFuture<'_, BTreeMap<String, String>> {

@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kubelet::event::{CriReply, HostReply, VolumeDirectory};
 use kubelet::observation::{FsUsage, ListedContainer, ListedSandbox, Listing, MachineInfo};
+use kubelet::snapshot::Tallies;
 use proto::cri;
 
 use super::*;
@@ -472,6 +473,8 @@ async fn machine_is_read_once_for_all_scrapes() {
     let world = World::new().start().await;
     golden_machine(&world);
     set_cgroups(&world, false);
+    let uid = PodUid::new(GOLD);
+    world.observe(&uid, observation(&uid, "gold-running", ContainerState::Running));
     assert!(!world.get("/metrics/resource").await.body.contains("resource_scrape_error 1"));
     world.host.replies.lock().unwrap().remove("machine");
     for path in ["/metrics/resource", "/metrics/cadvisor", "/stats/summary"] {
@@ -539,15 +542,22 @@ async fn a_pod_whose_cgroup_tells_nothing_uses_what_its_containers_use() {
     assert!(lines.contains("pod_memory_working_set_bytes{namespace=\"default\",pod=\"gold-running\"} 675840 "), "{lines}");
 }
 
-// API-143, API-142: labels, help, kinds and which cgroups as upstream's prometheus.go, handlers of containerd and of CRI-O, and
-// `getSpecInternal` have them; without a word of the runtime, for cAdvisor asks it for none.
-#[tokio::test(start_paused = true)]
-async fn usage_by_cgroup_has_the_names_that_dashboards_ask_for() {
-    let world = World::new().start().await;
-    golden_machine(&world);
-    set_cgroups(&world, false);
-    let uid = PodUid::new(GOLD);
-    world.observe(&uid, observation(&uid, "gold-running", ContainerState::Running));
+/// INV-09
+fn no_series_twice(text: &str) {
+    let mut series: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once("} "))
+        .map(|(series, _)| series)
+        .collect();
+    let all = series.len();
+    series.sort_unstable();
+    series.dedup();
+    assert_eq!(series.len(), all);
+}
+
+/// A container, its sandbox, a tier with a quota, and the runtime's own.
+fn set_more_cgroups(world: &World) {
     let table = "h\nh\n  eth0: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n    lo: 9 9 9 9 0 0 0 0 9 9 9 9 0 0 0 0\n";
     world.host.write("/proc/42/net/dev", table);
     let stall = Pressure { some: Stall { total: 2_500_000, ..Stall::default() }, full: Stall::default() };
@@ -572,7 +582,37 @@ async fn usage_by_cgroup_has_the_names_that_dashboards_ask_for() {
     let limited = CpuSettings { shares: 2, quota: Some(10_000), period: 100_000 };
     cgroups.insert("/kubepods/besteffort".to_owned(), CgroupUsage { cpu_settings: Some(limited), ..CgroupUsage::default() });
     cgroups.insert("/runtime".to_owned(), CgroupUsage::default());
-    drop(cgroups);
+}
+
+// API-122, API-124: summary_sys_containers.go and addPodNetworkStats; a look at CPU and memory alone has no network (API-129).
+#[tokio::test(start_paused = true)]
+async fn summary_has_the_networks_of_pods_and_the_runtimes_own_usage() {
+    let world = World::new().start().await;
+    golden_machine(&world);
+    set_cgroups(&world, false);
+    set_more_cgroups(&world);
+    let running = CgroupUsage { first_process: Some(42), processes: Some(1), ..CgroupUsage::default() };
+    world.host.cgroups.lock().unwrap().insert("/kubepods/gold/live".to_owned(), running);
+    let summary = world.get("/stats/summary").await.json();
+    let network = &summary["pods"][0]["network"];
+    assert_eq!((&network["name"], &network["rxBytes"], &network["txErrors"]), (&json!("eth0"), &json!(1), &json!(7)));
+    assert_eq!(network["interfaces"].as_array().unwrap().len(), 1);
+    let names: Vec<&Value> = summary["node"]["systemContainers"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert!(names.contains(&&json!("runtime")) && !names.contains(&&json!("misc")), "{names:?}");
+    let less = world.get("/stats/summary?only_cpu_and_memory=true").await.json();
+    assert!(less["pods"][0]["network"].is_null());
+}
+
+// API-143, API-142: labels, help, kinds and which cgroups as upstream's prometheus.go, handlers of containerd and of CRI-O, and
+// `getSpecInternal` have them; without a word of the runtime, for cAdvisor asks it for none.
+#[tokio::test(start_paused = true)]
+async fn usage_by_cgroup_has_the_names_that_dashboards_ask_for() {
+    let world = World::new().start().await;
+    golden_machine(&world);
+    set_cgroups(&world, false);
+    let uid = PodUid::new(GOLD);
+    world.observe(&uid, observation(&uid, "gold-running", ContainerState::Running));
+    set_more_cgroups(&world);
     *world.runtime.hung.lock().unwrap() = true;
     let text = world.get("/metrics/cadvisor").await.body;
     let container = "id=\"/kubepods/gold/c1\",image=\"i\"";
@@ -613,18 +653,8 @@ async fn usage_by_cgroup_has_the_names_that_dashboards_ask_for() {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
     assert_eq!(text.matches("container_cpu_cfs_periods_total{").count(), 1, "one has a quota");
-    assert_eq!(text.matches("container_network_receive_bytes_total{").count(), 2, "the sandbox and the node");
-    // INV-09: no series twice.
-    let mut series: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(|line| line.rsplit_once("} "))
-        .map(|(series, _)| series)
-        .collect();
-    let all = series.len();
-    series.sort_unstable();
-    series.dedup();
-    assert_eq!(series.len(), all);
+    assert_eq!(text.matches("container_network_receive_bytes_total{").count(), 1 + 3, "the sandbox and the node");
+    no_series_twice(&text);
     world.host.replies.lock().unwrap().remove("cgroups");
     let text = world.get("/metrics/cadvisor").await.body;
     assert!(text.lines().any(|line| line == "container_scrape_error 1"), "{text}");
@@ -645,10 +675,17 @@ async fn a_claim_is_measured_once_and_by_its_own_filesystem() {
     let directory = VolumeDirectory { plugin: "kubernetes.io~csi".to_owned(), volume: "pv-1".to_owned(), data: None };
     world.view.directories.lock().unwrap().insert("data".to_owned(), "pv-1".to_owned());
     world.host.replies.lock().unwrap().insert("volumes", HostReply::Volumes(vec![directory]));
-    let CriReply::Listing { began, mut listing } = listing() else { panic!("a listing") };
-    // N11: a pod counts once, also with two sandboxes (pleg/generic.go counts pods).
-    listing.sandboxes.push(ListedSandbox { id: SandboxId::new("s3"), attempt: 1, ..listing.sandboxes[0].clone() });
-    world.runtime.answers.lock().unwrap().listing = Some(CriReply::Listing { began, listing });
+    *world.view.tallies.lock().unwrap() = Tallies {
+        desired: (2, 1),
+        active: (1, 1),
+        working: [(("desired", "sync", "true"), 1)].into(),
+        running_pods: 1,
+        containers: [(ContainerState::Exited, 2)].into(),
+        volumes: [("kubernetes.io/configmap", (2, 1))].into(),
+        cgroup_v2: true,
+    };
+    // No scrape asks the runtime.
+    *world.runtime.hung.lock().unwrap() = true;
     assert!(!world.get("/metrics").await.body.contains("kubelet_volume_stats"));
     let (collector, view, shutdown) = (world.shared.stats.clone(), world.view.clone(), world.shutdown.clone());
     tokio::spawn(async move { collector.run(view.as_ref(), shutdown).await });
@@ -656,7 +693,21 @@ async fn a_claim_is_measured_once_and_by_its_own_filesystem() {
     let text = world.get("/metrics").await.body;
     let series: Vec<&str> = text.lines().filter(|line| line.starts_with("kubelet_volume_stats_used_bytes")).collect();
     assert_eq!(series, ["kubelet_volume_stats_used_bytes{namespace=\"default\",persistentvolumeclaim=\"claim\"} 77"]);
-    for line in ["kubelet_running_pods 1", "kubelet_running_containers{container_state=\"exited\"} 2"] {
+    for line in [
+        "kubelet_running_pods 1",
+        "kubelet_running_containers{container_state=\"exited\"} 2",
+        // As a real kubelet's /metrics has them.
+        "kubelet_desired_pods{static=\"\"} 2",
+        "kubelet_active_pods{static=\"true\"} 1",
+        "kubelet_mirror_pods 1",
+        "kubelet_cgroup_version 2",
+        "kubelet_working_pods{config=\"desired\",lifecycle=\"sync\",static=\"true\"} 1",
+        "kubelet_working_pods{config=\"runtime_only\",lifecycle=\"terminating\",static=\"unknown\"} 0",
+        "volume_manager_total_volumes{plugin_name=\"kubernetes.io/configmap\",state=\"actual_state_of_world\"} 1",
+        "volume_manager_total_volumes{plugin_name=\"kubernetes.io/configmap\",state=\"desired_state_of_world\"} 2",
+        "kubelet_metrics_provider{provider=\"cadvisor\"} 1",
+        "# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.",
+    ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
 }
@@ -699,9 +750,10 @@ async fn metrics_say_how_stable_they_are() {
         assert_eq!(answer.status, 200, "{path}");
         for help in answer.body.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
             let (name, text) = help.split_once(' ').unwrap();
-            let stable = ["[STABLE] ", "[BETA] ", "[ALPHA] "].iter().any(|level| text.starts_with(level));
-            // The libraries' own have none.
-            let of_a_library = (name.starts_with("process_") && name != "process_start_time_seconds") || name.starts_with("go_");
+            let stable = ["[STABLE] ", "[BETA] ", "[ALPHA] ", "[INTERNAL] "].iter().any(|level| text.starts_with(level));
+            // The libraries' own have none; the smaller paths tell the start of the process by themselves.
+            let started = name == "process_start_time_seconds" && path != "/metrics";
+            let of_a_library = (name.starts_with("process_") && !started) || name.starts_with("go_");
             assert!(stable != of_a_library, "{path}: {help}");
         }
     }

@@ -51,6 +51,7 @@ const RECORDED: [Recorded; 33] = [
 #[tokio::test(start_paused = true)]
 async fn requests_are_answered_as_a_kubelet_answered_them() {
     let world = World::new().start().await;
+    world.api.allowed.lock().unwrap().extend(["admin update stats", "admin update pods", "admin get statusz"].map(str::to_owned));
     world.run_pod("web");
     let over = pod("over", &json!({ "terminated": { "exitCode": 0 } }), "r://c2");
     let uid = PodUid::new(over.metadata.uid.as_deref().unwrap());
