@@ -4,12 +4,13 @@
 //! Differs: a look at one pod counts as one operation on sandboxes and one on containers; requests have no label `host`, and of those
 //! that got no answer the code is `<error>`; watches are not counted.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use kubelet::action::{ApiCall, Call, CriCall, HostCall, VolumeSetup};
-use kubelet::csi::CsiCall;
+use kubelet::csi::{CsiCall, CsiReply};
 use kubelet::event::Event;
 use kubelet::failure::{Failure, FailureKind};
 use tokio::time::Instant;
@@ -77,8 +78,17 @@ static CGROUP_SECONDS: Metric = seconds(
 static STORAGE_SECONDS: Metric = Metric {
     name: "storage_operation_duration_seconds",
     help: "[ALPHA] Storage operation duration",
-    measure: Measure::Histogram(&[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 25.0, 50.0, 120.0, 300.0, 600.0]),
+    measure: Measure::Histogram(STORAGE_BUCKETS),
 };
+static CSI_SECONDS: Metric = Metric {
+    name: "csi_operations_seconds",
+    help: "[ALPHA] Container Storage Interface operation duration with gRPC error code status total",
+    measure: Measure::Histogram(STORAGE_BUCKETS),
+};
+const STORAGE_BUCKETS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 25.0, 50.0, 120.0, 300.0, 600.0];
+
+/// Drivers whose names are kept: more than any node has.
+const DRIVERS: usize = 256;
 static REQUESTS: Metric =
     counter("rest_client_requests_total", "[ALPHA] Number of HTTP requests, partitioned by status code, method, and host.");
 static REQUEST_SECONDS: Metric = Metric {
@@ -93,6 +103,8 @@ pub(crate) struct CallMetrics {
     registry: Arc<Registry>,
     clock: Arc<dyn Clock>,
     relisted: Arc<Mutex<Option<Instant>>>,
+    /// What the drivers behind sockets have called themselves.
+    drivers: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 /// What a call counts as.
@@ -101,6 +113,8 @@ enum Kind {
     Api { verb: &'static str },
     Cgroup(&'static str),
     Storage { plugin: String, operation: &'static str },
+    Csi { endpoint: String, method: &'static str, operation: Option<&'static str> },
+    Registration { socket: String },
 }
 
 /// One call that is under way. Its time begins when it has a place in its lane.
@@ -115,11 +129,22 @@ impl CallMetrics {
         for metric in [&STARTED_PODS, &STARTED_PODS_ERRORS] {
             registry.add(metric, &[], 0.0);
         }
-        Self { registry, clock, relisted: Arc::default() }
+        Self { registry, clock, relisted: Arc::default(), drivers: Arc::default() }
     }
 
     pub(crate) fn counting(&self, call: &Call) -> Option<Counting> {
         Some(Counting { metrics: self.clone(), kind: kind(call)?, began: Arc::default() })
+    }
+
+    fn learn(&self, endpoint: &str, name: &str) {
+        let mut drivers = self.drivers.lock().unwrap_or_else(PoisonError::into_inner);
+        if drivers.len() < DRIVERS {
+            drivers.insert(path_of(endpoint).to_owned(), name.to_owned());
+        }
+    }
+
+    fn driver(&self, endpoint: &str) -> String {
+        self.drivers.lock().unwrap_or_else(PoisonError::into_inner).get(path_of(endpoint)).cloned().unwrap_or_default()
     }
 
     fn relist_begins(&self, now: Instant) {
@@ -178,18 +203,43 @@ impl Counting {
                 registry.observe(&CGROUP_SECONDS, &[("operation_type", operation)], took.as_secs_f64());
             }
             Kind::Storage { plugin, operation } => {
-                let failed = match event {
-                    Event::HostDone { outcome, .. } => outcome.is_err(),
-                    Event::CsiDone { outcome, .. } => outcome.is_err(),
-                    _ => return,
+                let Event::HostDone { outcome, .. } = event else { return };
+                of_storage(registry, &plugin, operation, took, outcome.is_err());
+            }
+            Kind::Csi { endpoint, method, operation } => {
+                let Event::CsiDone { outcome, .. } = event else { return };
+                let driver = self.metrics.driver(&endpoint);
+                let code = match outcome {
+                    Ok(_) => "OK",
+                    Err(failure) => failure.code.as_deref().unwrap_or("unknown-non-grpc"),
                 };
-                let status = if failed { "fail-unknown" } else { "success" };
                 let labels =
-                    [("migrated", "false"), ("operation_name", operation), ("status", status), ("volume_plugin", plugin.as_str())];
-                registry.observe(&STORAGE_SECONDS, &labels, took.as_secs_f64());
+                    [("driver_name", driver.as_str()), ("grpc_status_code", code), ("method_name", method), ("migrated", "false")];
+                registry.observe(&CSI_SECONDS, &labels, took.as_secs_f64());
+                if let Some(operation) = operation {
+                    // GetFullQualifiedPluginNameForVolume
+                    of_storage(registry, &format!("kubernetes.io/csi:{driver}"), operation, took, outcome.is_err());
+                }
+            }
+            Kind::Registration { socket } => {
+                if let Event::CsiDone { outcome: Ok(CsiReply::Plugin(plugin)), .. } = event {
+                    let endpoint = if plugin.endpoint.is_empty() { &socket } else { &plugin.endpoint };
+                    self.metrics.learn(endpoint, &plugin.name);
+                }
             }
         }
     }
+}
+
+fn of_storage(registry: &Registry, plugin: &str, operation: &str, took: Duration, failed: bool) {
+    let status = if failed { "fail-unknown" } else { "success" };
+    let labels = [("migrated", "false"), ("operation_name", operation), ("status", status), ("volume_plugin", plugin)];
+    registry.observe(&STORAGE_SECONDS, &labels, took.as_secs_f64());
+}
+
+/// The path of a socket, however it is written.
+fn path_of(endpoint: &str) -> &str {
+    endpoint.strip_prefix("unix://").unwrap_or(endpoint)
 }
 
 fn of_runtime(registry: &Registry, operations: &[&'static str], took: Duration, failure: Option<&Failure>) {
@@ -233,14 +283,24 @@ fn kind(call: &Call) -> Option<Kind> {
             HostCall::TearDownVolume { plugin, .. } => storage(plugin, "volume_unmount"),
             _ => return None,
         },
-        Call::Csi(CsiCall::Publish { .. }) => storage(CSI, "volume_mount"),
-        Call::Csi(CsiCall::Unpublish { .. }) => storage(CSI, "volume_unmount"),
-        Call::Csi(CsiCall::Unstage { .. }) => storage(CSI, "unmount_device"),
-        Call::Csi(_) | Call::Probe(_) | Call::Cancel(_) => return None,
+        Call::Csi(call) => return csi(call),
+        Call::Probe(_) | Call::Cancel(_) => return None,
     })
 }
 
-const CSI: &str = "kubernetes.io~csi";
+fn csi(call: &CsiCall) -> Option<Kind> {
+    let (endpoint, method, operation) = match call {
+        CsiCall::GetPluginInfo { socket } => return Some(Kind::Registration { socket: socket.clone() }),
+        CsiCall::NotifyRegistration { .. } => return None,
+        CsiCall::NodeInfo { endpoint } => (endpoint, "/csi.v1.Node/NodeGetInfo", None),
+        CsiCall::Capabilities { endpoint } => (endpoint, "/csi.v1.Node/NodeGetCapabilities", None),
+        CsiCall::Stage { endpoint, .. } => (endpoint, "/csi.v1.Node/NodeStageVolume", None),
+        CsiCall::Publish { endpoint, .. } => (endpoint, "/csi.v1.Node/NodePublishVolume", Some("volume_mount")),
+        CsiCall::Unpublish { endpoint, .. } => (endpoint, "/csi.v1.Node/NodeUnpublishVolume", Some("volume_unmount")),
+        CsiCall::Unstage { endpoint, .. } => (endpoint, "/csi.v1.Node/NodeUnstageVolume", Some("unmount_device")),
+    };
+    Some(Kind::Csi { endpoint: endpoint.clone(), method, operation })
+}
 
 fn storage(plugin: &str, operation: &'static str) -> Kind {
     Kind::Storage { plugin: plugin.replace('~', "/"), operation }
@@ -371,6 +431,34 @@ mod tests {
             "rest_client_request_duration_seconds_count{verb=\"PATCH\"} 1",
             "storage_operation_duration_seconds_count{migrated=\"false\",operation_name=\"volume_unmount\",status=\"success\",volume_plugin=\"kubernetes.io/empty-dir\"} 1",
             "kubelet_cgroup_manager_duration_seconds_count{operation_type=\"destroy\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\nnot in\n{text}");
+        }
+    }
+
+    // API-147: GetFullQualifiedPluginNameForVolume and getErrorCode of upstream's pkg/volume/util/metrics.go, csiAddrs of its drivers.
+    #[tokio::test(start_paused = true)]
+    async fn calls_of_drivers_are_counted_by_their_names() {
+        use kubelet::csi::PluginInfo;
+        let registry = Arc::new(Registry::new());
+        let metrics = CallMetrics::new(Arc::clone(&registry), Arc::new(Fixed));
+        let id = ActionId(1);
+        let info = PluginInfo {
+            kind: "CSIPlugin".to_owned(),
+            name: "disk.example.com".to_owned(),
+            endpoint: "/d/csi.sock".to_owned(),
+            versions: Vec::new(),
+        };
+        let registered = Event::CsiDone { id, outcome: Ok(CsiReply::Plugin(info)) };
+        made(&metrics, &Call::Csi(CsiCall::GetPluginInfo { socket: "/reg.sock".to_owned() }), &registered, 0).await;
+        let endpoint = "/d/csi.sock".to_owned();
+        let unpublish = CsiCall::Unpublish { endpoint, volume: "v".to_owned(), target: "/t".to_owned() };
+        let refused = Failure::new(FailureKind::Other, "no").with_code("Internal");
+        made(&metrics, &Call::Csi(unpublish), &Event::CsiDone { id, outcome: Err(refused) }, 0).await;
+        let text = text_of(&registry);
+        for line in [
+            "csi_operations_seconds_count{driver_name=\"disk.example.com\",grpc_status_code=\"Internal\",method_name=\"/csi.v1.Node/NodeUnpublishVolume\",migrated=\"false\"} 1",
+            "storage_operation_duration_seconds_count{migrated=\"false\",operation_name=\"volume_unmount\",status=\"fail-unknown\",volume_plugin=\"kubernetes.io/csi:disk.example.com\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nnot in\n{text}");
         }
