@@ -20,6 +20,12 @@ const DEEPEST: usize = 48;
 /// How many names of one directory are held at once.
 const AT_ONCE: usize = 1024;
 
+/// How many directories of one directory wait at once to be gone into.
+const INSIDE_MOST: usize = 64;
+
+/// How many files with several names are remembered.
+const LINKED_MOST: usize = 1 << 18;
+
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Opens a directory below another, through no link and across no mount, bind mounts included.
@@ -131,16 +137,8 @@ pub(super) fn give_shared_to_group(path: &Path, group: u32, trust_root: bool) ->
     if trust_root && is_given {
         return Ok(());
     }
-    let mut waiting = vec![PathBuf::from(".")];
-    while let Some(relative) = waiting.pop() {
-        let Ok(directory) = open_below(base.as_fd(), relative.as_path()) else { continue };
-        for name in names(directory.as_fd()).context("readdir", path)? {
-            let name = name.context("readdir", path)?;
-            if give_entry(directory.as_fd(), &name, group, root.st_dev).context("give to the group", path)? {
-                waiting.push(relative.join(OsStr::from_bytes(name.to_bytes())));
-            }
-        }
-    }
+    let given = walk(base.as_fd(), |directory, name| name.map_or(Ok(false), |name| give_entry(directory, name, group, root.st_dev)));
+    given.context("give to the group", path)?;
     if let Err(error) = rustix::fs::fchown(&base, None, Some(Gid::from_raw(group))) {
         tracing::error!(%error, path = %path.display(), "Lchown failed");
     }
@@ -178,29 +176,87 @@ fn give_entry(directory: BorrowedFd<'_>, name: &CStr, group: u32, device: u64) -
     Ok(kind == FileType::Directory)
 }
 
-/// Bytes on disk and inodes of a tree, itself included, across no mount; a file with several names counts once. What goes
-/// away meanwhile, or lies deeper than a path can say, does not count.
+/// Bytes on disk and inodes of a tree, itself included, across no mount; a file with several names counts once, unless there are
+/// very many such files. What goes away meanwhile, or lies deeper than a path can say, does not count.
 pub(super) fn usage(path: &Path) -> Result<(u64, u64), HostError> {
     let base = rustix::fs::open(path, DIRECTORY.difference(OFlags::NOFOLLOW), Mode::empty()).context("open", path)?;
     let (mut bytes, mut inodes, mut linked) = (0, 0, BTreeSet::new());
-    let mut waiting = vec![PathBuf::from(".")];
-    while let Some(relative) = waiting.pop() {
-        let Ok(directory) = open_below(base.as_fd(), relative.as_path()) else { continue };
-        let own = rustix::fs::fstat(&directory).context("fstat", path)?;
-        bytes += blocks(own.st_blocks);
+    let mut count = |entry: rustix::fs::Stat| {
+        bytes += blocks(entry.st_blocks);
         inodes += 1;
-        for name in names(directory.as_fd()).context("readdir", path)? {
-            let name = name.context("readdir", path)?;
-            let Ok(entry) = rustix::fs::statat(&directory, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            if FileType::from_raw_mode(entry.st_mode) == FileType::Directory {
-                waiting.push(relative.join(OsStr::from_bytes(name.to_bytes())));
-            } else if entry.st_nlink < 2 || linked.insert(entry.st_ino) {
-                bytes += blocks(entry.st_blocks);
-                inodes += 1;
+    };
+    let counted = walk(base.as_fd(), |directory, name| {
+        let Some(name) = name else {
+            rustix::fs::fstat(directory).map(&mut count)?;
+            return Ok(false);
+        };
+        let Ok(entry) = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { return Ok(false) };
+        if FileType::from_raw_mode(entry.st_mode) == FileType::Directory {
+            return Ok(true);
+        }
+        let remembers = linked.len() < LINKED_MOST || linked.contains(&entry.st_ino);
+        if entry.st_nlink < 2 || !remembers || linked.insert(entry.st_ino) {
+            count(entry);
+        }
+        Ok(false)
+    });
+    counted.context("readdir", path)?;
+    Ok((bytes, inodes))
+}
+
+/// A directory on the way down: where it lies, from where on its entries are still to be read, and those of its directories that were
+/// read and not yet entered.
+struct Entered {
+    relative: PathBuf,
+    next: Option<i64>,
+    inside: Vec<CString>,
+}
+
+impl Entered {
+    fn at(relative: PathBuf) -> Self {
+        Self { relative, next: Some(0), inside: Vec::new() }
+    }
+}
+
+/// Goes through a tree, through no link and across no mount. `visit` is shown each directory itself and then each of its entries by
+/// name, and says which of these it wants to be gone into. However wide the tree is, a few names of each directory on the way down are
+/// held, and one directory is open: whoever filled it must not choose how much memory that takes.
+fn walk(
+    base: BorrowedFd<'_>,
+    mut visit: impl FnMut(BorrowedFd<'_>, Option<&CStr>) -> rustix::io::Result<bool>,
+) -> rustix::io::Result<()> {
+    let mut way = vec![Entered::at(PathBuf::from("."))];
+    while let Some(here) = way.last_mut() {
+        if let Some(name) = here.inside.pop() {
+            let below = here.relative.join(OsStr::from_bytes(name.to_bytes()));
+            way.push(Entered::at(below));
+            continue;
+        }
+        let Some(from) = here.next.take() else {
+            way.pop();
+            continue;
+        };
+        let Ok(directory) = open_below(base, here.relative.as_path()) else { continue };
+        let mut entries = Dir::read_from(&directory)?;
+        if from == 0 {
+            visit(directory.as_fd(), None)?;
+        } else {
+            entries.seek(from)?;
+        }
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") || !visit(directory.as_fd(), Some(name))? {
+                continue;
+            }
+            here.inside.push(name.to_owned());
+            if here.inside.len() == INSIDE_MOST {
+                here.next = Some(entry.offset());
+                break;
             }
         }
     }
-    Ok((bytes, inodes))
+    Ok(())
 }
 
 fn blocks(count: i64) -> u64 {
@@ -260,6 +316,36 @@ mod tests {
         assert_eq!(usage(&directory).unwrap().1, 2 * AT_ONCE as u64 + 2);
         remove(&directory).unwrap();
         assert!(!directory.exists());
+    }
+
+    // More directories than wait at once, on several levels, and between files: each is counted once, and given once.
+    #[test]
+    fn wide_tree_of_directories_is_gone_through_once() {
+        let scratch = Scratch::new();
+        let (tree, many) = (scratch.path().join("tree"), 3 * INSIDE_MOST + 1);
+        let mut made = 1;
+        for parent in ["", "17", "17/40", "88"] {
+            let parent = tree.join(parent);
+            for number in 0..many {
+                fs::create_dir_all(parent.join(number.to_string())).unwrap();
+                fs::write(parent.join(format!("file{number}")), "").unwrap();
+                made += 2;
+            }
+        }
+        assert_eq!(usage(&tree).unwrap().1, made as u64);
+        let base = rustix::fs::open(&tree, DIRECTORY, Mode::empty()).unwrap();
+        let mut entered = 0;
+        walk(base.as_fd(), |directory, name| {
+            entered += usize::from(name.is_none());
+            let inside = |name| rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
+            name.map_or(Ok(false), |name| Ok(FileType::from_raw_mode(inside(name)?.st_mode) == FileType::Directory))
+        })
+        .unwrap();
+        assert_eq!(entered, 4 * many + 1);
+        let group = fs::metadata(&tree).unwrap().gid();
+        give_shared_to_group(&tree, group, false).unwrap();
+        let is_given = |path: String| fs::metadata(tree.join(path)).unwrap().mode() & 0o2070 == 0o2070;
+        assert!((0..many).all(|number| is_given(format!("17/40/{number}")) && is_given(format!("{number}"))));
     }
 
     #[test]
