@@ -203,6 +203,30 @@ impl PodObservation {
         self.instances(name).next()
     }
 
+    /// The authoritative instance of each container name: as [`Self::newest`], for whoever asks about all of them.
+    #[must_use]
+    pub fn newest_by_name(&self) -> BTreeMap<&str, &ContainerStatus> {
+        let (mut newest, running) = (BTreeMap::new(), |c: &ContainerStatus| c.state == ContainerState::Running);
+        for container in &self.containers {
+            let known = newest.entry(container.name.as_str()).or_insert(container);
+            if running(container) && !running(known) {
+                *known = container;
+            }
+        }
+        newest
+    }
+
+    /// All instances of each container name, the authoritative one first: as [`Self::instances`], for whoever asks about all of them.
+    #[must_use]
+    pub fn instances_by_name(&self) -> BTreeMap<&str, Vec<&ContainerStatus>> {
+        let mut instances: BTreeMap<&str, Vec<&ContainerStatus>> = BTreeMap::new();
+        let runs = |c: &&ContainerStatus| c.state == ContainerState::Running;
+        for container in self.containers.iter().filter(runs).chain(self.containers.iter().filter(|c| !runs(c))) {
+            instances.entry(container.name.as_str()).or_default().push(container);
+        }
+        instances
+    }
+
     /// All instances of a container name, the authoritative one first.
     pub fn instances(&self, name: &str) -> impl Iterator<Item = &ContainerStatus> {
         let instances = move |running: bool| {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::status_containers::by_name;
 use super::restart::is_sidecar;
 
 /// What conditions are made of.
@@ -143,11 +144,11 @@ fn containers_ready(inputs: &ConditionInputs<'_>) -> Owned {
     let spec = inputs.pod.spec.as_ref();
     let sidecars = spec.iter().flat_map(|s| s.init_containers.iter().flatten()).filter(|c| is_sidecar(c));
     let wanted = sidecars.chain(spec.iter().flat_map(|s| &s.containers));
-    let status = |name: &str| inputs.containers.iter().chain(inputs.inits).find(|c| c.name == name);
+    let statuses = by_name(inputs.containers.iter().chain(inputs.inits));
     let mut unready = Vec::new();
     let mut unknown = Vec::new();
     for container in wanted {
-        match status(&container.name) {
+        match statuses.get(container.name.as_str()) {
             None => unknown.push(container.name.as_str()),
             Some(status) if !status.ready => unready.push(container.name.as_str()),
             Some(_) => {}

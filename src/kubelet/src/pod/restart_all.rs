@@ -2,6 +2,8 @@
 //! Upstream: pkg/kubelet/container/helpers.go (ShouldAllContainersRestart), kuberuntime_manager.go (getContainersToReset), status/generate.go.
 //! Differs: it waits for the back-off of the container that asks for it; upstream does it at once, however often.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState as ApiState, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus as ApiStatus, Pod,
@@ -36,20 +38,26 @@ fn asks(container: &Container, exit_code: i32) -> bool {
 /// as the API server has it.
 #[must_use]
 pub fn is_under_way(pod: &Pod, seen: &PodObservation, before: Option<&PodStatus>) -> bool {
-    is_possible(pod) && (is_told(before) || containers(pod).any(|c| has_asked(c, seen, before)))
-}
-
-fn has_asked(container: &Container, seen: &PodObservation, before: Option<&PodStatus>) -> bool {
-    let newest = seen.newest(&container.name);
-    let ended = |c: &ContainerStatus| c.state == ContainerState::Exited && asks(container, c.exit_code);
+    if !is_possible(pod) {
+        return false;
+    }
+    if is_told(before) {
+        return true;
+    }
+    let (newest, told) = (seen.newest_by_name(), told_codes(before));
     // As upstream: what was told counts of a container that has ended.
-    newest.is_some_and(ended) || newest.is_none_or(|c| c.state == ContainerState::Exited) && told_of(container, before)
+    let has_asked = |c: &Container| match newest.get(c.name.as_str()) {
+        Some(one) if one.state == ContainerState::Exited && asks(c, one.exit_code) => true,
+        Some(one) if one.state != ContainerState::Exited => false,
+        _ => told.get(c.name.as_str()).is_some_and(|code| asks(c, *code)),
+    };
+    containers(pod).any(has_asked)
 }
 
-fn told_of(container: &Container, before: Option<&PodStatus>) -> bool {
+/// With which exit code containers ended, by what was told of them.
+fn told_codes(before: Option<&PodStatus>) -> BTreeMap<&str, i32> {
     let told = before.into_iter().flat_map(|s| s.init_container_statuses.iter().chain(&s.container_statuses).flatten());
-    let code = told.filter(|c| c.name == container.name).find_map(|c| c.state.as_ref()?.terminated.as_ref()).map(|t| t.exit_code);
-    code.is_some_and(|code| asks(container, code))
+    told.filter_map(|c| Some((c.name.as_str(), c.state.as_ref()?.terminated.as_ref()?.exit_code))).collect()
 }
 
 /// Whether a status tells that it is under way.
@@ -89,7 +97,9 @@ pub fn resets<'a>(pod: &Pod, seen: &'a PodObservation) -> Vec<Reset<'a>> {
 /// The containers that ask for it.
 #[must_use]
 pub fn asking(pod: &Pod, seen: &PodObservation) -> Vec<Container> {
-    let asked = |c: &&Container| seen.newest(&c.name).is_some_and(|n| n.state == ContainerState::Exited && asks(c, n.exit_code));
+    let newest = seen.newest_by_name();
+    let ended = |c: &Container| newest.get(c.name.as_str()).filter(|n| n.state == ContainerState::Exited).map(|n| n.exit_code);
+    let asked = |c: &&Container| ended(c).is_some_and(|code| asks(c, code));
     containers(pod).filter(asked).cloned().collect()
 }
 
@@ -105,7 +115,10 @@ pub fn set_condition(
     if !is_possible(pod) {
         return;
     }
-    let goes_on = under_way.is_some_and(|seen| containers(pod).any(|c| seen.newest(&c.name).is_some()));
+    let goes_on = under_way.is_some_and(|seen| {
+        let newest = seen.newest_by_name();
+        containers(pod).any(|c| newest.contains_key(c.name.as_str()))
+    });
     let (status, reason, message) = match phase {
         "Succeeded" => ("False", Some("PodCompleted"), None),
         "Failed" => ("False", Some("PodFailed"), None),

@@ -14,7 +14,7 @@ use super::actions::needs_sandbox;
 use super::conditions::{ConditionInputs, generate_conditions};
 use super::restart::{RestartPolicy, is_sidecar, pod_policy, restarts_after};
 use super::restart_all::{is_under_way, set_condition, was_removed};
-use super::status_containers::container_statuses;
+use super::status_containers::{by_name, container_statuses};
 use super::termination_messages::share_messages;
 use super::worker::{StartError, Verdict};
 use crate::ids::{ContainerId, PodUid};
@@ -143,7 +143,8 @@ fn phase_of(
     if inputs.verdict.is_some() {
         return "Failed".to_owned();
     }
-    let status = |name: &str| statuses.iter().chain(init_statuses).find(|s| s.name == name);
+    let told = by_name(statuses.iter().chain(init_statuses));
+    let status = |name: &str| told.get(name).copied();
     let ended = |s: &ApiStatus| ended_state(s).map(|t| t.exit_code);
     for init in inits.iter().filter(|c| !is_sidecar(c)) {
         match status(&init.name).and_then(ended) {

@@ -2,6 +2,8 @@
 //! Upstream: pkg/kubelet/kubelet_pods.go (convertToAPIContainerStatuses).
 //! Differs: how a container of an unknown state was told stands until its state is known.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
@@ -23,17 +25,45 @@ const LOST_EXIT_CODE: i32 = 137;
 pub fn container_statuses(inputs: &StatusInputs<'_>, containers: &[Container], init: bool) -> Vec<ApiStatus> {
     // Asked once: it looks at every container.
     let begins_anew = !inputs.terminating && is_under_way(inputs.pod, inputs.seen, inputs.previous);
-    let mut statuses: Vec<ApiStatus> = containers.iter().map(|c| container_status(inputs, c, init, begins_anew)).collect();
+    let mut instances = inputs.seen.instances_by_name();
+    let told = inputs.previous.map(|status| if init { &status.init_container_statuses } else { &status.container_statuses });
+    let before = by_name(told.into_iter().flatten().flatten());
+    let status = |c: &Container| {
+        let instances = instances.remove(c.name.as_str()).unwrap_or_default();
+        let known = Known { instances, before: before.get(c.name.as_str()).copied() };
+        container_status(inputs, c, init, begins_anew, &known)
+    };
+    let mut statuses: Vec<ApiStatus> = containers.iter().map(status).collect();
     if !init {
         statuses.sort_by(|a, b| a.name.cmp(&b.name));
     }
     statuses
 }
 
-fn container_status(inputs: &StatusInputs<'_>, container: &Container, init: bool, begins_anew: bool) -> ApiStatus {
-    let instances: Vec<&ContainerStatus> = inputs.seen.instances(&container.name).collect();
-    let before = previous(inputs.previous, &container.name, init);
-    if let Some(unchanged) = between_stop_and_start(inputs, container, before) {
+/// Statuses by the names of their containers. A pod may have thousands, and each is asked about.
+pub(super) fn by_name<'a>(statuses: impl Iterator<Item = &'a ApiStatus>) -> BTreeMap<&'a str, &'a ApiStatus> {
+    let mut found = BTreeMap::new();
+    for status in statuses {
+        found.entry(status.name.as_str()).or_insert(status);
+    }
+    found
+}
+
+/// What is known of one container: its instances, the authoritative one first, and what was last told of it.
+struct Known<'a> {
+    instances: Vec<&'a ContainerStatus>,
+    before: Option<&'a ApiStatus>,
+}
+
+fn container_status(
+    inputs: &StatusInputs<'_>,
+    container: &Container,
+    init: bool,
+    begins_anew: bool,
+    Known { instances, before }: &Known<'_>,
+) -> ApiStatus {
+    let before = *before;
+    if let Some(unchanged) = between_stop_and_start(inputs, container, instances.first().copied(), before) {
         return unchanged;
     }
     let removed = before.filter(|_| begins_anew && instances.is_empty());
@@ -54,19 +84,18 @@ fn container_status(inputs: &StatusInputs<'_>, container: &Container, init: bool
 
 /// What was stopped so that it runs again is told as it was until it does, or cannot: upstream stops and starts in one pass and tells of
 /// neither, and an API server lets no container of a pod that never restarts come back from `terminated`.
-fn between_stop_and_start(inputs: &StatusInputs<'_>, container: &Container, before: Option<&ApiStatus>) -> Option<ApiStatus> {
-    let newest = inputs.seen.newest(&container.name).filter(|newest| newest.state == ContainerState::Exited)?;
+fn between_stop_and_start(
+    inputs: &StatusInputs<'_>,
+    container: &Container,
+    newest: Option<&ContainerStatus>,
+    before: Option<&ApiStatus>,
+) -> Option<ApiStatus> {
+    let newest = newest.filter(|newest| newest.state == ContainerState::Exited)?;
     let before = before.filter(|before| same_id(inputs, before, newest))?;
     let ran = before.state.as_ref().is_some_and(|state| state.running.is_some());
     let waits = inputs.terminating || inputs.start_errors.contains_key(&container.name);
     let ready = before.ready && !inputs.restart_waits;
     (ran && !waits && inputs.restarts(&container.name)).then(|| ApiStatus { ready, ..before.clone() })
-}
-
-fn previous<'a>(status: Option<&'a k8s_openapi::api::core::v1::PodStatus>, name: &str, init: bool) -> Option<&'a ApiStatus> {
-    let status = status?;
-    let list = if init { &status.init_container_statuses } else { &status.container_statuses };
-    list.iter().flatten().find(|c| c.name == name)
 }
 
 /// POD-291, POD-292: what the runtime tells of the newest instance, and of the one before it.
