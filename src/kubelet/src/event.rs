@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::authentication::v1::TokenRequestStatus;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, Secret, Service};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, VolumeAttachment};
 use serde::{Deserialize, Serialize};
@@ -208,7 +208,7 @@ pub enum Object {
 }
 
 /// What is known of an object that cannot be read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Unreadable {
     /// Its namespace; empty if it has none.
     pub namespace: String,
@@ -220,6 +220,8 @@ pub struct Unreadable {
     pub resource_version: String,
     /// Why it cannot be read, without any of its values.
     pub why: String,
+    /// Of a pod, what could be read of its spec: the containers with their images and resources. It may run, and hold what they say.
+    pub spec: Option<Box<PodSpec>>,
 }
 
 impl Unreadable {

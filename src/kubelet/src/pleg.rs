@@ -37,6 +37,8 @@ pub struct RuntimePod {
     pub name: String,
     /// Whether anything of it runs: a Ready sandbox, or a running or unknown container.
     pub live: bool,
+    /// Its containers that run, with name and attempt.
+    pub running: BTreeMap<ContainerId, (String, u32)>,
 }
 
 /// The pod lifecycle event generator.
@@ -89,6 +91,12 @@ impl Pleg {
             *containers.entry(*state).or_default() += 1;
         }
         (self.listed.values().filter(up).count(), containers)
+    }
+
+    /// What the runtime held of that pod at the last listing.
+    #[must_use]
+    pub fn runtime_pod(&self, pod: &PodUid) -> Option<&RuntimePod> {
+        self.pods.get(pod)
     }
 
     /// Everything of that pod was removed.
@@ -171,6 +179,7 @@ fn summarize(listing: Listing) -> (BTreeMap<PodUid, Brief>, BTreeMap<PodUid, Run
             namespace: sandbox.namespace.clone(),
             name: sandbox.name.clone(),
             live: false,
+            running: BTreeMap::new(),
         });
         pod.live |= sandbox.state == SandboxState::Ready;
         briefs.entry(sandbox.pod).or_default().sandboxes.insert(sandbox.id.as_str().to_owned(), sandbox.state);
@@ -181,7 +190,11 @@ fn summarize(listing: Listing) -> (BTreeMap<PodUid, Brief>, BTreeMap<PodUid, Run
             namespace: String::new(),
             name: String::new(),
             live: false,
+            running: BTreeMap::new(),
         });
+        if container.state == ContainerState::Running {
+            pod.running.insert(container.id.clone(), (container.name.clone(), container.attempt));
+        }
         pod.live |= matches!(container.state, ContainerState::Running | ContainerState::Unknown);
         briefs.entry(container.pod).or_default().containers.insert(container.id.as_str().to_owned(), container.state);
     }

@@ -115,6 +115,12 @@ impl Unreadables {
         self.of(&WatchKey::Pods).map(|unknown| PodUid::new(&unknown.uid)).collect()
     }
 
+    /// The pods that cannot be read and never could in this life, with what is known of them. `known` are those that could.
+    pub fn unread_pods<T>(&self, known: &BTreeMap<PodUid, T>) -> impl Iterator<Item = (PodUid, Pod)> {
+        let all = self.of(&WatchKey::Pods).map(|unknown| (PodUid::new(&unknown.uid), unknown));
+        all.filter(|(uid, _)| !known.contains_key(uid)).map(|(uid, unknown)| (uid, pod_by_name(unknown)))
+    }
+
     /// The objects of one watch that cannot be read.
     pub fn of(&self, key: &WatchKey) -> impl Iterator<Item = &Unreadable> {
         self.objects.get(key).into_iter().flat_map(BTreeMap::values)
@@ -160,7 +166,7 @@ impl Unreadables {
     }
 }
 
-/// A pod of which nothing is known but who it is.
+/// A pod of which nothing is known but who it is, and perhaps some of its spec.
 pub(crate) fn pod_by_name(unknown: &Unreadable) -> Pod {
     Pod {
         metadata: ObjectMeta {
@@ -169,6 +175,7 @@ pub(crate) fn pod_by_name(unknown: &Unreadable) -> Pod {
             uid: Some(unknown.uid.clone()),
             ..ObjectMeta::default()
         },
+        spec: unknown.spec.as_deref().cloned(),
         ..Pod::default()
     }
 }

@@ -27,6 +27,7 @@ use crate::pod::startup_latency::started;
 use crate::pod::stop::pod_grace;
 use crate::pod::worker::{Completed, Phase, PodWorker, Verdict};
 use crate::recorder::{Recorded, Subject};
+use crate::resources::requests::{Kind, pod_amounts};
 use crate::resources::allocated::{Allocated, allocated, allocated_before, refusal_message};
 use crate::time::Now;
 use crate::work::{Point, caught};
@@ -209,6 +210,10 @@ impl Kubelet {
     }
 
     fn admit(&mut self, pod: &Arc<Pod>) -> Admission {
+        // What runs and cannot be read holds what it asked for all the same.
+        let runs = |uid: &PodUid| !self.pleg.has_listed() || self.pleg.runs(uid);
+        let unread = self.unreadable.unread_pods(&self.workers).filter(|(uid, _)| runs(uid));
+        let unread: Vec<Arc<Pod>> = unread.map(|(_, pod)| pod.into()).collect();
         let mut beside = Beside::default();
         for worker in self.workers.values_mut().filter(|worker| Self::is_active(&self.pleg, worker)) {
             worker.sum_up();
@@ -216,6 +221,9 @@ impl Kubelet {
             if let Some(requests) = worker.requests() {
                 beside.add(&worker.pod, requests);
             }
+        }
+        for pod in &unread {
+            beside.add(pod, &pod_amounts(pod, Kind::Requests));
         }
         admit(pod, &beside, self.parts.node.node().map(AsRef::as_ref), self.parts.startup.machine(), &self.parts.config)
     }

@@ -160,6 +160,7 @@ fn delivered(key: &WatchKey, object: &Value) -> Object {
             uid: text("uid"),
             resource_version: text("resourceVersion"),
             why: failure.message,
+            spec: if *key == WatchKey::Pods { serde_json::from_value(object["spec"].clone()).ok() } else { None },
         }))
     })
 }

@@ -142,6 +142,7 @@ fn secret_that_cannot_be_read_is_missing_unless_it_was_read_before() {
             why,
             uid: "u".to_owned(),
             resource_version: "2".to_owned(),
+            spec: None,
         }))
     };
     let mut bench = Bench::new(ChangeDetection::Watch);

@@ -5,6 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
+
 use crate::action::{Call, CriCall, HostCall, Lane};
 use crate::config::Images;
 use crate::event::{CriReply, HostReply};
@@ -36,13 +38,24 @@ impl InUse {
                     names.add(name);
                 }
             }
-            for spec in worker.pod.spec.iter() {
-                let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-                let volumes = spec.volumes.iter().flatten().filter_map(|volume| volume.image.as_ref()?.reference.as_ref());
-                containers.filter_map(|c| c.image.as_ref()).chain(volumes).for_each(|name| names.add(name));
-            }
+            names.add_spec(&worker.pod);
         }
         names
+    }
+
+    /// And what the specs of these pods name.
+    #[must_use]
+    pub fn and_of(mut self, pods: impl Iterator<Item = Pod>) -> Self {
+        pods.for_each(|pod| self.add_spec(&pod));
+        self
+    }
+
+    fn add_spec(&mut self, pod: &Pod) {
+        for spec in pod.spec.iter() {
+            let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+            let volumes = spec.volumes.iter().flatten().filter_map(|volume| volume.image.as_ref()?.reference.as_ref());
+            containers.filter_map(|c| c.image.as_ref()).chain(volumes).for_each(|name| self.add(name));
+        }
     }
 
     fn add(&mut self, name: &str) {

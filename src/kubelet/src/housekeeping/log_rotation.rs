@@ -55,20 +55,20 @@ impl LogRotation {
     }
 
     /// Looks at the logs of what runs when it is time, and goes on with those that are too big, a few at a time. The runtime may take
-    /// as long as `limit` for one call.
-    pub fn due<'a>(
+    /// as long as `limit` for one call. `logs` is asked only then.
+    pub fn due(
         &mut self,
         now: Now,
         config: &ContainerLogs,
         limit: Duration,
-        pods: impl Iterator<Item = &'a PodWorker>,
+        logs: impl FnOnce() -> BTreeMap<String, ContainerId>,
         out: &mut Out<'_>,
     ) {
         let Some(at_least) = config.max_size else { return };
         let next = *self.next.get_or_insert(now.mono + config.monitor_interval);
         if next <= now.mono && self.deadline().is_some() {
             self.next = Some(now.mono + config.monitor_interval);
-            let logs = running(pods);
+            let logs = logs();
             if !logs.is_empty() {
                 let paths = logs.keys().cloned().collect();
                 let call = Call::Host(HostCall::LargeLogs { paths, at_least });
@@ -124,7 +124,7 @@ impl LogRotation {
 }
 
 /// The logs of containers that run, by path.
-fn running<'a>(pods: impl Iterator<Item = &'a PodWorker>) -> BTreeMap<String, ContainerId> {
+pub(super) fn running<'a>(pods: impl Iterator<Item = &'a PodWorker>) -> BTreeMap<String, ContainerId> {
     let seen = pods.filter_map(|worker| worker.observation.as_ref()).flat_map(|seen| &seen.containers);
     seen.filter(|c| c.state == ContainerState::Running && !c.log_path.is_empty())
         .map(|c| (c.log_path.clone(), c.id.clone()))
@@ -177,7 +177,7 @@ mod tests {
         fn due(&mut self, seconds: u64, config: &ContainerLogs) -> Vec<(ActionId, Call)> {
             let (mut actions, mut recorded, pod) = (Vec::new(), Vec::new(), pod());
             let mut out = Out::new(&mut self.ledger, &mut actions, &mut recorded);
-            self.rotation.due(at(seconds), config, Duration::from_secs(120), std::iter::once(&pod), &mut out);
+            self.rotation.due(at(seconds), config, Duration::from_secs(120), || running(std::iter::once(&pod)), &mut out);
             actions.into_iter().map(|action| (action.id, action.call)).collect()
         }
 

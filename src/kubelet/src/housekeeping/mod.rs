@@ -18,13 +18,16 @@ use self::log_rotation::LogRotation;
 use crate::action::{Call, CgroupSettings, HostCall, Lane};
 use crate::event::{CriReply, HostReply};
 use crate::failure::Failure;
-use crate::ids::{ActionId, PodUid};
+use crate::ids::{ActionId, ContainerId, PodUid};
 use crate::kubelet::Kubelet;
 use crate::observation::Image;
 use crate::out::{Out, Owner};
+use crate::parts::Parts;
+use crate::pleg::Pleg;
 use crate::pod::worker::{Phase, PodWorker};
 use crate::resources::cgroup::{burstable_shares, cgroup_name};
 use crate::time::{Mono, Now, earliest};
+use crate::unreadable::Unreadables;
 
 /// How often the pods' directories and cgroups are looked through.
 const SURVEY_PERIOD: Duration = Duration::from_secs(600);
@@ -222,9 +225,10 @@ impl Kubelet {
         self.size_tier(now, out);
         let limit = self.parts.config.pods.runtime_request_timeout;
         self.housekeeping.dead.due(limit, out);
-        self.housekeeping.logs.due(now, &self.parts.config.container_logs, limit, self.workers.values(), out);
+        let logs = || running_logs(&self.workers, &self.unreadable, &self.parts, &self.pleg);
+        self.housekeeping.logs.due(now, &self.parts.config.container_logs, limit, logs, out);
         if self.parts.runtime.version().is_some() {
-            let in_use = || InUse::of(self.workers.values());
+            let in_use = || InUse::of(self.workers.values()).and_of(self.unreadable.unread_pods(&self.workers).map(|(_, pod)| pod));
             self.housekeeping.image_gc.due(now, &self.parts.config.images, limit, in_use, out);
         }
     }
@@ -352,4 +356,21 @@ mod tests {
         housekeeping.host_done(at(5), id, Err(Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded")));
         assert_eq!((housekeeping.tier_shares, housekeeping.tier_at), (None, Some(at(5).mono + TIER_AGAIN)));
     }
+}
+
+/// The logs of containers that run, by path. A pod that cannot be read writes them as any other.
+fn running_logs(
+    workers: &BTreeMap<PodUid, PodWorker>,
+    unreadable: &Unreadables,
+    parts: &Parts,
+    pleg: &Pleg,
+) -> BTreeMap<String, ContainerId> {
+    let mut logs = log_rotation::running(workers.values());
+    for (uid, pod) in unreadable.unread_pods(workers) {
+        let directory = parts.pod_log_directory(&pod);
+        for (id, (name, attempt)) in pleg.runtime_pod(&uid).iter().flat_map(|pod| &pod.running) {
+            logs.insert(format!("{directory}/{name}/{attempt}.log"), id.clone());
+        }
+    }
+    logs
 }

@@ -8,7 +8,7 @@ use crate::event::VolumeDirectory;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{ContainerId, SandboxId};
 use crate::observation::{
-    ContainerState, ContainerStatus, Listing, MachineInfo, PodObservation, RuntimeCondition, RuntimeStatus, RuntimeVersion,
+    ContainerState, ContainerStatus, ListedContainer, Listing, MachineInfo, PodObservation, RuntimeCondition, RuntimeStatus, RuntimeVersion,
     SandboxState, SandboxStatus,
 };
 
@@ -30,6 +30,8 @@ struct Bench {
     volumes_are_busy: bool,
     /// What the runtime holds; nothing of a pod that is not here.
     seen: BTreeMap<PodUid, PodObservation>,
+    /// What the runtime lists.
+    listing: Listing,
     cgroups: BTreeSet<String>,
     calls: Vec<Call>,
 }
@@ -49,6 +51,7 @@ impl Bench {
             volumes: BTreeMap::new(),
             volumes_are_busy: false,
             seen: BTreeMap::new(),
+            listing: Listing::default(),
             cgroups: BTreeSet::new(),
             calls: Vec::new(),
         }
@@ -128,7 +131,7 @@ impl Bench {
                 network_ready: condition(self.network_ready),
                 ..RuntimeStatus::default()
             }),
-            CriCall::List => CriReply::Listing { began: self.now, listing: Listing::default() },
+            CriCall::List => CriReply::Listing { began: self.now, listing: self.listing.clone() },
             CriCall::Observe { pod } => {
                 let seen = self.seen.get(pod).cloned().unwrap_or_else(|| PodObservation::empty(pod.clone(), self.now));
                 CriReply::Observation(Arc::new(PodObservation { began: self.now, ..seen }))
@@ -243,6 +246,31 @@ fn pod(name: &str) -> Value {
         "metadata": {"name": name, "namespace": "default", "uid": name},
         "spec": {"containers": [{"name": "main", "image": "busybox"}]},
     })
+}
+
+// S3, LOG-008: a pod that cannot be read writes its logs as any other.
+#[test]
+fn log_of_a_pod_that_cannot_be_read_is_rotated() {
+    let mut bench = Bench::new(Config::new("n1"));
+    let (pod, sandbox) = (PodUid::new("u"), SandboxId::new("s"));
+    let container = |id: &str, state| ListedContainer {
+        id: ContainerId::new(id),
+        pod: pod.clone(),
+        sandbox: sandbox.clone(),
+        name: "main".to_owned(),
+        attempt: 2,
+        state,
+        created_at: 1,
+    };
+    let containers = vec![container("c1", ContainerState::Running), container("c0", ContainerState::Exited)];
+    bench.listing = Listing { sandboxes: Vec::new(), containers };
+    bench.handle(Event::Started);
+    bench.list_node();
+    let unknown = Unreadable { namespace: "ns".to_owned(), name: "p".to_owned(), uid: "u".to_owned(), ..Unreadable::default() };
+    bench.handle(Event::WatchListed { key: WatchKey::Pods, objects: vec![Object::Unreadable(Box::new(unknown))] });
+    bench.pass(30);
+    let looks = bench.calls.iter().find_map(|call| if let Call::Host(HostCall::LargeLogs { paths, .. }) = call { Some(paths) } else { None });
+    assert_eq!(looks.map(Vec::as_slice), Some(["/var/log/pods/ns_p_u/main/2.log".to_owned()].as_slice()));
 }
 
 // NODE-001: the beginning of each life is told, once.

@@ -201,3 +201,14 @@ fn filesystem_with_more_room_than_it_has_is_not_full() {
     assert!(bench.at(301).is_empty());
     assert_eq!(bench.told(), []);
 }
+
+// S3: a pod that cannot be read runs all the same; what could be read of its spec names its images.
+#[test]
+fn image_that_a_spec_names_is_in_use() {
+    let spec = serde_json::json!({"containers": [{"name": "c", "image": "kept:1"}], "volumes": [{"name": "v", "image": {"reference": "files:1"}}]});
+    let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {}, "spec": spec})).unwrap();
+    let used = InUse::of(std::iter::empty()).and_of(std::iter::once(pod));
+    let image = |tag: &str| Image { repo_tags: vec![tag.to_owned()], ..Image::default() };
+    assert!(used.has(&image("docker.io/library/kept:1")) && used.has(&image("docker.io/library/files:1")));
+    assert!(!used.has(&image("docker.io/library/other:1")));
+}
