@@ -127,7 +127,8 @@ impl LogFile for Log {
             let path = self.path.clone();
             let watch = move || {
                 let watched = Watched::new();
-                watched.add(&path, WatchFlags::MODIFY);
+                // The runtime closes it when the container ends.
+                watched.add(&path, WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE);
                 if let Some(directory) = path.parent() {
                     watched.add(directory, WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE);
                 }
@@ -190,6 +191,8 @@ mod tests {
         let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
         io::Write::write_all(&mut file, b"two\n").unwrap();
         assert!(log.changed().await);
+        drop(file);
+        assert!(log.changed().await, "its writer has gone");
         fs::rename(&path, scratch.path().join("0.log.20260101-000000")).unwrap();
         assert!(log.changed().await);
         let nothing = std::pin::pin!(log.changed());

@@ -1,7 +1,7 @@
 //! Reading a log file from where the client wants it, to its end or for as long as the container runs.
 //! Upstream: k8s.io/cri-client/pkg/logs (ReadLogs, waitLogs, findTailLineStartIndex).
-//! Differs: where the kernel gives no hints, files are polled every 200 ms; a rotated file is read to its end before the next is opened; a file
-//! that was cut short is read from its beginning.
+//! Differs: where the kernel gives no hints, files are polled every 200 ms; where it does, a log that stays quiet is looked at ever more
+//! rarely; a rotated file is read to its end before the next is opened; a file that was cut short is read from its beginning.
 
 use std::io;
 use std::time::Duration;
@@ -21,8 +21,10 @@ use crate::server::{Shared, lookup};
 const BLOCK: usize = 64 << 10;
 /// How often a log is looked at without hints.
 const POLL: Duration = Duration::from_millis(200);
-/// How often it is looked at whatever the hints say (upstream: logForceCheckPeriod).
+/// How soon after a hint it is looked at whatever the hints say (upstream: logForceCheckPeriod), and its container asked about: twice that
+/// after each look at which nothing was told, for everyone who follows a quiet log costs the node as much as that takes.
 const FORCED: Duration = Duration::from_secs(1);
+const FORCED_MOST: Duration = Duration::from_secs(10);
 /// Between two looks at a log that grows all the time.
 const PACE: Duration = Duration::from_millis(20);
 /// How often it is looked whether a log with nothing new was rotated or cut: a second call for each look, and a third. A hint makes it so
@@ -41,7 +43,7 @@ pub(crate) async fn copy(
     out: &mpsc::Sender<Bytes>,
 ) -> Result<(), String> {
     let (mut checked, mut looked) = (Instant::now(), Instant::now());
-    let (mut running, mut hinted) = (true, false);
+    let (mut running, mut hinted, mut patience) = (true, false, FORCED);
     loop {
         let grew = match reader.copy_to_end(out).await? {
             Copied::Done => return Ok(()),
@@ -71,14 +73,17 @@ pub(crate) async fn copy(
         tokio::select! {
             biased;
             () = out.closed() => return Ok(()),
-            told = wait(reader.file.as_mut()) => hinted = told,
+            told = wait(reader.file.as_mut(), patience) => {
+                hinted = told;
+                patience = if told || grew || !running { FORCED } else { (patience * 2).min(FORCED_MOST) };
+            }
         }
     }
 }
 
 /// Until it is worth while to look again; whether that was told.
-async fn wait(file: &mut dyn LogFile) -> bool {
-    match tokio::time::timeout(FORCED, file.changed()).await {
+async fn wait(file: &mut dyn LogFile, patience: Duration) -> bool {
+    match tokio::time::timeout(patience, file.changed()).await {
         Ok(true) => {
             tokio::time::sleep(PACE).await;
             true

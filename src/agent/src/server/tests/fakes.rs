@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -150,6 +151,17 @@ pub(crate) struct FakeHost {
     pub(crate) trees: Mutex<BTreeMap<String, (u64, u64)>>,
     /// How many trees are being walked, and the most that were.
     pub(crate) walks: Mutex<(usize, usize)>,
+    pub(crate) hints: Arc<Hints>,
+}
+
+/// What the kernel tells of logs that change.
+#[derive(Default)]
+pub(crate) struct Hints {
+    /// Whether it tells anything.
+    pub(crate) are_given: AtomicBool,
+    pub(crate) one: tokio::sync::Notify,
+    /// How often a log was read.
+    pub(crate) reads: AtomicU64,
 }
 
 impl FakeHost {
@@ -206,11 +218,11 @@ impl Host for FakeHost {
     }
 
     fn open_log(&self, path: String) -> BoxFuture<'_, Result<Box<dyn LogFile>, Failure>> {
-        let files = Arc::clone(&self.files);
+        let (files, hints) = (Arc::clone(&self.files), Arc::clone(&self.hints));
         let file = files.lock().unwrap().get(&path).cloned();
         async move {
             let file = file.ok_or_else(|| not_found(&path))?;
-            let log: Box<dyn LogFile> = Box::new(FakeLog { files, path, file, at: 0 });
+            let log: Box<dyn LogFile> = Box::new(FakeLog { files, path, file, at: 0, hints });
             Ok(log)
         }
         .boxed()
@@ -249,6 +261,7 @@ struct FakeLog {
     path: String,
     file: File,
     at: usize,
+    hints: Arc<Hints>,
 }
 
 impl LogFile for FakeLog {
@@ -259,6 +272,7 @@ impl LogFile for FakeLog {
             // Never all at once: callers may not count on it.
             rest[..rest.len().min(limit).min(1000)].to_vec()
         };
+        self.hints.reads.fetch_add(1, Ordering::Relaxed);
         self.at += bytes.len();
         async move { Ok(bytes) }.boxed()
     }
@@ -276,6 +290,18 @@ impl LogFile for FakeLog {
     fn replaced(&mut self) -> BoxFuture<'_, io::Result<bool>> {
         let replaced = self.files.lock().unwrap().get(&self.path).is_some_and(|file| !Arc::ptr_eq(file, &self.file));
         async move { Ok(replaced) }.boxed()
+    }
+
+    fn changed(&mut self) -> BoxFuture<'_, bool> {
+        let hints = Arc::clone(&self.hints);
+        async move {
+            let given = hints.are_given.load(Ordering::Relaxed);
+            if given {
+                hints.one.notified().await;
+            }
+            given
+        }
+        .boxed()
     }
 }
 

@@ -133,6 +133,34 @@ async fn a_followed_log_goes_on_until_the_container_has_ended() {
     assert_eq!(said, "one\ntwo\nthree\n");
 }
 
+// Issue 10: a thousand who follow quiet logs must not cost a thousand looks a second; what is written is said at once all the same, and
+// an end is noticed as soon as the runtime has closed the log.
+#[tokio::test(start_paused = true)]
+async fn quiet_log_is_looked_at_ever_more_rarely_where_the_kernel_gives_hints() {
+    let (world, uid) = world(&line("one")).await;
+    let hints = Arc::clone(&world.host.hints);
+    hints.are_given.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut body = follow(&world, "").await;
+    let mut said = String::new();
+    read_until(&mut body, &mut said, "one\n").await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let reads = hints.reads.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(reads < 80, "{reads} looks in ten minutes");
+    world.host.append(LOG, &line("two"));
+    hints.one.notify_one();
+    let told = Instant::now();
+    read_until(&mut body, &mut said, "two\n").await;
+    assert!(told.elapsed() < Duration::from_millis(100));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    // The hint comes a little before the news of the end.
+    hints.one.notify_one();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    exit(&world, &uid);
+    let ended = Instant::now();
+    assert!(body.frame().await.is_none());
+    assert!(ended.elapsed() <= Duration::from_secs(4), "{:?}", ended.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn following_goes_over_to_the_next_file_when_a_log_is_rotated() {
     // API-090
