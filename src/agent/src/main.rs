@@ -1,5 +1,6 @@
 //! The daemon `keelson`: a kubelet's command line, and nothing in it that is not in the library.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,15 +12,21 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match load(&args, &machine()) {
         Err(error) => {
-            eprintln!("{error}");
+            complain(&error);
             ExitCode::from(EXIT_CODE)
         }
         Ok(Invocation::Print(text)) => {
-            print!("{text}");
+            // Whoever reads it may have enough (`| head`).
+            let _closed = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
         Ok(Invocation::Run(resolved)) => run(*resolved),
     }
+}
+
+/// Says what keeps it from running. That nobody can be told is no reason to fail in another way.
+fn complain(error: &dyn std::fmt::Display) {
+    let _closed = writeln!(std::io::stderr(), "{error}");
 }
 
 /// Of a panic the log learns where it was, and what it said if that is a text of the program: what was put together at run time may hold
@@ -34,7 +41,7 @@ fn tell_of_panics() {
 
 fn run(resolved: Resolved) -> ExitCode {
     if let Err(error) = telemetry::init(&resolved.logging, || daemon::SystemClock.now()) {
-        eprintln!("{error}");
+        complain(&error);
         return ExitCode::FAILURE;
     }
     tell_of_panics();

@@ -11,6 +11,14 @@ macro_rules! say {
     }};
 }
 
+/// A line on standard error, likewise.
+macro_rules! complain {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _closed = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 mod runs;
 mod up;
 

@@ -73,7 +73,7 @@ pub(super) fn run(options: &Run) -> u8 {
     let mut files = Vec::new();
     for path in &options.files {
         if let Err(error) = collect(path, &mut files) {
-            eprintln!("{}: {error}", path.display());
+            complain!("{}: {error}", path.display());
             return IMPOSSIBLE;
         }
     }
@@ -86,7 +86,7 @@ pub(super) fn run(options: &Run) -> u8 {
         let scenario = match read(&file) {
             Ok(scenario) => scenario,
             Err(error) => {
-                eprintln!("{error}");
+                complain!("{error}");
                 code = code.max(IMPOSSIBLE);
                 continue;
             }
@@ -225,7 +225,7 @@ pub(super) fn crashpoints(options: &Crashpoints) -> u8 {
     let scenario = match read(&options.file) {
         Ok(scenario) => scenario,
         Err(error) => {
-            eprintln!("{error}");
+            complain!("{error}");
             return IMPOSSIBLE;
         }
     };
@@ -248,7 +248,7 @@ fn crashpoints_in(scenario: &Scenario, at: StageArg, options: &Crashpoints) -> u
     let reference = match measured {
         Ok(reference) => reference,
         Err(verdict) => {
-            eprintln!("the scenario does not hold without a crash: {verdict}");
+            complain!("the scenario does not hold without a crash: {verdict}");
             return BROKE;
         }
     };

@@ -40,7 +40,7 @@ pub(super) fn up(options: &Up) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("{error}");
+            complain!("{error}");
             return IMPOSSIBLE;
         }
     };
@@ -52,7 +52,7 @@ pub(super) fn up(options: &Up) -> u8 {
         Ok(true) => HELD,
         Ok(false) => BROKE,
         Err(error) => {
-            eprintln!("{error:#}");
+            complain!("{error:#}");
             IMPOSSIBLE
         }
     }
