@@ -12,6 +12,8 @@ mod servers;
 mod shared;
 
 #[cfg(test)]
+mod planted;
+#[cfg(test)]
 mod tests;
 
 use std::any::Any;
