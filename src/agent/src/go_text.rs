@@ -75,4 +75,13 @@ mod tests {
         assert_eq!(quote(b"nonsense"), "\"nonsense\"");
         assert_eq!(quote(b"\x15\x03\x01\x00\x02\x02\xff\"\\\n"), "\"\\x15\\x03\\x01\\x00\\x02\\x02\\xff\\\"\\\\\\n\"");
     }
+
+    #[test]
+    fn whatever_is_quoted_is_one_line() {
+        crate::mangled::each("quoted", &[b"a\xff\x00\"\n", "\u{10ffff}\u{7f}".as_bytes()], |input| {
+            let quoted = quote(input);
+            assert!(!quoted.contains(char::is_control), "{quoted}");
+            let _host = join_host_port(&crate::mangled::text(input), 1);
+        });
+    }
 }

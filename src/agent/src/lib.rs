@@ -34,3 +34,7 @@ pub mod telemetry;
 mod termination_message;
 pub mod tls;
 pub mod view;
+
+#[cfg(test)]
+#[path = "../../../tests/fuzz/mangled.rs"]
+mod mangled;

@@ -153,4 +153,14 @@ mod tests {
         let said = told(&[recorded.concat(), line("P", "no newline")].concat()).await;
         assert!(said.len() == 2048 && said.starts_with("ccc") && said.ends_with("e\nno newline"));
     }
+
+    #[test]
+    fn mangled_log_has_last_words_or_none() {
+        let seed = b"2026-11-23T08:00:00Z stdout F one\n2026-11-23T08:00:01Z stderr P tw\n";
+        crate::mangled::each("end of a log", &[seed, b"{\"log\":\"x\\n\",\"stream\":\"stderr\",\"time\":\"\"}\n"], |input| {
+            for (is_whole, is_last) in [(false, false), (false, true), (true, true)] {
+                let _said = last_said(input, is_whole, is_last);
+            }
+        });
+    }
 }

@@ -51,3 +51,9 @@ pub mod unreadable;
 pub mod volumes;
 pub mod work;
 pub mod workers;
+
+#[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
+#[path = "../../../tests/fuzz/mangled.rs"]
+mod mangled;

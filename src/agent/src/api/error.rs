@@ -150,4 +150,21 @@ mod tests {
         assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::AlreadyExists, "nodes \"n1\" already exists"));
         assert_eq!(refused(StatusCode::CONFLICT, &HeaderMap::new(), b"{}").kind, FailureKind::Conflict);
     }
+
+    #[test]
+    fn mangled_refusal_is_a_failure() {
+        let seed = br#"{"kind":"Status","status":"Failure","message":"m","reason":"TooManyRequests","code":429,"details":{"retryAfterSeconds":18446744073709551615,"causes":[{"reason":"NamespaceTerminating"}]}}"#;
+        crate::mangled::each("status", &[seed, b"18446744073709551615"], |input| {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = http::HeaderValue::from_bytes(input) {
+                headers.insert(RETRY_AFTER, value);
+            }
+            for code in [429, 404, 500, 999] {
+                let failure = refused(StatusCode::from_u16(code).unwrap(), &headers, input);
+                assert!(!failure.message.is_empty());
+            }
+            let _about = is_of_a_namespace_that_goes(input);
+            let _in_watch = serde_json::from_slice(input).map(|status| in_watch(&status));
+        });
+    }
 }

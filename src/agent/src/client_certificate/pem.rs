@@ -188,4 +188,23 @@ mod tests {
         assert_eq!(facts(&kept), facts(&key));
         assert_ne!(facts(&NodeKey::generate().unwrap()), facts(&key));
     }
+
+    // What a signer answers, and what lies on the disk.
+    #[test]
+    fn mangled_certificates_and_keys_are_read_or_refused() {
+        let own = crate::certificate::self_signed("n1", &["10.0.0.1".parse().unwrap()], 1_700_000_000).unwrap();
+        let key = NodeKey::generate().unwrap();
+        let request = key.request("n1").unwrap();
+        let der = chain_of(own.certificate.as_bytes()).unwrap().remove(0);
+        let key_pem = key.pem();
+        let seeds: [&[u8]; 4] = [own.certificate.as_bytes(), request.as_bytes(), der.as_ref(), key_pem.as_bytes()];
+        crate::mangled::each_of("certificate", 3, &seeds, |input| {
+            let _held = held_of(input);
+            for der in chain_of(input).into_iter().flatten() {
+                let _held = held_of(&der);
+            }
+            let _facts = facts_of(input);
+            let _key = NodeKey::read(&crate::mangled::text(input));
+        });
+    }
 }

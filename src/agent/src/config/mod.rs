@@ -23,6 +23,8 @@ mod thresholds;
 mod validate;
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;

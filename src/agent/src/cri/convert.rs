@@ -398,4 +398,36 @@ mod tests {
     fn status_needs_both_conditions() {
         assert!(runtime_status(cri::StatusResponse::default()).is_err());
     }
+
+    // A runtime may say anything: what it says is bytes.
+    #[test]
+    fn mangled_answers_of_a_runtime_are_something_or_a_failure() {
+        use prost::Message as _;
+        let container = container();
+        let listed = cri::Container {
+            id: "c1".to_owned(),
+            labels: labels(),
+            metadata: Some(cri::ContainerMetadata { name: "main".to_owned(), attempt: u32::MAX }),
+            created_at: i64::MIN,
+            ..cri::Container::default()
+        };
+        let image = cri::Image { id: "i".to_owned(), size: u64::MAX, ..cri::Image::default() };
+        let usage = cri::FilesystemUsage {
+            used_bytes: Some(cri::UInt64Value { value: u64::MAX }),
+            timestamp: i64::MAX,
+            ..cri::FilesystemUsage::default()
+        };
+        let seeds = [container.encode_to_vec(), sandbox().encode_to_vec(), listed.encode_to_vec(), image.encode_to_vec(), usage.encode_to_vec()];
+        let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+        crate::mangled::each("runtime answer", &seeds, |input| {
+            let _container = cri::ContainerStatus::decode(input).map(|status| container_status(status, "s1"));
+            let _sandbox = cri::PodSandboxStatus::decode(input).map(sandbox_status);
+            let _listed = cri::Container::decode(input).map(|listed| listed_container(&listed).is_some());
+            let _listed = cri::PodSandbox::decode(input).map(|listed| listed_sandbox(&listed).is_some());
+            let _status = cri::StatusResponse::decode(input).map(runtime_status);
+            let _version = cri::VersionResponse::decode(input).map(version);
+            let _image = cri::Image::decode(input).map(image_status);
+            let _usage = cri::FilesystemUsage::decode(input).map(|usage| filesystem(&usage));
+        });
+    }
 }

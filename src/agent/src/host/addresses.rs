@@ -115,4 +115,16 @@ mod tests {
         assert_eq!(gateway_v6(&line("fd000000000000000000000000000001")), Some("fd00::1".parse().unwrap()));
         assert_eq!(gateway_v6(&line(&zero)), None);
     }
+
+    #[test]
+    fn mangled_route_tables_have_a_gateway_or_none() {
+        let seeds: [&[u8]; 2] = [
+            b"Iface\tDestination\tGateway\tFlags\neth0\t00000000\t0100A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n",
+            b"00000000000000000000000000000000 00 00000000000000000000000000000000 00 fe800000000000000000000000000001 00000400 00000000 00000000 00450003 eth0\n",
+        ];
+        crate::mangled::each("route table", &seeds, |input| {
+            let text = crate::mangled::text(input);
+            let _gateways = (gateway_v4(&text), gateway_v6(&text));
+        });
+    }
 }

@@ -108,7 +108,7 @@ pub(super) fn swap_used(layout: &Layout) -> Result<u64, HostError> {
 /// A line of /proc/meminfo, in bytes.
 fn kilobytes(table: &str, name: &str) -> Option<u64> {
     let value = table.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))?;
-    value.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+    value.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib.saturating_mul(1024))
 }
 
 fn cpus(cpu_info: &str) -> u64 {
@@ -123,7 +123,7 @@ fn hugepages(layout: &Layout) -> Result<BTreeMap<u64, u64>, HostError> {
         let size = name.strip_prefix("hugepages-").and_then(|s| s.strip_suffix("kB")?.parse::<u64>().ok());
         let count = files::text(&directory.join(&name).join("nr_hugepages"));
         if let (Some(kib), Some(count)) = (size, count.ok().and_then(|c| c.trim().parse().ok())) {
-            found.insert(kib * 1024, count);
+            found.insert(kib.saturating_mul(1024), count);
         }
     }
     Ok(found)
@@ -307,5 +307,19 @@ mod tests {
         assert!(found.available <= found.capacity && found.used <= found.capacity);
         assert!(found.mountpoint.is_empty(), "nobody asks for it, and the table of mounts of a full node is megabytes");
         assert!(filesystem(&scratch.path().join("none")).unwrap_err().is_not_found());
+    }
+
+    // What the kernel and the distribution say of the machine.
+    #[test]
+    fn mangled_facts_of_the_machine_are_something() {
+        let seeds: [&[u8]; 5] = [
+            b"MemTotal: 9223372036854775807 kB\n",
+            b"MemTotal:       24576000 kB\nSwapTotal: 99999999999999999999 kB\nMemFree\n", b"processor\t: 0\nprocessor: 1\n",
+            b"PRETTY_NAME=\"Debian\"\nNAME='x'\nPRETTY_NAME=", b"4194304",
+        ];
+        crate::mangled::each("machine", &seeds, |input| {
+            let text = crate::mangled::text(input);
+            let _facts = (kilobytes(&text, "MemTotal"), cpus(&text), os_image(&text), max_pids(&text, &text));
+        });
     }
 }

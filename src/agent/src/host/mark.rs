@@ -190,4 +190,12 @@ mod tests {
         scratch.put("var/lib/kubelet/suspects", "many v\n4294967295 u\n7 \n");
         assert_eq!(life(&scratch).1, [(PodUid::new("u"), u32::MAX)]);
     }
+
+    #[test]
+    fn mangled_mark_names_a_pod_or_nobody() {
+        crate::mangled::each("mark", &[b"0d1c2b3a-0000-4000-8000-000000000000\n", b"../x", b"\n"], |input| {
+            let named = pod_of(&crate::mangled::text(input));
+            assert!(named.is_none_or(|pod| line(Some(&pod)).len() == LONGEST + 1));
+        });
+    }
 }

@@ -265,4 +265,19 @@ mod tests {
         assert_eq!(probe(&net, "fd00::2", 5000, "", Duration::from_secs(1)).await, ProbeOutcome::Success);
         served.abort();
     }
+
+    // What a container answers.
+    #[test]
+    fn mangled_answers_are_success_or_failure() {
+        crate::mangled::each("grpc answer", &[b"\0\0\0\0\x02\x08\x01", b"a%20b%zz%f", b"%"], |input| {
+            let _outcome = (serving(input), percent_decoded(input));
+            let mut headers = HeaderMap::new();
+            for name in ["grpc-status", "grpc-message"] {
+                if let Ok(value) = http::HeaderValue::from_bytes(input) {
+                    headers.insert(name, value);
+                }
+            }
+            let _status = (status_of(StatusCode::OK, &headers), status_of(StatusCode::IM_A_TEAPOT, &headers));
+        });
+    }
 }

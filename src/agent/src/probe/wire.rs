@@ -154,4 +154,11 @@ mod tests {
         assert_eq!(malformed(b"SSH-2.0 200 x\r\n").unwrap(), "malformed HTTP version \"SSH-2.0\"");
         assert_eq!(malformed(b"HTTP/1.1 200 OK\r\n"), None);
     }
+
+    #[test]
+    fn mangled_answer_is_quoted_or_not() {
+        crate::mangled::each("http answer", &[b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n", b"SSH-2.0-x\r\n", b"HTTP/9.9 \xff"], |input| {
+            let _complaint = malformed(input);
+        });
+    }
 }

@@ -220,3 +220,18 @@ fn unreadable_directory_makes_everything_pulled() {
     bench.settle(2);
     assert_eq!(bench.records.known("x", "ref"), Known::Nothing);
 }
+
+// Records and intents are files: another agent wrote them, or a disk that was full.
+#[test]
+fn mangled_record_is_known_or_unreadable() {
+    let kept = br#"{"kind":"ImagePulledRecord","apiVersion":"kubelet.config.k8s.io/v1beta1","lastUpdatedTime":"2026-11-23T08:00:00Z","imageRef":"ref","credentialMapping":{"x":{"nodePodsAccessible":true,"kubernetesSecrets":[{"uid":"u","namespace":"n","name":"s","credentialHash":"h"}],"kubernetesServiceAccounts":[{"uid":"u","namespace":"n","name":"s"}]}}}"#;
+    let intent = br#"{"kind":"ImagePullIntent","apiVersion":"kubelet.config.k8s.io/v1beta1","image":"x:1"}"#;
+    crate::mangled::each_of("record", 4, &[kept, intent], |input| {
+        let file = |folder: &str, image: &str| (format!("/r/image_manager/{folder}/{}", file_of(image)), input.to_vec());
+        let mut bench = Bench::new([file("pulled", "ref"), file("pulling", "x:1")].into());
+        bench.settle(0);
+        let _known = (bench.records.known("x:1", "ref"), bench.records.intent("x:1"));
+        bench.records.listed(at(1000), &[]);
+        bench.settle(1000);
+    });
+}

@@ -87,3 +87,13 @@ fn hostile_manifests_cost_little_and_break_nothing() {
     assert!(decode(nested.as_bytes(), origin).is_err());
     assert!(decode(&[0xff, 0xfe], origin).is_err());
 }
+
+// POD-008: a manifest is whatever lies in the folder.
+#[test]
+fn mangled_manifest_is_a_pod_or_an_error() {
+    let cases = cases();
+    let seeds: Vec<&[u8]> = cases.values().map(|case| case.manifest.as_bytes()).collect();
+    crate::mangled::each_of("manifest", 4, &seeds, |input| {
+        let _pod_or_error = decode(input, Origin { node: "n1", path: "/manifests/a.yaml" });
+    });
+}

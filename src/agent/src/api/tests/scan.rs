@@ -152,3 +152,25 @@ proptest! {
         prop_assert_eq!(kept, object);
     }
 }
+
+// S3, S7: whatever comes, and however it is cut, the same items come of it.
+#[test]
+fn mangled_list_has_the_same_items_however_it_is_cut() {
+    let seeds: [&[u8]; 3] = [
+        br#"{"kind":"PodList","apiVersion":"v1","metadata":{"resourceVersion":"7","continue":"x"},"items":[{"a":"}\\""},{"b":[{}]}]}"#,
+        br#"{"items":null,"metadata":{}}"#, br#"{"metadata":{"a":"\u005d"},"items":[1,"x",[]]}"#,
+    ];
+    crate::mangled::each("list", &seeds, |input| {
+        let scanned = |size: usize| {
+            let (mut scan, mut items) = (ListScan::new(100), Vec::new());
+            let fed = input.chunks(size).try_for_each(|piece| scan.feed(piece, |item, whole| items.push((item.to_vec(), whole))));
+            fed.and_then(|()| scan.end()).map(|(kind, metadata)| (kind, metadata, items)).map_err(|error| error.to_string())
+        };
+        let whole = scanned(1 << 20);
+        assert_eq!(scanned(1).is_ok(), whole.is_ok());
+        if whole.is_ok() {
+            assert_eq!(scanned(1), whole);
+            assert_eq!(scanned(5), whole);
+        }
+    });
+}

@@ -17,7 +17,7 @@ use super::super::error::Status;
 use super::super::members::{member, text};
 use super::super::names::{encoded, field_is};
 use super::super::pieces::Pieces;
-use super::super::reading::{read, unreadable};
+use super::super::reading::{read, unreadable, unreadable_pod};
 use super::super::scan::{ListScan, NoList, OBJECT_LIMIT};
 use super::super::send::{Ask, Sender};
 
@@ -121,7 +121,8 @@ impl<'a> Told<'a> {
 /// The object that is written there, or what is known of it if it cannot be read.
 pub(super) fn object(key: &WatchKey, written: &[u8], whole: bool) -> Object {
     let read = if whole { typed(key, written) } else { Err(format!("it is larger than {} MiB", OBJECT_LIMIT >> 20)) };
-    read.unwrap_or_else(|why| Object::Unreadable(Box::new(unreadable(written, why))))
+    let unknown = if *key == WatchKey::Pods { unreadable_pod } else { unreadable };
+    read.unwrap_or_else(|why| Object::Unreadable(Box::new(unknown(written, why))))
 }
 
 fn typed(key: &WatchKey, written: &[u8]) -> Result<Object, String> {
@@ -187,5 +188,20 @@ mod tests {
                 prop_assert_eq!(told.revision(), Some("7".to_owned()));
             }
         }
+    }
+
+    const POD: &[u8] = include_bytes!("../../../../kubelet/testdata/pod-running.json");
+
+    /// S3: the same of real objects that somebody has mangled.
+    #[test]
+    fn mangled_objects_are_objects_or_unreadable_ones() {
+        let line = [&br#"{"type":"MODIFIED","object":"#[..], POD, b"}"].concat();
+        let small = br#"{"metadata":{"name":"a","uid":"u","managedFields":[{"time":"9999-12-31T23:59:59Z"}],"creationTimestamp":"9999-12-31T23:59:59Z"},"spec":{"containers":[{"name":"c"}]},"data":{"a":"Yg=="}}"#;
+        crate::mangled::each_of("object", 4, &[POD, &line, small], |input| {
+            for key in keys() {
+                let _object = object(&key, input, true);
+            }
+            let _line = Told::read(input, true).map(|told| (told.revision(), told.status().code));
+        });
     }
 }

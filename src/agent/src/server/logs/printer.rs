@@ -255,4 +255,26 @@ mod tests {
         assert_eq!(text.len(), 31 + 40 * (1 << 18) + "end\n".len() + 31 + "next\n".len());
         assert!(text.ends_with("xend\n2016-10-06T00:17:02.000000000Z next\n"));
     }
+
+    // A container writes what it likes, and with the right to the log folder so does it the form.
+    #[test]
+    fn mangled_log_is_printed_alike_in_whatever_blocks_it_comes() {
+        let seeds: [&[u8]; 3] = [
+            b"2026-11-23T08:00:00Z stdout F one\n2026-11-23T08:00:01Z stderr P tw\n2026-11-23T08:00:01Z stderr F o\n",
+            b"{\"log\":\"one\\n\",\"stream\":\"stdout\",\"time\":\"2026-11-23T08:00:00Z\"}\n{\"log\":1}\n",
+            b"2026-11-23T08:00:00Z stdout F:P: \n\n 9999-12-31T23:59:59Z stdout F x\n",
+        ];
+        let wanted = Wanted { timestamps: true, since: Some(Timestamp::UNIX_EPOCH), limit_bytes: Some(300), ..Wanted::default() };
+        crate::mangled::each("log", &seeds, |input| {
+            let print = |size: usize| {
+                let (mut printer, mut out) = (Printer::new(&wanted), Vec::new());
+                let fed = input.chunks(size).try_for_each(|block| printer.feed(block, &mut out));
+                let ended = fed.and_then(|()| printer.finish(&mut out));
+                (out, ended.map_err(|error| error.to_string()))
+            };
+            let whole = print(1 << 20);
+            assert_eq!(print(1).0, whole.0);
+            assert_eq!(print(7).0, whole.0);
+        });
+    }
 }

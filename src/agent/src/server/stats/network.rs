@@ -84,4 +84,12 @@ veth12:      50       1    0    0    0     0          0         0       50      
         assert_eq!(eth0.received, Traffic { bytes: 474_946_371, packets: 9, errors: 1, dropped: 3 });
         assert_eq!(eth0.sent, Traffic { bytes: 1_068_167, packets: 7, errors: 2, dropped: 4 });
     }
+
+    #[test]
+    fn mangled_table_of_interfaces_has_some_or_none() {
+        let seed = b"Inter-|   Receive\n face |bytes\n  eth0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\nlo: 99999999999999999999 1\n";
+        crate::mangled::each("/proc/net/dev", &[seed], |input| {
+            let _interfaces = parse(&crate::mangled::text(input), Time(jiff::Timestamp::UNIX_EPOCH));
+        });
+    }
 }
