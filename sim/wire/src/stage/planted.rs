@@ -63,16 +63,24 @@ fn life(poison: &str, kills: bool) -> (Outcome, u64) {
     (outcome, struck.into_inner())
 }
 
-/// Of all places this much is run with every test; `KEELSON_PLANTED=all` runs all of them, each with a panic and a death.
+/// Whether all places are asked for (`KEELSON_PLANTED=all`), each with a panic and a death: a few minutes. Otherwise it is one in three.
+fn all_are_asked_for() -> bool {
+    std::env::var("KEELSON_PLANTED").is_ok_and(|which| which == "all")
+}
+
+/// Where, after how many times, and whether the whole process dies of it.
 fn places() -> Vec<(Point, u32, bool)> {
-    let all = std::env::var("KEELSON_PLANTED").is_ok_and(|which| which == "all");
-    let each = Point::ALL.into_iter().enumerate();
-    each.flat_map(|(number, point)| {
-        let deaths = if all || number % 4 == 0 { vec![false, true] } else { vec![false] };
-        let skips = if all { vec![0, 3] } else { vec![u32::from(number % 2 == 0)] };
-        skips.into_iter().flat_map(move |skip| deaths.clone().into_iter().map(move |kills| (point, skip, kills)))
-    })
-    .collect()
+    let all = all_are_asked_for();
+    let mut places = Vec::new();
+    for (number, point) in Point::ALL.into_iter().enumerate().filter(|(number, _)| all || number % 3 == 0) {
+        // The first few are come to once.
+        let skip = u32::from(number % 2 == 0 && number > 3);
+        places.push((point, skip, false));
+        if all || number % 9 == 0 {
+            places.push((point, skip, true));
+        }
+    }
+    places
 }
 
 // Issue 10: the same in stage `model` is `model::poison::tests`.
@@ -88,6 +96,9 @@ fn panic_or_death_at_every_place_costs_the_pod_alone() {
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+    if !all_are_asked_for() {
+        return;
+    }
     // Not on this pod's way, as in stage `model`.
     let never: Vec<&str> = struck.iter().filter(|(_, times)| **times == 0).map(|(at, _)| *at).collect();
     assert_eq!(never, ["image-due", "pod-adopted", "steps-ended", "token-due"]);
