@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{NodeStatus, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::json;
 
-use crate::admission::admit;
+use crate::admission::{Beside, admit};
 use crate::canonical_quantity::canonical;
 use crate::config::Config;
 use crate::images::{docker_config, keyring, name};
@@ -43,8 +43,14 @@ fn quantities() {
 #[test]
 fn names_of_images_and_registries() {
     let seeds: [&[u8]; 8] = [
-        b"busybox", b"registry.example:5000/a/b:tag@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
-        b"docker.io/library/busybox:latest", b"*.example.com:*/a", b"[::1]:5000/a", b"https://index.docker.io/v1/", b"a..b/c__d", b"@",
+        b"busybox",
+        b"registry.example:5000/a/b:tag@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        b"docker.io/library/busybox:latest",
+        b"*.example.com:*/a",
+        b"[::1]:5000/a",
+        b"https://index.docker.io/v1/",
+        b"a..b/c__d",
+        b"@",
     ];
     each("image name", &seeds, |input| {
         let image = text(input);
@@ -78,7 +84,9 @@ fn logins() {
 fn resolver_configurations_and_hosts() {
     let seeds: [&[u8]; 4] = [
         b"nameserver 10.0.0.1\nnameserver ::1%eth0\nsearch a.example b.example .\noptions ndots:5 timeout:1\noptions ndots:2\n",
-        b"domain example\n# search x\n;nameserver 1.2.3.4\nsearch\n", b"nameserver\nsearch \toptions", b"127.0.0.1 localhost\n::1 a b\n",
+        b"domain example\n# search x\n;nameserver 1.2.3.4\nsearch\n",
+        b"nameserver\nsearch \toptions",
+        b"127.0.0.1 localhost\n::1 a b\n",
     ];
     let pod: Pod = serde_json::from_slice(POD).unwrap();
     let dns = &Config::new("n1").dns;
@@ -144,8 +152,13 @@ fn pods_that_are_judged() {
     let (config, other) = (Config::new("n1"), std::sync::Arc::new(serde_json::from_slice::<Pod>(POD).unwrap()));
     each_of("admission", 3, &[&asking, POD], |input| {
         let Ok(pod) = serde_json::from_slice::<Pod>(input) else { return };
-        let _verdict = admit(&pod, &[&other], Some(&node), Some(&machine), &config);
-        let _beside = admit(&other, &[&std::sync::Arc::new(pod.clone())], Some(&node), Some(&machine), &config);
+        let own = std::sync::Arc::new(pod.clone());
+        let beside = |there: &std::sync::Arc<Pod>, judged: &Pod| {
+            let mut beside = Beside::default();
+            beside.add(there, &pod_amounts(there, Kind::Requests));
+            admit(judged, &beside, Some(&node), Some(&machine), &config)
+        };
+        let _verdicts = (beside(&other, &pod), beside(&own, &other));
         let amounts: BTreeMap<_, _> = pod_amounts(&pod, Kind::Limits);
         assert!(amounts.len() < 1 << 16);
     });

@@ -56,7 +56,8 @@ fn pod_spec(object: &[u8]) -> Option<PodSpec> {
         return Some(whole);
     }
     let parts: Parts = serde_json::from_slice(spec).ok()?;
-    let containers = |list: Vec<Value>| list.iter().filter_map(|one| kept(one, &["name", "image", "resources", "restartPolicy"])).collect();
+    let containers =
+        |list: Vec<Value>| list.iter().filter_map(|one| kept(one, &["name", "image", "resources", "restartPolicy"])).collect();
     Some(PodSpec {
         containers: containers(parts.containers),
         init_containers: Some(containers(parts.init_containers)),

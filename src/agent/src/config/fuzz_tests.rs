@@ -41,7 +41,8 @@ fn files() {
 
 #[test]
 fn flags() {
-    let seeds: [&[u8]; 6] = [b"1h2m3.5s", b"-9223372036854775808ns", b"0-3,7,9-8", b"a/b=c:NoSchedule,d:NoExecute", b"1.5Gi", b"100m"];
+    let seeds: [&[u8]; 6] =
+        [b"1h2m3.5s", b"-9223372036854775808ns", b"0-3,7,9-8", b"a/b=c:NoSchedule,d:NoExecute", b"1.5Gi", b"100m"];
     each("flag", &seeds, |input| {
         let text = text(input);
         if let Ok(read) = text.parse::<duration::GoDuration>() {

@@ -417,7 +417,13 @@ mod tests {
             timestamp: i64::MAX,
             ..cri::FilesystemUsage::default()
         };
-        let seeds = [container.encode_to_vec(), sandbox().encode_to_vec(), listed.encode_to_vec(), image.encode_to_vec(), usage.encode_to_vec()];
+        let seeds = [
+            container.encode_to_vec(),
+            sandbox().encode_to_vec(),
+            listed.encode_to_vec(),
+            image.encode_to_vec(),
+            usage.encode_to_vec(),
+        ];
         let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
         crate::mangled::each("runtime answer", &seeds, |input| {
             let _container = cri::ContainerStatus::decode(input).map(|status| container_status(status, "s1"));

@@ -314,8 +314,10 @@ mod tests {
     fn mangled_facts_of_the_machine_are_something() {
         let seeds: [&[u8]; 5] = [
             b"MemTotal: 9223372036854775807 kB\n",
-            b"MemTotal:       24576000 kB\nSwapTotal: 99999999999999999999 kB\nMemFree\n", b"processor\t: 0\nprocessor: 1\n",
-            b"PRETTY_NAME=\"Debian\"\nNAME='x'\nPRETTY_NAME=", b"4194304",
+            b"MemTotal:       24576000 kB\nSwapTotal: 99999999999999999999 kB\nMemFree\n",
+            b"processor\t: 0\nprocessor: 1\n",
+            b"PRETTY_NAME=\"Debian\"\nNAME='x'\nPRETTY_NAME=",
+            b"4194304",
         ];
         crate::mangled::each("machine", &seeds, |input| {
             let text = crate::mangled::text(input);

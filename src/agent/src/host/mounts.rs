@@ -238,7 +238,8 @@ mod tests {
     // S15: a container with the right to mount chooses what mountinfo says.
     #[test]
     fn mangled_mountinfo_is_read_as_far_as_it_goes() {
-        let seed = b"36 35 98:0 /mnt1 /mnt2\\040\\134\\777 rw,noatime master:1 - ext3 /dev/root rw\n37 36 0:5 / /a\xff rw - tmpfs t rw";
+        let seed =
+            b"36 35 98:0 /mnt1 /mnt2\\040\\134\\777 rw,noatime master:1 - ext3 /dev/root rw\n37 36 0:5 / /a\xff rw - tmpfs t rw";
         crate::mangled::each("mountinfo", &[seed, b"\\04", b"1 2 3:4 / / - - - -\n"], |input| {
             assert!(parse(input).len() <= input.len());
             let _path = unescape(input);

@@ -137,7 +137,8 @@ pub(super) fn give_shared_to_group(path: &Path, group: u32, trust_root: bool) ->
     if trust_root && is_given {
         return Ok(());
     }
-    let given = walk(base.as_fd(), |directory, name| name.map_or(Ok(false), |name| give_entry(directory, name, group, root.st_dev)));
+    let given =
+        walk(base.as_fd(), |directory, name| name.map_or(Ok(false), |name| give_entry(directory, name, group, root.st_dev)));
     given.context("give to the group", path)?;
     if let Err(error) = rustix::fs::fchown(&base, None, Some(Gid::from_raw(group))) {
         tracing::error!(%error, path = %path.display(), "Lchown failed");

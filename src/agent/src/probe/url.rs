@@ -283,8 +283,15 @@ mod tests {
     // R6, R7: a path is a tenant's, and where it is redirected to the container's.
     #[test]
     fn mangled_paths_and_locations_lead_somewhere_or_nowhere() {
-        let seeds: [&[u8]; 7] =
-            [b"/a b?c=d#e", b"//host:99999/x", b"http://u:p@[::1]:80/%zz", b"../../x/./y", b"?q", b"https://h\xc3\xa9:port/", b"http:"];
+        let seeds: [&[u8]; 7] = [
+            b"/a b?c=d#e",
+            b"//host:99999/x",
+            b"http://u:p@[::1]:80/%zz",
+            b"../../x/./y",
+            b"?q",
+            b"https://h\xc3\xa9:port/",
+            b"http:",
+        ];
         crate::mangled::each("url", &seeds, |input| {
             let text = crate::mangled::text(input);
             let own = spec(&text);

@@ -8,8 +8,8 @@ use crate::event::VolumeDirectory;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{ContainerId, SandboxId};
 use crate::observation::{
-    ContainerState, ContainerStatus, ListedContainer, Listing, MachineInfo, PodObservation, RuntimeCondition, RuntimeStatus, RuntimeVersion,
-    SandboxState, SandboxStatus,
+    ContainerState, ContainerStatus, ListedContainer, Listing, MachineInfo, PodObservation, RuntimeCondition, RuntimeStatus,
+    RuntimeVersion, SandboxState, SandboxStatus,
 };
 
 /// An agent whose calls are answered a millisecond later, in order, by a node that is well unless a test says otherwise.
@@ -269,7 +269,10 @@ fn log_of_a_pod_that_cannot_be_read_is_rotated() {
     let unknown = Unreadable { namespace: "ns".to_owned(), name: "p".to_owned(), uid: "u".to_owned(), ..Unreadable::default() };
     bench.handle(Event::WatchListed { key: WatchKey::Pods, objects: vec![Object::Unreadable(Box::new(unknown))] });
     bench.pass(30);
-    let looks = bench.calls.iter().find_map(|call| if let Call::Host(HostCall::LargeLogs { paths, .. }) = call { Some(paths) } else { None });
+    let looks = bench
+        .calls
+        .iter()
+        .find_map(|call| if let Call::Host(HostCall::LargeLogs { paths, .. }) = call { Some(paths) } else { None });
     assert_eq!(looks.map(Vec::as_slice), Some(["/var/log/pods/ns_p_u/main/2.log".to_owned()].as_slice()));
 }
 

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::status_containers::by_name;
 use super::restart::is_sidecar;
+use super::status_containers::by_name;
 
 /// What conditions are made of.
 #[derive(Clone, Copy, Debug)]

@@ -127,7 +127,8 @@ mod tests {
     #[test]
     fn mangled_query_is_options_or_a_refusal() {
         let seeds: [&[u8]; 3] = [
-            b"tailLines=5&limitBytes=1&sinceSeconds=60&follow=true&timestamps=1&previous=0", b"sinceTime=2026-11-23T08:00:01%2B01:00&stream=Stdout",
+            b"tailLines=5&limitBytes=1&sinceSeconds=60&follow=true&timestamps=1&previous=0",
+            b"sinceTime=2026-11-23T08:00:01%2B01:00&stream=Stdout",
             b"tail=all&command=%ff%00&sinceSeconds=9223372036854775807",
         ];
         crate::mangled::each("log query", &seeds, |input| {
