@@ -27,8 +27,8 @@ use crate::pod::startup_latency::started;
 use crate::pod::stop::pod_grace;
 use crate::pod::worker::{Completed, Phase, PodWorker, Verdict};
 use crate::recorder::{Recorded, Subject};
-use crate::resources::requests::{Kind, pod_amounts};
 use crate::resources::allocated::{Allocated, allocated, allocated_before, refusal_message};
+use crate::resources::requests::{Kind, pod_amounts};
 use crate::time::Now;
 use crate::work::{Point, caught};
 
