@@ -1,17 +1,20 @@
 //! What files, registries, plugins and objects feed the core with, mangled: nothing panics (S1, S8, S9, S24).
 
+#[path = "../../../tests/fuzz/mangled.rs"]
+pub(crate) mod mangled;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeStatus, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::json;
 
+use self::mangled::{each, each_of, text};
 use crate::admission::{Beside, admit};
 use crate::canonical_quantity::canonical;
 use crate::config::Config;
 use crate::images::{docker_config, keyring, name};
 use crate::limits::Room;
-use crate::mangled::{each, each_of, text};
 use crate::observation::MachineInfo;
 use crate::pod::dns::{ResolvConf, pod_dns};
 use crate::pod::env::expand;

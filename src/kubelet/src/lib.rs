@@ -54,6 +54,3 @@ pub mod workers;
 
 #[cfg(test)]
 mod fuzz_tests;
-#[cfg(test)]
-#[path = "../../../tests/fuzz/mangled.rs"]
-mod mangled;

@@ -332,9 +332,9 @@ mod tests {
     fn mangled_answer_of_a_plugin_is_logins_or_nothing() {
         let seed = br#"{"kind":"CredentialProviderResponse","apiVersion":"credentialprovider.kubelet.k8s.io/v1","cacheKeyType":"Image","cacheDuration":"-1h2m3.5s","auth":{"registry.example":{"username":"u","password":"p"}}}"#;
         let mut bench = Bench::new();
-        crate::mangled::each("plugin answer", &[seed], |input| {
+        crate::fuzz_tests::mangled::each("plugin answer", &[seed], |input| {
             let _logins = bench.provider.answered(at(0), "registry.example/a", input);
-            let _duration = go_duration(&crate::mangled::text(input));
+            let _duration = go_duration(&crate::fuzz_tests::mangled::text(input));
         });
     }
 }

@@ -226,7 +226,7 @@ fn unreadable_directory_makes_everything_pulled() {
 fn mangled_record_is_known_or_unreadable() {
     let kept = br#"{"kind":"ImagePulledRecord","apiVersion":"kubelet.config.k8s.io/v1beta1","lastUpdatedTime":"2026-11-23T08:00:00Z","imageRef":"ref","credentialMapping":{"x":{"nodePodsAccessible":true,"kubernetesSecrets":[{"uid":"u","namespace":"n","name":"s","credentialHash":"h"}],"kubernetesServiceAccounts":[{"uid":"u","namespace":"n","name":"s"}]}}}"#;
     let intent = br#"{"kind":"ImagePullIntent","apiVersion":"kubelet.config.k8s.io/v1beta1","image":"x:1"}"#;
-    crate::mangled::each_of("record", 4, &[kept, intent], |input| {
+    crate::fuzz_tests::mangled::each_of("record", 4, &[kept, intent], |input| {
         let file = |folder: &str, image: &str| (format!("/r/image_manager/{folder}/{}", file_of(image)), input.to_vec());
         let mut bench = Bench::new([file("pulled", "ref"), file("pulling", "x:1")].into());
         bench.settle(0);

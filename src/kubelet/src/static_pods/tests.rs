@@ -93,7 +93,7 @@ fn hostile_manifests_cost_little_and_break_nothing() {
 fn mangled_manifest_is_a_pod_or_an_error() {
     let cases = cases();
     let seeds: Vec<&[u8]> = cases.values().map(|case| case.manifest.as_bytes()).collect();
-    crate::mangled::each_of("manifest", 4, &seeds, |input| {
+    crate::fuzz_tests::mangled::each_of("manifest", 4, &seeds, |input| {
         let _pod_or_error = decode(input, Origin { node: "n1", path: "/manifests/a.yaml" });
     });
 }
