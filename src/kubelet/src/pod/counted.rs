@@ -18,7 +18,9 @@ pub fn count_failure(worker: &PodWorker, container: &str, reason: &str, out: &mu
 /// Counts what could not even begin to start, for a reason that was not told before.
 pub fn count_failures(worker: &PodWorker, before: &BTreeMap<String, StartError>, out: &mut Out<'_>) {
     for (container, error) in &worker.start_errors {
-        if before.get(container).is_none_or(|before| before.reason != error.reason) {
+        // A restart that waits has not begun (doBackOff comes before the count).
+        let news = before.get(container).is_none_or(|before| before.reason != error.reason);
+        if news && error.reason != "CrashLoopBackOff" {
             let kind = ContainerType::of(&worker.pod, container);
             out.count(Fact::StartBegan(kind));
             out.count(Fact::StartFailed(kind, error.reason.clone()));
@@ -96,5 +98,7 @@ mod tests {
         assert_eq!(counted(|out| count_failures(&worker, &before, out)), []);
         worker.start_errors.insert("first".to_owned(), error("ImagePullBackOff"));
         assert_eq!(counted(|out| count_failures(&worker, &before, out)), failed("ImagePullBackOff"));
+        worker.start_errors.insert("first".to_owned(), error("CrashLoopBackOff"));
+        assert_eq!(counted(|out| count_failures(&worker, &before, out)), []);
     }
 }
