@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::hash::container_hash;
-use super::restart::{
-    RestartPolicy, effective_policy, init_failed, init_succeeded, is_sidecar, pod_policy, restarts_after, should_start,
-};
+use super::restart::{RestartPolicy, effective_policy, init_failed, is_sidecar, pod_policy, restarts_after, should_start};
 use crate::ids::{ContainerId, SandboxId};
 use crate::observation::{ContainerState, ContainerStatus, PodObservation, SandboxState};
 use crate::prober::Verdicts;
@@ -138,94 +136,86 @@ fn init_actions(
     verdicts: &VerdictsByName,
     actions: &mut PodActions,
 ) -> bool {
-    if inits.is_empty() {
-        return true;
-    }
-    // A regular container that is there shows that the plain ones are done; they never run again in this sandbox. What an
-    // earlier sandbox left (a reboot) does not count.
+    let Some(last) = inits.len().checked_sub(1) else { return true };
+    // What an earlier sandbox left (a reboot) does not count.
     let sandbox = actions.sandbox.clone();
     let sandbox = sandbox.as_ref();
-    let initialised = regulars.iter().any(|c| seen.newest(&c.name).is_some_and(|s| Some(&s.sandbox) == sandbox));
-    // Older plain ones may be gone from the runtime: the last one that is there tells how far it went.
     let in_sandbox = |c: &Container| seen.newest(&c.name).filter(|s| Some(&s.sandbox) == sandbox);
-    let furthest = inits.iter().rposition(|c| in_sandbox(c).is_some());
-    for (at, init) in inits.iter().enumerate() {
-        let status = in_sandbox(init);
-        if is_sidecar(init) {
-            let started = sidecar(at, init, status, verdicts, actions, pod);
-            if !started && !initialised {
-                return false;
-            }
-            continue;
-        }
-        if initialised {
-            continue;
-        }
-        match status {
-            None if furthest.is_some_and(|last| last > at) => {}
+    // A regular container that is there shows that the plain ones are done; they never run again in this sandbox.
+    let plain_are_done = regulars.iter().any(|c| in_sandbox(c).is_some());
+    let goes_on = |s: &ContainerStatus| matches!(s.state, ContainerState::Created | ContainerState::Running);
+    let mut initialised =
+        regulars.iter().any(|c| in_sandbox(c).is_some_and(goes_on)) || (plain_are_done && !is_sidecar(&inits[last]));
+    // From the last to the first, for older ones may be gone from the runtime: the last one that is there tells how far it went, and
+    // sidecars before it are begun again beside what comes next.
+    let mut is_furthest = !plain_are_done;
+    for (at, init) in inits.iter().enumerate().rev() {
+        let is_done = match in_sandbox(init) {
             None => {
-                actions.inits.push(at);
-                return false;
+                if !is_furthest && is_sidecar(init) {
+                    actions.inits.push(at);
+                }
+                continue;
             }
-            Some(status) if init_succeeded(status) => {}
-            Some(status) => {
-                plain_init(pod, at, init, status, actions);
-                return false;
-            }
+            Some(_) if !is_furthest && !is_sidecar(init) => continue,
+            Some(status) if is_sidecar(init) => sidecar(at, init, status, verdicts, actions, pod),
+            Some(status) => plain_init(pod, at, init, status, actions),
+        };
+        if actions.kill_pod {
+            actions.inits.clear();
+            return false;
         }
+        if is_done && at == last {
+            initialised = true;
+        } else if is_done && is_furthest {
+            actions.inits.push(at + 1);
+        }
+        is_furthest = false;
     }
-    true
+    if is_furthest {
+        actions.inits.push(0);
+    }
+    actions.inits.sort_unstable();
+    initialised
 }
 
-fn plain_init(pod: &Pod, at: usize, init: &Container, status: &ContainerStatus, actions: &mut PodActions) {
+/// Plans the plain init container that was begun last; true once it has done its work.
+fn plain_init(pod: &Pod, at: usize, init: &Container, status: &ContainerStatus, actions: &mut PodActions) -> bool {
     match status.state {
         ContainerState::Running => {}
         ContainerState::Created => actions.inits.push(at),
-        ContainerState::Unknown | ContainerState::Exited => {
-            debug_assert!(init_failed(status));
-            let again = match effective_policy(pod, init) {
-                RestartPolicy::Never => restarts_after(pod, init, status.exit_code),
-                _ => true,
-            };
-            if !again {
-                actions.kill_pod = true;
-                return;
-            }
-            if status.state == ContainerState::Unknown {
-                let message = format!("Init container is in \"{:?}\" state, try killing it before restart", status.state);
-                actions.kills.push(kill(status, message));
-            } else {
-                actions.inits.push(at);
-            }
+        ContainerState::Exited if !init_failed(status) => return true,
+        ContainerState::Exited if restarts_after(pod, init, status.exit_code) => actions.inits.push(at),
+        // Rules do not count: it may not have ended, so there is no exit code.
+        ContainerState::Unknown if effective_policy(pod, init) != RestartPolicy::Never => {
+            actions.kills.push(unknown_kill("Init container", status));
         }
+        ContainerState::Exited | ContainerState::Unknown => actions.kill_pod = true,
     }
+    false
 }
 
 /// Plans one sidecar; true once the next init container may start.
 fn sidecar(
     at: usize,
     init: &Container,
-    status: Option<&ContainerStatus>,
+    status: &ContainerStatus,
     verdicts: &VerdictsByName,
     actions: &mut PodActions,
     pod: &Pod,
 ) -> bool {
-    let Some(status) = status else {
-        actions.inits.push(at);
-        return false;
-    };
     match status.state {
         ContainerState::Running => {
-            if let Some(kill) = running_kill(pod, init, status, verdicts) {
-                actions.kills.push(kill);
-                return false;
-            }
+            let kill = running_kill(pod, init, status, verdicts);
             let verdict = verdicts.get(&init.name).copied().unwrap_or_default();
-            !verdict.has_startup || verdict.startup == Some(true)
+            // Until its startup probe has passed, only that one says anything; then the next may start, whatever becomes of it.
+            let started = !verdict.has_startup || verdict.startup == Some(true);
+            let by_startup = |kill: &ContainerKill| kill.by_probe == Some(crate::prober::spec::ProbeKind::Startup);
+            actions.kills.extend(kill.filter(|kill| started || by_startup(kill)));
+            started
         }
         ContainerState::Unknown => {
-            let message = format!("Init container is in \"{:?}\" state, try killing it before restart", status.state);
-            actions.kills.push(kill(status, message));
+            actions.kills.push(unknown_kill("Init container", status));
             false
         }
         ContainerState::Created | ContainerState::Exited => {
@@ -254,10 +244,7 @@ fn regular_actions(
                 Some(kill) => actions.kills.push(kill),
                 None => kept += 1,
             },
-            Some(status) if status.state == ContainerState::Unknown => {
-                let message = format!("Container is in \"{:?}\" state, try killing it before restart", status.state);
-                actions.kills.push(kill(status, message));
-            }
+            Some(status) if status.state == ContainerState::Unknown => actions.kills.push(unknown_kill("Container", status)),
             Some(status) if to_restart.contains(&status.id) && pod.metadata.deletion_timestamp.is_none() => {
                 actions.containers.push(at);
             }
@@ -274,7 +261,8 @@ fn running_kill(pod: &Pod, container: &Container, status: &ContainerStatus, verd
     let verdict = verdicts.get(&container.name).copied().unwrap_or_default();
     let hash = container_hash(container);
     let other_spec = status.annotations.get(HASH_ANNOTATION).is_some_and(|made_from| *made_from != hash);
-    let (what, by_probe) = if other_spec {
+    let waits_for_startup = is_sidecar(container) && verdict.has_startup && verdict.startup != Some(true);
+    let (what, by_probe) = if other_spec && !waits_for_startup {
         ("definition changed", None)
     } else if verdict.liveness == Some(false) {
         ("failed liveness probe", Some(ProbeKind::Liveness))
@@ -283,7 +271,7 @@ fn running_kill(pod: &Pod, container: &Container, status: &ContainerStatus, verd
     } else {
         return None;
     };
-    let again = other_spec || effective_policy(pod, container) != RestartPolicy::Never;
+    let again = by_probe.is_none() || effective_policy(pod, container) != RestartPolicy::Never;
     let message = match (is_sidecar(container), again) {
         (true, _) => format!("Init container {} {what}", container.name),
         (false, true) => format!("Container {} {what}, will be restarted", container.name),
@@ -294,6 +282,13 @@ fn running_kill(pod: &Pod, container: &Container, status: &ContainerStatus, verd
 
 fn kill(status: &ContainerStatus, message: String) -> ContainerKill {
     ContainerKill { id: status.id.clone(), name: status.name.clone(), message, by_probe: None, restart: false }
+}
+
+/// One of which the runtime does not know how it is: it may run, so it is stopped first. It runs again whatever it ends with, as upstream
+/// decides that before.
+fn unknown_kill(what: &str, status: &ContainerStatus) -> ContainerKill {
+    let message = format!("{what} is in \"unknown\" state, try killing it before restart");
+    ContainerKill { restart: true, ..kill(status, message) }
 }
 
 #[cfg(test)]
@@ -387,5 +382,125 @@ mod tests {
         assert_eq!(wanted("OnFailure", &spec, &[("a", 0), ("b", 1)]), (true, Some(1)));
         assert_eq!(wanted("OnFailure", &spec, &[("a", 0)]), (true, Some(1)), "one was never started");
         assert_eq!(wanted("Always", &spec, &[("a", 0), ("b", 0)]), (true, Some(1)));
+    }
+
+    /// What is planned for a pod in a sandbox that is up: which inits and regular containers are started, what is killed, and whether all
+    /// of it is. Containers: name, state, exit code.
+    fn planned(
+        policy: &str,
+        spec: &Value,
+        containers: &[(&str, ContainerState, i32)],
+    ) -> (Vec<usize>, Vec<usize>, Vec<String>, bool) {
+        planned_with(policy, spec, containers, &VerdictsByName::new())
+    }
+
+    fn planned_with(
+        policy: &str,
+        spec: &Value,
+        containers: &[(&str, ContainerState, i32)],
+        verdicts: &VerdictsByName,
+    ) -> (Vec<usize>, Vec<usize>, Vec<String>, bool) {
+        let mut seen = seen(&containers.iter().map(|(name, _, code)| (*name, *code)).collect::<Vec<_>>());
+        seen.sandboxes[0].state = SandboxState::Ready;
+        seen.sandboxes[0].ips = vec!["10.0.0.2".to_owned()];
+        for (container, (_, state, _)) in seen.containers.iter_mut().zip(containers) {
+            container.state = *state;
+            container.id = ContainerId::new(container.name.clone());
+        }
+        let actions = compute_pod_actions(&pod(policy, spec), &seen, verdicts, &ToRestart::new());
+        let kills = actions.kills.into_iter().map(|kill| kill.message).collect();
+        (actions.inits, actions.containers, kills, actions.kill_pod)
+    }
+
+    // POD-125: kuberuntime_container.go (computeInitContainerActions): a sidecar that has ended is begun again beside what comes next; once
+    // a later one was begun, it holds none of them up.
+    #[test]
+    fn sidecar_that_ended_holds_up_none_that_comes_after_one_that_was_begun() {
+        use ContainerState::{Exited, Running};
+        let none = Vec::<usize>::new;
+        let kept = Vec::<String>::new;
+        let spec = json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}, {"name": "i"}, {"name": "j"}],
+            "containers": [{"name": "a"}]});
+        assert_eq!(planned("Always", &spec, &[]), (vec![0], none(), kept(), false));
+        assert_eq!(planned("Always", &spec, &[("s", Exited, 1)]), (vec![0], none(), kept(), false), "none after it was begun");
+        assert_eq!(planned("Always", &spec, &[("s", Running, 0)]), (vec![1], none(), kept(), false));
+        assert_eq!(planned("Always", &spec, &[("s", Exited, 1), ("i", Running, 0)]), (vec![0], none(), kept(), false));
+        assert_eq!(planned("Always", &spec, &[("s", Exited, 1), ("i", Exited, 0)]), (vec![0, 2], none(), kept(), false));
+        assert_eq!(planned("Always", &spec, &[("s", Exited, 1), ("i", Exited, 1)]), (vec![0, 1], none(), kept(), false));
+        assert_eq!(planned("Always", &spec, &[("j", Exited, 0)]), (vec![0], vec![0], kept(), false), "it is gone");
+        let all = [("s", Exited, 1), ("j", Exited, 0), ("a", Running, 0)];
+        assert_eq!(planned("Always", &spec, &all), (vec![0], none(), kept(), false));
+    }
+
+    // POD-125, as above: the last init container holds up the regular ones unless one of them goes on.
+    #[test]
+    fn last_sidecar_is_waited_for_while_no_regular_container_goes_on() {
+        use ContainerState::{Created, Exited, Running};
+        let spec = json!({"initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}],
+            "containers": [{"name": "a"}, {"name": "b"}]});
+        let plan = |s, a, b| {
+            let containers = [("i", Exited, 0), ("s", s, 1), ("a", a, 1), ("b", b, 1)];
+            let (inits, regulars, ..) = planned("Always", &spec, &containers);
+            (inits, regulars)
+        };
+        assert_eq!(plan(Exited, Exited, Exited), (vec![1], vec![]));
+        assert_eq!(plan(Exited, Running, Exited), (vec![1], vec![1]));
+        assert_eq!(plan(Exited, Created, Exited), (vec![1], vec![0, 1]));
+        assert_eq!(plan(Running, Exited, Exited), (vec![], vec![0, 1]));
+    }
+
+    // POD-125, as above: before its startup probe has passed nothing else counts, not even another image; then the next one starts although
+    // it is killed.
+    #[test]
+    fn sidecar_is_not_judged_before_its_startup_probe_has_passed() {
+        let spec = json!({"initContainers": [{"name": "s", "image": "new", "restartPolicy": "Always"}, {"name": "i"}],
+            "containers": [{"name": "a"}]});
+        let plan = |startup: Option<bool>, liveness: Option<bool>| {
+            let verdict = Verdicts { has_startup: true, startup, liveness, ..Verdicts::default() };
+            let verdicts = VerdictsByName::from([("s".to_owned(), verdict)]);
+            let (inits, _, kills, _) = planned_with("Always", &spec, &[("s", ContainerState::Running, 0)], &verdicts);
+            (inits, kills.join(", "))
+        };
+        assert_eq!(plan(None, Some(true)), (vec![], String::new()));
+        assert_eq!(plan(Some(false), Some(true)), (vec![], "Init container s failed startup probe".to_owned()));
+        assert_eq!(plan(Some(true), Some(false)), (vec![1], "Init container s failed liveness probe".to_owned()));
+    }
+
+    // POD-124: kuberuntime_container.go, kuberuntime/helpers.go (isInitContainerFailed), pkg/api/v1/pod/util.go (ContainerShouldRestart): one
+    // that was killed for memory failed though it ended with 0, and of 0 an OnFailure does not restart.
+    #[test]
+    fn init_container_that_failed_runs_again_as_its_policy_says() {
+        use ContainerState::{Exited, Unknown};
+        let spec = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]});
+        for (policy, code, again) in [("Always", 1, true), ("OnFailure", 1, true), ("Never", 1, false)] {
+            let (inits, .., kill_pod) = planned(policy, &spec, &[("i", Exited, code)]);
+            assert_eq!((inits.len() == 1, kill_pod), (again, !again), "{policy}");
+        }
+        let own = json!({"initContainers": [{"name": "i", "restartPolicy": "Never"}], "containers": [{"name": "a"}]});
+        assert!(planned("Always", &own, &[("i", Exited, 1)]).3);
+        let mut oom = seen(&[("i", 0)]);
+        oom.sandboxes[0].state = SandboxState::Ready;
+        oom.sandboxes[0].ips = vec!["10.0.0.2".to_owned()];
+        oom.containers[0].reason = "OOMKilled".to_owned();
+        for (policy, again) in [("Always", true), ("OnFailure", false), ("Never", false)] {
+            let actions = compute_pod_actions(&pod(policy, &spec), &oom, &VerdictsByName::new(), &ToRestart::new());
+            assert_eq!((actions.inits.len() == 1, actions.kill_pod), (again, !again), "{policy}");
+        }
+        // pkg/kubelet/container/runtime.go: ContainerStateUnknown is "unknown".
+        let (.., kills, _) = planned("Always", &spec, &[("i", Unknown, 0)]);
+        assert_eq!(kills, ["Init container is in \"unknown\" state, try killing it before restart"]);
+    }
+
+    // POD-119: kuberuntime_manager.go (computePodActions): what is of an unknown state is stopped and begun again, also where nothing else is.
+    #[test]
+    fn container_of_an_unknown_state_is_stopped_and_runs_again() {
+        let mut seen = seen(&[("c", 0)]);
+        seen.sandboxes[0].state = SandboxState::Ready;
+        seen.sandboxes[0].ips = vec!["10.0.0.2".to_owned()];
+        seen.containers[0].state = ContainerState::Unknown;
+        let spec = json!({"containers": [{"name": "c"}]});
+        let actions = compute_pod_actions(&pod("Never", &spec), &seen, &VerdictsByName::new(), &ToRestart::new());
+        let kills: Vec<_> = actions.kills.iter().map(|kill| (kill.message.as_str(), kill.restart)).collect();
+        assert_eq!(kills, [("Container is in \"unknown\" state, try killing it before restart", true)]);
     }
 }

@@ -105,9 +105,3 @@ pub fn init_failed(status: &ContainerStatus) -> bool {
         ContainerState::Created | ContainerState::Running => false,
     }
 }
-
-/// Whether a plain init container has done its work.
-#[must_use]
-pub fn init_succeeded(status: &ContainerStatus) -> bool {
-    status.state == ContainerState::Exited && !init_failed(status)
-}
