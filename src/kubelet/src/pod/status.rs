@@ -12,7 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::actions::needs_sandbox;
 use super::conditions::{ConditionInputs, generate_conditions};
-use super::restart::{RestartPolicy, is_sidecar, pod_policy, restarts_after};
+use super::manager::is_static;
+use super::restart::{is_sidecar, restarts_after};
 use super::restart_all::{is_under_way, set_condition, was_removed};
 use super::status_containers::{by_name, container_statuses};
 use super::termination_messages::share_messages;
@@ -151,21 +152,22 @@ fn phase_of(
             Some(0) => {}
             Some(_) if status(&init.name).is_some_and(|s| ended_state(s).is_some_and(was_removed)) => {}
             Some(code) => {
-                let again = init_again(inputs.pod, init, code);
+                let again = restarts_after(inputs.pod, init, code);
                 return if again { "Pending" } else { "Failed" }.to_owned();
             }
             None => return "Pending".to_owned(),
         }
     }
-    let count = Counts::of(containers, &status);
-    if !inputs.terminating && sidecar_pending(inits, statuses, &status) {
+    let mut count = Counts::of(containers, &status);
+    let is_pending = count.add_sidecars(inits, &status);
+    if is_pending && !has_begun(inputs, containers) {
         return "Pending".to_owned();
     }
     let phase = if count.waiting > 0 {
         "Pending"
     } else if count.running > 0 && count.unknown == 0 {
         "Running"
-    } else if count.running == 0 && count.ended > 0 && count.unknown == 0 {
+    } else if count.ended > 0 && count.unknown == 0 {
         ended_phase(inputs, containers, &status)
     } else {
         "Pending"
@@ -182,23 +184,11 @@ fn ended_phase<'s>(
     let codes = || containers.iter().filter_map(|c| Some((c, ended_state(status(&c.name)?)?.exit_code)));
     let removed = |c: &Container| status(&c.name).is_some_and(|s| ended_state(s).is_some_and(was_removed));
     let again = |c: &Container, code: i32| restarts_after(inputs.pod, c, code) || inputs.restarts(&c.name) || removed(c);
-    if !inputs.terminating && codes().any(|(c, code)| again(c, code)) {
+    // Nor is the end of a static pod told while it is stopped (POD-302): it may come again.
+    if (!inputs.terminating || is_static(inputs.pod)) && codes().any(|(c, code)| again(c, code)) {
         return "Running";
     }
     if codes().all(|(_, code)| code == 0) { "Succeeded" } else { "Failed" }
-}
-
-fn init_again(pod: &Pod, init: &Container, code: i32) -> bool {
-    pod_policy(pod) != RestartPolicy::Never || restarts_after(pod, init, code)
-}
-
-/// A sidecar that has not come up holds the pod back, until a regular container has started.
-fn sidecar_pending<'s>(inits: &[Container], regular: &[ApiStatus], status: &impl Fn(&str) -> Option<&'s ApiStatus>) -> bool {
-    let any_started = regular.iter().any(|s| {
-        let state = s.state.as_ref();
-        state.is_some_and(|s| s.running.is_some() || s.terminated.is_some()) || ended_state(s).is_some()
-    });
-    !any_started && inits.iter().filter(|c| is_sidecar(c)).any(|c| status(&c.name).is_none_or(|s| s.started != Some(true)))
 }
 
 #[derive(Default)]
@@ -230,6 +220,30 @@ impl Counts {
         }
         counts
     }
+
+    /// Sidecars run and wait as others do; of one that has ended nothing hangs. Whether one has yet to come up.
+    fn add_sidecars<'s>(&mut self, inits: &[Container], status: &impl Fn(&str) -> Option<&'s ApiStatus>) -> bool {
+        let mut is_pending = false;
+        for sidecar in inits.iter().filter(|c| is_sidecar(c)) {
+            let status = status(&sidecar.name);
+            let state = status.and_then(|s| s.state.as_ref());
+            if state.is_some_and(|s| s.running.is_some()) {
+                self.running += 1;
+                is_pending |= status.is_none_or(|s| s.started != Some(true));
+            } else if status.and_then(ended_state).is_none() {
+                let waits = state.is_some_and(|s| s.waiting.is_some());
+                *(if waits { &mut self.waiting } else { &mut self.unknown }) += 1;
+                is_pending |= status.is_some();
+            }
+        }
+        is_pending
+    }
+}
+
+/// Whether the sandbox that is up holds a regular container, in whatever state (HasAnyActiveRegularContainerStarted).
+fn has_begun(inputs: &StatusInputs<'_>, containers: &[Container]) -> bool {
+    let newest = inputs.seen.sandboxes.first().filter(|s| s.state == crate::observation::SandboxState::Ready);
+    newest.is_some_and(|sandbox| containers.iter().any(|c| inputs.seen.instances(&c.name).any(|i| i.sandbox == sandbox.id)))
 }
 
 /// A container that waits after it has run counts as ended.

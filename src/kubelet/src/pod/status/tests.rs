@@ -668,3 +668,37 @@ fn refused_resize_is_told_of() {
     see(&mut bench, &shown("c", json!({"terminated": {"containerID": "containerd://c", "exitCode": 0}})));
     assert_eq!(pending(&bench.generate()), None, "it has ended");
 }
+
+// POD-285: kubelet_pods.go (getPhase): a sidecar that runs is something that runs, also when all regular containers have ended; one that has
+// ended, or waits to run again, counts for nothing.
+#[test]
+fn pod_runs_as_long_as_a_sidecar_does() {
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "c"}]});
+    let ended = |id: &str, code: i32| json!({"terminated": {"containerID": id, "exitCode": code}});
+    let phase = |sidecar: Value| {
+        let mut bench = Bench::of(&spec);
+        bench.sandbox("10.77.1.2", SandboxState::Ready);
+        see(&mut bench, &shown("c", ended("containerd://c", 0)));
+        let of = |state: Value| json!({"initContainerStatuses": [{"name": "s", "containerID": "containerd://s", "restartCount": 0, "state": state}]});
+        see(&mut bench, &of(sidecar));
+        bench.generate().phase.unwrap()
+    };
+    assert_eq!(phase(json!({"running": {}})), "Running");
+    assert_eq!(phase(ended("containerd://s", 1)), "Succeeded");
+}
+
+// POD-285, as above: an init container's own policy counts; the end of a static pod is not told while it is stopped.
+#[test]
+fn phase_goes_by_whose_policy_it_is() {
+    let init = json!({"initContainers": [{"name": "i", "restartPolicy": "Never"}], "containers": [{"name": "c"}]});
+    let mut bench = Bench::of(&init);
+    see(&mut bench, &shown("i", json!({"terminated": {"containerID": "containerd://c", "exitCode": 5}})));
+    assert_eq!(bench.generate().phase.as_deref(), Some("Failed"));
+    for (source, phase) in [("api", "Failed"), ("file", "Running")] {
+        let mut bench = Bench::of(&json!({"containers": [{"name": "c"}]}));
+        bench.pod.metadata.annotations = Some(BTreeMap::from([("kubernetes.io/config.source".to_owned(), source.to_owned())]));
+        see(&mut bench, &shown("c", json!({"terminated": {"containerID": "containerd://c", "exitCode": 5}})));
+        bench.stopping = Stopping::Terminating;
+        assert_eq!(bench.generate().phase.as_deref(), Some(phase), "{source}");
+    }
+}
