@@ -229,9 +229,7 @@ impl Chain {
             Step::PostStart { hook, .. } => hook.begin(self.container.as_ref(), now, None, limits, &mut wakes),
             Step::PreStop { hook, until, .. } => hook.begin(self.container.as_ref(), now, Some(*until), limits, &mut wakes),
             Step::Stop { id, until } => id.clone().or_else(|| self.container.clone()).map(|id| {
-                let grace = until.since(now.mono).max(MINIMUM_GRACE);
-                // Whole seconds: the runtime is told no finer (POD-229).
-                let grace = Duration::from_secs(grace.as_secs());
+                let grace = whole_seconds(until.since(now.mono)).max(MINIMUM_GRACE);
                 (Lane::Pods, limits.runtime + grace, Call::Cri(CriCall::StopContainer { id, grace }))
             }),
             Step::AwaitTurn { until, .. } => {
@@ -290,6 +288,12 @@ impl Chain {
     }
 }
 
+/// The runtime is told no finer, and what hooks took is cut to whole seconds before it is taken from the grace (POD-229,
+/// executePreStopHook).
+fn whole_seconds(left: Duration) -> Duration {
+    Duration::from_secs(left.as_secs() + u64::from(left.subsec_nanos() > 0))
+}
+
 /// LOG-005: `<pod>_<ns>_<container>-<id>.log`, cut at its end, before `.log`, to what a file's name may have. Made and removed by this name.
 #[must_use]
 pub fn link_path(prefix: &str, id: &ContainerId) -> String {
@@ -306,6 +310,15 @@ pub fn link_path(prefix: &str, id: &ContainerId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // POD-229. Upstream: kuberuntime_container.go (executePreStopHook): int64(elapsed.Seconds()) is taken from the grace.
+    #[test]
+    fn hook_costs_the_whole_seconds_that_it_took() {
+        for (took, left) in [(0, 30), (500, 30), (1000, 29), (1999, 29), (2000, 28)] {
+            let grace = whole_seconds(Duration::from_secs(30) - Duration::from_millis(took));
+            assert_eq!(grace, Duration::from_secs(left), "a hook of {took} ms");
+        }
+    }
 
     // LOG-005. Upstream: pkg/kubelet/kuberuntime/legacy.go (logSymlink) and legacy_test.go (TestLogSymLink).
     #[test]
