@@ -262,7 +262,7 @@ impl Kubelet {
         self.dirty.insert(uid.clone());
     }
 
-    /// POD-272: the object is gone. Whatever still runs is stopped at once, and nobody is told.
+    /// POD-272: the object is gone. Whatever still runs is stopped, and nobody is told.
     pub(crate) fn pod_removed(&mut self, now: Now, uid: &PodUid) {
         let known_as = self.parts.statuses.pod_gone(uid);
         // The API server gives no more tokens for it.
@@ -277,8 +277,9 @@ impl Kubelet {
         };
         worker.source = None;
         worker.revived = false;
-        // A manifest that goes is how a static pod is deleted.
-        let grace = if is_static(&worker.pod) { pod_grace(&worker.pod) } else { ORPHAN_GRACE };
+        // A manifest that goes is how a static pod is deleted. Of one that was deleted by force the last state told the grace; of one that
+        // is found gone after the API server was away nobody said that it has less than its own (calculateEffectiveGracePeriod).
+        let grace = pod_grace(&worker.pod);
         worker.terminate(now, grace, None);
         self.quarantine.hurry(now.mono, uid);
         self.dirty.insert(uid.clone());

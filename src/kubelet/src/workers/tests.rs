@@ -156,3 +156,25 @@ fn pod_that_was_started_keeps_its_place_before_its_twin() {
     assert_eq!(older.told("a"), [""; 0]);
     assert_eq!(older.worker("b"), Some((Phase::Terminating, Some("NodePorts"))));
 }
+
+// POD-272, POD-077: pod_workers.go (calculateEffectiveGracePeriod): a pod that is found gone after the API server was away keeps its own
+// grace; the last state of one that was deleted by force says that it has none.
+#[test]
+fn pod_that_is_found_gone_keeps_its_grace() {
+    let grace = |last: Option<Value>| {
+        let mut web = pod("web", 0, &json!({"terminationGracePeriodSeconds": 40, "containers": [{"name": "main"}]}), &ran());
+        let mut bench = Bench::new(std::slice::from_ref(&web));
+        if let Some(grace) = last {
+            web["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:09Z".into();
+            web["metadata"]["deletionGracePeriodSeconds"] = grace;
+            let object = Object::Pod(Arc::new(serde_json::from_value(web).unwrap()));
+            bench.handle(Event::WatchApplied { key: WatchKey::Pods, object });
+        }
+        bench.handle(Event::WatchListed { key: WatchKey::Pods, objects: vec![] });
+        let worker = bench.kubelet.workers.get(&PodUid::new("web")).unwrap();
+        worker.termination.as_ref().map(|termination| termination.grace.as_secs())
+    };
+    assert_eq!(grace(None), Some(40));
+    assert_eq!(grace(Some(json!(30))), Some(30));
+    assert_eq!(grace(Some(json!(0))), Some(1));
+}
