@@ -299,11 +299,9 @@ impl Recorder {
         }
         similar.used = uses;
         similar.since = now;
-        // Ten are enough to know: more would only cost memory.
-        if similar.messages.len() < SIMILAR_MOST {
-            similar.messages.insert(message.to_owned());
-        }
-        similar.messages.len() >= SIMILAR_MOST
+        similar.messages.insert(message.to_owned());
+        // The tenth is folded and not remembered (EventAggregate pops any): those before it go on being told by themselves.
+        similar.messages.len() >= SIMILAR_MOST && similar.messages.remove(message)
     }
 
     fn count(&mut self, now: Now, key: &SeriesKey, reference: &ObjectReference) -> Series {
@@ -492,6 +490,14 @@ mod tests {
         assert_eq!(messages[8], "error number 8");
         assert_eq!(messages[9], "(combined from similar events): error number 9");
         assert!(matches!(sent[10].1, ApiCall::PatchEvent { .. }));
+        // events_cache.go, EventAggregate: nine stay known, and are counted up by themselves.
+        let again = calls(&mut recorder, at(1), vec![nth(3), nth(11)]);
+        let told = |call: &ApiCall| match call {
+            ApiCall::PatchEvent { patch, .. } => patch["message"].as_str().unwrap().to_owned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told(&again[0].1), "error number 3");
+        assert_eq!(told(&again[1].1), "(combined from similar events): error number 11");
     }
 
     // API-223: one object cannot flood: 25, then one each five minutes.
