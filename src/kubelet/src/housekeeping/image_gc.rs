@@ -127,7 +127,8 @@ impl ImageGc {
             Some(fill) if fill.capacity > 0 => self.collect(now, config, &fill, &in_use(), limit, out),
             Some(fill) => {
                 let message = format!("invalid capacity {} on image filesystem", fill.capacity);
-                out.record(Recorded::warning(Subject::Node, "InvalidDiskCapacity", message));
+                out.record(Recorded::warning(Subject::Node, "InvalidDiskCapacity", message.clone()));
+                self.has_failed(message, out);
             }
             None => {}
         }
@@ -175,7 +176,18 @@ impl ImageGc {
                  active images, logs, volumes, or other data.",
                 format_size(fill.capacity)
             );
-            out.record(Recorded::warning(Subject::Node, "FreeDiskSpaceFailed", message));
+            out.record(Recorded::warning(Subject::Node, "FreeDiskSpaceFailed", message.clone()));
+            self.has_failed(message, out);
+        } else {
+            self.failed = 0;
+        }
+    }
+
+    /// Once may be for want of a first look; what goes on failing is told, whatever it failed for (kubelet.go, StartGarbageCollection).
+    fn has_failed(&mut self, why: String, out: &mut Out<'_>) {
+        self.failed = self.failed.saturating_add(1);
+        if self.failed > 1 {
+            out.record(Recorded::warning(Subject::Node, "ImageGCFailed", why));
         }
     }
 
@@ -199,19 +211,13 @@ impl ImageGc {
             self.asking_where = None;
             match outcome {
                 Ok(CriReply::ImageFs(systems)) => {
-                    self.failed = 0;
                     if let Some(first) = systems.into_iter().next() {
                         let call = Call::Host(HostCall::FsUsage { path: first.mountpoint });
                         self.asking_fill = Some(out.issue(Owner::ImageGc, Lane::Housekeeping, PERIOD, call));
                     }
                 }
                 Ok(_) => {}
-                Err(failure) => {
-                    self.failed += 1;
-                    if self.failed > 1 {
-                        out.record(Recorded::warning(Subject::Node, "ImageGCFailed", failure.message));
-                    }
-                }
+                Err(failure) => self.has_failed(failure.message, out),
             }
         } else if self.removing.remove(&id).is_some() {
             self.changed(now);

@@ -168,7 +168,33 @@ fn trouble_with_the_image_filesystem_is_told() {
     bench.fails = false;
     bench.capacity = 0;
     bench.at(901);
-    assert_eq!(bench.told(), [("InvalidDiskCapacity".to_owned(), "invalid capacity 0 on image filesystem".to_owned())]);
+    // kubelet.go (StartGarbageCollection): whatever fails again is told of as such besides.
+    let why = || "invalid capacity 0 on image filesystem".to_owned();
+    assert_eq!(bench.told(), [("InvalidDiskCapacity".to_owned(), why()), ("ImageGCFailed".to_owned(), why())]);
+}
+
+// POD-210: kubelet.go (StartGarbageCollection): a collection that frees too little has failed; the second in a row is told of as such, until
+// one succeeds.
+#[test]
+fn collection_that_goes_on_freeing_too_little_is_told() {
+    let mut bench = Bench::new(&["a"], 1);
+    bench.in_use = ["a".to_owned()].into();
+    bench.at(1);
+    let mut reasons = |seconds| {
+        bench.at(seconds);
+        bench.told().into_iter().map(|(reason, _)| reason).collect::<Vec<_>>()
+    };
+    assert_eq!(reasons(301), ["FreeDiskSpaceFailed"]);
+    assert_eq!(reasons(601), ["FreeDiskSpaceFailed", "ImageGCFailed"]);
+    bench.available = 50 * GIB;
+    let mut reasons = |seconds| {
+        bench.at(seconds);
+        bench.told().len()
+    };
+    assert_eq!(reasons(901), 0);
+    bench.available = GIB;
+    bench.at(1201);
+    assert_eq!(bench.told().len(), 1);
 }
 
 // N11, POD-210: an image is used by its own name, not by another registry's; a short name means the default registry's.
