@@ -45,11 +45,10 @@ pub fn is_under_way(pod: &Pod, seen: &PodObservation, before: Option<&PodStatus>
         return true;
     }
     let (newest, told) = (seen.newest_by_name(), told_codes(before));
-    // As upstream: what was told counts of a container that has ended.
-    let has_asked = |c: &Container| match newest.get(c.name.as_str()) {
-        Some(one) if one.state == ContainerState::Exited && asks(c, one.exit_code) => true,
-        Some(one) if one.state != ContainerState::Exited => false,
-        _ => told.get(c.name.as_str()).is_some_and(|code| asks(c, *code)),
+    // As upstream: only a container that is there and has ended asks, by its end or by what was told of it.
+    let has_asked = |c: &Container| {
+        let ended = newest.get(c.name.as_str()).filter(|one| one.state == ContainerState::Exited);
+        ended.is_some_and(|one| asks(c, one.exit_code) || told.get(c.name.as_str()).is_some_and(|code| asks(c, *code)))
     };
     containers(pod).any(has_asked)
 }
@@ -216,7 +215,9 @@ mod tests {
         assert!(!is_under_way(&pod(), &ended(1), None));
         assert!(!is_under_way(&pod(), &seen(&[("a", "Running", 42)]), None));
         assert!(is_under_way(&pod(), &seen(&[]), Some(&told(json!({"running": {}}), "True"))));
-        assert!(is_under_way(&pod(), &seen(&[]), Some(&told(json!({"terminated": {"exitCode": 42}}), "False"))));
+        let told_of_its_end = told(json!({"terminated": {"exitCode": 42}}), "False");
+        assert!(is_under_way(&pod(), &ended(1), Some(&told_of_its_end)));
+        assert!(!is_under_way(&pod(), &seen(&[]), Some(&told_of_its_end)), "it is gone");
         assert!(!is_under_way(&pod(), &seen(&[]), Some(&told(json!({"waiting": {}}), "False"))));
         let mut other = pod();
         other.spec.as_mut().unwrap().containers[0].restart_policy_rules.as_mut().unwrap()[0].action = "Restart".to_owned();
