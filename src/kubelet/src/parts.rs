@@ -30,7 +30,7 @@ use crate::pod::env::{EnvError, EnvInputs, Environment, environment};
 use crate::pod::fields::FieldContext;
 use crate::pod::hosts::hosts_file;
 use crate::pod::manager::{is_static, name_of};
-use crate::pod::mounts::{MountInputs, file_mount, mounts_over, volume_mounts};
+use crate::pod::mounts::{MountInputs, file_mount, from_root, mounts_over, volume_mounts};
 use crate::pod::sandbox_config::{SandboxInputs, sandbox_config};
 use crate::pod::security_context::{SecurityInputs, security_context};
 use crate::pod::status::sorted_ips;
@@ -341,7 +341,7 @@ impl Parts {
             let name = format!("{:08x}", self.rng.next_u64() as u32);
             let path = format!("{pod_dir}/containers/{}/{name}", container.name);
             files.push(HostCall::CreateFile { path: path.clone(), mode: 0o666 });
-            mounts.push(file_mount(message_path, path, selinux));
+            mounts.push(file_mount(&from_root(message_path), path, selinux));
         }
     }
 

@@ -10,6 +10,7 @@ use kubelet::observation::{
     ActualResources, ContainerState, ContainerStatus, FsUsage, Image, LinuxUser, ListedContainer, ListedSandbox, RuntimeCondition,
     RuntimeHandler, RuntimeStatus, RuntimeVersion, SandboxState, SandboxStatus,
 };
+use kubelet::pod::mounts::from_root;
 use proto::cri;
 
 use super::error::malformed;
@@ -157,7 +158,8 @@ pub(super) fn container_status(status: cri::ContainerStatus, sandbox: &str) -> R
 /// Where on the host a termination message lies: what is mounted at its path (POD-175).
 fn termination_log(annotations: &BTreeMap<String, String>, mounts: &[cri::Mount]) -> String {
     let Some(path) = annotations.get(TERMINATION_PATH).filter(|p| !p.is_empty()) else { return String::new() };
-    mounts.iter().find(|m| m.container_path == *path).map(|m| m.host_path.clone()).unwrap_or_default()
+    let path = from_root(path);
+    mounts.iter().find(|m| m.container_path == path).map(|m| m.host_path.clone()).unwrap_or_default()
 }
 
 fn linux_user(user: cri::LinuxContainerUser) -> LinuxUser {
@@ -339,6 +341,11 @@ mod tests {
         assert_eq!(status.stop_signal, "SIGQUIT");
         // POD-175
         assert_eq!(status.termination_log, "/r/pods/u1/containers/main/0a");
+        // POD-175: the mount's path is the spec's from the root (getTerminationMessage).
+        let annotations = [(TERMINATION_PATH.to_owned(), "dev//termination-log".to_owned())].into();
+        let mounts =
+            [cri::Mount { container_path: "/dev/termination-log".into(), host_path: "/r/0b".into(), ..cri::Mount::default() }];
+        assert_eq!(termination_log(&annotations, &mounts), "/r/0b");
     }
 
     // CRI-021: images are collected by ID; what the image resolved to is what users are shown.

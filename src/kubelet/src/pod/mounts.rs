@@ -92,7 +92,7 @@ pub fn volume_mounts(inputs: &MountInputs<'_>, room: &mut Room) -> Result<Mounts
 }
 
 fn absolute(path: &str) -> String {
-    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+    if path.starts_with('/') { path.to_owned() } else { from_root(path) }
 }
 
 /// MNT-010
@@ -158,6 +158,21 @@ pub fn mounts_over(container: &Container, path: &str) -> bool {
 #[must_use]
 pub fn file_mount(container_path: &str, host_path: String, selinux: bool) -> Mount {
     Mount { container_path: container_path.to_owned(), host_path, selinux_relabel: selinux, ..Mount::default() }
+}
+
+/// A path in a container from its root and without detours: of its termination message (POD-175), and of mounts that are relative
+/// (pkg/volume/util/util.go, MakeAbsolutePath).
+#[must_use]
+pub fn from_root(path: &str) -> String {
+    let mut elements = Vec::new();
+    for element in path.split('/') {
+        match element {
+            "" | "." => {}
+            ".." => drop(elements.pop()),
+            element => elements.push(element),
+        }
+    }
+    format!("/{}", elements.join("/"))
 }
 
 #[cfg(test)]
@@ -271,5 +286,19 @@ mod tests {
             panic!("{:?}", made.binds)
         };
         assert_eq!((volume_path.as_str(), sub_path.as_str()), ("/v/empty", "x/a/b"));
+    }
+
+    // POD-175. Upstream: MakeAbsolutePath, which is filepath.Clean("/" + path).
+    #[test]
+    fn termination_message_is_mounted_from_the_root() {
+        for (path, mount) in [
+            ("/dev/termination-log", "/dev/termination-log"),
+            ("tmp/log", "/tmp/log"),
+            ("/tmp//x/../log/", "/tmp/log"),
+            ("../log", "/log"),
+            (".", "/"),
+        ] {
+            assert_eq!(from_root(path), mount, "{path}");
+        }
     }
 }
