@@ -117,11 +117,10 @@ impl Parts {
         }
     }
 
-    /// The node's IPs as its object has them: InternalIP, else ExternalIP, and one of the other family (NET-006).
+    /// The node's IPs: InternalIP, else ExternalIP, and one of the other family (NET-006).
     #[must_use]
     pub fn host_ips(&self) -> Vec<String> {
-        let node = self.node.node();
-        let addresses = node.and_then(|n| n.status.as_ref()).and_then(|s| s.addresses.as_deref()).unwrap_or_default();
+        let addresses = self.node.addresses();
         let of = |kind: &str| addresses.iter().filter(|a| a.type_ == kind).map(|a| a.address.clone()).collect::<Vec<_>>();
         let all: Vec<String> = of("InternalIP").into_iter().chain(of("ExternalIP")).collect();
         let first: Vec<String> = all.iter().take(1).cloned().collect();
@@ -239,7 +238,11 @@ impl Parts {
         if links {
             services.extend(self.services.in_namespace(namespace).cloned());
         }
-        let fields = FieldContext { pod_ips, host_ips: &host_ips, node_allocatable: &allocatable };
+        // As Go prints them.
+        let known: Vec<String> = self.node.addresses().iter().map(|a| format!("{{{} {}}}", a.type_, a.address)).collect();
+        let known_addresses = format!("[{}]", known.join(" "));
+        let fields =
+            FieldContext { pod_ips, host_ips: &host_ips, known_addresses: &known_addresses, node_allocatable: &allocatable };
         environment(&EnvInputs { pod, container, objects: &self.objects, services: &services, fields }, room)
     }
 
@@ -275,7 +278,7 @@ impl Parts {
             images: image_volumes,
             pod_dir: &pod_dir,
             variable: &variable,
-            recursive_read_only: self.mounts_recursively(),
+            recursive_read_only: self.mounts_recursively(pod),
             selinux: machine.selinux,
         };
         let mounts = volume_mounts(&inputs, room).map_err(config_error)?;
@@ -311,10 +314,11 @@ impl Parts {
         })
     }
 
-    /// Whether the runtime can mount recursively read-only.
+    /// Whether the pod's handler of the runtime can mount recursively read-only (runtimeClassSupportsRecursiveReadOnlyMounts).
     #[must_use]
-    pub fn mounts_recursively(&self) -> bool {
-        self.runtime.handlers().iter().any(|h| h.name.is_empty() && h.recursive_read_only_mounts)
+    pub fn mounts_recursively(&self, pod: &Pod) -> bool {
+        let Some(name) = self.runtime_classes.known_handler(pod) else { return false };
+        self.runtime.handlers().iter().any(|h| h.name == name && h.recursive_read_only_mounts)
     }
 
     /// /etc/hosts (NET-003) and the termination log (MNT-015).
@@ -408,6 +412,26 @@ mod tests {
         assert_eq!(ips(&[(internal, "10.0.0.1"), (external, "fd00::9"), (internal, "fd00::1")]), ["10.0.0.1", "fd00::1"]);
         assert_eq!(ips(&[(internal, "10.0.0.1"), (external, "fd00::9")]), ["10.0.0.1", "fd00::9"]);
         assert!(ips(&[(name, "n1")]).is_empty());
+    }
+
+    // NET-006: kubelet_node_status.go (getNodeAnyWay, initialNode): static pods come before the API server that has the Node, or without one.
+    #[test]
+    fn node_that_nobody_has_made_yet_has_the_addresses_that_it_would_be_made_with() {
+        for standalone in [false, true] {
+            let mut config = Config::new("n1");
+            config.node.standalone = standalone;
+            let mut kubelet = Kubelet::new(Arc::new(config), 1);
+            let mut actions = Vec::new();
+            kubelet.handle(now(), Event::Started, &mut actions);
+            assert!(kubelet.parts.host_ips().is_empty());
+            let is_asked = |call: &Call| matches!(call, Call::Host(HostCall::NodeAddresses { .. }));
+            let asked = actions.iter().find(|action| is_asked(&action.call)).unwrap();
+            let ip = "10.0.0.5".parse().unwrap();
+            let found = crate::observation::NodeAddresses { named: Some(vec![]), routed: vec![ip], local: vec![ip] };
+            let outcome = Ok(crate::event::HostReply::NodeAddresses(found));
+            kubelet.handle(now(), Event::HostDone { id: asked.id, outcome }, &mut Vec::new());
+            assert_eq!(kubelet.parts.host_ips(), ["10.0.0.5"]);
+        }
     }
 
     /// The files and mounts of a container that the agent makes itself.

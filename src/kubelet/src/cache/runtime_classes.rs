@@ -40,6 +40,13 @@ impl RuntimeClasses {
         found.ok_or_else(|| Some(format!("runtimeclass.node.k8s.io \"{name}\" not found")))
     }
 
+    /// The same, as far as it is known now.
+    #[must_use]
+    pub fn known_handler(&self, pod: &Pod) -> Option<&str> {
+        let name = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()).unwrap_or_default();
+        if name.is_empty() { Some("") } else { self.handlers.get(name).map(String::as_str) }
+    }
+
     /// The watch delivered all classes; of those that cannot be read what was known stands.
     pub fn listed(&mut self, classes: impl Iterator<Item = Arc<RuntimeClass>>, unreadable: &BTreeSet<String>) {
         self.handlers.retain(|name, _| unreadable.contains(name));
@@ -84,6 +91,11 @@ mod tests {
         }
         classes.listed([class("kata", "kata-qemu")].into_iter(), &BTreeSet::new());
         assert_eq!(classes.handler(&pod(json!("kata")), &mut out), Ok("kata-qemu".to_owned()));
+        let known = |name: serde_json::Value| classes.known_handler(&pod(name)).map(str::to_owned);
+        assert_eq!(
+            [json!(null), json!("kata"), json!("phantom")].map(known),
+            [Some(String::new()), Some("kata-qemu".to_owned()), None]
+        );
         let missing = Err(Some("runtimeclass.node.k8s.io \"phantom\" not found".to_owned()));
         assert_eq!(classes.handler(&pod(json!("phantom")), &mut out), missing);
         classes.applied(&class("phantom", "p"));

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeStatus};
 use k8s_openapi::api::storage::v1::CSINode;
 
 use super::addresses::{AddressBook, generate_addresses, provided_node_ip};
@@ -145,6 +145,16 @@ impl NodeManager {
         self.node.as_ref()
     }
 
+    /// The node's addresses: those of its object or, while there is none, those that it would be made with, for static pods that come before
+    /// an API server does (getNodeAnyWay, initialNode).
+    #[must_use]
+    pub fn addresses(&self) -> Vec<NodeAddress> {
+        match &self.node {
+            Some(node) => node.status.as_ref().and_then(|status| status.addresses.clone()).unwrap_or_default(),
+            None => generate_addresses(&self.config, &[], self.addresses.found()).ok().flatten().unwrap_or_default(),
+        }
+    }
+
     /// Whether registration succeeded (or is not wanted).
     #[must_use]
     pub fn is_registered(&self) -> bool {
@@ -217,6 +227,9 @@ impl NodeManager {
     /// Registers, reports, and keeps the CSINode, as is due.
     pub fn due(&mut self, now: Now, facts: &NodeFacts<'_>, rng: &mut Rng, out: &mut Out<'_>) {
         if self.config.node.standalone {
+            if !self.addresses.is_settled(&self.config.node) {
+                self.addresses.ask(now, &self.config.node, out);
+            }
             return;
         }
         self.machine_known = facts.machine.is_some();

@@ -240,7 +240,7 @@ mod tests {
             "spec": {"clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443, "protocol": "TCP"}]}});
         let services = [Arc::new(serde_json::from_value(service).unwrap())];
         let allocatable = BTreeMap::new();
-        let fields = FieldContext { pod_ips: &[], host_ips: &[], node_allocatable: &allocatable };
+        let fields = FieldContext { pod_ips: &[], host_ips: &[], known_addresses: "[]", node_allocatable: &allocatable };
         environment(&EnvInputs { pod, container, objects: &objects, services: &services, fields }, &mut Room::of_container())
             .unwrap()
     }

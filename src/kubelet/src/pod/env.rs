@@ -326,7 +326,7 @@ mod tests {
         let service = json!({"metadata": {"name": "svc"}, "spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80}]}});
         let services = [Arc::new(serde_json::from_value(service).unwrap())];
         let allocatable = BTreeMap::new();
-        let fields = FieldContext { pod_ips: &[], host_ips: &[], node_allocatable: &allocatable };
+        let fields = FieldContext { pod_ips: &[], host_ips: &[], known_addresses: "[]", node_allocatable: &allocatable };
         let container = &pod.spec.as_ref().unwrap().containers[0];
         let inputs = EnvInputs { pod: &pod, container, objects: &objects, services: &services, fields };
         let env = environment(&inputs, &mut Room::of_container())?;

@@ -16,6 +16,8 @@ pub struct FieldContext<'a> {
     pub pod_ips: &'a [String],
     /// The node's IPs.
     pub host_ips: &'a [String],
+    /// All addresses of the node, as an error names them.
+    pub known_addresses: &'a str,
     /// What pods may have of this node.
     pub node_allocatable: &'a BTreeMap<String, Quantity>,
 }
@@ -28,9 +30,14 @@ impl FieldContext<'_> {
     pub fn pod_field(&self, pod: &Pod, path: &str) -> Result<String, String> {
         let spec = pod.spec.as_ref();
         match path {
-            "spec.nodeName" => Ok(spec.and_then(|s| s.node_name.clone()).unwrap_or_default()),
+            // The latter is what clients of old call it (ConvertDownwardAPIFieldLabel).
+            "spec.nodeName" | "spec.host" => Ok(spec.and_then(|s| s.node_name.clone()).unwrap_or_default()),
             "spec.serviceAccountName" => Ok(spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default()),
-            "status.hostIP" => Ok(self.host_ips.first().cloned().unwrap_or_default()),
+            // Of a node whose addresses its cloud has yet to tell, none may be made up (GetNodeHostIPs).
+            "status.hostIP" | "status.hostIPs" if self.host_ips.is_empty() => {
+                Err(format!("host IP unknown; known addresses: {}", self.known_addresses))
+            }
+            "status.hostIP" => Ok(self.host_ips[0].clone()),
             "status.hostIPs" => Ok(self.host_ips.join(",")),
             "status.podIP" => Ok(self.pod_ips.first().cloned().unwrap_or_default()),
             "status.podIPs" => Ok(self.pod_ips.join(",")),
@@ -55,4 +62,31 @@ pub fn resource_field(
     }
     let selector = ResourceFieldSelector { container_name: Some(container.name.clone()), ..selector.clone() };
     resource_value(pod, &selector, context.node_allocatable)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    // ENV-008, NET-006: kubelet_pods.go (podFieldSelectorRuntimeValue), pkg/util/node/node.go (GetNodeHostIPs),
+    // pkg/apis/core/pods/helpers.go (ConvertDownwardAPIFieldLabel).
+    #[test]
+    fn address_that_the_node_does_not_have_yet_is_an_error() {
+        let pod: Pod = serde_json::from_value(json!({"spec": {"nodeName": "n1", "containers": []}})).unwrap();
+        let allocatable = BTreeMap::new();
+        let field = |host_ips: &[String], path: &str| {
+            let known_addresses = "[{Hostname n1}]";
+            FieldContext { pod_ips: &[], host_ips, known_addresses, node_allocatable: &allocatable }.pod_field(&pod, path)
+        };
+        let ips = ["10.0.0.1".to_owned(), "fd00::1".to_owned()];
+        for path in ["status.hostIP", "status.hostIPs"] {
+            assert_eq!(field(&[], path), Err("host IP unknown; known addresses: [{Hostname n1}]".to_owned()));
+        }
+        assert_eq!(field(&ips, "status.hostIP").as_deref(), Ok("10.0.0.1"));
+        assert_eq!(field(&ips, "status.hostIPs").as_deref(), Ok("10.0.0.1,fd00::1"));
+        assert_eq!(field(&[], "status.podIP").as_deref(), Ok(""));
+        assert_eq!([field(&[], "spec.nodeName"), field(&[], "spec.host")], [Ok("n1".to_owned()), Ok("n1".to_owned())]);
+    }
 }

@@ -75,7 +75,7 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
         verdict: worker.termination.as_ref().and_then(|t| t.verdict.as_ref()),
         host_ips: &host_ips,
         runtime_name: parts.runtime.version().map_or("containerd", |v| &v.name),
-        recursive_read_only: parts.mounts_recursively(),
+        recursive_read_only: parts.mounts_recursively(&worker.pod),
         resize_refused: worker.resize_refused,
         now: now.wall_seconds(),
     });
