@@ -271,6 +271,8 @@ pub enum CriReply {
         exit_code: i32,
         /// Output, stdout then stderr, at most 16 KiB.
         output: String,
+        /// Where in it stderr begins.
+        stderr: usize,
     },
     /// ImageStatus; `None` if the image is absent.
     Image(Option<Image>),

@@ -258,10 +258,10 @@ impl RuntimeModel {
             let exit_code = if passes { 0 } else { exec.code };
             let (output, ends) = (exec.output.clone(), exec.ends);
             container.ends = ends.map_or(container.ends, |code| Some((now, code)));
-            return Ok(CriReply::Exec { exit_code, output });
+            return Ok(CriReply::Exec { exit_code, stderr: output.len(), output });
         }
         let exit_code = i32::from(container.behaviour.exec_fails_at(age));
-        Ok(CriReply::Exec { exit_code, output: String::new() })
+        Ok(CriReply::Exec { exit_code, output: String::new(), stderr: 0 })
     }
 
     pub(super) fn listing(&self) -> Listing {

@@ -199,7 +199,7 @@ impl RuntimeService for CriServer {
             tokio::time::timeout(limit, run).await.map_err(timed_out)??
         };
         match reply {
-            CriReply::Exec { exit_code, output } => {
+            CriReply::Exec { exit_code, output, .. } => {
                 Ok(Response::new(ExecSyncResponse { exit_code, stdout: output.into_bytes(), stderr: Vec::new() }))
             }
             other => Err(unexpected(&other)),

@@ -154,7 +154,8 @@ impl CriRuntime {
         match self.runtime.clone().exec_sync(request).await {
             Ok(response) => {
                 let response = response.into_inner();
-                Ok(CriReply::Exec { exit_code: response.exit_code, output: output(&response) })
+                let (output, stderr) = output(&response);
+                Ok(CriReply::Exec { exit_code: response.exit_code, output, stderr })
             }
             Err(status) if status.code() == tonic::Code::DeadlineExceeded => {
                 Err(Failure::new(FailureKind::UnknownOutcome, format!("command timed out: {}", status.message())))
@@ -238,11 +239,13 @@ impl CriRuntime {
     }
 }
 
-fn output(response: &ExecSyncResponse) -> String {
-    let mut bytes = response.stdout.clone();
-    bytes.extend_from_slice(&response.stderr);
-    bytes.truncate(MAX_OUTPUT);
-    String::from_utf8_lossy(&bytes).into_owned()
+/// What a command said, and where in that stderr begins.
+fn output(response: &ExecSyncResponse) -> (String, usize) {
+    let text = |bytes: &[u8], room: usize| String::from_utf8_lossy(&bytes[..bytes.len().min(room)]).into_owned();
+    let mut output = text(&response.stdout, MAX_OUTPUT);
+    let stderr = output.len();
+    output.push_str(&text(&response.stderr, MAX_OUTPUT.saturating_sub(response.stdout.len())));
+    (output, stderr)
 }
 
 fn misrouted(call: &CriCall) -> Failure {
@@ -263,8 +266,8 @@ mod tests {
     #[test]
     fn output_is_stdout_then_stderr_and_bounded() {
         let response = ExecSyncResponse { stdout: b"out\n".to_vec(), stderr: b"err\n".to_vec(), exit_code: 0 };
-        assert_eq!(output(&response), "out\nerr\n");
+        assert_eq!(output(&response), ("out\nerr\n".to_owned(), 4));
         let long = ExecSyncResponse { stdout: vec![b'x'; 20 << 10], ..ExecSyncResponse::default() };
-        assert_eq!(output(&long).len(), MAX_OUTPUT);
+        assert_eq!(output(&long).0.len(), MAX_OUTPUT);
     }
 }

@@ -4,7 +4,11 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
+
 use super::chain::{CallLimits, Step, StepEnd, StepReply};
+use super::manager::name_of;
+use super::stop::spec_of;
 use crate::action::{Call, CriCall, Lane, ProbeCall};
 use crate::event::{CriReply, ProbeOutcome};
 use crate::ids::ContainerId;
@@ -77,12 +81,77 @@ pub fn hook_failure(end: &StepEnd) -> Option<String> {
     let (Step::PostStart { hook, .. } | Step::PreStop { hook, .. }) = &end.step else { return None };
     match (&end.outcome, hook) {
         (_, Hook::Broken(why)) => Some(why.clone()),
-        (Err(failure), _) => Some(failure.message.clone()),
-        (Ok(StepReply::Cri(CriReply::Exec { exit_code, output })), Hook::Exec { command, .. }) if *exit_code != 0 => {
-            Some(format!("command '{}' exited with {exit_code}: {output}", command.join(" ")))
+        (Err(failure), _) => Some(failure.rpc_message()),
+        (Ok(StepReply::Cri(CriReply::Exec { exit_code, output, stderr })), Hook::Exec { command, .. }) if *exit_code != 0 => {
+            let said = output.get(*stderr..).unwrap_or_default();
+            Some(format!("command '{}' exited with {exit_code}: {said}", command.join(" ")))
         }
         (Ok(StepReply::Probe(ProbeOutcome::Failure(output))), _) => Some(output.clone()),
         (Ok(StepReply::Elapsed), Hook::Exec { .. } | Hook::Http(_)) => Some("context deadline exceeded".to_owned()),
         _ => None,
+    }
+}
+
+/// Why a container's postStart hook did not do its work, if it did not, as the container's status tells it (handlers.go, Run).
+#[must_use]
+pub fn post_start_failure(pod: &Pod, container: &str, end: &StepEnd) -> Option<String> {
+    let why = hook_failure(end)?;
+    let handler = spec_of(pod, container)?.lifecycle.as_ref()?.post_start.as_ref()?;
+    let of = format!(
+        "for Container {container:?} in Pod {:?} failed - error: {why}",
+        format!("{}({})", name_of(pod), pod.metadata.uid.as_deref().unwrap_or_default())
+    );
+    Some(if let Some(exec) = &handler.exec {
+        let command = exec.command.as_deref().unwrap_or_default().join(" ");
+        let output = match &end.outcome {
+            Ok(StepReply::Cri(CriReply::Exec { output, .. })) => output.as_str(),
+            _ => "",
+        };
+        format!("Exec lifecycle hook ([{command}]) {of}, message: {output:?}")
+    } else if let Some(http) = &handler.http_get {
+        format!("HTTP lifecycle hook ({}) {of}", http.path.as_deref().unwrap_or_default())
+    } else {
+        format!("Cannot run handler: {why}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::failure::{Failure, FailureKind};
+    use crate::pod::chain::Purpose;
+
+    fn failure(post_start: &Value, hook: Hook, outcome: Result<StepReply, Failure>) -> Option<String> {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+            "spec": {"containers": [{"name": "c", "lifecycle": {"postStart": post_start}}]}}))
+        .unwrap();
+        let step = Step::PostStart { hook, pre_stop: None, grace: Duration::ZERO };
+        let purpose = Purpose::Start { container: "c".to_owned() };
+        post_start_failure(&pod, "c", &StepEnd { purpose, step, outcome, container: None })
+    }
+
+    // POD-228: pkg/kubelet/lifecycle/handlers.go (Run), cri-client/pkg/remote_runtime.go (execSyncV1): the words in the container's status.
+    #[test]
+    fn status_tells_why_a_post_start_hook_failed() {
+        let command = ["sh", "-c", "exit 3"].map(str::to_owned).to_vec();
+        let exec = || Hook::Exec { container: None, command: command.clone() };
+        let spec = json!({"exec": {"command": command}});
+        let reply = |exit_code| {
+            let reply = CriReply::Exec { exit_code, output: "out\nerr\n".to_owned(), stderr: 4 };
+            Ok(StepReply::Cri(reply))
+        };
+        let said = "Exec lifecycle hook ([sh -c exit 3]) for Container \"c\" in Pod \"p_ns(u)\" failed - error: command 'sh -c exit 3' \
+            exited with 3: err\n, message: \"out\\nerr\\n\"";
+        assert_eq!(failure(&spec, exec(), reply(3)).as_deref(), Some(said));
+        assert_eq!(failure(&spec, exec(), reply(0)), None);
+        let gone = Failure::new(FailureKind::Other, "gone").with_code("Unknown");
+        let said = "Exec lifecycle hook ([sh -c exit 3]) for Container \"c\" in Pod \"p_ns(u)\" failed - error: rpc error: code = Unknown \
+            desc = gone, message: \"\"";
+        assert_eq!(failure(&spec, exec(), Err(gone)).as_deref(), Some(said));
+        let http = json!({"httpGet": {"path": "/x", "port": "none"}});
+        let said = "HTTP lifecycle hook (/x) for Container \"c\" in Pod \"p_ns(u)\" failed - error: why";
+        assert_eq!(failure(&http, Hook::Broken("why".to_owned()), Ok(StepReply::Elapsed)).as_deref(), Some(said));
     }
 }

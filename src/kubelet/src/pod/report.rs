@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::chain::{Purpose, Step, StepEnd};
 use super::counted::{count_ends, count_failure};
-use super::hook::hook_failure;
+use super::hook::{hook_failure, post_start_failure};
 use super::status::{StatusInputs, generate_api_pod_status};
 use super::stop::field_path_of;
 use super::worker::{Phase, PodWorker, StartError, Verdict};
@@ -227,7 +227,7 @@ fn start_step_ended(worker: &mut PodWorker, parts: &mut Parts, container: &str, 
     }
     if let Step::PostStart { .. } = &end.step {
         fell_back_to_http(worker, end, out);
-        if let Some(why) = hook_failure(end) {
+        if let Some(why) = post_start_failure(&worker.pod, container, end) {
             // Nothing of what it said: that may hold secrets, and whoever reads events may not read those.
             out.record(Recorded::warning(subject.clone(), "FailedPostStartHook", "PostStartHook failed"));
             out.record(Recorded::normal(subject, "Killing", "FailedPostStartHook".to_owned()));

@@ -267,7 +267,7 @@ fn http_probe_resolves_named_ports() {
 fn exec_probe_passes_with_zero_only_and_a_timeout_is_a_failure() {
     let command = ["sh".to_owned(), "-c".to_owned(), "check".to_owned()];
     let outcome = |reply| exec_outcome(reply, &command, Duration::from_secs(90));
-    let exited = |exit_code, output: &str| outcome(Ok(CriReply::Exec { exit_code, output: output.to_owned() }));
+    let exited = |exit_code, output: &str| outcome(Ok(CriReply::Exec { exit_code, output: output.to_owned(), stderr: 0 }));
     assert_eq!(exited(0, "fine"), Ok(ProbeOutcome::Success));
     assert_eq!(exited(1, "not fine"), Ok(ProbeOutcome::Failure("not fine".to_owned())));
     let Ok(ProbeOutcome::Failure(cut)) = exited(1, &"\u{e9}".repeat(10 << 10)) else { panic!("a failure") };

@@ -154,9 +154,10 @@ pub(crate) async fn run(State(shared): State<Arc<Shared>>, Path(target): Path<Ta
         let command = line.split(' ').map(str::to_owned).collect();
         let call = CriCall::ExecSync { id, command, timeout: Duration::ZERO };
         match shared.env.runtime.call(call).await.map_err(said_by_the_runtime)? {
-            CriReply::Exec { exit_code: 0, output } => Ok(reply::json(output.into_bytes())),
-            CriReply::Exec { exit_code, output } => {
-                let why = format!("command '{line}' exited with {exit_code}: {output}");
+            CriReply::Exec { exit_code: 0, output, .. } => Ok(reply::json(output.into_bytes())),
+            CriReply::Exec { exit_code, output, stderr } => {
+                let said = output.get(stderr..).unwrap_or_default();
+                let why = format!("command '{line}' exited with {exit_code}: {said}");
                 Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, why))
             }
             other => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("unexpected reply: {other:?}"))),

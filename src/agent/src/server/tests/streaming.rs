@@ -203,7 +203,7 @@ async fn a_container_that_the_agent_has_not_seen_yet_is_asked_for() {
     let world = World::new().start().await;
     let uid = world.run_pod("p");
     world.view.observations.lock().unwrap().insert(uid.clone(), Observed::new(observation(&uid, "p", ContainerState::Created)));
-    let done = |exit_code| CriReply::Exec { exit_code, output: "uid=0\n".to_owned() };
+    let done = |exit_code| CriReply::Exec { exit_code, output: "uid=0\n".to_owned(), stderr: 0 };
     world.runtime.answers.lock().unwrap().exec = Some(Ok(done(0)));
     let answer = world.ask("POST", "/run/default/p/c?cmd=id%20-u", ADMIN).await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "uid=0\n"));
