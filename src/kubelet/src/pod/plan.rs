@@ -13,6 +13,7 @@ use super::actions::{PodActions, VerdictsByName, compute_pod_actions};
 use super::batch::{Batch, Stage};
 use super::chain::{Chain, Purpose, Step};
 use super::counted::count_failures;
+use super::manager::is_static;
 use super::report;
 use super::restart_all::{self, Reset, is_told};
 use super::start::{Started, back_off, start_batch};
@@ -111,7 +112,7 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
     out.works_for(Point::Sync, &worker.uid);
     // What time alone changes is found anew: the active deadline here, back-offs where containers are started.
     worker.wake_at = None;
-    if report::deadline_exceeded(worker, now, out) || report::computed_phase_is_terminal(worker, parts) {
+    if report::deadline_exceeded(worker, parts, now, out) || report::computed_phase_is_terminal(worker, parts) {
         worker.terminate(now, pod_grace(&worker.pod), None);
         return true;
     }
@@ -279,7 +280,8 @@ fn prepare(worker: &PodWorker, parts: &Parts) -> Batch {
     let log_directory = parts.pod_log_directory(&worker.pod);
     // LOG-004: what ran before may be gone from the runtime, but not its logs: they must not be written over.
     let was_there = |status: &ContainerStatus| status.container_id.is_some() || status.restart_count > 0;
-    let ran = |name: &String| container_status(&worker.pod, name).is_some_and(was_there);
+    // A static pod's manifest knows nothing of its past.
+    let ran = |name: &String| is_static(&worker.pod) || container_status(&worker.pod, name).is_some_and(was_there);
     let logs = containers.iter().filter(|name| ran(name)).map(|name| format!("{log_directory}/{name}"));
     let highest: Vec<Step> = logs.map(|directory| Step::Host(HostCall::HighestLog { directory })).collect();
     steps.push(Step::Host(HostCall::MakePodDirs { pod: worker.uid.clone(), containers, log_directory }));

@@ -99,9 +99,11 @@ pub fn computed_phase_is_terminal(worker: &PodWorker, parts: &Parts) -> bool {
 }
 
 /// POD-106
-pub fn deadline_exceeded(worker: &mut PodWorker, now: Now, out: &mut Out<'_>) -> bool {
+pub fn deadline_exceeded(worker: &mut PodWorker, parts: &Parts, now: Now, out: &mut Out<'_>) -> bool {
     let Some(limit) = worker.pod.spec.as_ref().and_then(|s| s.active_deadline_seconds) else { return false };
-    let Some(start) = worker.pod.status.as_ref().and_then(|s| s.start_time.as_ref()) else { return false };
+    // As it was told last, for the manifest of a static pod has none (active_deadline.go, pastActiveDeadline).
+    let status = parts.statuses.last_known(&worker.uid).or(worker.pod.status.as_ref());
+    let Some(start) = status.and_then(|s| s.start_time.as_ref()) else { return false };
     let limit = Duration::from_secs(u64::try_from(limit).unwrap_or(0));
     let active = Duration::try_from(now.wall.duration_since(start.0)).unwrap_or_default();
     if active < limit {
