@@ -98,6 +98,7 @@ impl HostModel {
             | HostCall::RemoveContainerLogs { .. }
             | HostCall::UndoLogRotation { .. }
             | HostCall::RemovePodLogs { .. }
+            | HostCall::SweepLogLinks
             | HostCall::BindSubPath { .. }
             | HostCall::CleanSubPaths { .. }
             | HostCall::GiveToGroup { .. } => Ok(HostReply::Done),
@@ -121,6 +122,7 @@ impl HostModel {
             }),
             HostCall::RemovePodDir { pod } => self.remove_pod_dir(pod),
             HostCall::ListPodDirs => Ok(HostReply::PodDirs(self.pod_dirs.iter().cloned().collect())),
+            HostCall::ListPodLogs => Ok(HostReply::PodLogs(Vec::new())),
             HostCall::WriteFile { .. }
             | HostCall::CreateFile { .. }
             | HostCall::ReadFile { .. }

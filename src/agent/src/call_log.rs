@@ -181,6 +181,8 @@ fn of_host(call: &HostCall) -> String {
         | HostCall::NodeAddresses { .. }
         | HostCall::ListPodCgroups
         | HostCall::ListPodDirs
+        | HostCall::ListPodLogs
+        | HostCall::SweepLogLinks
         | HostCall::LargeLogs { .. }
         | HostCall::ListCsiVolumes => String::new(),
     }

@@ -454,6 +454,10 @@ pub enum HostCall {
         /// The name that it got.
         rotated: String,
     },
+    /// The names of all pods' log directories → `PodLogs`.
+    ListPodLogs,
+    /// Remove the links to containers' logs whose directory is gone (POD-343) → `Done`.
+    SweepLogLinks,
     /// Remove a pod's log directory → `Done`.
     RemovePodLogs {
         /// The directory.

@@ -145,6 +145,8 @@ impl HostCall {
             Self::MakePodDirs { .. } => "MakePodDirs",
             Self::RemovePodDir { .. } => "RemovePodDir",
             Self::ListPodDirs => "ListPodDirs",
+            Self::ListPodLogs => "ListPodLogs",
+            Self::SweepLogLinks => "SweepLogLinks",
             Self::WriteFile { .. } => "WriteFile",
             Self::ReadFile { .. } => "ReadFile",
             Self::WriteRecord { .. } => "WriteRecord",

@@ -330,6 +330,8 @@ pub enum HostReply {
     Contents(Vec<u8>),
     /// The UIDs that have a pod directory.
     PodDirs(Vec<PodUid>),
+    /// The names of pods' log directories.
+    PodLogs(Vec<String>),
     /// What lies in a pod's `volumes` directory.
     Volumes(Vec<VolumeDirectory>),
     /// What CSI volumes lie on the disk.

@@ -98,6 +98,8 @@ impl HostCall {
             | Self::NodeAddresses { .. }
             | Self::ListPodCgroups
             | Self::ListPodDirs
+            | Self::ListPodLogs
+            | Self::SweepLogLinks
             | Self::ListCsiVolumes
             | Self::LargeLogs { .. } => Call::Host(self.clone()).name().to_owned(),
         }

@@ -268,6 +268,7 @@ fn operate(layout: &Layout, call: &HostCall) -> Result<HostReply, HostError> {
         HostCall::ListPodCgroups => Cgroups::of(layout).pods(&layout.cgroup_root).map(HostReply::PodCgroups),
         HostCall::CgroupExists { name } => Cgroups::of(layout).exists(name).map(HostReply::Exists),
         HostCall::ListPodDirs => pod_dirs::list(layout).map(HostReply::PodDirs),
+        HostCall::ListPodLogs => pod_dirs::list_logs(layout).map(HostReply::PodLogs),
         HostCall::ReadFile { path } => files::read(&layout.at(path)?).map(HostReply::Contents),
         HostCall::ReadDirectory { path, prefix } => files::read_directory(&layout.at(path)?, prefix).map(HostReply::Files),
         HostCall::ReadFiles { paths } => files::read_those(layout, paths).map(HostReply::Files),
@@ -301,6 +302,7 @@ fn change(layout: &Layout, call: &HostCall) -> Result<(), HostError> {
         HostCall::RemoveContainerLogs { path, link } => pod_dirs::remove_container_logs(layout, path, link),
         HostCall::UndoLogRotation { path, rotated } => log_rotation::undo(layout, path, rotated),
         HostCall::RemovePodLogs { path } => pod_dirs::remove_pod_logs(layout, path),
+        HostCall::SweepLogLinks => pod_dirs::sweep_log_links(layout),
         HostCall::SetUpVolume { pod, volume, setup } => volumes::set_up(layout, pod, volume, setup),
         HostCall::TearDownVolume { pod, volume, plugin } => volumes::tear_down(layout, pod, volume, plugin),
         HostCall::BindSubPath { pod, volume, container, index, volume_path, sub_path, read_only: _ } => {
@@ -319,6 +321,7 @@ fn change(layout: &Layout, call: &HostCall) -> Result<(), HostError> {
         | HostCall::ReadManifests { .. }
         | HostCall::CgroupExists { .. }
         | HostCall::ListPodDirs
+        | HostCall::ListPodLogs
         | HostCall::ReadFile { .. }
         | HostCall::ReadDirectory { .. }
         | HostCall::ReadFiles { .. }

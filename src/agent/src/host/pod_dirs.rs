@@ -88,6 +88,28 @@ pub(super) fn remove_pod_logs(layout: &Layout, path: &str) -> Result<(), HostErr
     tree::remove(&layout.below_pod_logs(path)?)
 }
 
+/// The names of the directories in which pods' logs lie.
+pub(super) fn list_logs(layout: &Layout) -> Result<Vec<String>, HostError> {
+    let logs = layout.at(&layout.pod_logs)?;
+    let names = files::names(&logs)?.into_iter();
+    Ok(names.filter(|name| fs::symlink_metadata(logs.join(name)).is_ok_and(|found| found.is_dir())).collect())
+}
+
+/// POD-343: links into pods' logs whose container's directory is gone. One that leads to no log is no reason alone: while a log is rotated
+/// there is none.
+pub(super) fn sweep_log_links(layout: &Layout) -> Result<(), HostError> {
+    let links = layout.at(&layout.container_logs)?;
+    for name in files::names(&links)?.iter().filter(|name| name.ends_with(".log")) {
+        let link = links.join(name);
+        let target = fs::read_link(&link).ok().and_then(|target| target.to_str().map(str::to_owned));
+        let log = target.and_then(|target| layout.below_pod_logs(&target).ok());
+        if log.as_deref().and_then(Path::parent).is_some_and(|directory| !directory.exists()) {
+            files::remove(&link)?;
+        }
+    }
+    Ok(())
+}
+
 /// LOG-004: the highest restart count among a container's log files.
 pub(super) fn highest_log(layout: &Layout, directory: &str) -> Result<Option<u32>, HostError> {
     let count = |name: &String| {
@@ -183,5 +205,24 @@ mod tests {
         assert!(fs::symlink_metadata(scratch.path().join(&link[1..])).is_err());
         remove_pod_logs(&layout, LOGS).unwrap();
         assert!(!scratch.path().join(&LOGS[1..]).exists());
+    }
+
+    // POD-343
+    #[test]
+    fn links_into_directories_that_are_gone_are_swept() {
+        let scratch = Scratch::new();
+        let (layout, _) = made(&scratch);
+        assert_eq!(list_logs(&layout).unwrap(), ["default_web_u1"]);
+        let links = scratch.path().join("var/log/containers");
+        fs::create_dir_all(&links).unwrap();
+        symlink(format!("{LOGS}/main/0.log"), links.join("web_default_main-rotated.log")).unwrap();
+        symlink(format!("{LOGS}/gone/0.log"), links.join("web_default_gone-c1.log")).unwrap();
+        symlink("/elsewhere/0.log", links.join("somebodys.log")).unwrap();
+        for _ in 0..2 {
+            sweep_log_links(&layout).unwrap();
+        }
+        let mut left = files::names(&links).unwrap();
+        left.sort();
+        assert_eq!(left, ["somebodys.log", "web_default_main-rotated.log"]);
     }
 }

@@ -48,6 +48,7 @@ struct Survey {
     /// What was given up may appear until then.
     late: Option<Mono>,
     dirs: Option<ActionId>,
+    logs: Option<ActionId>,
     cgroups: Option<ActionId>,
     /// Cgroups that are being removed.
     removals: BTreeSet<ActionId>,
@@ -85,6 +86,7 @@ pub struct Housekeeping {
     logs: LogRotation,
     survey: Survey,
     found_dirs: Vec<PodUid>,
+    found_logs: Vec<String>,
     found_cgroups: BTreeMap<PodUid, String>,
     cleared: Vec<PodUid>,
     tier_at: Option<Mono>,
@@ -167,6 +169,12 @@ impl Housekeeping {
             match outcome {
                 Ok(HostReply::PodDirs(found)) => self.found_dirs = found,
                 _ => self.survey_at(now.mono + SURVEY_AGAIN),
+            }
+        } else if self.survey.logs == Some(id) {
+            self.survey.logs = None;
+            // What cannot be listed now is when the next survey is made.
+            if let Ok(HostReply::PodLogs(found)) = outcome {
+                self.found_logs = found;
             }
         } else if self.survey.cgroups == Some(id) {
             self.survey.cgroups = None;
@@ -253,6 +261,8 @@ impl Kubelet {
             survey.plan_next(now);
             let mut ask = |call| out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(call));
             survey.dirs = Some(ask(HostCall::ListPodDirs));
+            survey.logs = Some(ask(HostCall::ListPodLogs));
+            let _swept = ask(HostCall::SweepLogLinks);
             survey.cgroups = self.parts.config.cgroups.per_qos.then(|| ask(HostCall::ListPodCgroups));
         }
         for uid in std::mem::take(&mut self.housekeeping.found_dirs) {
@@ -261,6 +271,7 @@ impl Kubelet {
                 self.adopt_orphan(now, uid, String::new(), String::new());
             }
         }
+        self.remove_orphaned_logs(out);
         for (uid, name) in std::mem::take(&mut self.housekeeping.found_cgroups) {
             // Of a pod whose cgroup was removed already, it is a late one: the worker may wait for the API server for long.
             let wanted = self.workers.get(&uid).map_or_else(|| self.pods.get(&uid).is_some(), |worker| !worker.cgroup_removed);
@@ -274,6 +285,18 @@ impl Kubelet {
             }
             let id = out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(HostCall::RemoveCgroup { name }));
             self.housekeeping.survey.removals.insert(id);
+        }
+    }
+
+    /// POD-343: logs of pods of which neither a source nor the runtime nor the disk knows anything else (evictPodLogsDirectories).
+    fn remove_orphaned_logs(&mut self, out: &mut Out<'_>) {
+        for name in std::mem::take(&mut self.housekeeping.found_logs) {
+            let uid = PodUid::new(name.rsplit('_').next().unwrap_or_default());
+            let known = self.workers.contains_key(&uid) || self.pods.get(&uid).is_some() || self.unreadable.has_pod(&uid);
+            if !known && !self.housekeeping.is_clearing(&uid) && !self.pleg.holds(&uid) {
+                let call = HostCall::RemovePodLogs { path: format!("{}/{name}", self.parts.config.paths.pod_logs) };
+                let _removed = out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(call));
+            }
         }
     }
 

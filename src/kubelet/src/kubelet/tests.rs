@@ -24,6 +24,7 @@ struct Bench {
     /// What the API server answers of the node.
     stored_node: Option<Value>,
     pod_dirs: Vec<PodUid>,
+    pod_logs: Vec<String>,
     /// What lies on the disk.
     volumes: BTreeMap<PodUid, BTreeSet<VolumeDirectory>>,
     /// No volume can be taken away.
@@ -48,6 +49,7 @@ impl Bench {
             sandboxes_fail: false,
             stored_node: None,
             pod_dirs: Vec::new(),
+            pod_logs: Vec::new(),
             volumes: BTreeMap::new(),
             volumes_are_busy: false,
             seen: BTreeMap::new(),
@@ -98,6 +100,7 @@ impl Bench {
                         ..MachineInfo::default()
                     })),
                     HostCall::ListPodDirs => HostReply::PodDirs(self.pod_dirs.clone()),
+                    HostCall::ListPodLogs => HostReply::PodLogs(self.pod_logs.clone()),
                     HostCall::ListPodCgroups => HostReply::PodCgroups(BTreeMap::new()),
                     HostCall::CgroupExists { name } => HostReply::Exists(self.cgroups.contains(name)),
                     HostCall::ListVolumes { pod } => {
@@ -476,6 +479,23 @@ fn directory_of_an_unknown_pod_goes_once_every_source_has_spoken() {
     let of_gone = |call: &Call| matches!(call, Call::Host(HostCall::RemovePodDir { pod }) if pod.as_str() == "gone");
     assert!(bench.count(of_gone) > 0);
     assert_eq!(bench.count(of_gone), bench.count(removed), "the pod that runs keeps its own");
+}
+
+// POD-343: kuberuntime_gc.go (evictPodLogsDirectories): the last part of the name is the UID; nothing else may be left of the pod.
+#[test]
+fn logs_of_an_unknown_pod_go() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.pod_logs = vec!["default_old_gone".to_owned(), "default_web_web".to_owned()];
+    bench.handle(Event::Started);
+    bench.list_node();
+    bench.pass(300);
+    let removed = |call: &Call| matches!(call, Call::Host(HostCall::RemovePodLogs { .. }));
+    assert_eq!(bench.count(removed), 0, "not every source has spoken");
+    bench.list_pods(&[pod("web")]);
+    bench.pass(60);
+    let of_gone =
+        |call: &Call| matches!(call, Call::Host(HostCall::RemovePodLogs { path }) if path == "/var/log/pods/default_old_gone");
+    assert_eq!((bench.count(of_gone), bench.count(removed)), (1, 1));
 }
 
 // POD-057: a look that began before something changed tells nothing of what is now: it is looked again.
