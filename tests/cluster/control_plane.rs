@@ -26,12 +26,12 @@ const LONGEST: &str = "90";
 const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
 
 /// The programs.
-pub(super) struct Programs {
+pub(crate) struct Programs {
     etcd: PathBuf,
     apiserver: PathBuf,
     kubectl: PathBuf,
-    /// `kube-controller-manager` and `kube-scheduler`, which not everybody has beside the others.
-    controllers: Option<[PathBuf; 2]>,
+    /// `kube-controller-manager` and `kube-scheduler`, which not everybody has beside the others, or wants.
+    pub(crate) controllers: Option<[PathBuf; 2]>,
 }
 
 impl Programs {
@@ -39,7 +39,7 @@ impl Programs {
     ///
     /// # Errors
     /// What is missing.
-    pub(super) fn find() -> Result<Self, String> {
+    pub(crate) fn find() -> Result<Self, String> {
         let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) else {
             return Err("KUBEBUILDER_ASSETS is not set".to_owned());
         };
@@ -60,18 +60,18 @@ impl Programs {
 }
 
 /// The control plane that runs.
-pub(super) struct ControlPlane {
+pub(crate) struct ControlPlane {
     kubectl: PathBuf,
     /// Where its files are.
-    pub(super) directory: PathBuf,
-    pub(super) pki: Pki,
+    pub(crate) directory: PathBuf,
+    pub(crate) pki: Pki,
     /// Whether controllers and a scheduler run.
-    pub(super) controlled: bool,
+    pub(crate) controlled: bool,
 }
 
 impl ControlPlane {
     /// Starts both and waits until they answer.
-    pub(super) fn start(site: &Site, programs: Programs) -> anyhow::Result<Self> {
+    pub(crate) fn start(site: &Site, programs: Programs) -> anyhow::Result<Self> {
         let directory = site.directory.join("control-plane");
         fs::create_dir_all(&directory)?;
         let controlled = programs.controllers.is_some();
@@ -131,12 +131,12 @@ impl ControlPlane {
     }
 
     /// A kubeconfig of that identity.
-    pub(super) fn kubeconfig(&self, who: &Identity) -> anyhow::Result<String> {
+    pub(crate) fn kubeconfig(&self, who: &Identity) -> anyhow::Result<String> {
         Ok(self.pki.kubeconfig(&format!("https://{NODE_IP}:6443"), who)?)
     }
 
     /// kubectl as an administrator.
-    pub(super) fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.kubectl);
         command.arg("--kubeconfig").arg(self.directory.join("admin.kubeconfig")).args(args);
         // Where it keeps what it learns of the API.
@@ -145,7 +145,7 @@ impl ControlPlane {
     }
 
     /// Runs kubectl as an administrator; what it printed.
-    pub(super) fn kubectl(&self, args: &[&str], input: &str) -> anyhow::Result<String> {
+    pub(crate) fn kubectl(&self, args: &[&str], input: &str) -> anyhow::Result<String> {
         let command = self.command(&[]);
         let mut child = Command::new("timeout")
             .arg(LONGEST)
@@ -168,29 +168,29 @@ impl ControlPlane {
     }
 
     /// Makes objects.
-    pub(super) fn create(&self, objects: &[Value]) -> anyhow::Result<()> {
+    pub(crate) fn create(&self, objects: &[Value]) -> anyhow::Result<()> {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
         self.kubectl(&["create", "--filename=-"], &list.to_string()).map(drop)
     }
 
     /// Makes one object; as the server has it.
-    pub(super) fn create_one(&self, object: &Value) -> anyhow::Result<Value> {
+    pub(crate) fn create_one(&self, object: &Value) -> anyhow::Result<Value> {
         Ok(serde_json::from_str(&self.kubectl(&["create", "--output=json", "--filename=-"], &object.to_string())?)?)
     }
 
     /// What is at that path.
-    pub(super) fn raw(&self, path: &str) -> anyhow::Result<String> {
+    pub(crate) fn raw(&self, path: &str) -> anyhow::Result<String> {
         self.kubectl(&["get", &format!("--raw={path}")], "")
     }
 
     /// An object, or nothing: `pod/name`.
-    pub(super) fn get(&self, what: &str) -> anyhow::Result<Option<Value>> {
+    pub(crate) fn get(&self, what: &str) -> anyhow::Result<Option<Value>> {
         let text = self.kubectl(&["get", what, "--output=json", "--ignore-not-found"], "")?;
         if text.trim().is_empty() { Ok(None) } else { Ok(Some(serde_json::from_str(&text)?)) }
     }
 
     /// What controllers give to a namespace, so that pods can be made in it.
-    pub(super) fn furnish(&self) -> anyhow::Result<()> {
+    pub(crate) fn furnish(&self) -> anyhow::Result<()> {
         let of =
             |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "default"}});
         let authority = |name: &str, key: &str| {
@@ -220,7 +220,7 @@ impl ControlPlane {
     }
 
     /// The requests of that user that were refused (403), or that deleted in vain (404).
-    pub(super) fn refused(&self, user: &str) -> anyhow::Result<Vec<String>> {
+    pub(crate) fn refused(&self, user: &str) -> anyhow::Result<Vec<String>> {
         let text = fs::read_to_string(self.directory.join("audit.log"))?;
         anyhow::ensure!(text.contains(user), "the audit log does not know {user}");
         let entries = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -3,7 +3,7 @@
 
 mod agent_restart;
 mod claims;
-mod control_plane;
+pub(crate) mod control_plane;
 mod deployment;
 mod join;
 mod node;

@@ -22,6 +22,7 @@ pub(super) const NOBODY: &str = "127.0.0.1:5999";
 const CLUSTER_WIDE: [&str; 4] = ["RuntimeClass", "PriorityClass", "PersistentVolume", "Node"];
 
 /// A case.
+#[derive(Clone)]
 pub(super) struct Case {
     /// Its number and its name.
     pub(super) id: String,
@@ -65,6 +66,17 @@ impl Case {
             compare: list("compare").iter().filter_map(Value::as_str).map(str::to_owned).collect(),
             namespace,
         }
+    }
+
+    /// The same case for another round, in a namespace of its own, whose name is as long as that of the first: `e-001` for `d-001`.
+    pub(super) fn in_round(&self, round: u32) -> Self {
+        let letter = char::from(b'c' + u8::try_from(round).unwrap_or_default());
+        let namespace = format!("{letter}{}", &self.namespace[1..]);
+        let mut objects = self.objects.clone();
+        for home in objects.iter_mut().map(|object| &mut object["metadata"]["namespace"]).filter(|home| home.is_string()) {
+            *home = namespace.clone().into();
+        }
+        Self { namespace, objects, ..self.clone() }
     }
 
     /// Whether that part of what was seen is compared.

@@ -31,20 +31,25 @@ pub(super) fn differences(part: &str, recordings: &Value, ours: &Value) -> Vec<D
     });
     let mut all = recordings.next().unwrap_or_default();
     for other in recordings {
-        all.retain_mut(|one| {
-            let same = other.iter().find(|same| same.path == one.path);
-            if let Some(same) = same.filter(|_| one.path.ends_with(" missing") || one.path.ends_with(" more")) {
-                one.kubelet = in_both(&one.kubelet, &same.kubelet);
-                one.ours = in_both(&one.ours, &same.ours);
-                return one.kubelet != "-" || one.ours != "-";
-            }
-            same.is_some()
-        });
+        keep_common(&mut all, &other);
     }
     for one in &mut all {
         one.path = format!("{part}/{}", one.path);
     }
     all
+}
+
+/// Keeps of differences those that are among others too.
+pub(super) fn keep_common(all: &mut Vec<Difference>, other: &[Difference]) {
+    all.retain_mut(|one| {
+        let same = other.iter().find(|same| same.path == one.path);
+        if let Some(same) = same.filter(|_| one.path.ends_with(" missing") || one.path.ends_with(" more")) {
+            one.kubelet = in_both(&one.kubelet, &same.kubelet);
+            one.ours = in_both(&one.ours, &same.ours);
+            return one.kubelet != "-" || one.ours != "-";
+        }
+        same.is_some()
+    });
 }
 
 /// Of two lists of values, those that are in both.

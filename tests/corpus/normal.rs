@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use super::oci::{shaped, unusual};
 use super::seen::{Made, Seen};
 use super::tokens::tokens;
 
@@ -47,9 +48,34 @@ pub(super) fn normal(seen: &Seen) -> BTreeMap<&'static str, Value> {
         ("transitions", transitions(seen)),
         ("events", events(seen)),
         ("cri", configs(seen)),
+        ("oci", specs(seen)),
+        ("logs", json!(seen.logs)),
         ("runtime", json!(seen.deeds.iter().map(|(pod, deeds)| (format!("pod={pod}"), deeds)).collect::<BTreeMap<_, _>>())),
     ];
-    parts.into_iter().map(|(part, value)| (part, words.walk(value))).collect()
+    let mut parts: BTreeMap<_, _> = parts.into_iter().map(|(part, value)| (part, words.walk(value))).collect();
+    if let Some(specs) = parts.get_mut("oci") {
+        *specs = unusual(specs);
+    }
+    for log in parts.get_mut("logs").and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut) {
+        if let Some(text) = log["text"].as_str().map(said) {
+            log["text"] = text.into();
+        }
+    }
+    parts
+}
+
+/// What a container said: a line that comes again and again counts once, and the options of a resolv.conf have no order.
+fn said(text: &str) -> String {
+    let mut lines: Vec<String> = text.split('\n').map(str::to_owned).collect();
+    lines.dedup();
+    for line in &mut lines {
+        if let Some(options) = line.strip_prefix("options ") {
+            let mut options: Vec<&str> = options.split(' ').collect();
+            options.sort_unstable();
+            *line = format!("options {}", options.join(" "));
+        }
+    }
+    lines.join("\n")
 }
 
 /// What the names and addresses of this run are called.
@@ -70,6 +96,7 @@ impl Words {
             let who = made.container.as_deref().unwrap_or("sandbox");
             words.insert(id.clone(), format!("<id:{}/{who}#{}>", made.pod, made.attempt));
         }
+        words.extend(seen.places.iter().cloned());
         // Of two addresses one may begin like the other.
         let mut words: Vec<_> = words.into_iter().collect();
         words.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
@@ -77,7 +104,7 @@ impl Words {
     }
 
     fn text(&self, text: &str) -> String {
-        let known = self.0.iter().fold(text.to_owned(), |text, (is, word)| text.replace(is, word));
+        let known = self.0.iter().fold(text.to_owned(), |text, (is, word)| replaced(&text, is, word));
         tokens(&known)
     }
 
@@ -89,6 +116,18 @@ impl Words {
             other => other,
         }
     }
+}
+
+/// The text with a word in the place of another, but not of the beginning of a longer number: one address may begin another.
+fn replaced(text: &str, is: &str, word: &str) -> String {
+    let mut parts = text.split(is);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let goes_on = is.ends_with(|c: char| c.is_ascii_digit()) && part.starts_with(|c: char| c.is_ascii_digit());
+        out.push_str(if goes_on { is } else { word });
+        out.push_str(part);
+    }
+    out
 }
 
 /// The items of a list by one of their fields, without it.
@@ -268,16 +307,30 @@ fn oddities(event: &Value) -> BTreeSet<&'static str> {
     .collect()
 }
 
-/// By pod, and sandbox or container: what the first attempt was made with, and what the second was told otherwise.
-fn configs(seen: &Seen) -> Value {
+/// All attempts at each sandbox and container, in order.
+fn attempts(seen: &Seen) -> BTreeMap<(String, String), Vec<&Made>> {
     let mut groups: BTreeMap<(String, String), Vec<&Made>> = BTreeMap::new();
     for made in seen.made.values() {
         let who = made.container.as_ref().map_or("sandbox".to_owned(), |name| format!("c={name}"));
         groups.entry((format!("pod={}", made.pod), who)).or_default().push(made);
     }
+    groups.values_mut().for_each(|attempts| attempts.sort_by_key(|made| made.attempt));
+    groups
+}
+
+/// The spec of each first attempt.
+fn specs(seen: &Seen) -> Value {
     let mut out = json!({});
-    for ((pod, who), mut attempts) in groups {
-        attempts.sort_by_key(|made| made.attempt);
+    for ((pod, who), attempts) in attempts(seen) {
+        out[pod][who] = shaped(&attempts[0].spec);
+    }
+    out
+}
+
+/// By pod, and sandbox or container: what the first attempt was made with, and what the second was told otherwise.
+fn configs(seen: &Seen) -> Value {
+    let mut out = json!({});
+    for ((pod, who), attempts) in attempts(seen) {
         let first = config(attempts[0]);
         let mut one = json!({"config": first});
         if !attempts[0].handler.is_empty() {

@@ -12,6 +12,7 @@ use model::api::resource::of_kind;
 use model::cluster::Cluster;
 use model::world::World;
 use serde_json::{Value, json};
+use wire::stage::{Outcome, run_with};
 
 use super::case::{Case, filled, image};
 use super::commands::behaviours;
@@ -36,20 +37,44 @@ fn settings() -> Config {
 /// A cluster of stage `model` like the lab.
 pub(super) fn lab() -> World {
     let mut world = World::new(settings(), 1);
-    let machine = &mut world.host.machine;
-    machine.cgroup_v2 = false;
-    machine.root_fs_capacity = 270_553_174_016;
-    machine.hugepages = [(2 << 20, 0), (1 << 30, 0)].into();
-    machine.memory = 24 << 30;
-    machine.swap_controller = true;
-    world.host.files.insert("/etc/resolv.conf".to_owned(), b"nameserver 10.255.255.53\n".to_vec());
-    let handler = |name: &str| RuntimeHandler { name: name.to_owned(), recursive_read_only_mounts: true, user_namespaces: false };
-    world.runtime.handlers = ["", "runc"].map(handler).into();
-    world.runtime.supplemental_groups_policy = true;
-    for name in ["BUSYBOX", "AGNHOST", "NONROOT", "NGINX"] {
-        world.runtime.add_image(&image(name));
-    }
+    furnish(&mut world);
     world
+}
+
+/// Runs a case in stage `sim`: what happened besides.
+pub(super) fn run_over_wires(case: &Case) -> (Seen, Vec<String>, Outcome) {
+    let mut ran = None;
+    let outcome = run_with(settings(), 1, |cluster| {
+        furnish(cluster);
+        ran = Some(run(cluster, case));
+    });
+    let (seen, mut problems) = ran.unwrap_or_default();
+    if !outcome.verdict.held() {
+        problems.push(outcome.verdict.to_string());
+    }
+    (seen, problems, outcome)
+}
+
+/// Makes a cluster like the lab, before its agent does anything.
+fn furnish(cluster: &mut impl Cluster) {
+    cluster.with_host(|host| {
+        let machine = &mut host.machine;
+        machine.cgroup_v2 = false;
+        machine.root_fs_capacity = 270_553_174_016;
+        machine.hugepages = [(2 << 20, 0), (1 << 30, 0)].into();
+        machine.memory = 24 << 30;
+        machine.swap_controller = true;
+        host.files.insert("/etc/resolv.conf".to_owned(), b"nameserver 10.255.255.53\n".to_vec());
+    });
+    cluster.with_runtime(|runtime, _| {
+        let handler =
+            |name: &str| RuntimeHandler { name: name.to_owned(), recursive_read_only_mounts: true, user_namespaces: false };
+        runtime.handlers = ["", "runc"].map(handler).into();
+        runtime.supplemental_groups_policy = true;
+        for name in ["BUSYBOX", "AGNHOST", "NONROOT", "NGINX"] {
+            runtime.add_image(&image(name));
+        }
+    });
 }
 
 /// Runs a case: what was seen, and what of it could not be done or never came true.
@@ -177,7 +202,7 @@ impl Run<'_> {
 }
 
 /// A patch with the names of its images as runtimes know them.
-fn patched(patch: &Value) -> Value {
+pub(super) fn patched(patch: &Value) -> Value {
     let mut patch = patch.clone();
     for list in ["ephemeralContainers", "containers"] {
         for container in patch["spec"].get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {

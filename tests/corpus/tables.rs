@@ -2,18 +2,23 @@
 //! that is of no use any more fails the test.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use super::compare::Difference;
 use crate::source::{root, text_of};
 
 /// Where the tables are.
 const FOLDER: &str = "tests/corpus";
+/// Who writes a table.
+static WRITING: Mutex<()> = Mutex::new(());
 
 /// One line of a table.
 #[derive(Debug)]
 struct Line {
     /// The file, and the number of the line in it.
     place: (&'static str, usize),
+    /// How it is written there.
+    written: String,
     /// The stages in which it counts; empty for all.
     stages: Vec<String>,
     /// The numbers of the cases that it is about; empty for all.
@@ -54,6 +59,7 @@ impl Table {
                     };
                     Line {
                         place: (name, number + 1),
+                        written: line.to_owned(),
                         stages: words(stages),
                         cases: words(cases),
                         path: path.to_owned(),
@@ -70,6 +76,11 @@ impl Table {
         self.0.iter().map(|line| line.reason.as_str())
     }
 
+    /// The lines that would allow anything in their cases.
+    pub(super) fn boundless(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|line| line.path == "*").map(|line| line.written.as_str())
+    }
+
     /// The reason for which a whole case is left out of a stage.
     pub(super) fn whole(&mut self, stage: &str, case: &str) -> Option<String> {
         let line = self.0.iter_mut().find(|line| line.path == "*" && line.is_about(stage, case))?;
@@ -77,11 +88,16 @@ impl Table {
         Some(line.reason.clone())
     }
 
+    /// Whether a difference would be allowed.
+    pub(super) fn knows(&self, stage: &str, case: &str, difference: &Difference) -> bool {
+        self.0.iter().any(|line| line.is_about(stage, case) && line.names(difference))
+    }
+
     /// Whether a difference is allowed; the lines that allow it were of use.
     pub(super) fn allows(&mut self, stage: &str, case: &str, difference: &Difference) -> bool {
         let mut allowed = false;
         for line in &mut self.0 {
-            if line.is_about(stage, case) && fits(&line.path, &difference.path) {
+            if line.is_about(stage, case) && line.names(difference) {
                 line.used.insert(number(case).to_owned());
                 allowed = true;
             }
@@ -92,19 +108,12 @@ impl Table {
     /// Writes the table anew without what is of no use in a stage.
     pub(super) fn clear(&self, name: &str, stage: &str) {
         let path = root().join(FOLDER).join(name);
+        // Stages run side by side, and each has a table of its own in mind.
+        let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
         let text = std::fs::read_to_string(&path).expect("the table can be read");
-        let kept = text.lines().zip(1..).filter_map(|(written, number)| {
-            let line = self.0.iter().find(|line| line.place.1 == number && line.stages.iter().any(|one| one == stage));
-            match line {
-                None => Some(written.to_owned()),
-                Some(line) if line.is_of_chance() => Some(written.to_owned()),
-                Some(line) if line.used.is_empty() => None,
-                Some(line) if line.cases.is_empty() => Some(written.to_owned()),
-                Some(line) => {
-                    let cases: Vec<&str> = line.cases.iter().filter(|c| line.used.contains(*c)).map(String::as_str).collect();
-                    Some([stage, &cases.join(","), &line.path, &line.reason].join("\t"))
-                }
-            }
+        let kept = text.lines().flat_map(|written| {
+            let line = self.0.iter().find(|line| line.written == written && line.stages.iter().any(|one| one == stage));
+            line.map_or(vec![written.to_owned()], |line| line.kept(stage))
         });
         let kept: String = kept.map(|line| line + "\n").collect();
         std::fs::write(&path, kept).expect("the table can be written");
@@ -123,12 +132,15 @@ impl Table {
             let useless: Vec<&str> = line.cases.iter().filter(|case| !line.used.contains(*case)).map(String::as_str).collect();
             if line.used.is_empty() || useless.len() == line.cases.len() && !line.cases.is_empty() {
                 stale.push(format!(
-                    "{place}: nothing differs there any more: delete the line ({} {})",
+                    "{place}: nothing differs there any more in stage {stage}: delete the line ({} {})",
                     line.cases.join(","),
                     line.path
                 ));
             } else if !useless.is_empty() {
-                stale.push(format!("{place}: nothing differs there any more in {0}: take {0} out of the line", useless.join(",")));
+                stale.push(format!(
+                    "{place}: nothing differs there any more in {0} in stage {stage}: take {0} out of the line",
+                    useless.join(",")
+                ));
             }
         }
         stale
@@ -139,6 +151,28 @@ impl Line {
     /// Whether it is about what comes out one way or the other by chance: such a line may be of no use.
     fn is_of_chance(&self) -> bool {
         self.reason.starts_with("chance: ")
+    }
+
+    /// What is left of it once a stage has run: the other stages keep all of it.
+    fn kept(&self, stage: &str) -> Vec<String> {
+        let useful: Vec<&str> = self.cases.iter().filter(|case| self.used.contains(*case)).map(String::as_str).collect();
+        let whole = if self.cases.is_empty() { !self.used.is_empty() } else { useful.len() == self.cases.len() };
+        if whole || self.is_of_chance() {
+            return vec![self.written.clone()];
+        }
+        let others: Vec<&str> = self.stages.iter().map(String::as_str).filter(|one| *one != stage).collect();
+        let line = |stages: &str, cases: &str| [stages, cases, &self.path, &self.reason].join("\t");
+        let all = if self.cases.is_empty() { "*".to_owned() } else { self.cases.join(",") };
+        let of_others = (!others.is_empty()).then(|| line(&others.join(","), &all));
+        let of_this = (!useful.is_empty()).then(|| line(stage, &useful.join(",")));
+        of_others.into_iter().chain(of_this).collect()
+    }
+
+    /// Whether it is about that place, or about that place with what only one side says there: `PLACE = VALUE`.
+    fn names(&self, difference: &Difference) -> bool {
+        let said = if difference.ours == "-" { &difference.kubelet } else { &difference.ours };
+        fits(&self.path, &difference.path)
+            || self.path.contains(" = ") && fits(&self.path, &format!("{} = {said}", difference.path))
     }
 
     fn is_about(&self, stage: &str, case: &str) -> bool {
@@ -179,7 +213,31 @@ mod tests {
         let stale = table.stale("model", &ran);
         assert_eq!(stale.len(), 2);
         assert!(stale[0].starts_with("tests/corpus/open.tsv:2: ") && stale[0].ends_with("take 002 out of the line"), "{stale:?}");
-        assert!(stale[1].contains(":3: nothing differs there any more: delete the line"), "{stale:?}");
+        assert!(stale[1].contains(":3: nothing differs there any more in stage model: delete the line"), "{stale:?}");
+    }
+
+    #[test]
+    fn what_is_of_no_use_in_one_stage_stays_for_the_others() {
+        let written = "model,sim\t001,002\tstatus/*\tB1";
+        let mut table = Table::parse("open.tsv", &format!("{written}\n"));
+        assert_eq!(table.0[0].kept("sim"), ["model\t001,002\tstatus/*\tB1"]);
+        assert!(table.allows("sim", "002-a", &difference("status/phase")));
+        assert_eq!(table.0[0].kept("sim"), ["model\t001,002\tstatus/*\tB1", "sim\t002\tstatus/*\tB1"]);
+        assert!(table.allows("sim", "001-a", &difference("status/phase")));
+        assert_eq!(table.0[0].kept("sim"), [written]);
+    }
+
+    #[test]
+    fn line_may_name_what_one_side_says() {
+        let mut table = Table::parse("skipped.tsv", "live\t*\ttransitions/*/c=* state more = running last none\tchance: x\n");
+        let more = |ours: &str| Difference {
+            path: "transitions/pod=p/c=a state more".to_owned(),
+            kubelet: "-".to_owned(),
+            ours: ours.to_owned(),
+        };
+        assert!(table.allows("live", "001-a", &more("running last none")));
+        assert!(!table.allows("live", "001-a", &more("waiting:X last none")));
+        assert!(!table.allows("live", "001-a", &more("running last none , waiting:X last none")));
     }
 
     #[test]

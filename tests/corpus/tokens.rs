@@ -22,7 +22,8 @@ pub(super) fn tokens(text: &str) -> String {
 /// What stands at the beginning of the text: its length and its word. Told are whether a word can begin here, and what came before.
 type Rule = fn(&str, bool, &str) -> Option<(usize, String)>;
 
-const RULES: [Rule; 11] = [size, time, stamp, access_volume, digest, id, uid, container_file, source, address, duration];
+const RULES: [Rule; 13] =
+    [size, time, listed, process, stamp, access_volume, digest, id, uid, container_file, source, address, duration];
 
 fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
@@ -72,6 +73,22 @@ fn time(text: &str, _: bool, _: &str) -> Option<(usize, String)> {
         at += 4;
     }
     Some((at, "<time>".to_owned()))
+}
+
+/// `Jan  1 00:00`, as in a listing of files.
+fn listed(text: &str, at_word: bool, _: &str) -> Option<(usize, String)> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let rest = MONTHS.iter().find_map(|month| text.strip_prefix(month)).filter(|rest| at_word && rest.starts_with(' '))?;
+    let day = rest.trim_start_matches(' ');
+    let hour = &day[digits(day)..];
+    let length = fits(hour, " 99:99").filter(|length| digits(day) > 0 && ends_word(hour, *length))?;
+    Some((text.len() - hour.len() + length, "<time>".to_owned()))
+}
+
+fn process(text: &str, _: bool, _: &str) -> Option<(usize, String)> {
+    let rest = text.strip_prefix("/proc/")?;
+    let length = Some(digits(rest)).filter(|length| *length > 0 && rest[*length..].starts_with('/'))?;
+    Some((text.len() - rest.len() + length, "/proc/<pid>".to_owned()))
 }
 
 fn stamp(text: &str, _: bool, _: &str) -> Option<(usize, String)> {
@@ -181,6 +198,8 @@ mod tests {
         let id = "0".repeat(64);
         for (text, wanted) in [
             ("at 2026-01-01T00:00:05Z and 2026-01-01 00:00:05.123 +0000 UTC", "at <time> and <time>"),
+            ("3 Jan  1 00:00 x, Dec 31 23:59, Jan 1, Januar", "3 <time> x, <time>, Jan 1, Januar"),
+            ("/proc/17/ns /proc/self/ns /proc/17", "/proc/<pid>/ns /proc/self/ns /proc/17"),
             ("sha256:@, @", "sha256:<digest>, <id>"),
             ("/v/kube-api-access-ab1cd/x kube-api-access-toolong", "/v/kube-api-access-<rand>/x kube-api-access-toolong"),
             ("/pods/x/containers/c/0a1b2c3d", "/pods/x/containers/c/<rand>"),

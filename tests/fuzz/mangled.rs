@@ -122,7 +122,7 @@ fn change(input: &mut Vec<u8>, seeds: &[&[u8]], draw: &mut Draw) {
         // A number in it becomes another one.
         _ => {
             let is_digit = |byte: &u8| byte.is_ascii_digit();
-            if let Some(from) = input[at..].iter().position(|byte| is_digit(byte)).map(|found| at + found) {
+            if let Some(from) = input[at..].iter().position(is_digit).map(|found| at + found) {
                 let to = input[from..].iter().position(|byte| !is_digit(byte)).map_or(input.len(), |found| from + found);
                 drop(input.splice(from..to, TOKENS[draw.below(12)].bytes()));
             }

@@ -7,12 +7,12 @@ use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, anyhow, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::enclosure::{Enclosure, NODE_IP};
 
 /// Name of the node.
-pub(crate) const NODE: &str = "live";
+pub(crate) const NODE: &str = "n1";
 
 /// Variable that names a ready-made `keelson` to test instead of building one.
 const BINARY: &str = "KEELSON_BINARY";
@@ -102,8 +102,10 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) client_ca: &'a str,
     /// The cgroup that everything of it is in.
     pub(crate) cgroup_root: &'a str,
-    /// Whether a container that keeps ending is started again within seconds, so that tests see it.
-    pub(crate) impatient: bool,
+    /// Its root directory.
+    pub(crate) root: &'a Path,
+    /// Settings laid over those that every agent of the tests has.
+    pub(crate) settings: &'a Value,
 }
 
 /// What an agent is given to show the API server.
@@ -118,9 +120,7 @@ pub(crate) enum Credentials<'a> {
 impl Agent {
     /// Writes its files and starts it.
     pub(crate) fn start(enclosure: &Enclosure, surroundings: &Surroundings<'_>) -> anyhow::Result<Self> {
-        let Surroundings { binary, directory, socket, node, credentials, client_ca, cgroup_root, impatient } = surroundings;
-        let root = directory.join("kubelet");
-        fs::create_dir_all(&root)?;
+        let Surroundings { binary, directory, socket, node, credentials, client_ca, cgroup_root, root, settings } = surroundings;
         let file = |name: &str| directory.join(name);
         let joins = match credentials {
             Credentials::Kubeconfig(text) => fs::write(file("kubeconfig"), text).map(|()| String::new()),
@@ -130,7 +130,7 @@ impl Agent {
             }
         }?;
         fs::write(file("ca.crt"), client_ca)?;
-        fs::write(file("resolv.conf"), "nameserver 10.87.0.53\n")?;
+        fs::write(file("resolv.conf"), "nameserver 10.255.255.53\n")?;
         let mut config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
             "authentication": {
@@ -144,9 +144,8 @@ impl Agent {
             "evictionHard": {"memory.available": "1Mi"}, "imageGCHighThresholdPercent": 100,
             "volumePluginDir": file("plugins"), "rotateCertificates": matches!(credentials, Credentials::Bootstrap(_)),
         });
-        if *impatient {
-            config["crashLoopBackOff"] = json!({"maxContainerRestartPeriod": "3s"});
-            config["featureGates"] = json!({"KubeletCrashLoopBackOffMax": true});
+        for (name, setting) in settings.as_object().into_iter().flatten() {
+            config[name] = setting.clone();
         }
         // JSON is YAML.
         fs::write(file("config.yaml"), serde_json::to_string_pretty(&config)?)?;
@@ -160,7 +159,7 @@ impl Agent {
         );
         let log = file("keelson.log");
         let pid = enclosure.start(&command, &log)?;
-        Ok(Self { command, log, root, pid })
+        Ok(Self { command, log, root: root.to_path_buf(), pid })
     }
 
     /// Ends it by that signal (`TERM`, `KILL`); its exit code.

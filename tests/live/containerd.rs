@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::enclosure::Enclosure;
-use super::image::{BUSYBOX_IMAGE, PAUSE_IMAGE, archive};
+use super::image::{PAUSE_IMAGE, Recipe, archive, usual};
 use super::requirements::Machine;
 use super::wait::until;
 
@@ -26,14 +26,12 @@ impl Containerd {
     pub(crate) fn start(enclosure: &Enclosure, machine: &Machine, directory: &Path) -> anyhow::Result<Self> {
         let (program, ctr) = (machine.containerd.display(), machine.ctr.display().to_string());
         let containerd = Self { socket: directory.join("containerd.sock"), ctr };
-        for part in ["root", "state", "opt", "cni"] {
+        for part in ["root", "state", "opt", "cni", "registries"] {
             fs::create_dir_all(directory.join(part))?;
         }
         let config = directory.join("config.toml");
         fs::write(&config, config_text(directory, &containerd.socket, machine)?)?;
         fs::write(directory.join("cni/10-live.conflist"), network_text(directory))?;
-        let images = directory.join("images.tar");
-        fs::write(&images, archive()?)?;
         // It looks for its shim where programs are looked for: that must be the one beside it.
         let beside = machine.containerd.parent().unwrap_or(Path::new("/")).display();
         let command = format!("PATH={beside}:$PATH {program} --config {}", config.display());
@@ -41,15 +39,22 @@ impl Containerd {
         until("an answer of containerd", Duration::from_secs(20), || {
             containerd.ctr(enclosure, &["version"]).map_err(|e| e.to_string())
         })?;
-        containerd.ctr(enclosure, &["images", "import", "--no-unpack=false", &images.to_string_lossy()])?;
+        containerd.import(enclosure, directory, &usual())?;
+        Ok(containerd)
+    }
+
+    /// Makes images, and gives them to it.
+    pub(crate) fn import(&self, enclosure: &Enclosure, directory: &Path, recipes: &[Recipe]) -> anyhow::Result<()> {
+        let images = directory.join("images.tar");
+        fs::write(&images, archive(recipes)?)?;
+        self.ctr(enclosure, &["images", "import", "--no-unpack=false", &images.to_string_lossy()])?;
         fs::remove_file(&images)?;
         // The CRI plugin hears of images by events, and labels those that it knows.
         until("images that the CRI plugin knows", Duration::from_secs(20), || {
-            let listed = containerd.ctr(enclosure, &["images", "list"]).unwrap_or_default();
+            let listed = self.ctr(enclosure, &["images", "list"]).unwrap_or_default();
             let known = |name: &str| listed.lines().any(|l| l.starts_with(name) && l.contains("io.cri-containerd.image=managed"));
-            if known(BUSYBOX_IMAGE) && known(PAUSE_IMAGE) { Ok(()) } else { Err(listed) }
-        })?;
-        Ok(containerd)
+            if recipes.iter().all(|recipe| known(&recipe.name)) { Ok(()) } else { Err(listed) }
+        })
     }
 
     /// Runs `ctr` in the namespace that CRI uses.
@@ -89,6 +94,8 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.bt
   sandbox_image = "{PAUSE_IMAGE}"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "{snapshotter}"
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{directory_text}/registries"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{plugins}"
     conf_dir = "{directory_text}/cni"
@@ -101,7 +108,7 @@ fn network_text(directory: &Path) -> String {
     format!(
         r#"{{"cniVersion": "0.4.0", "name": "live", "plugins": [
  {{"type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "hairpinMode": true,
-  "ipam": {{"type": "host-local", "dataDir": "{directory}/cni-data", "ranges": [[{{"subnet": "10.187.0.0/24"}}]]}}}},
+  "ipam": {{"type": "host-local", "dataDir": "{directory}/cni-data", "ranges": [[{{"subnet": "10.88.0.0/16"}}]]}}}},
  {{"type": "loopback"}}]}}
 "#
     )

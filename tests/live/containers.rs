@@ -87,7 +87,7 @@ pub(super) fn host_network_pod_has_the_nodes_address(bed: &mut Bed) -> anyhow::R
     let ready = bed.pod_ready("outside")?;
     ensure!(ready["status"]["podIP"] == super::enclosure::NODE_IP, "{}", ready["status"]);
     let text = bed.log("outside", "")?;
-    ensure!(text.contains("10.87.0.1/24"), "{text}");
+    ensure!(text.contains("10.77.0.1/24"), "{text}");
     bed.delete("outside")
 }
 

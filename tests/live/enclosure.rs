@@ -18,7 +18,7 @@ use super::wait::until;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Address of the node in its own network.
-pub(crate) const NODE_IP: &str = "10.87.0.1";
+pub(crate) const NODE_IP: &str = "10.77.0.1";
 
 /// What makes the enclosure fit for a node: mounts that no one else sees, and a network with a device that has an address,
 /// a carrier and a default route, since a loopback address is none for a node.
@@ -28,13 +28,13 @@ mount -t tmpfs -o mode=755 run /run
 mount -t tmpfs -o mode=755 log /var/log
 ip link set lo up
 ip link add eth0 type bridge
-ip addr add 10.87.0.1/24 dev eth0
+ip addr add 10.77.0.1/24 dev eth0
 ip link add up0 type veth peer name up1
 ip link set up0 master eth0
 ip link set up0 up
 ip link set up1 up
 ip link set eth0 up
-ip route add default via 10.87.0.254 dev eth0
+ip route add default via 10.77.0.254 dev eth0
 echo 1 >/proc/sys/net/ipv4/ip_forward
 set +e";
 

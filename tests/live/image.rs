@@ -1,5 +1,6 @@
 //! Container images made of the machine's own busybox: one-layer OCI archives that `ctr images import` takes.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use anyhow::Context as _;
@@ -23,23 +24,56 @@ enum Content<'a> {
     Link(&'a str),
 }
 
-/// Both images in one archive.
+/// Blobs by their SHA-256.
+pub(crate) type Blobs = BTreeMap<String, Vec<u8>>;
+
+/// An image of busybox and a few files.
+pub(crate) struct Recipe {
+    /// What it is called.
+    pub(crate) name: String,
+    /// The image's configuration: its environment, its command.
+    pub(crate) config: Value,
+    /// Files beside busybox, by their paths; their folders are there.
+    pub(crate) files: &'static [(&'static str, &'static [u8])],
+}
+
+/// The images of every test: a shell for pods, and what sandboxes run.
+pub(crate) fn usual() -> [Recipe; 2] {
+    let files: &[(&str, &[u8])] = &[("etc/passwd", PASSWD), ("etc/group", GROUP)];
+    // How it ends does not matter: the runtime kills it.
+    let sleep = json!({"Env": ["PATH=/bin"], "Entrypoint": ["/bin/busybox", "sleep", "2147483647"]});
+    [
+        Recipe { name: BUSYBOX_IMAGE.to_owned(), config: json!({"Env": ["PATH=/bin"], "Cmd": ["sh"]}), files },
+        Recipe { name: PAUSE_IMAGE.to_owned(), config: sleep, files },
+    ]
+}
+
+/// Images as registries keep them: the descriptions of their manifests, and all blobs by their SHA-256.
 ///
 /// # Errors
 /// If busybox cannot be read or run.
-pub(crate) fn archive() -> anyhow::Result<Vec<u8>> {
+pub(crate) fn blobs(recipes: &[Recipe]) -> anyhow::Result<(Vec<Value>, Blobs)> {
     let busybox = std::fs::read(BUSYBOX).context(BUSYBOX)?;
     let listed = Command::new(BUSYBOX).arg("--list").output().context("busybox --list")?;
     let listed = String::from_utf8(listed.stdout)?;
-    let layer = layer(&busybox, listed.lines().filter(|applet| *applet != "busybox"));
-    let mut blobs = Vec::new();
-    let shell = manifest(&mut blobs, &layer, BUSYBOX_IMAGE, &json!({"Env": ["PATH=/bin"], "Cmd": ["sh"]}));
-    // Its end does not matter: the runtime kills it.
-    let sleep = json!({"Env": ["PATH=/bin"], "Entrypoint": ["/bin/busybox", "sleep", "2147483647"]});
-    let pause = manifest(&mut blobs, &layer, PAUSE_IMAGE, &sleep);
-    let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [shell, pause]})
-        .to_string();
-    blobs.push((layer_digest(&layer), layer));
+    let mut blobs = Blobs::new();
+    let mut manifests = Vec::new();
+    for recipe in recipes {
+        let layer = layer(&busybox, listed.lines().filter(|applet| *applet != "busybox"), recipe.files);
+        manifests.push(manifest(&mut blobs, &layer, &recipe.name, &recipe.config));
+        blobs.insert(layer_digest(&layer), layer);
+    }
+    Ok((manifests, blobs))
+}
+
+/// Images in one archive.
+///
+/// # Errors
+/// If busybox cannot be read or run.
+pub(crate) fn archive(recipes: &[Recipe]) -> anyhow::Result<Vec<u8>> {
+    let (manifests, blobs) = blobs(recipes)?;
+    let index =
+        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}).to_string();
     let mut tar = Vec::new();
     entry(&mut tar, "oci-layout", 0o644, &Content::File(br#"{"imageLayoutVersion":"1.0.0"}"#));
     entry(&mut tar, "index.json", 0o644, &Content::File(index.as_bytes()));
@@ -50,7 +84,7 @@ pub(crate) fn archive() -> anyhow::Result<Vec<u8>> {
     Ok(tar)
 }
 
-fn layer<'a>(busybox: &[u8], applets: impl Iterator<Item = &'a str>) -> Vec<u8> {
+fn layer<'a>(busybox: &[u8], applets: impl Iterator<Item = &'a str>, files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar = Vec::new();
     for directory in ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "var"] {
         entry(&mut tar, directory, 0o755, &Content::Directory);
@@ -60,8 +94,9 @@ fn layer<'a>(busybox: &[u8], applets: impl Iterator<Item = &'a str>) -> Vec<u8> 
     for applet in applets {
         entry(&mut tar, &format!("bin/{applet}"), 0o755, &Content::Link("bin/busybox"));
     }
-    entry(&mut tar, "etc/passwd", 0o644, &Content::File(PASSWD));
-    entry(&mut tar, "etc/group", 0o644, &Content::File(GROUP));
+    for (path, content) in files {
+        entry(&mut tar, path, 0o644, &Content::File(content));
+    }
     finish(&mut tar);
     tar
 }
@@ -71,7 +106,7 @@ fn layer_digest(layer: &[u8]) -> String {
 }
 
 /// Adds an image's blobs; its descriptor.
-fn manifest(blobs: &mut Vec<(String, Vec<u8>)>, layer: &[u8], name: &str, config: &Value) -> Value {
+fn manifest(blobs: &mut Blobs, layer: &[u8], name: &str, config: &Value) -> Value {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -97,7 +132,7 @@ fn manifest(blobs: &mut Vec<(String, Vec<u8>)>, layer: &[u8], name: &str, config
     described["platform"] = json!({"architecture": architecture, "os": "linux"});
     described["annotations"] = json!({"io.containerd.image.name": name});
     for blob in [config, manifest] {
-        blobs.push((layer_digest(&blob), blob));
+        blobs.insert(layer_digest(&blob), blob);
     }
     described
 }

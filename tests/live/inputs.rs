@@ -37,7 +37,7 @@ pub(super) fn environment_comes_from_everywhere(bed: &mut Bed) -> anyhow::Result
     let given = pod("given", &json!({"restartPolicy": "Never", "containers": [container("main", script, &fields)]}));
     let text = bed.output_of(&given)?;
     ensure!(text.starts_with("plain,blue,swordfish,large,given,33554432,plain-$(PLAIN)\n"), "{text}");
-    ensure!(text.contains("ip=10.187.0.") && text.contains("host=10.87.0.1 api=10.96.0.1"), "{text}");
+    ensure!(text.contains("ip=10.88.0.") && text.contains("host=10.77.0.1 api=10.96.0.1"), "{text}");
     // A key that is missing is told, and its coming mends it.
     let missing = json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "later"}}}]});
     bed.api.create("pods", &pod("waits", &json!({"containers": [container("main", "exec sleep 1000", &missing)]})))?;

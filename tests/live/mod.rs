@@ -14,7 +14,7 @@ mod containers;
 pub(crate) mod csi;
 pub(crate) mod enclosure;
 mod golden;
-mod image;
+pub(crate) mod image;
 mod inputs;
 mod node;
 mod pods;

@@ -16,7 +16,7 @@ pub(super) fn runs_and_its_log_can_be_read(bed: &mut Bed) -> anyhow::Result<()> 
     let ready = bed.pod_ready("talks")?;
     let status = &ready["status"];
     ensure!(status["phase"] == "Running" && status["hostIP"] == super::enclosure::NODE_IP, "{status}");
-    ensure!(status["podIP"].as_str().is_some_and(|ip| ip.starts_with("10.187.0.")), "{status}");
+    ensure!(status["podIP"].as_str().is_some_and(|ip| ip.starts_with("10.88.0.")), "{status}");
     let id = status["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
     ensure!(id.starts_with("containerd://"), "{status}");
     until("its log", SOON, || match bed.log("talks", "") {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::fs::FlockOperation;
+use serde_json::{Value, json};
 
 use super::agent::{Agent, Credentials, NODE, Surroundings, program};
 use super::containerd::Containerd;
@@ -67,9 +68,12 @@ impl Site {
         self.start_agent_as("agent", NODE, Credentials::Kubeconfig(kubeconfig), client_ca)
     }
 
-    /// The same, with the shortest back-offs there are.
+    /// The same, with the shortest back-offs there are, so that tests see a container that keeps ending start again.
     pub(crate) fn start_impatient_agent(&self, kubeconfig: &str, client_ca: &str) -> anyhow::Result<Agent> {
-        self.start("agent", NODE, Credentials::Kubeconfig(kubeconfig), client_ca, true)
+        let settings = json!({
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "3s"}, "featureGates": {"KubeletCrashLoopBackOffMax": true},
+        });
+        self.start("agent", NODE, Credentials::Kubeconfig(kubeconfig), client_ca, None, &settings)
     }
 
     /// Starts an agent of that node, with its files in that folder. There is one at a time: it has the ports.
@@ -80,19 +84,22 @@ impl Site {
         credentials: Credentials<'_>,
         client_ca: &str,
     ) -> anyhow::Result<Agent> {
-        self.start(folder, node, credentials, client_ca, false)
+        self.start(folder, node, credentials, client_ca, None, &json!({}))
     }
 
-    fn start(
+    /// The same with those settings, and its root directory there and not in the folder.
+    pub(crate) fn start(
         &self,
         folder: &str,
         node: &str,
         credentials: Credentials<'_>,
         client_ca: &str,
-        impatient: bool,
+        root: Option<&Path>,
+        settings: &Value,
     ) -> anyhow::Result<Agent> {
         let directory = self.directory.join(folder);
-        fs::create_dir_all(&directory)?;
+        let own = directory.join("kubelet");
+        fs::create_dir_all(&own)?;
         let surroundings = Surroundings {
             binary: &self.binary,
             directory: &directory,
@@ -101,7 +108,8 @@ impl Site {
             credentials,
             client_ca,
             cgroup_root: CGROUP_ROOT,
-            impatient,
+            root: root.unwrap_or(&own),
+            settings,
         };
         Agent::start(&self.enclosure, &surroundings)
     }

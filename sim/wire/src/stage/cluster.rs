@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use kubelet::config::Config;
 use kubelet::rng::Rng;
 use model::api::ApiModel;
 use model::api::controllers::storage;
@@ -19,8 +20,6 @@ use model::invariants::Witness;
 use model::poison::Poisons;
 use model::runtime::RuntimeModel;
 use model::scenario::expect::View;
-use model::scenario::run::{config_for, furnish};
-use model::scenario::schema::NodeSpec;
 use model::world::EPOCH_SECONDS;
 use tokio::sync::watch;
 use turmoil::Sim;
@@ -90,8 +89,8 @@ pub struct SimCluster {
 
 impl SimCluster {
     /// A cluster whose agent starts at once.
-    pub(super) fn new(node: &NodeSpec, seed: u64, record: Arc<Mutex<Record>>) -> Self {
-        let shared = Arc::new(Shared::new(config_for(node), seed, record));
+    pub(super) fn new(config: Config, seed: u64, record: Arc<Mutex<Record>>) -> Self {
+        let shared = Arc::new(Shared::new(config, seed, record));
         let (api, runtime) = (api_server(&shared), cri_server(&shared));
         let (api_back, back) = watch::channel(Duration::ZERO);
         let epoch = std::time::UNIX_EPOCH + Duration::from_secs(EPOCH_SECONDS.unsigned_abs());
@@ -118,7 +117,7 @@ impl SimCluster {
             sim.host(AGENT, move || live(Arc::clone(&shared)));
         }
         let ends = (sim.lookup(AGENT), sim.lookup(API));
-        let mut cluster = Self {
+        Self {
             sim,
             ends,
             shared,
@@ -136,9 +135,7 @@ impl SimCluster {
             failed: false,
             has_drivers: false,
             storage_seen: 0,
-        };
-        furnish(&mut cluster, node);
-        cluster
+        }
     }
 
     fn schedule(&mut self, after: Duration, coming: Coming) {

@@ -19,10 +19,11 @@ mod tests;
 use std::any::Any;
 use std::sync::{Arc, Mutex};
 
+use kubelet::config::Config;
 use model::invariants::Broken;
 use model::scenario::Scenario;
 use model::scenario::crash_points::{Reference, compare, measure};
-use model::scenario::run::{Verdict, follow};
+use model::scenario::run::{Verdict, config_for, follow, furnish};
 use model::scenario::schema::NodeSpec;
 use model::swarm::{Draw, stir};
 
@@ -78,17 +79,32 @@ pub fn killed_after(scenario: &Scenario, seed: u64, reference: &Reference, event
     alone(&scenario.node, seed, |cluster| compare(cluster, scenario, reference, event))
 }
 
+/// Has something else than a scenario run on a new cluster, under those settings. It is handed out before its agent has done anything.
+pub fn run_with(config: Config, seed: u64, run: impl FnOnce(&mut SimCluster) + Send) -> Outcome {
+    on(config, seed, |cluster| {
+        run(cluster);
+        Verdict::Held
+    })
+}
+
 /// How much stack a run has: builds without optimization nest deep.
 const STACK: usize = 16 << 20;
 
 /// Runs something on a new cluster, on a thread of its own: std draws a thread's hash keys once, before a caller could see to it.
 fn alone(node: &NodeSpec, seed: u64, run: impl FnOnce(&mut SimCluster) -> Verdict + Send) -> Outcome {
+    on(config_for(node), seed, |cluster| {
+        furnish(cluster, node);
+        run(cluster)
+    })
+}
+
+fn on(config: Config, seed: u64, run: impl FnOnce(&mut SimCluster) -> Verdict + Send) -> Outcome {
     let record = Arc::new(Mutex::new(Record::default()));
     let ended = std::thread::scope(|scope| {
         let kept = Arc::clone(&record);
         let body = move || {
             let _armed = interposer::arm(seed);
-            run(&mut SimCluster::new(node, seed, kept))
+            run(&mut SimCluster::new(config, seed, kept))
         };
         match std::thread::Builder::new().name(format!("seed {seed}")).stack_size(STACK).spawn_scoped(scope, body) {
             Ok(thread) => thread.join().unwrap_or_else(|panic| panicked(&record, panic.as_ref())),

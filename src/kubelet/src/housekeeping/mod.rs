@@ -325,6 +325,23 @@ impl Kubelet {
     }
 }
 
+/// The logs of containers that run, by path. A pod that cannot be read writes them as any other.
+fn running_logs(
+    workers: &BTreeMap<PodUid, PodWorker>,
+    unreadable: &Unreadables,
+    parts: &Parts,
+    pleg: &Pleg,
+) -> BTreeMap<String, ContainerId> {
+    let mut logs = log_rotation::running(workers.values());
+    for (uid, pod) in unreadable.unread_pods(workers) {
+        let directory = parts.pod_log_directory(&pod);
+        for (id, (name, attempt)) in pleg.runtime_pod(&uid).iter().flat_map(|pod| &pod.running) {
+            logs.insert(format!("{directory}/{name}/{attempt}.log"), id.clone());
+        }
+    }
+    logs
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -379,21 +396,4 @@ mod tests {
         housekeeping.host_done(at(5), id, Err(Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded")));
         assert_eq!((housekeeping.tier_shares, housekeeping.tier_at), (None, Some(at(5).mono + TIER_AGAIN)));
     }
-}
-
-/// The logs of containers that run, by path. A pod that cannot be read writes them as any other.
-fn running_logs(
-    workers: &BTreeMap<PodUid, PodWorker>,
-    unreadable: &Unreadables,
-    parts: &Parts,
-    pleg: &Pleg,
-) -> BTreeMap<String, ContainerId> {
-    let mut logs = log_rotation::running(workers.values());
-    for (uid, pod) in unreadable.unread_pods(workers) {
-        let directory = parts.pod_log_directory(&pod);
-        for (id, (name, attempt)) in pleg.runtime_pod(&uid).iter().flat_map(|pod| &pod.running) {
-            logs.insert(format!("{directory}/{name}/{attempt}.log"), id.clone());
-        }
-    }
-    logs
 }
