@@ -16,6 +16,10 @@ pub(crate) fn io_error(error: &io::Error) -> String {
 /// Why a connection could not be made: what `net.Dialer` says of it.
 pub(crate) fn dial_error(host: &str, port: u16, error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::TimedOut {
+        // A name that nobody answers for is what a connection waits for longest.
+        if host.parse::<std::net::IpAddr>().is_err() {
+            return format!("dial tcp: lookup {host}: i/o timeout");
+        }
         return format!("dial tcp {}: i/o timeout", join_host_port(host, port));
     }
     if error.to_string().starts_with("failed to lookup address information") {
@@ -68,6 +72,10 @@ mod tests {
         assert_eq!(dial_error("fd00::2", 81, &refused), "dial tcp [fd00::2]:81: connect: connection refused");
         let nobody = io::Error::other("failed to lookup address information: Name or service not known");
         assert_eq!(dial_error("nobody", 81, &nobody), "dial tcp: lookup nobody: no such host");
+        // As recorded of the kubelet: a TCP probe of a host whose name servers do not answer.
+        let late = || io::Error::from(io::ErrorKind::TimedOut);
+        assert_eq!(dial_error("nobody.invalid", 80, &late()), "dial tcp: lookup nobody.invalid: i/o timeout");
+        assert_eq!(dial_error("10.0.0.2", 80, &late()), "dial tcp 10.0.0.2:80: i/o timeout");
     }
 
     #[test]

@@ -83,7 +83,11 @@ async fn follow(net: &dyn Net, target: &Target, deadline: Instant) -> Result<Ans
         let Some(location) = answer.location.clone().filter(|l| !l.is_empty() && redirects(answer.status)) else {
             return Ok(answer);
         };
-        let next = url.resolve(&location).map_err(|why| of(&url, &unresolved(&why, &location)))?;
+        let next = match url.resolve(&location) {
+            // Whom it leads to is asked first.
+            Err(Unresolved::Scheme(_, host)) if host != target.url.host => return Ok(answer),
+            resolved => resolved.map_err(|why| of(&url, &unresolved(&why, &location)))?,
+        };
         if next.host != target.url.host {
             return Ok(answer);
         }
@@ -103,7 +107,7 @@ fn redirects(status: StatusCode) -> bool {
 fn unresolved(why: &Unresolved, location: &str) -> String {
     match why {
         Unresolved::Malformed => format!("failed to parse Location header {}", quote(location.as_bytes())),
-        Unresolved::Scheme(scheme) => format!("unsupported protocol scheme {}", quote(scheme.as_bytes())),
+        Unresolved::Scheme(scheme, _) => format!("unsupported protocol scheme {}", quote(scheme.as_bytes())),
     }
 }
 

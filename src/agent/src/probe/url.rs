@@ -32,7 +32,8 @@ struct Reference<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Unresolved {
     Malformed,
-    Scheme(String),
+    /// Nothing that HTTP can be spoken over: the scheme, and the host that it leads to.
+    Scheme(String, String),
 }
 
 impl Url {
@@ -52,7 +53,10 @@ impl Url {
             None => self.https,
             Some("http") => false,
             Some("https") => true,
-            Some(other) => return Err(Unresolved::Scheme(other.to_owned())),
+            Some(other) => {
+                let host = reference.authority.and_then(split_authority).map(|(host, _)| host);
+                return Err(Unresolved::Scheme(other.to_owned(), host.unwrap_or_default()));
+            }
         };
         let (host, port) = match reference.authority {
             Some(authority) => split_authority(authority).ok_or(Unresolved::Malformed)?,
@@ -273,7 +277,7 @@ mod tests {
         assert_eq!(to("//10.0.0.2/x"), Ok("http://10.0.0.2/x".to_owned()));
         assert_eq!(to("HTTPS://[fd00::1]:8443"), Ok("https://[fd00::1]:8443/".to_owned()));
         assert_eq!(to("http://user:word@example.com/x"), Ok("http://example.com/x".to_owned()));
-        assert_eq!(to("ftp://10.0.0.2/x"), Err(Unresolved::Scheme("ftp".to_owned())));
+        assert_eq!(to("ftp://10.0.0.2/x"), Err(Unresolved::Scheme("ftp".to_owned(), "10.0.0.2".to_owned())));
         assert_eq!(to("http://h:port/"), Err(Unresolved::Malformed));
         assert_eq!(to("::"), Err(Unresolved::Malformed));
         assert_eq!(to("a:b/c"), Err(Unresolved::Malformed));

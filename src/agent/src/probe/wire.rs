@@ -6,7 +6,7 @@ use std::error::Error as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -31,7 +31,7 @@ impl Heard {
 
     /// What is heard is kept for somebody else as well.
     pub(super) fn share(stream: BoxedStream, heard: Self) -> BoxedStream {
-        Box::pin(Listening { stream, heard })
+        Box::pin(Listening { stream, heard, asks_first: false, waits: None })
     }
 
     fn hears(&self, bytes: &[u8]) {
@@ -45,10 +45,19 @@ impl Heard {
 struct Listening {
     stream: BoxedStream,
     heard: Heard,
+    /// Nothing is read until something was written: hyper takes what comes before its request for a fault, and a server may well
+    /// answer as soon as somebody connects.
+    asks_first: bool,
+    /// Who waits for that.
+    waits: Option<Waker>,
 }
 
 impl AsyncRead for Listening {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.asks_first {
+            self.waits = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let polled = self.stream.as_mut().poll_read(cx, buf);
         self.heard.hears(&buf.filled()[before..]);
@@ -58,7 +67,12 @@ impl AsyncRead for Listening {
 
 impl AsyncWrite for Listening {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream.as_mut().poll_write(cx, buf)
+        let polled = self.stream.as_mut().poll_write(cx, buf);
+        if polled.is_ready() {
+            self.asks_first = false;
+            self.waits.take().into_iter().for_each(Waker::wake);
+        }
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -70,9 +84,10 @@ impl AsyncWrite for Listening {
     }
 }
 
-fn listening(stream: BoxedStream) -> (BoxedStream, Heard) {
+/// For one request: what is heard before it is its answer all the same.
+fn asking(stream: BoxedStream) -> (BoxedStream, Heard) {
     let heard = Heard::default();
-    (Box::pin(Listening { stream, heard: heard.clone() }), heard)
+    (Box::pin(Listening { stream, heard: heard.clone(), asks_first: true, waits: None }), heard)
 }
 
 /// Connects, with TLS if asked for; whatever certificate the other side has will do.
@@ -82,12 +97,12 @@ fn listening(stream: BoxedStream) -> (BoxedStream, Heard) {
 pub(super) async fn open(net: &dyn Net, https: bool, host: &str, port: u16) -> Result<(BoxedStream, Heard), String> {
     let endpoint = Endpoint::Tcp { host: host.to_owned(), port };
     let stream = net.connect(endpoint).await.map_err(|error| dial_error(host, port, &error))?;
-    let (stream, heard) = listening(stream);
     if !https {
-        return Ok((stream, heard));
+        return Ok(asking(stream));
     }
-    match connect_unverified(stream, host).await {
-        Ok(stream) => Ok(listening(stream)),
+    let heard = Heard::default();
+    match connect_unverified(Heard::share(stream, heard.clone()), host).await {
+        Ok(stream) => Ok(asking(stream)),
         Err(error) => Err(handshake_error(&error, &heard.bytes())),
     }
 }

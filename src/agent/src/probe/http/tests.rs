@@ -1,4 +1,6 @@
-use super::super::testing::Answers;
+use tokio::io::AsyncWriteExt as _;
+
+use super::super::testing::{Answers, One};
 use super::*;
 
 fn target(path: &str, headers: &[(&str, &str)]) -> Target {
@@ -91,6 +93,34 @@ async fn redirects_on_the_same_host_are_followed() {
     assert_eq!(outcome(&Answers::of([nowhere[0]]), &target("/", &[])).await, warned);
     let empty = ProbeOutcome::Warning("Probe terminated redirects, Response body: ".to_owned());
     assert_eq!(outcome(&Answers::of([nowhere[1]]), &target("/", &[])).await, empty);
+}
+
+// POD-247: as recorded of the kubelet: another host is not followed, whatever would be spoken there.
+#[tokio::test(start_paused = true)]
+async fn redirect_to_another_host_ends_whatever_its_scheme() {
+    let warned = ProbeOutcome::Warning("Probe terminated redirects, Response body: gone".to_owned());
+    assert_eq!(outcome(&Answers::of([moved("ftp://elsewhere/")]), &target("/", &[])).await, warned);
+    let told = failed("Get \"http://10.0.0.2:8080/\": unsupported protocol scheme \"ftp\"");
+    assert_eq!(outcome(&Answers::of([moved("ftp://10.0.0.2/")]), &target("/", &[])).await, told);
+}
+
+// POD-247: as recorded of the kubelet with `nc -l < answer`: a server may answer before it is asked, and hang up.
+#[tokio::test(start_paused = true)]
+async fn answer_that_comes_before_the_request_counts() {
+    for (answer, expected) in [
+        (WELL, ProbeOutcome::Success),
+        ("HTTP/1.1 204 No Content\r\n\r\n", ProbeOutcome::Success),
+        (
+            "HTTP/1.1 500 Bad\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            failed("HTTP probe failed with statuscode: 500"),
+        ),
+    ] {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        theirs.write_all(answer.as_bytes()).await.unwrap();
+        theirs.shutdown().await.unwrap();
+        let answered = probe(&One::of(ours), &target("/", &[]), Duration::from_secs(1)).await.unwrap();
+        assert_eq!(answered, expected);
+    }
 }
 
 // POD-247: a ring ends after ten requests.
