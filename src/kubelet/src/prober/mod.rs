@@ -31,6 +31,9 @@ use crate::work::Point;
 const RETRIES: u32 = 3;
 /// How much longer than its own time-out a probe's call may take to come back.
 const SLACK: Duration = Duration::from_secs(5);
+/// How long after it was first asked for readiness is asked for again: the kubelet syncs a pod of which something is new, and each sync of
+/// one that is not ready asks (prober_manager.go, UpdatePodStatus; the pod's worker waits for the next listing of the PLEG).
+const LOOKS_AGAIN: Duration = Duration::from_secs(1);
 /// POD-246: how much of an exec probe's output is told.
 const MOST_OUTPUT: usize = 10 << 10;
 
@@ -79,6 +82,8 @@ struct Instance {
     next: Mono,
     /// Whether readiness was asked for when it had started.
     looked_at: bool,
+    /// Whether it is asked for again soon after.
+    looks_again: bool,
     in_flight: Option<ActionId>,
     /// When what is in flight was asked for.
     asked: Mono,
@@ -91,6 +96,8 @@ struct Instance {
 struct PodProbes {
     pod: Arc<Pod>,
     probes: Arc<Vec<PodProbe>>,
+    /// The containers that were seen last, and how they were.
+    shown: Vec<(ContainerId, ContainerState)>,
 }
 
 /// The prober.
@@ -182,8 +189,9 @@ impl Prober {
                 None => worker.instance = None,
             }
         }
+        let moved = self.has_moved(&probed);
         for PodProbe { container, spec, .. } in probes.iter().filter(|probe| probe.spec.kind == ProbeKind::Readiness) {
-            self.look_at_readiness(now, &Key { pod: probed.uid.clone(), container: container.clone(), kind: spec.kind });
+            self.look_at_readiness(now, &Key { pod: probed.uid.clone(), container: container.clone(), kind: spec.kind }, moved);
         }
         for PodProbe { container, spec, .. } in probes.iter() {
             self.set_alarm(&Key { pod: probed.uid.clone(), container: container.clone(), kind: spec.kind });
@@ -191,7 +199,7 @@ impl Prober {
     }
 
     fn probes_of(&mut self, uid: &PodUid, pod: &Arc<Pod>) -> Arc<Vec<PodProbe>> {
-        let new = || PodProbes { pod: Arc::clone(pod), probes: Arc::new(spec::probes_of(pod)) };
+        let new = || PodProbes { pod: Arc::clone(pod), probes: Arc::new(spec::probes_of(pod)), shown: Vec::new() };
         let known = self.pods.entry(uid.clone()).or_insert_with(new);
         if !Arc::ptr_eq(&known.pod, pod) {
             if known.pod.spec == pod.spec {
@@ -203,10 +211,23 @@ impl Prober {
         Arc::clone(&known.probes)
     }
 
-    /// POD-241: readiness is asked for as soon as the container has started, and then by the period from there on.
-    fn look_at_readiness(&mut self, now: Now, key: &Key) {
-        let has_begun = |worker: &Worker| worker.instance.as_ref().is_some_and(|i| !i.looked_at) && self.has_started(key, worker);
-        if self.workers.get(key).is_some_and(has_begun)
+    /// Whether any container of the pod is another, or in another state, than when this was last asked.
+    fn has_moved(&mut self, probed: &ProbedPod<'_>) -> bool {
+        let Some(known) = self.pods.get_mut(probed.uid).filter(|known| !known.probes.is_empty()) else { return false };
+        let containers = || probed.observation.containers.iter();
+        let same = containers().map(|c| (&c.id, c.state)).eq(known.shown.iter().map(|(id, state)| (id, *state)));
+        if !same {
+            known.shown = containers().map(|c| (c.id.clone(), c.state)).collect();
+        }
+        !same
+    }
+
+    /// POD-241: readiness is asked for as soon as the container has started, once more soon after, whenever a container of the pod has
+    /// `moved`, and by the period from there on.
+    fn look_at_readiness(&mut self, now: Now, key: &Key, moved: bool) {
+        let asks = |instance: &Instance| !instance.looked_at || (moved && instance.verdict != Some(true));
+        let is_due = |worker: &Worker| worker.instance.as_ref().is_some_and(asks) && self.has_started(key, worker);
+        if self.workers.get(key).is_some_and(is_due)
             && let Some(worker) = self.workers.get_mut(key)
         {
             worker.look_now(now);
@@ -287,7 +308,7 @@ impl Prober {
         let fatal = key.kind != ProbeKind::Readiness && verdict == Some(false);
         // What ended may be what the others wait for.
         if key.kind == ProbeKind::Startup && verdict == Some(true) {
-            self.look_at_readiness(now, &Key { kind: ProbeKind::Readiness, ..key.clone() });
+            self.look_at_readiness(now, &Key { kind: ProbeKind::Readiness, ..key.clone() }, false);
             if let Some(liveness) = self.workers.get_mut(&Key { kind: ProbeKind::Liveness, ..key.clone() }) {
                 liveness.wait_for_tick(now);
             }
@@ -385,6 +406,7 @@ impl Worker {
             not_before,
             next: self.rhythm.tick_from(not_before),
             looked_at: false,
+            looks_again: false,
             in_flight: None,
             asked: Mono::ZERO,
             retries: 0,
@@ -395,6 +417,9 @@ impl Worker {
     /// Looks at once, if nothing is to be waited for, and each period from now on.
     fn look_now(&mut self, now: Now) {
         let Some(instance) = &mut self.instance else { return };
+        // What asks while its delay lasts asks in vain.
+        let in_vain = instance.not_before > now.mono;
+        instance.looks_again = !instance.looked_at && instance.verdict != Some(true) && !in_vain;
         instance.looked_at = true;
         self.rhythm.first = self.rhythm.first.max(now.mono);
         instance.next = self.rhythm.tick_from(instance.not_before.max(now.mono));
@@ -428,6 +453,9 @@ impl Worker {
         let uid = uid_of(&self.pod).unwrap_or_else(|| PodUid::new(""));
         instance.in_flight = Some(out.issue(Owner::Probe(uid, self.number), Lane::Probes, limit, call));
         instance.asked = now.mono;
+        if std::mem::take(&mut instance.looks_again) {
+            self.rhythm.first = now.mono + LOOKS_AGAIN;
+        }
         // The rhythm is the spec's, however long the probe takes.
         instance.next = self.rhythm.tick_after(now.mono);
     }
@@ -487,6 +515,11 @@ impl Worker {
         }
         let changed = instance.verdict != Some(passed);
         instance.verdict = Some(passed);
+        if passed && self.rhythm.first > instance.asked {
+            // It need not be asked for again so soon.
+            self.rhythm.first = instance.asked;
+            instance.next = self.rhythm.tick_after(now.mono);
+        }
         changed
     }
 }

@@ -152,6 +152,44 @@ fn first_probe_of_liveness_and_startup_waits_for_a_tick() {
     assert_eq!(first_probe("readinessProbe", exec(10), 3), at(4).mono);
 }
 
+/// When a readiness probe of that period is asked for that fails until `ready`, by whole seconds; `syncs` are moments at which another
+/// container has ended.
+fn readiness_asked(period: u64, ready: u64, until: u64, syncs: &[u64]) -> Vec<u64> {
+    let mut bench = Bench::new(json!({"name": "c", "readinessProbe": exec(period)}));
+    let mut asked = Vec::new();
+    for seconds in 0..until {
+        if syncs.contains(&seconds) {
+            let ended =
+                ContainerStatus { name: "d".to_owned(), state: ContainerState::Exited, ..running(&format!("d{seconds}"), 1000) };
+            bench.observation.containers.push(ended);
+        }
+        bench.sync(seconds, false);
+        if bench.prober.deadline().is_some_and(|at_| at_ <= at(seconds).mono) {
+            bench.round(seconds, seconds >= ready);
+            asked.push(seconds);
+        }
+    }
+    asked
+}
+
+// POD-240, POD-241: as a kubelet 1.36.2 was recorded, which asks at each sync of a pod that is not ready, and syncs twice when a container
+// has started: of a container that is ready at once, half a second, and two seconds after its start (at 0.0 and 0.7 s; at 0.1, 0.4 and
+// 10.4 s), and of one whose sibling crashes (cases 580 to 587).
+#[test]
+fn readiness_is_asked_for_again_soon_after_the_start_and_when_a_container_of_the_pod_ends() {
+    assert_eq!(readiness_asked(10, 0, 25, &[]), [0, 10, 20]);
+    assert_eq!(readiness_asked(10, 1, 25, &[]), [0, 1, 11, 21]);
+    assert_eq!(readiness_asked(10, 2, 25, &[]), [0, 1, 11, 21]);
+    assert_eq!(readiness_asked(30, 3, 40, &[4]), [0, 1, 4, 34]);
+    assert_eq!(readiness_asked(30, 0, 40, &[4]), [0, 30], "what is ready is left in its rhythm");
+    let mut delayed = exec(10);
+    delayed["initialDelaySeconds"] = json!(3);
+    let mut bench = Bench::new(json!({"name": "c", "readinessProbe": delayed}));
+    bench.sync(0, false);
+    bench.round(10, false);
+    assert_eq!(bench.prober.deadline(), Some(at(20).mono), "its delay was over before (case 586)");
+}
+
 // POD-242: `int32(time.Since(startedAt).Seconds()) < initialDelaySeconds` (worker.go), where the status has the start in whole seconds:
 // started at 3.7 s, it may be probed from 3 s + 17 s on, at a tick. Readiness has its ticks from when it was asked for by hand.
 #[test]
