@@ -272,7 +272,9 @@ fn running_kill(pod: &Pod, container: &Container, status: &ContainerStatus, verd
         return None;
     };
     let again = by_probe.is_none() || effective_policy(pod, container) != RestartPolicy::Never;
-    let message = match (is_sidecar(container), again) {
+    // A regular container may have that policy too, and is none for it.
+    let inits = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
+    let message = match (is_init(inits, &container.name), again) {
         (true, _) => format!("Init container {} {what}", container.name),
         (false, true) => format!("Container {} {what}, will be restarted", container.name),
         (false, false) => format!("Container {} {what}", container.name),
@@ -372,6 +374,49 @@ mod tests {
         assert_eq!(kill("Never", &two, &["c", "d"], true), (false, "Container c failed startup probe".to_owned()));
         let sidecar = json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "c"}]});
         assert_eq!(kill("Never", &sidecar, &["s", "c"], false), (false, "Init container s failed liveness probe".to_owned()));
+        // Case 534.
+        let own = json!({"containers": [{"name": "c", "restartPolicy": "Always"}, {"name": "d"}]});
+        let told = "Container c failed liveness probe, will be restarted".to_owned();
+        assert_eq!(kill("Never", &own, &["c", "d"], false), (false, told));
+    }
+
+    /// What is done about the init containers of a pod with a sandbox: those to start, whether the pod is killed, the regular ones to start.
+    fn inits_of(policy: &str, spec: &Value, seen: &[(&str, ContainerState, i32)]) -> (Vec<usize>, bool, Vec<usize>) {
+        let mut all = self::seen(&seen.iter().map(|(name, _, code)| (*name, *code)).collect::<Vec<_>>());
+        all.sandboxes[0].state = SandboxState::Ready;
+        all.sandboxes[0].ips = vec!["10.0.0.2".to_owned()];
+        all.containers.iter_mut().zip(seen).for_each(|(container, (_, state, _))| container.state = *state);
+        let actions = compute_pod_actions(&pod(policy, spec), &all, &VerdictsByName::new(), &ToRestart::new());
+        (actions.inits, actions.kill_pod, actions.containers)
+    }
+
+    // POD-124: as a kubelet 1.36.2 was recorded (case 408), and kuberuntime_container.go, computeInitContainerActions: the container's own
+    // policy and rules count, whatever the pod's.
+    #[test]
+    fn init_container_that_failed_runs_again_as_its_own_policy_says() {
+        use ContainerState::Exited;
+        let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
+        let own = json!({"name": "i", "restartPolicy": "Never", "restartPolicyRules": rules});
+        let spec = json!({"initContainers": [own], "containers": [{"name": "c"}]});
+        assert_eq!(inits_of("Always", &spec, &[("i", Exited, 43)]), (vec![], true, vec![]));
+        assert_eq!(inits_of("Always", &spec, &[("i", Exited, 42)]), (vec![0], false, vec![]));
+        let plain = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]});
+        assert_eq!(inits_of("Always", &plain, &[("i", Exited, 43)]), (vec![0], false, vec![]));
+    }
+
+    // POD-125: as a kubelet 1.36.2 was recorded (case 418): a sidecar that ended while a later init container ran is started again, and
+    // holds up neither the next one nor the regular containers.
+    #[test]
+    fn sidecar_that_crashes_holds_up_nothing_once_a_later_init_container_was_started() {
+        use ContainerState::{Exited, Running};
+        let spec = json!({
+            "initContainers": [{"name": "s", "restartPolicy": "Always"}, {"name": "i"}, {"name": "j"}],
+            "containers": [{"name": "c"}],
+        });
+        assert_eq!(inits_of("Never", &spec, &[("s", Exited, 2)]), (vec![0], false, vec![]), "the next has to wait for it");
+        assert_eq!(inits_of("Never", &spec, &[("s", Exited, 2), ("i", Running, 0)]), (vec![0], false, vec![]));
+        assert_eq!(inits_of("Never", &spec, &[("s", Exited, 2), ("i", Exited, 0)]), (vec![0, 2], false, vec![]));
+        assert_eq!(inits_of("Never", &spec, &[("s", Exited, 2), ("i", Exited, 0), ("j", Exited, 0)]), (vec![0], false, vec![0]));
     }
 
     // POD-116: a new sandbox would have nothing to hold.

@@ -251,12 +251,12 @@ impl Chain {
     /// The step in flight ended, if there is one.
     pub(super) fn end(&mut self, outcome: Result<StepReply, Failure>) -> Option<StepEnd> {
         let current = self.current.take()?;
-        let hook = matches!(current.step, Step::PreStop { .. } | Step::LinkLog { .. });
+        let goes_on = matches!(current.step, Step::PreStop { .. } | Step::PostStart { .. } | Step::LinkLog { .. });
         if let (Step::Create(_), Ok(StepReply::Cri(CriReply::Container(id)))) = (&current.step, &outcome) {
             self.container = Some(id.clone());
         }
         let end = StepEnd { purpose: self.purpose.clone(), step: current.step, outcome, container: self.container.clone() };
-        if end.outcome.is_err() && !hook {
+        if end.outcome.is_err() && !goes_on {
             self.steps.clear();
             self.over = true;
         } else if let Step::PostStart { pre_stop, grace, .. } = &end.step

@@ -93,14 +93,18 @@ fn resize_pending(inputs: &ConditionInputs<'_>) -> Option<PodCondition> {
     Some(condition)
 }
 
-/// What was said of a pod that has ended, unless somebody said that it is ready (status_manager.go, mergePodStatus).
+/// What was said of a pod that ended while it was pending or ran, unless somebody said that it is ready (status_manager.go, TerminatePod,
+/// mergePodStatus). What was said once it had ended is said anew: its sidecars end after that.
 fn said_at_the_end(inputs: &ConditionInputs<'_>) -> Option<[Owned; 3]> {
     let said = |kind: &'static str| {
         let said = inputs.previous.iter().find(|c| c.type_ == kind)?;
         Some(Owned { kind, status: said.status == "True", reason: said.reason.clone(), message: said.message.clone() })
     };
     let said = [said(INITIALIZED)?, said(READY)?, said(CONTAINERS_READY)?];
-    Some(said).filter(|[_, ready, containers]| inputs.had_ended && !ready.status && !containers.status)
+    let since_it_ended = |reason: Option<&str>| matches!(reason, Some("PodCompleted" | "PodFailed"));
+    Some(said).filter(|[_, ready, containers]| {
+        inputs.had_ended && !ready.status && !containers.status && !since_it_ended(containers.reason.as_deref())
+    })
 }
 
 fn condition(owned: &Owned, inputs: &ConditionInputs<'_>) -> PodCondition {

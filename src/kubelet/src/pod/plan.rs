@@ -148,7 +148,9 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
         VolumesState::Ready => {}
         VolumesState::Waiting { .. } => return false,
         VolumesState::Failed { message } => {
-            if worker.warn_once(&message) {
+            // It is the same trouble while the other volumes get ready one by one.
+            let trouble = message.split_once("], ").map_or(message.as_str(), |(_, trouble)| trouble).to_owned();
+            if worker.warn_once(&trouble) {
                 out.record(Recorded::warning(Subject::Pod(worker.pod.clone()), "FailedMount", message));
             }
             return false;

@@ -21,6 +21,7 @@ use super::worker::{StartError, Verdict};
 use crate::ids::{ContainerId, PodUid};
 use crate::observation::PodObservation;
 use crate::prober::{Prober, Verdicts};
+use crate::resources::reported::{reported_pod_resources, reported_resources_while_running};
 
 /// What a status is made of.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +121,7 @@ pub fn generate_api_pod_status(inputs: &StatusInputs<'_>) -> PodStatus {
     status.observed_generation = status.observed_generation.max(inputs.pod.metadata.generation);
     status.start_time.get_or_insert(Time(inputs.now));
     set_addresses(inputs, spec.host_network.unwrap_or(false), &mut status);
-    set_pod_resources(inputs.pod, &mut status);
+    set_pod_resources(inputs, &mut status);
     share_messages(spec, &mut status);
     status
 }
@@ -350,11 +351,19 @@ pub fn sorted_ips(ips: &[String], host_ips: &[String]) -> Vec<String> {
     [of(v6_first), of(!v6_first)].into_iter().flatten().collect()
 }
 
-/// POD-297: the pod's own resources, as its containers declare them.
-fn set_pod_resources(pod: &Pod, status: &mut PodStatus) {
-    let requests = crate::resources::reported::reported_pod_resources(pod);
-    status.allocated_resources = requests.requests.clone().filter(|r| !r.is_empty());
-    status.resources = Some(requests);
+/// POD-297: the pod's own resources: all that its containers declare until it runs, then CPU and memory, of which its cgroup tells.
+/// When it has ended they stay as they were told.
+fn set_pod_resources(inputs: &StatusInputs<'_>, status: &mut PodStatus) {
+    let allocated = reported_pod_resources(inputs.pod);
+    let told =
+        inputs.previous.filter(|told| told.phase.as_deref().is_some_and(is_terminal)).and_then(|told| told.resources.clone());
+    let ran = |told: &PodStatus| told.phase.as_deref() == Some("Running");
+    status.resources = Some(match told {
+        Some(told) => told,
+        None if ran(status) || inputs.previous.is_some_and(ran) => reported_resources_while_running(inputs.pod),
+        None => allocated.clone(),
+    });
+    status.allocated_resources = allocated.requests.filter(|r| !r.is_empty());
 }
 
 #[cfg(test)]

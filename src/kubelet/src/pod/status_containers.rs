@@ -11,8 +11,8 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::restart::{RestartPolicy, effective_policy, is_sidecar, restarts_after};
-use super::restart_all::{is_under_way, removed_status};
+use super::restart::{is_sidecar, restarts_after};
+use super::restart_all::{REMOVED, is_under_way, removed_status};
 use super::status::StatusInputs;
 use crate::observation::{ContainerState, ContainerStatus};
 use crate::resources::reported::set_actual;
@@ -261,7 +261,9 @@ fn set_readiness(
     let plain_init = init && !is_sidecar(container);
     if plain_init {
         let ended = status.state.as_ref().and_then(|s| s.terminated.as_ref());
-        status.ready = ended.is_some_and(|t| t.exit_code == 0);
+        let waits = status.state.as_ref().and_then(|s| s.waiting.as_ref()).and_then(|w| w.reason.as_deref());
+        // As recorded of the kubelet (case 025): what was removed because all begin anew is as ready as it was.
+        status.ready = if waits == Some(REMOVED) { status.ready } else { ended.is_some_and(|t| t.exit_code == 0) };
         status.started = Some(status.state.as_ref().is_some_and(|s| s.running.is_some()));
         return;
     }
@@ -280,13 +282,7 @@ fn show_waiting(inputs: &StatusInputs<'_>, container: &Container, newest: Option
     }
     let state = status.state.clone().unwrap_or_default();
     if let Some(ended) = &state.terminated {
-        let again = match effective_policy(inputs.pod, container) {
-            _ if inputs.restarts(&container.name) => true,
-            RestartPolicy::Never => restarts_after(inputs.pod, container, ended.exit_code),
-            RestartPolicy::OnFailure => ended.exit_code != 0,
-            RestartPolicy::Always => true,
-        };
-        if !again {
+        if !inputs.restarts(&container.name) && !restarts_after(inputs.pod, container, ended.exit_code) {
             return;
         }
         status.last_state = Some(state);

@@ -84,7 +84,10 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: u64) -> 
         QosClass::Burstable => {
             let own = memory_request(container);
             // A sidecar is never rather killed than the smallest regular container: what needs it would go with it.
-            let request = if is_sidecar(container) { own.max(smallest_request(pod)) } else { own };
+            // A regular container may have that policy too, and is none for it (isSidecarContainer).
+            let inits = pod.spec.as_ref().and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
+            let is_sidecar = is_sidecar(container) && inits.iter().any(|init| init.name == container.name);
+            let request = if is_sidecar { own.max(smallest_request(pod)) } else { own };
             burstable_score(request + unclaimed_share(pod), memory_capacity)
         }
     }

@@ -1,6 +1,6 @@
 //! Decides what a pod's status says of the resources of the pod as a whole, and of a running container.
 //! Upstream: pkg/kubelet/kubelet_pods.go (getEffectiveAllocatedResources, convertContainerStatusResources), component-helpers/resource/helpers.go.
-//! Differs: of the pod as a whole what is allocated is reported also while it runs; upstream then reads its cgroup.
+//! Differs: of the pod as a whole what is allocated is reported also while it runs; upstream then reads CPU and memory from its cgroup.
 
 use std::collections::BTreeMap;
 
@@ -18,9 +18,22 @@ type List = BTreeMap<String, Written>;
 /// declare a limit; what the pod itself declares instead; its overhead on top.
 #[must_use]
 pub fn reported_pod_resources(pod: &Pod) -> ResourceRequirements {
+    reported(pod, |_, _| true)
+}
+
+/// The same of a pod that runs by its own status: of what its containers declare only CPU and memory, which its cgroup holds
+/// (convertToAPIPodLevelResourcesStatus).
+#[must_use]
+pub fn reported_resources_while_running(pod: &Pod) -> ResourceRequirements {
+    let own = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let declared = |kind, name: &str| own.and_then(|own| of_kind(own, kind)).is_some_and(|list| list.contains_key(name));
+    reported(pod, |kind, name| matches!(name, "cpu" | "memory") || declared(kind, name))
+}
+
+fn reported(pod: &Pod, told: impl Fn(Kind, &str) -> bool) -> ResourceRequirements {
     let list = |kind| {
-        let total = pod_total(pod, kind);
-        let list: BTreeMap<String, Quantity> = total.into_iter().map(|(name, amount)| (name, amount.print())).collect();
+        let total = pod_total(pod, kind).into_iter().filter(|(name, _)| told(kind, name));
+        let list: BTreeMap<String, Quantity> = total.map(|(name, amount)| (name, amount.print())).collect();
         (!list.is_empty()).then_some(list)
     };
     ResourceRequirements { requests: list(Kind::Requests), limits: list(Kind::Limits), claims: None }
@@ -169,6 +182,23 @@ mod tests {
         let own = json!({"requests": {"cpu": "200m", "memory": "64Mi"}, "limits": {"cpu": "200m", "memory": "64Mi"}});
         let one = container(json!({}), json!({"memory": "32Mi"}));
         assert_eq!(reported(json!({"resources": own, "containers": [one]})), own);
+    }
+
+    // POD-297: as recorded of the kubelet (case 071, second run).
+    #[test]
+    fn running_pod_has_cpu_and_memory_and_what_it_declares_itself() {
+        let running = |spec: Value| {
+            let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+            serde_json::to_value(reported_resources_while_running(&pod)).unwrap()
+        };
+        let requests = json!({"cpu": "125m", "ephemeral-storage": "32Mi", "memory": "33Mi"});
+        let limits = json!({"cpu": "1250m", "ephemeral-storage": "1Gi", "memory": "64Mi"});
+        let expected = json!({"limits": {"cpu": "1250m", "memory": "64Mi"}, "requests": {"cpu": "125m", "memory": "33Mi"}});
+        assert_eq!(running(json!({"containers": [container(requests, limits)]})), expected);
+        let widget = json!({"example.com/widget": "1"});
+        assert_eq!(running(json!({"containers": [container(widget.clone(), widget)]})), json!({}));
+        let own = json!({"requests": {"hugepages-2Mi": "2Mi"}, "limits": {"hugepages-2Mi": "2Mi"}});
+        assert_eq!(running(json!({"resources": own, "containers": [{"name": "c"}]})), own);
     }
 
     fn actual(given: Value, actual: ActualResources, told: Option<Value>) -> Value {

@@ -475,6 +475,60 @@ fn pod_whose_init_container_failed_is_not_initialized() {
     }
 }
 
+// POD-287: as recorded of the kubelet (case 621): a sidecar that is stopped because the pod has failed is no longer complete.
+#[test]
+fn sidecar_that_ends_with_a_failed_pod_is_incomplete() {
+    let inits = json!([{"name": "s", "restartPolicy": "Always"}, {"name": "i"}]);
+    let mut bench = Bench::of(&json!({"restartPolicy": "Never", "initContainers": inits, "containers": [{"name": "c"}]}));
+    let ended = |code: i32| json!({"terminated": {"containerID": "containerd://c", "exitCode": code}});
+    see(&mut bench, &shown("s", json!({"running": {}})));
+    see(&mut bench, &shown("i", ended(5)));
+    let initialized = |bench: &mut Bench| said(&bench.generate(), "Initialized");
+    for stopping in [Stopping::Not, Stopping::Terminating] {
+        bench.stopping = stopping;
+        assert_eq!(initialized(&mut bench), is("False", "ContainersNotInitialized", "containers with incomplete status: [i]"));
+    }
+    see(&mut bench, &shown("s", ended(0)));
+    for stopping in [Stopping::Terminating, Stopping::Terminated, Stopping::Terminated] {
+        bench.stopping = stopping;
+        assert_eq!(initialized(&mut bench), is("False", "ContainersNotInitialized", "containers with incomplete status: [s i]"));
+    }
+}
+
+// POD-124, POD-285: as recorded of the kubelet (case 408; kubelet_pods.go, getPhase): an init container that does not run again by its own
+// policy has failed its pod, whatever the pod's policy is.
+#[test]
+fn init_container_that_may_not_run_again_fails_its_pod() {
+    let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let own = json!({"name": "i", "restartPolicy": "Never", "restartPolicyRules": rules});
+    for (code, phase) in [(43, "Failed"), (42, "Pending")] {
+        let mut bench = Bench::of(&json!({"restartPolicy": "Always", "initContainers": [own], "containers": [{"name": "c"}]}));
+        see(&mut bench, &shown("i", json!({"terminated": {"containerID": "containerd://c", "exitCode": code}})));
+        assert_eq!(bench.generate().phase.as_deref(), Some(phase));
+    }
+}
+
+// POD-297: as recorded of the kubelet (cases 071 and 230): once the pod runs, only CPU and memory, and so to its end.
+#[test]
+fn resources_of_a_pod_that_runs_are_cpu_and_memory() {
+    let requests = json!({"cpu": "125m", "ephemeral-storage": "32Mi", "memory": "33Mi"});
+    let spec = json!({"restartPolicy": "Never", "containers": [{"name": "c", "resources": {"requests": requests}}]});
+    let mut bench = Bench::of(&spec);
+    let told = |status: &PodStatus| serde_json::to_value(status.resources.as_ref().unwrap()).unwrap();
+    assert_eq!(told(&bench.generate()), json!({"requests": requests}));
+    let running = json!({"requests": {"cpu": "125m", "memory": "33Mi"}});
+    see(&mut bench, &shown("c", json!({"running": {}})));
+    let status = bench.generate();
+    assert_eq!((status.phase.as_deref(), told(&status)), (Some("Running"), running.clone()));
+    assert_eq!(serde_json::to_value(&status.allocated_resources).unwrap(), requests);
+    see(&mut bench, &shown("c", json!({"terminated": {"containerID": "containerd://c", "exitCode": 0}})));
+    for stopping in [Stopping::Not, Stopping::Terminating, Stopping::Terminated] {
+        bench.stopping = stopping;
+        let status = bench.generate();
+        assert_eq!((status.phase.as_deref(), told(&status)), (Some("Succeeded"), running.clone()));
+    }
+}
+
 // POD-287, POD-269: as recorded of the kubelet (cases 130, 131 and 142; status_manager.go, TerminatePod): what was pending to its end
 // has failed, and its conditions stand.
 #[test]
