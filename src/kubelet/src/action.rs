@@ -537,8 +537,8 @@ pub enum HostCall {
         volume_path: String,
         /// The path within the volume.
         sub_path: String,
-        /// Whether it is a directory to be made if missing.
-        read_only: bool,
+        /// The mount's own name of the volume, for messages.
+        mount: String,
     },
     /// A filesystem's fill → `Fs`.
     FsUsage {

@@ -1,11 +1,11 @@
 //! Decides whether a pod that was bound to this node may run here.
 //! Upstream: pkg/kubelet/lifecycle/predicate.go, pkg/scheduler/eventhandlers.go (AdmissionCheck).
-//! Differs: what this agent cannot do yet (user namespaces) is refused here instead of failing later.
+//! Differs: what this agent cannot do yet (user namespaces, resource claims) is refused here instead of failing later.
 
 mod app_armor;
 mod sysctls;
 
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, Pod, PodSpec, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -101,8 +101,14 @@ fn name(spec: &PodSpec, node: &Node) -> Option<Admission> {
 
 /// What this agent cannot do yet.
 fn unsupported(spec: &PodSpec) -> Option<Admission> {
-    let message = "user namespaces (hostUsers: false) are not supported by this agent yet";
-    (spec.host_users == Some(false)).then(|| refused("PodFeatureUnsupported", message))
+    let what = if spec.host_users == Some(false) {
+        "user namespaces (hostUsers: false)"
+    } else if spec.resource_claims.iter().flatten().next().is_some() {
+        "resource claims (resourceClaims)"
+    } else {
+        return None;
+    };
+    Some(refused("PodFeatureUnsupported", format!("{what} are not supported by this agent yet")))
 }
 
 /// `OutOf<resource>` for the first resource that is short.
@@ -158,17 +164,20 @@ fn affinity(pod: &Pod, node: &Node) -> Option<Admission> {
         .and_then(|a| a.node_affinity.as_ref())
         .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
     let fields: BTreeMap<String, String> = [("metadata.name".to_owned(), node.metadata.name.clone().unwrap_or_default())].into();
-    let affinity_matches = required.is_none_or(|selector| {
-        selector.node_selector_terms.iter().any(|term| {
-            let expressions = term.match_expressions.as_deref().unwrap_or_default();
-            let of_fields = term.match_fields.as_deref().unwrap_or_default();
-            // A term that asks for nothing matches nothing.
-            let empty = expressions.is_empty() && of_fields.is_empty();
-            !empty && expressions.iter().all(|e| matches(e, &labels)) && of_fields.iter().all(|e| matches(e, &fields))
-        })
-    });
+    let affinity_matches = required.is_none_or(|selector| selects(&selector.node_selector_terms, &labels, &fields));
     (!selector_matches || !affinity_matches)
         .then(|| refused(NODE_AFFINITY, "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"))
+}
+
+/// Whether one of those terms is for a node with those labels and fields.
+pub(crate) fn selects(terms: &[NodeSelectorTerm], labels: &BTreeMap<String, String>, fields: &BTreeMap<String, String>) -> bool {
+    terms.iter().any(|term| {
+        let expressions = term.match_expressions.as_deref().unwrap_or_default();
+        let of_fields = term.match_fields.as_deref().unwrap_or_default();
+        // A term that asks for nothing matches nothing.
+        let empty = expressions.is_empty() && of_fields.is_empty();
+        !empty && expressions.iter().all(|e| matches(e, labels)) && of_fields.iter().all(|e| matches(e, fields))
+    })
 }
 
 fn matches(requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {
@@ -387,12 +396,13 @@ mod tests {
         }));
         let mut wrong = pod(json!({
             "nodeName": "n2", "nodeSelector": {"zone": "b"}, "os": {"name": "windows"}, "hostUsers": false,
+            "resourceClaims": [{"name": "gpu", "resourceClaimName": "gpu"}],
             "securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}], "supplementalGroupsPolicy": "Strict"},
             "containers": [{"name": "c", "securityContext": {"appArmorProfile": {"type": "RuntimeDefault"}}, "resources": {"requests": {"cpu": "3"}}, "ports": [{"containerPort": 80, "hostPort": 80}]}],
         }));
         let active = Arc::new(pod(json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]})));
         type Mending = fn(&mut PodSpec);
-        let mendings: [(&str, Mending); 10] = [
+        let mendings: [(&str, Mending); 11] = [
             ("SysctlForbidden", |s| s.security_context.as_mut().unwrap().sysctls = None),
             ("PodOSNotSupported", |s| s.os = None),
             ("SupplementalGroupsPolicyNotSupported", |s| s.security_context = None),
@@ -403,6 +413,7 @@ mod tests {
             ("TaintToleration", |s| s.tolerations = Some(serde_json::from_value(json!([{"operator": "Exists"}])).unwrap())),
             ("AppArmor", |s| s.containers[0].security_context = None),
             ("PodFeatureUnsupported", |s| s.host_users = None),
+            ("PodFeatureUnsupported", |s| s.resource_claims = None),
         ];
         for (expected, mend) in mendings {
             assert_eq!(reason(&wrong, &[&active], &here), expected);

@@ -82,6 +82,13 @@ impl Failure {
         self.kind == FailureKind::Forbidden && self.message.contains("no relationship found between node")
     }
 
+    /// Whether the API server's node restriction knows of no such pod, of which it too hears late: only it, which asks a cache, calls one
+    /// `pod` in such a message; the storage says `pods`.
+    #[must_use]
+    pub fn is_of_a_pod_unheard_of(&self) -> bool {
+        self.kind == FailureKind::NotFound && self.message.starts_with("pod \"")
+    }
+
     /// Whether the thing was not there.
     #[must_use]
     pub fn is_not_found(&self) -> bool {

@@ -3,7 +3,7 @@
 //! Differs: nothing on purpose.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
@@ -29,7 +29,7 @@ use crate::pod::dns::{ResolvConf, pod_dns};
 use crate::pod::env::{EnvError, EnvInputs, Environment, environment};
 use crate::pod::fields::FieldContext;
 use crate::pod::hosts::hosts_file;
-use crate::pod::manager::{is_static, name_of};
+use crate::pod::manager::{is_static, name_of, uid_of};
 use crate::pod::mounts::{MountInputs, file_mount, from_root, mounts_over, volume_mounts};
 use crate::pod::sandbox_config::{SandboxInputs, sandbox_config};
 use crate::pod::security_context::{SecurityInputs, security_context};
@@ -162,6 +162,7 @@ impl Parts {
             tokens: &mut self.tokens,
             root_dir: &self.config.paths.root,
             node_allocatable: &allocatable,
+            node_labels: self.node.node().and_then(|node| node.metadata.labels.as_ref()),
             pod_memory_limit: limit,
         };
         self.volumes.sync_pod(now, &worker.pod, &mut inputs, out)
@@ -210,6 +211,7 @@ impl Parts {
             cgroup_parent,
             dns: dns.config,
             log_directory: self.pod_log_directory(pod),
+            volume_groups: self.volume_groups(pod),
         };
         Ok(Arc::new(sandbox_config(pod, inputs)?))
     }
@@ -232,12 +234,8 @@ impl Parts {
         if !self.services.is_synced() && !self.config.node.standalone && !is_static(pod) {
             return Err(EnvError::NotYet);
         }
-        // ENV-010: default/kubernetes always, overridden by a service of that name in the pod's namespace.
         let links = pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true);
-        let mut services: Vec<_> = self.services.get("default", "kubernetes").cloned().into_iter().collect();
-        if links {
-            services.extend(self.services.in_namespace(namespace).cloned());
-        }
+        let services = self.services.of_environment(namespace, links);
         // As Go prints them.
         let known: Vec<String> = self.node.addresses().iter().map(|a| format!("{{{} {}}}", a.type_, a.address)).collect();
         let known_addresses = format!("[{}]", known.join(" "));
@@ -285,11 +283,12 @@ impl Parts {
         let mut files = mounts.binds;
         let mut mounts = mounts.mounts;
         self.own_files(worker, container, &pod_ips, machine.selinux, &mut files, &mut mounts);
+        let groups = self.volume_groups(pod);
         let security = SecurityInputs {
             image,
             seccomp_default: self.config.pods.seccomp_default,
             root: &self.config.paths.root,
-            volume_groups: &[],
+            volume_groups: &groups,
             thermal_throttles: &machine.thermal_throttles,
         };
         let security_context = security_context(pod, container, &security).map_err(config_error)?;
@@ -312,6 +311,15 @@ impl Parts {
             sandbox_config,
             files,
         })
+    }
+
+    /// The groups that the pod's volumes are for, each once, and those that the pod names itself not again (MNT-004).
+    fn volume_groups(&self, pod: &Pod) -> Vec<i64> {
+        let own = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.supplemental_groups.as_ref());
+        let mounted = uid_of(pod).map(|uid| self.volumes.mounted(&uid));
+        let of_volumes = mounted.into_iter().flat_map(BTreeMap::values).filter_map(|volume| volume.group);
+        let groups: BTreeSet<i64> = of_volumes.filter(|group| !own.is_some_and(|own| own.contains(group))).collect();
+        groups.into_iter().collect()
     }
 
     /// Whether the pod's handler of the runtime can mount recursively read-only (runtimeClassSupportsRecursiveReadOnlyMounts).

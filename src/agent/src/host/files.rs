@@ -51,8 +51,11 @@ pub(super) fn make_dir(path: &Path, mode: u32) -> Result<bool, HostError> {
 
 /// Makes a directory and what is missing above it, each with that mode.
 pub(super) fn make_dirs(path: &Path, mode: u32) -> Result<(), HostError> {
-    if path.is_dir() {
-        return Ok(());
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Ok(()),
+        // As Go's os.MkdirAll says it.
+        Ok(_) => return Err(rustix::io::Errno::NOTDIR).context("mkdir", path),
+        Err(_) => {}
     }
     if let Some(parent) = path.parent() {
         make_dirs(parent, mode)?;

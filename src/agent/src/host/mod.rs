@@ -305,8 +305,8 @@ fn change(layout: &Layout, call: &HostCall) -> Result<(), HostError> {
         HostCall::SweepLogLinks => pod_dirs::sweep_log_links(layout),
         HostCall::SetUpVolume { pod, volume, setup } => volumes::set_up(layout, pod, volume, setup),
         HostCall::TearDownVolume { pod, volume, plugin } => volumes::tear_down(layout, pod, volume, plugin),
-        HostCall::BindSubPath { pod, volume, container, index, volume_path, sub_path, read_only: _ } => {
-            let wanted = subpath::SubPath { pod, volume, container, index: *index, volume_path, sub_path };
+        HostCall::BindSubPath { pod, volume, container, index, volume_path, sub_path, mount } => {
+            let wanted = subpath::SubPath { pod, volume, mount, container, index: *index, volume_path, sub_path };
             subpath::bind(layout, &wanted)
         }
         HostCall::PrepareCsiVolume { directory, data_path, data } => csi::prepare(layout, directory, data_path, data),

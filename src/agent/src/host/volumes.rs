@@ -230,7 +230,8 @@ mod tests {
         let layout = scratch.layout();
         scratch.put("srv/file", "precious");
         let (pod, volume) = (&uid(), "data");
-        let wanted = subpath::SubPath { pod, volume, container: "main", index: 0, volume_path: "/srv", sub_path: "file" };
+        let wanted =
+            subpath::SubPath { pod, volume, mount: volume, container: "main", index: 0, volume_path: "/srv", sub_path: "file" };
         subpath::bind(&layout, &wanted).unwrap();
         let listed = list(&layout, pod).unwrap();
         assert_eq!(listed, [VolumeDirectory { plugin: HOST_PATH.into(), volume: volume.into(), data: None }]);
@@ -394,5 +395,8 @@ mod tests {
         assert_eq!(message("/none", "CharDevice"), "hostPath type check failed: /none is not a character device");
         assert_eq!(message("/none", "BlockDevice"), "hostPath type check failed: /none is not a block device");
         assert!(message("/made/../etc", "").contains("must not contain '..'"));
+        // As a kubelet 1.36.2 was recorded, but for the scratch folder.
+        let below_a_file = message("/made/file/x", "DirectoryOrCreate");
+        assert_eq!(below_a_file, format!("mkdir {}: not a directory", scratch.path().join("made/file").display()));
     }
 }

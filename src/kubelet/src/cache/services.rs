@@ -34,6 +34,15 @@ impl ServiceCache {
         self.namespaces.get(namespace)?.get(name)
     }
 
+    /// The services that the environment of a container in that namespace tells of (ENV-010): `default/kubernetes` always, with links
+    /// those of the namespace besides, of which one that is called `kubernetes` takes its place.
+    pub fn of_environment(&self, namespace: &str, links: bool) -> Vec<Arc<Service>> {
+        let own = links.then(|| self.in_namespace(namespace));
+        let hidden = links && self.get(namespace, "kubernetes").is_some();
+        let master = self.get("default", "kubernetes").filter(|_| !hidden);
+        master.into_iter().chain(own.into_iter().flatten()).cloned().collect()
+    }
+
     /// The watch delivered all services. True for the first time: pods may have waited for it.
     pub fn listed(&mut self, services: Vec<Arc<Service>>) -> bool {
         self.listed_beside(services, &[])
@@ -135,6 +144,21 @@ mod tests {
         assert_eq!(names(&cache, "a"), ["web"]);
         assert_eq!(names(&cache, "b"), ["db"]);
         assert!(cache.get("default", "kubernetes").is_none());
+    }
+
+    // ENV-010, as a kubelet 1.36.2 was recorded: of two services with one name the namespace's own counts, and nothing of the other.
+    #[test]
+    fn service_named_kubernetes_takes_the_place_of_the_api_servers() {
+        let mut cache = ServiceCache::default();
+        let master = service("default", "kubernetes", "10.0.0.1");
+        cache.listed(vec![master, service("a", "kubernetes", "10.0.0.2"), service("b", "web", "10.0.0.3")]);
+        let ips = |namespace: &str, links: bool| -> Vec<String> {
+            let services = cache.of_environment(namespace, links);
+            services.iter().filter_map(|service| service.spec.as_ref()?.cluster_ip.clone()).collect()
+        };
+        assert_eq!((ips("a", true), ips("a", false)), (vec!["10.0.0.2".to_owned()], vec!["10.0.0.1".to_owned()]));
+        assert_eq!((ips("b", true).len(), ips("b", false)), (2, vec!["10.0.0.1".to_owned()]));
+        assert_eq!((ips("default", true), ips("default", false).len()), (vec!["10.0.0.1".to_owned()], 1));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceFieldSelector};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::volumes::downward::{field_value, resource_value};
+use crate::volumes::downward::{amount, field_value, resource_value};
 
 /// What fields stand for beyond the pod object.
 #[derive(Clone, Copy, Debug)]
@@ -56,12 +56,51 @@ pub fn resource_field(
     selector: &ResourceFieldSelector,
     context: &FieldContext<'_>,
 ) -> Result<String, String> {
-    let named = selector.container_name.as_deref().is_some_and(|n| !n.is_empty());
-    if named {
-        return resource_value(pod, selector, context.node_allocatable);
+    let spec = pod.spec.as_ref();
+    let of_pod = spec.and_then(|spec| spec.resources.as_ref()).and_then(|resources| resources.limits.as_ref());
+    let default = |resource: &str| {
+        let of_node = amount(Some(context.node_allocatable), resource)?;
+        Some(amount(of_pod, resource).filter(|limit| limit.is_positive()).unwrap_or(of_node))
+    };
+    let named = selector.container_name.as_deref().filter(|name| !name.is_empty());
+    if let Some(name) = named {
+        // defaultPodLimitsForDownwardAPI gives defaults to these and to the container that asks, not to init containers.
+        let defaulted = spec.is_some_and(|spec| spec.containers.iter().any(|other| other.name == name));
+        return resource_value(pod, selector, |resource| default(resource).filter(|_| defaulted));
     }
     let selector = ResourceFieldSelector { container_name: Some(container.name.clone()), ..selector.clone() };
-    resource_value(pod, &selector, context.node_allocatable)
+    resource_value(pod, &selector, default)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    // ENV-009, as a kubelet 1.36.2 was recorded: the asking container and the regular ones have the pod's limits for default, then the
+    // node's; init containers that are named have none.
+    #[test]
+    fn limit_that_is_not_set_is_the_pods_then_the_nodes_but_not_for_init_containers() {
+        let pod = |limits: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({"spec": {"resources": {"limits": limits},
+                "initContainers": [{"name": "i"}], "containers": [{"name": "c"}, {"name": "d"}]}}))
+            .unwrap()
+        };
+        let allocatable = [("cpu".to_owned(), Quantity("2".to_owned()))].into();
+        let context = FieldContext { pod_ips: &[], host_ips: &[], node_allocatable: &allocatable };
+        let limit = |pod: &Pod, asking: &Container, of: &str| {
+            let selector = json!({"containerName": of, "resource": "limits.cpu", "divisor": "1m"});
+            resource_field(pod, asking, &serde_json::from_value(selector).unwrap(), &context).unwrap()
+        };
+        for (limits, expected) in [(json!({}), "2000"), (json!({"cpu": "1700m"}), "1700"), (json!({"memory": "1Gi"}), "2000")] {
+            let pod = pod(limits);
+            let spec = pod.spec.as_ref().unwrap();
+            let (init, c) = (&spec.init_containers.as_ref().unwrap()[0], &spec.containers[0]);
+            let asked = [limit(&pod, c, ""), limit(&pod, c, "d"), limit(&pod, init, ""), limit(&pod, c, "i")];
+            assert_eq!(asked, [expected, expected, expected, "0"]);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ pub fn volume_mounts(inputs: &MountInputs<'_>, room: &mut Room) -> Result<Mounts
                 index,
                 volume_path: volume.host_path.clone(),
                 sub_path,
-                read_only,
+                mount: mount.name.clone(),
             });
         }
         let (propagation, recursive) = propagation(mount, inputs, read_only)?;
@@ -154,10 +154,11 @@ pub fn mounts_over(container: &Container, path: &str) -> bool {
     container.volume_mounts.iter().flatten().any(|mount| absolute(&mount.mount_path) == path)
 }
 
-/// A plain writable mount of one file of the agent's own, relabelled if SELinux is on (MNT-006).
+/// A plain writable mount of one file of the agent's own, relabelled if SELinux is on (MNT-006). A path that is not absolute begins at
+/// the root.
 #[must_use]
 pub fn file_mount(container_path: &str, host_path: String, selinux: bool) -> Mount {
-    Mount { container_path: container_path.to_owned(), host_path, selinux_relabel: selinux, ..Mount::default() }
+    Mount { container_path: absolute(container_path), host_path, selinux_relabel: selinux, ..Mount::default() }
 }
 
 /// A path in a container from its root and without detours: of its termination message (POD-175), and of mounts that are relative
@@ -187,7 +188,7 @@ mod tests {
         let container: Container = serde_json::from_value(json!({"name": "c", "volumeMounts": mounts})).unwrap();
         let volume = |name: &str, plugin| {
             let host_path = if plugin == Plugin::Image { String::new() } else { format!("/v/{name}") };
-            (name.to_owned(), MountedVolume { host_path, plugin, name: name.to_owned(), read_only: false })
+            (name.to_owned(), MountedVolume { host_path, plugin, name: name.to_owned(), read_only: false, group: None })
         };
         let volumes = BTreeMap::from([
             volume("empty", Plugin::EmptyDir),
@@ -270,6 +271,8 @@ mod tests {
         assert!(!relabelled(false).contains(&true));
         assert!(file_mount("/etc/hosts", "/h".to_owned(), true).selinux_relabel);
         assert!(!file_mount("/etc/hosts", "/h".to_owned(), false).selinux_relabel);
+        // MNT-015, as a kubelet 1.36.2 was recorded with terminationMessagePath "rel".
+        assert_eq!(file_mount("rel", "/h".to_owned(), false).container_path, "/rel");
     }
 
     // MNT-010: relative, without steps back, expanded from the environment as it will be.

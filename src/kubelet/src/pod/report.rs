@@ -247,19 +247,36 @@ fn start_step_ended(worker: &mut PodWorker, parts: &mut Parts, container: &str, 
             parts.images.used(&worker.uid, container);
         }
         (Step::Create(_), Err(failure)) => {
-            start_failed(worker, container, subject, "CreateContainerError", &failure.message, out);
+            start_failed(worker, container, subject, "CreateContainerError", (&failure.message, &failure.message), out);
         }
-        (Step::Start, Err(failure)) => start_failed(worker, container, subject, "RunContainerError", &failure.message, out),
+        (Step::Start, Err(failure)) => {
+            let told = without_id(&failure.message, end, container);
+            start_failed(worker, container, subject, "RunContainerError", (&failure.message, &told), out);
+        }
         (Step::Host(_), Err(failure)) => {
-            start_failed(worker, container, subject, "CreateContainerConfigError", &failure.message, out);
+            start_failed(worker, container, subject, "CreateContainerConfigError", (&failure.message, &failure.message), out);
         }
         _ => {}
     }
 }
 
-fn start_failed(worker: &mut PodWorker, container: &str, subject: Subject, reason: &str, message: &str, out: &mut Out<'_>) {
-    if worker.warn_once(&format!("{container}: {message}")) {
-        out.record(Recorded::warning(subject, "Failed", format!("Error: {message}")));
+/// What the runtime says of a container, with its name in place of its ID (upstream's recordContainerEvent): each try has another
+/// container, and its ID would make each event another one.
+fn without_id(message: &str, end: &StepEnd, container: &str) -> String {
+    end.container.as_ref().map_or_else(|| message.to_owned(), |id| message.replace(id.as_str(), container))
+}
+
+/// With the message as the status has it, and as the event does.
+fn start_failed(
+    worker: &mut PodWorker,
+    container: &str,
+    subject: Subject,
+    reason: &str,
+    (message, told): (&str, &str),
+    out: &mut Out<'_>,
+) {
+    if worker.warn_once(&format!("{container}: {told}")) {
+        out.record(Recorded::warning(subject, "Failed", format!("Error: {told}")));
     }
     count_failure(worker, container, reason, out);
     set_error(worker, container, reason, message.to_owned());
@@ -358,6 +375,22 @@ mod tests {
         kill_step_ended(&mut worker, "c", &end, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
         let told: Vec<_> = recorded.iter().map(|event| (event.reason.as_str(), event.message.as_str())).collect();
         assert_eq!(told, [("LifecycleHTTPFallback", text)]);
+    }
+
+    // POD-360, as a kubelet 1.36.2 was recorded with a volume that cannot be mounted where it is to be.
+    #[test]
+    fn event_of_a_failed_start_names_the_container_in_place_of_its_id() {
+        let id = "9cf4a6b1d5e8";
+        let of = |id: Option<&str>| StepEnd {
+            purpose: Purpose::Start { container: "f".to_owned() },
+            step: Step::Start,
+            outcome: Ok(StepReply::Elapsed),
+            container: id.map(ContainerId::new),
+        };
+        let message = format!("\"/run/k8s.io/{id}/rootfs/proc/x\" cannot be mounted because it is inside /proc");
+        let told = "\"/run/k8s.io/f/rootfs/proc/x\" cannot be mounted because it is inside /proc";
+        assert_eq!(without_id(&message, &of(Some(id)), "f"), told);
+        assert_eq!(without_id(&message, &of(None), "f"), message);
     }
 
     // POD-266, FINDINGS B11: `ttrpc: closed` when a container ends by itself while it is stopped.

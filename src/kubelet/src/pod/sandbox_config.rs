@@ -29,6 +29,8 @@ pub struct SandboxInputs<'a> {
     pub dns: DnsConfig,
     /// The pod's log directory.
     pub log_directory: String,
+    /// Groups of its volumes.
+    pub volume_groups: Vec<i64>,
 }
 
 /// The sandbox's configuration (POD-145 to POD-153, CRI-044).
@@ -60,6 +62,8 @@ fn linux(pod: &Pod, inputs: &SandboxInputs<'_>) -> LinuxPodSandboxConfig {
     let spec = pod.spec.as_ref();
     let containers = spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
     let mut groups: Vec<i64> = context.fs_group.into_iter().collect();
+    // MNT-004: second here, last in containers; of a pod without a security context none.
+    groups.extend(spec.and_then(|s| s.security_context.as_ref()).iter().flat_map(|_| &inputs.volume_groups));
     groups.extend(context.supplemental_groups.iter().flatten());
     let overhead = amounts_of(spec.and_then(|s| s.overhead.as_ref()));
     LinuxPodSandboxConfig {
@@ -109,8 +113,12 @@ fn port_mappings(pod: &Pod) -> Vec<PortMapping> {
             let name = port.name.as_deref().unwrap_or_default();
             let known = if name.is_empty() { seen.contains(&mapping) } else { names.contains(&name) };
             if !known {
-                names.extend((!name.is_empty()).then_some(name));
-                seen.push(mapping.clone());
+                // One without a name is told from others without one only.
+                if name.is_empty() {
+                    seen.push(mapping.clone());
+                } else {
+                    names.push(name);
+                }
                 mappings.push(mapping);
             }
         }
@@ -154,6 +162,7 @@ mod tests {
             cgroup_parent: pod_cgroup_name(&pod, &config, crate::config::CgroupDriver::Cgroupfs),
             dns: golden.dns_config.clone().unwrap(),
             log_directory: golden.log_directory.clone(),
+            volume_groups: Vec::new(),
             config: &config,
         };
         assert_eq!(sandbox_config(&pod, inputs).unwrap(), golden);
@@ -165,6 +174,7 @@ mod tests {
             cgroup_parent: String::new(),
             dns: DnsConfig::default(),
             log_directory: String::new(),
+            volume_groups: vec![7],
             config,
         };
         sandbox_config(&serde_json::from_value(pod).unwrap(), inputs).unwrap()
@@ -172,6 +182,17 @@ mod tests {
 
     fn of_spec(spec: serde_json::Value) -> PodSandboxConfig {
         made(&Config::new("n1"), json!({"metadata": {"name": "p"}, "spec": spec}))
+    }
+
+    // MNT-004: kuberuntime_sandbox.go (generatePodSandboxLinuxConfig).
+    #[test]
+    fn sandbox_has_the_groups_of_volumes_before_those_of_the_pod() {
+        let groups = |context: serde_json::Value| {
+            let linux = of_spec(json!({"securityContext": context, "containers": []})).linux.unwrap();
+            linux.security_context.unwrap().supplemental_groups
+        };
+        assert_eq!(groups(json!({"fsGroup": 5, "supplementalGroups": [9]})), [5, 7, 9]);
+        assert_eq!(groups(json!(null)), [0i64; 0]);
     }
 
     // NET-007: of regular containers, those without a host port and those on the node's network too; each once.
@@ -184,7 +205,8 @@ mod tests {
             {"containerPort": 53, "protocol": "UDP"},
             {"containerPort": 53, "protocol": "UDP"},
             {"containerPort": 53, "protocol": "TCP"},
-            {"containerPort": 53, "hostIP": "::1"}]);
+            {"containerPort": 53, "hostIP": "::1"},
+            {"containerPort": 80, "hostPort": 8080}]);
         let made = of_spec(json!({
             "hostNetwork": true,
             "initContainers": [{"name": "sidecar", "restartPolicy": "Always", "ports": [port("s", 1, 1)]}],
@@ -192,7 +214,10 @@ mod tests {
         let mapped: Vec<(i32, i32, i32, &str)> =
             made.port_mappings.iter().map(|m| (m.protocol, m.container_port, m.host_port, m.host_ip.as_str())).collect();
         let (tcp, udp) = (Protocol::Tcp as i32, Protocol::Udp as i32);
-        assert_eq!(mapped, [(tcp, 80, 8080, ""), (udp, 53, 0, ""), (tcp, 53, 0, ""), (tcp, 53, 0, "::1"), (tcp, 90, 0, "")]);
+        assert_eq!(
+            mapped,
+            [(tcp, 80, 8080, ""), (udp, 53, 0, ""), (tcp, 53, 0, ""), (tcp, 53, 0, "::1"), (tcp, 80, 8080, ""), (tcp, 90, 0, "")]
+        );
     }
 
     // LOG-001: the pod's labels and annotations; what the agent goes by cannot be overwritten.

@@ -136,6 +136,11 @@ pub(super) fn claimed(used: Used<'_>, found: &PersistentVolume, read_only: bool)
     Err(format!("volume \"{name}\" is of kind {}, which is not supported", kind.unwrap_or_default()))
 }
 
+/// The group of an annotation of the volume; none if it is no number.
+pub(super) fn group(volume: &PersistentVolume) -> Option<i64> {
+    volume.metadata.annotations.as_ref()?.get("pv.beta.kubernetes.io/gid")?.parse().ok()
+}
+
 /// What a PersistentVolume says besides its source.
 const PV_FIELDS: [&str; 9] = [
     "accessModes",
@@ -190,7 +195,7 @@ pub(super) fn place(root_dir: &str, uid: &PodUid, volume: &Volume, plugin: Plugi
         // DIR-010
         _ => format!("{root_dir}/pods/{uid}/volumes/{}/{}", plugin.directory(), volume.name),
     };
-    MountedVolume { host_path, plugin, name: volume.name.clone(), read_only: false }
+    MountedVolume { host_path, plugin, name: volume.name.clone(), read_only: false, group: None }
 }
 
 /// What is to be done on the host; `None` if nothing is.
@@ -250,6 +255,17 @@ mod tests {
         let volume = Volume { name: "data".to_owned(), ..Volume::default() };
         let found = serde_json::from_value(json!({"metadata": {"name": "pv-1"}, "spec": spec})).unwrap();
         claimed(Used { volume: &volume, mounted, device }, &found, true)
+    }
+
+    // VOL-032: pkg/volume/util/util.go and kubelet/volumemanager/volume_manager.go (getExtraSupplementalGid) read a decimal number.
+    #[test]
+    fn volume_names_the_group_of_its_files() {
+        let named = |id: &str| {
+            let annotations = json!({"pv.beta.kubernetes.io/gid": id});
+            group(&serde_json::from_value(json!({"metadata": {"annotations": annotations}})).unwrap())
+        };
+        assert_eq!((named("777"), named(""), named("root"), named("0x7")), (Some(777), None, None, None));
+        assert_eq!(group(&PersistentVolume::default()), None);
     }
 
     // VOL-008: a volume is used as what it is.

@@ -36,7 +36,8 @@ pub(super) fn files(
     for item in items {
         let value = match (&item.field_ref, &item.resource_field_ref) {
             (Some(field), _) => field_value(pod, &field.field_path),
-            (None, Some(field)) => resource_value(pod, field, node_allocatable),
+            // Unlike in the environment, limits of the pod are nothing to go by here.
+            (None, Some(field)) => resource_value(pod, field, |resource| amount(Some(node_allocatable), resource)),
             (None, None) => Ok(String::new()),
         };
         match value {
@@ -94,45 +95,54 @@ fn quoted(text: &str) -> String {
             '\t' => out.push_str("\\t"),
             '\x0b' => out.push_str("\\v"),
             c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c if c.is_control() || (c.is_whitespace() && c != ' ') => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
+            c if is_printed(c) => out.push(c),
+            c if u32::from(c) > 0xffff => out.push_str(&format!("\\U{:08x}", u32::from(c))),
+            c => out.push_str(&format!("\\u{:04x}", u32::from(c))),
         }
     }
     out.push('"');
     out
 }
 
-/// A container's request or limit in units of the divisor, rounded up (ENV-009).
+/// Whether Go's `unicode.IsPrint` says so: letters, marks, numbers, punctuation, symbols and the blank. Rust escapes the same others in a
+/// text, but for marks at its beginning.
+fn is_printed(c: char) -> bool {
+    c.is_ascii() || !format!("a{c}").escape_debug().nth(1).is_some_and(|escaped| escaped == '\\')
+}
+
+/// How much of a resource such a list has.
+pub(crate) fn amount(quantities: Option<&BTreeMap<String, Quantity>>, resource: &str) -> Option<Amount> {
+    quantities.and_then(|quantities| quantities.get(resource)).and_then(Amount::parse)
+}
+
+/// A container's request or limit in units of the divisor, rounded up (ENV-009); with what stands for a limit that it has not.
 pub(crate) fn resource_value(
     pod: &Pod,
     selector: &ResourceFieldSelector,
-    node_allocatable: &BTreeMap<String, Quantity>,
+    default_limit: impl Fn(&str) -> Option<Amount>,
 ) -> Result<String, String> {
     let name = selector.container_name.as_deref().unwrap_or_default();
     let container = container(pod, name).ok_or_else(|| format!("container {name} not found"))?;
-    let unsupported = || format!("Unsupported container resource : {}", selector.resource);
+    let unsupported = || format!("unsupported container resource : {}", selector.resource);
     let (list, resource) = selector.resource.split_once('.').ok_or_else(unsupported)?;
     let defaulted = matches!(resource, "cpu" | "memory" | "ephemeral-storage");
     if !defaulted && !resource.starts_with("hugepages-") {
         return Err(unsupported());
     }
     let resources = container.resources.as_ref();
-    let of = |quantities: Option<&BTreeMap<String, Quantity>>| quantities.and_then(|q| q.get(resource)).and_then(Amount::parse);
-    let amount = match list {
-        "requests" => of(resources.and_then(|r| r.requests.as_ref())),
+    let found = match list {
+        "requests" => amount(resources.and_then(|r| r.requests.as_ref()), resource),
         "limits" => {
-            let own = of(resources.and_then(|r| r.limits.as_ref())).filter(|amount| amount.is_positive());
-            let of_pod = || of(pod.spec.as_ref()?.resources.as_ref()?.limits.as_ref()).filter(|amount| amount.is_positive());
-            let of_node = || of(Some(node_allocatable));
-            if defaulted { own.or_else(of_pod).or_else(of_node) } else { own }
+            let own = amount(resources.and_then(|r| r.limits.as_ref()), resource).filter(|amount| amount.is_positive());
+            if defaulted { own.or_else(|| default_limit(resource)) } else { own }
         }
         _ => return Err(unsupported()),
     };
     let divisor =
         selector.divisor.as_ref().and_then(Amount::parse).filter(|divisor| divisor.is_positive()).unwrap_or(Amount::of(1));
     let (amount, divisor) = match resource {
-        "cpu" => (amount.unwrap_or_default().milli_value(), divisor.milli_value()),
-        _ => (amount.unwrap_or_default().value(), divisor.value()),
+        "cpu" => (found.unwrap_or_default().milli_value(), divisor.milli_value()),
+        _ => (found.unwrap_or_default().value(), divisor.value()),
     };
     Ok((amount / divisor + i64::from(amount % divisor != 0)).to_string())
 }
@@ -162,7 +172,8 @@ mod tests {
             divisor: divisor.map(|divisor| Quantity(divisor.to_owned())),
         };
         let allocatable = [("cpu".to_owned(), Quantity("1900m".to_owned())), ("memory".to_owned(), Quantity("4Gi".to_owned()))];
-        resource_value(&pod(), &selector, &allocatable.into())
+        let allocatable = allocatable.into();
+        resource_value(&pod(), &selector, |resource| amount(Some(&allocatable), resource))
     }
 
     // ENV-008, VTY-012
@@ -186,7 +197,42 @@ mod tests {
         assert_eq!(resource("limits.memory", Some("0")).as_deref(), Ok("67108864"));
         assert_eq!(resource("limits.cpu", Some("1m")).as_deref(), Ok("1900"));
         assert_eq!(resource("requests.memory", None).as_deref(), Ok("0"));
-        assert_eq!(resource("limits.gpu", None), Err("Unsupported container resource : limits.gpu".to_owned()));
+        assert_eq!(resource("limits.gpu", None), Err("unsupported container resource : limits.gpu".to_owned()));
+    }
+
+    // ENV-008, VTY-012: as a kubelet 1.36.2 was recorded.
+    #[test]
+    fn annotations_are_quoted_as_go_does() {
+        for (text, as_go_has_it) in [
+            ("\u{7}\u{8}\u{c}\u{b}\r", r#""\a\b\f\v\r""#),
+            ("\u{1}\u{1f}\u{7f}", r#""\x01\x1f\x7f""#),
+            ("\u{85}\u{9f}", r#""\u0085\u009f""#),
+            ("a\u{200d}b", r#""a\u200db""#),
+            ("a\u{a0}b", r#""a\u00a0b""#),
+            ("\u{feff}x", r#""\ufeffx""#),
+            ("x\u{ad}y", r#""x\u00ady""#),
+            ("\u{e000}", r#""\ue000""#),
+            ("\u{378}", r#""\u0378""#),
+            ("\u{2028}\u{2029}\u{3000}", r#""\u2028\u2029\u3000""#),
+            ("\u{202e}abc", r#""\u202eabc""#),
+            ("\u{e0001}\u{10ffff}", r#""\U000e0001\U0010ffff""#),
+            ("e\u{301} \u{1f600} \u{6f22}", "\"e\u{301} \u{1f600} \u{6f22}\""),
+        ] {
+            assert_eq!(quoted(text), as_go_has_it);
+        }
+    }
+
+    // ENV-009, as a kubelet 1.36.2 was recorded: the pod's own limits count for variables, not for files.
+    #[test]
+    fn limits_of_the_pod_are_no_default_for_files() {
+        let pod: Pod = serde_json::from_value(json!({"spec": {
+            "containers": [{"name": "c"}], "resources": {"limits": {"cpu": "1700m", "memory": "200Mi"}}}}))
+        .unwrap();
+        let item = json!([{"path": "f", "resourceFieldRef": {"containerName": "c", "resource": "limits.cpu", "divisor": "1m"}}]);
+        let items: Vec<DownwardAPIVolumeFile> = serde_json::from_value(item).unwrap();
+        let allocatable = [("cpu".to_owned(), Quantity("2".to_owned()))].into();
+        let files = files(&pod, &items, Some(0o644), &allocatable, &mut Room::of_volume()).unwrap();
+        assert_eq!(files["f"], payload::file(b"2000", 0o644));
     }
 
     #[test]

@@ -47,17 +47,19 @@ fn page_size(pod: &Pod, medium: &str) -> Result<u64, String> {
         Some(size) => Amount::parse_text(size).filter(|size| requested.contains(size)),
         None if medium != HUGEPAGES => return Err(format!("unknown storage medium {medium:?}")),
         None if requested.len() > 1 => {
-            return Err(format!("medium {medium} can't be used if container requests multiple huge page sizes"));
+            return Err(format!("medium: {medium} can't be used if container requests multiple huge page sizes"));
         }
         None => requested.first().copied(),
     };
     size.and_then(|size| u64::try_from(size.value()).ok())
-        .ok_or_else(|| "hugePages storage requested, but there is no resource request for huge pages".to_owned())
+        .ok_or_else(|| format!("medium {medium}: hugePages storage requested, but there is no resource request for huge pages"))
 }
 
 fn requested_page_sizes(pod: &Pod) -> BTreeSet<Amount> {
     let containers = pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
-    let requests = containers.filter_map(|container| container.resources.as_ref()?.requests.as_ref()).flat_map(|r| r.keys());
+    let of_containers = containers.filter_map(|container| container.resources.as_ref()?.requests.as_ref());
+    let of_pod = pod.spec.iter().filter_map(|spec| spec.resources.as_ref()?.requests.as_ref());
+    let requests = of_containers.chain(of_pod).flat_map(|requests| requests.keys());
     requests.filter_map(|name| Amount::parse_text(name.strip_prefix("hugepages-")?)).collect()
 }
 
@@ -82,6 +84,7 @@ mod tests {
             tokens: &mut TokenManager::new(1),
             root_dir: "/r",
             node_allocatable: &allocatable,
+            node_labels: None,
             pod_memory_limit: pod_limit,
         };
         let volume = &pod.spec.as_ref().unwrap().volumes.as_ref().unwrap()[0];
@@ -102,6 +105,7 @@ mod tests {
                 tokens: &mut TokenManager::new(1),
                 root_dir: "/r",
                 node_allocatable: &allocatable,
+                node_labels: None,
                 pod_memory_limit,
             };
             let limit = memory_limit(&inputs);
@@ -139,10 +143,13 @@ mod tests {
         let both = json!({"hugepages-2Mi": "4Mi", "hugepages-1Gi": "1Gi"});
         assert_eq!(medium(json!({"medium": "HugePages"}), two.clone(), None), pages(2 << 20));
         assert_eq!(medium(json!({"medium": "HugePages-1Gi"}), both.clone(), None), pages(1 << 30));
-        let none = "hugePages storage requested, but there is no resource request for huge pages";
-        assert_eq!(medium(json!({"medium": "HugePages-1Gi"}), two, None), failed(none));
-        assert_eq!(medium(json!({"medium": "HugePages"}), json!({}), None), failed(none));
-        let many = "medium HugePages can't be used if container requests multiple huge page sizes";
+        // As a kubelet 1.36.2 was recorded.
+        let none = |medium| {
+            failed(&format!("medium {medium}: hugePages storage requested, but there is no resource request for huge pages"))
+        };
+        assert_eq!(medium(json!({"medium": "HugePages-1Gi"}), two, None), none("HugePages-1Gi"));
+        assert_eq!(medium(json!({"medium": "HugePages"}), json!({}), None), none("HugePages"));
+        let many = "medium: HugePages can't be used if container requests multiple huge page sizes";
         assert_eq!(medium(json!({"medium": "HugePages"}), both, None), failed(many));
     }
 

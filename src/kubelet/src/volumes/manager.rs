@@ -15,7 +15,7 @@ use super::desired::{Claimed, Source};
 use super::layout::Layout;
 use super::stamp::stamp;
 use super::teardown::Teardown;
-use super::{MountedVolume, Plugin, Trouble, VolumeInputs, VolumesState, desired, payload};
+use super::{MountedVolume, Plugin, Trouble, VolumeInputs, VolumesState, checks, desired, payload};
 use crate::action::{Call, HostCall, Lane, VolumeSetup};
 use crate::alarms::Alarms;
 use crate::event::{ApiReply, HostReply};
@@ -65,6 +65,16 @@ struct ClaimRecord {
     pod: Arc<Pod>,
     name: ClaimName,
     claim: Claim,
+    /// Until when nothing is said again of a volume that may not be mounted here.
+    refused: OperationBackoff,
+}
+
+/// What a volume is by where it comes from: the pod, or a PersistentVolume.
+#[derive(Clone, Copy, Debug)]
+struct Origin<'a> {
+    name: &'a str,
+    read_only: bool,
+    group: Option<i64>,
 }
 
 /// One volume of one pod.
@@ -213,7 +223,7 @@ impl VolumeManager {
         out: &mut Out<'_>,
     ) -> bool {
         let Some(volumes) = self.pods.get_mut(uid) else { return false };
-        let Some(ClaimRecord { pod, name, claim }) = volumes.claims.get_mut(volume) else { return false };
+        let Some(ClaimRecord { pod, name, claim, .. }) = volumes.claims.get_mut(volume) else { return false };
         let ours = claim.done(now, (pod, uid, volume, name), id, outcome, out);
         volumes.wake_at = earliest([volumes.wake_at, volumes.retry_at(now)]);
         self.alarms.set(uid, volumes.wake_at);
@@ -309,23 +319,44 @@ impl PodVolumes {
             return Ok(());
         }
         match desired::source(pod, used)? {
-            Source::Pod(plugin) => self.set_up(now, whose, volume, (plugin, false), (inputs, budget), out),
-            Source::Driver(spec) => self.mount_by_driver(pod, uid, volume, *spec, inputs.root_dir, csi),
+            Source::Pod(plugin) => self.set_up(
+                now,
+                whose,
+                volume,
+                (plugin, Origin { name: &volume.name, read_only: false, group: None }),
+                (inputs, budget),
+                out,
+            ),
+            Source::Driver(spec) => self.mount_by_driver(pod, uid, volume, (*spec, None), inputs.root_dir, csi),
             // What is in place is what the claim was bound to, and no claim is bound twice.
             Source::Claim(..) if self.mounted.contains_key(&volume.name) => {}
             Source::Claim(name, read_only) => {
-                let new = || ClaimRecord { pod: Arc::clone(pod), name: name.clone(), claim: Claim::default() };
+                let (claim, refused) = (Claim::default(), OperationBackoff::default());
+                let new = || ClaimRecord { pod: Arc::clone(pod), name: name.clone(), claim, refused };
                 let record = self.claims.entry(volume.name.clone()).or_insert_with(new);
                 record.pod = Arc::clone(pod);
                 match record.claim.resolve(now, pod, uid, &volume.name, &name, out) {
                     Bound::Pending => {}
                     Bound::Failed(cause) => return Err(cause.to_owned()),
-                    Bound::To(found) => match desired::claimed(used, found, read_only)? {
-                        Claimed::Driver(spec) => self.mount_by_driver(pod, uid, volume, *spec, inputs.root_dir, csi),
-                        Claimed::Machine(volume, plugin) => {
-                            self.set_up(now, whose, &volume, (plugin, read_only), (inputs, budget), out);
+                    Bound::To(found) => {
+                        let name = found.metadata.name.clone().unwrap_or_default();
+                        let group = desired::group(found);
+                        let claimed = desired::claimed(used, found, read_only)?;
+                        if let Some((what, cause)) = checks::refusal(found, &claimed, inputs.node_labels, csi, uid) {
+                            if record.refused.until(now).is_none() {
+                                record.refused.failed(now);
+                                failed_mount(pod, what, &name, cause, out);
+                            }
+                            return Ok(());
                         }
-                    },
+                        match claimed {
+                            Claimed::Driver(spec) => self.mount_by_driver(pod, uid, volume, (*spec, group), inputs.root_dir, csi),
+                            Claimed::Machine(volume, plugin) => {
+                                let origin = Origin { name: &name, read_only, group };
+                                self.set_up(now, whose, &volume, (plugin, origin), (inputs, budget), out);
+                            }
+                        }
+                    }
                 }
             }
         }
@@ -338,14 +369,15 @@ impl PodVolumes {
         pod: &Arc<Pod>,
         uid: &PodUid,
         volume: &Volume,
-        wanted: CsiSpec,
+        (wanted, group): (CsiSpec, Option<i64>),
         root: &str,
         csi: &mut CsiVolumes,
     ) {
         let (name, read_only) = (wanted.name.clone(), wanted.read_only);
         if csi.want(pod, wanted) {
             let host_path = format!("{root}/pods/{uid}/volumes/{}/{name}/mount", spec::DIRECTORY);
-            self.mounted.insert(volume.name.clone(), MountedVolume { host_path, plugin: Plugin::Csi, name, read_only });
+            let mounted = MountedVolume { host_path, plugin: Plugin::Csi, name, read_only, group };
+            self.mounted.insert(volume.name.clone(), mounted);
         }
     }
 
@@ -354,14 +386,19 @@ impl PodVolumes {
         now: Now,
         whose: Whose<'_>,
         volume: &Volume,
-        (plugin, read_only): (Plugin, bool),
+        (plugin, origin): (Plugin, Origin<'_>),
         (inputs, budget): (&mut VolumeInputs<'_>, &mut Budget),
         out: &mut Out<'_>,
     ) {
         let Whose { pod, uid, .. } = whose;
         let record = self.volumes.entry(volume.name.clone()).or_insert_with(|| Record {
             pod: Arc::clone(pod),
-            place: MountedVolume { read_only, ..desired::place(inputs.root_dir, uid, volume, plugin) },
+            place: MountedVolume {
+                name: origin.name.to_owned(),
+                read_only: origin.read_only,
+                group: origin.group,
+                ..desired::place(inputs.root_dir, uid, volume, plugin)
+            },
             operation: None,
             made: None,
             written: None,
@@ -408,7 +445,7 @@ impl PodVolumes {
                 let hangs = failure.kind == FailureKind::UnknownOutcome;
                 let cause =
                     if hangs { format!("{}: {}", record.place.host_path, failure.message) } else { failure.message.clone() };
-                record.tell(volume, &cause, out);
+                record.tell(&cause, out);
                 self.wake_at = earliest([self.wake_at, record.host.until(now)]);
                 // Once the volumes are to go, whoever removes them waits for this.
                 self.teardown.is_some()
@@ -437,7 +474,7 @@ impl PodVolumes {
     }
 
     fn retry_at(&self, now: Now) -> Option<Mono> {
-        let claims = self.claims.values().map(|record| record.claim.retry_at(now));
+        let claims = self.claims.values().flat_map(|record| [record.claim.retry_at(now), record.refused.until(now)]);
         earliest(self.volumes.values().flat_map(|record| [record.host.until(now), record.sources.until(now)]).chain(claims))
     }
 }
@@ -461,7 +498,7 @@ impl Record {
             }
             Some((of, Err(cause))) if *of == stamp => {
                 let cause = cause.clone();
-                self.failed(now, &volume.name, &cause, out);
+                self.failed(now, &cause, out);
                 return false;
             }
             _ => {}
@@ -488,7 +525,7 @@ impl Record {
             }
             Err(Trouble::Pending) => {}
             Err(Trouble::Failed(cause)) => {
-                self.failed(now, &volume.name, &cause, out);
+                self.failed(now, &cause, out);
                 self.made = Some((stamp, Err(cause)));
             }
         }
@@ -500,10 +537,10 @@ impl Record {
         self.operation.is_some() || self.written == Some(digest) || self.host.until(now).is_some()
     }
 
-    fn failed(&mut self, now: Now, volume: &str, cause: &str, out: &mut Out<'_>) {
+    fn failed(&mut self, now: Now, cause: &str, out: &mut Out<'_>) {
         if self.sources.until(now).is_none() {
             self.sources.failed(now);
-            self.tell(volume, cause, out);
+            self.tell(cause, out);
         }
     }
 
@@ -514,10 +551,14 @@ impl Record {
     }
 
     /// VOL-021
-    fn tell(&self, volume: &str, cause: &str, out: &mut Out<'_>) {
-        let message = format!("MountVolume.SetUp failed for volume \"{volume}\" : {cause}");
-        out.record(Recorded::warning(Subject::Pod(Arc::clone(&self.pod)), "FailedMount", message));
+    fn tell(&self, cause: &str, out: &mut Out<'_>) {
+        failed_mount(&self.pod, "MountVolume.SetUp", &self.place.name, cause, out);
     }
+}
+
+fn failed_mount(pod: &Arc<Pod>, what: &str, volume: &str, cause: &str, out: &mut Out<'_>) {
+    let message = format!("{what} failed for volume \"{volume}\" : {cause}");
+    out.record(Recorded::warning(Subject::Pod(Arc::clone(pod)), "FailedMount", message));
 }
 
 /// The names of those used volumes, in order.

@@ -70,8 +70,9 @@ impl Bench {
         self.with(|bench, out| {
             let Bench { objects, tokens, volumes, now, .. } = bench;
             objects.register(*now, &pod, out);
+            let (node_allocatable, node_labels) = (&BTreeMap::new(), None);
             let mut inputs =
-                VolumeInputs { objects, tokens, root_dir: "/r", node_allocatable: &BTreeMap::new(), pod_memory_limit: None };
+                VolumeInputs { objects, tokens, root_dir: "/r", node_allocatable, node_labels, pod_memory_limit: None };
             volumes.sync_pod(*now, &pod, &mut inputs, out)
         })
     }
@@ -423,7 +424,7 @@ fn only_used_volumes_are_set_up_and_some_need_nothing() {
     let mounted = bench.volumes.mounted(&bench.uid());
     assert_eq!(
         mounted["h"],
-        MountedVolume { host_path: "/var/log".into(), plugin: Plugin::HostPath, name: "h".into(), read_only: false }
+        MountedVolume { host_path: "/var/log".into(), plugin: Plugin::HostPath, name: "h".into(), read_only: false, group: None }
     );
     assert!(!mounted["h"].plugin.read_only() && !mounted["h"].plugin.managed());
     assert_eq!(mounted["i"].host_path, "");

@@ -2,6 +2,7 @@
 //! Upstream: pkg/kubelet/volumemanager, pkg/volume.
 //! Differs: one level-triggered pass per pod sync instead of two worlds and a reconciler that polls (see `manager`).
 
+mod checks;
 mod claims;
 mod configmap;
 pub mod csi;
@@ -37,6 +38,8 @@ pub struct VolumeInputs<'a> {
     pub root_dir: &'a str,
     /// The node's allocatable resources.
     pub node_allocatable: &'a BTreeMap<String, Quantity>,
+    /// The node's labels, if they are known.
+    pub node_labels: Option<&'a BTreeMap<String, String>>,
     /// The memory limit of the pod's cgroup in bytes, if it has one.
     pub pod_memory_limit: Option<u64>,
 }
@@ -130,6 +133,8 @@ pub struct MountedVolume {
     pub name: String,
     /// Whether its source says that it is read-only, whatever its kind (CSI-017).
     pub read_only: bool,
+    /// The group that a PersistentVolume says its files are for: containers are in it (MNT-004).
+    pub group: Option<i64>,
 }
 
 impl MountedVolume {

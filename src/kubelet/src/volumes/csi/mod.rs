@@ -112,6 +112,11 @@ impl CsiVolumes {
         volume.want(pod, &uid, spec)
     }
 
+    /// Whether it is for one pod only, and another has it or asked for it.
+    pub(super) fn is_anothers(&self, uid: &PodUid, spec: &CsiSpec) -> bool {
+        spec.is_for_one_pod() && self.volumes.get(&spec.unique_name()).is_some_and(|volume| volume.is_anothers(uid))
+    }
+
     /// A pod that has a volume was synced.
     pub(super) fn synced(&mut self, now: Now, uid: &PodUid, name: &str) {
         let id = (uid.clone(), name.to_owned());

@@ -65,6 +65,11 @@ impl CsiSpec {
         })
     }
 
+    /// Whether no two pods may have it.
+    pub(super) fn is_for_one_pod(&self) -> bool {
+        self.access_modes == [RWOP]
+    }
+
     /// Of a volume in the pod itself (CSI-012); `None` if it is no CSI volume.
     pub(in crate::volumes) fn inline(pod: &Pod, volume: &Volume) -> Option<Self> {
         let source = volume.csi.as_ref()?;

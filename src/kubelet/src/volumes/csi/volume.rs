@@ -173,6 +173,12 @@ impl CsiVolume {
             .retain(|id, mount| mount.presence != Presence::No || !matches!(mount.want, Want::Gone) || busy.as_ref() == Some(id));
     }
 
+    /// Whether it is, may be or is to be mounted for another pod.
+    pub(super) fn is_anothers(&self, uid: &PodUid) -> bool {
+        let is = |mount: &Mount| mount.presence != Presence::No || matches!(mount.want, Want::Mounted(..));
+        self.mounts.iter().any(|((pod, _), mount)| pod != uid && is(mount))
+    }
+
     pub(super) fn has(&self, uid: &PodUid) -> bool {
         self.mounts.keys().any(|(pod, _)| pod == uid)
     }
