@@ -88,7 +88,7 @@ mod tests {
             .unwrap()
         };
         let allocatable = [("cpu".to_owned(), Quantity("2".to_owned()))].into();
-        let context = FieldContext { pod_ips: &[], host_ips: &[], node_allocatable: &allocatable };
+        let context = FieldContext { pod_ips: &[], host_ips: &[], known_addresses: "", node_allocatable: &allocatable };
         let limit = |pod: &Pod, asking: &Container, of: &str| {
             let selector = json!({"containerName": of, "resource": "limits.cpu", "divisor": "1m"});
             resource_field(pod, asking, &serde_json::from_value(selector).unwrap(), &context).unwrap()
@@ -101,13 +101,6 @@ mod tests {
             assert_eq!(asked, [expected, expected, expected, "0"]);
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
 
     // ENV-008, NET-006: kubelet_pods.go (podFieldSelectorRuntimeValue), pkg/util/node/node.go (GetNodeHostIPs),
     // pkg/apis/core/pods/helpers.go (ConvertDownwardAPIFieldLabel).

@@ -107,7 +107,7 @@ fn quoted(text: &str) -> String {
 /// Whether Go's `unicode.IsPrint` says so: letters, marks, numbers, punctuation, symbols and the blank. Rust escapes the same others in a
 /// text, but for marks at its beginning.
 fn is_printed(c: char) -> bool {
-    c.is_ascii() || !format!("a{c}").escape_debug().nth(1).is_some_and(|escaped| escaped == '\\')
+    c.is_ascii() || format!("a{c}").escape_debug().nth(1).is_none_or(|escaped| escaped != '\\')
 }
 
 /// How much of a resource such a list has.
