@@ -27,8 +27,8 @@ const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStage
 
 /// The programs.
 pub(crate) struct Programs {
-    etcd: PathBuf,
-    apiserver: PathBuf,
+    pub(super) etcd: PathBuf,
+    pub(super) apiserver: PathBuf,
     kubectl: PathBuf,
     /// `kube-controller-manager` and `kube-scheduler`, which not everybody has beside the others, or wants.
     pub(crate) controllers: Option<[PathBuf; 2]>,
@@ -70,13 +70,12 @@ pub(crate) struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts both and waits until they answer.
-    pub(crate) fn start(site: &Site, programs: Programs) -> anyhow::Result<Self> {
+    /// Writes its files, and starts nothing.
+    pub(super) fn prepare(site: &Site, programs: &Programs) -> anyhow::Result<Self> {
         let directory = site.directory.join("control-plane");
         fs::create_dir_all(&directory)?;
         let controlled = programs.controllers.is_some();
-        let plane = Self { kubectl: programs.kubectl, directory, pki: Pki::new()?, controlled };
-        let file = |name: &str| plane.directory.join(name).display().to_string();
+        let plane = Self { kubectl: programs.kubectl.clone(), directory, pki: Pki::new()?, controlled };
         let write = |name: &str, text: &str| fs::write(plane.directory.join(name), text).context(name.to_owned());
         let pair = |name: &str, pair: wire::apiserver::pki::PemPair| {
             write(&format!("{name}.crt"), &pair.certificate).and_then(|()| write(&format!("{name}.key"), &pair.key))
@@ -88,6 +87,13 @@ impl ControlPlane {
         // Any pair will do: tokens are signed with its key.
         pair("accounts", plane.pki.client_pair(&Identity::new("accounts", &[]))?)?;
         write("admin.kubeconfig", &plane.kubeconfig(&Identity::admin())?)?;
+        Ok(plane)
+    }
+
+    /// Starts both and waits until they answer.
+    pub(super) fn start(site: &Site, programs: Programs) -> anyhow::Result<Self> {
+        let plane = Self::prepare(site, &programs)?;
+        let file = |name: &str| plane.directory.join(name).display().to_string();
         let etcd = format!(
             "{} --data-dir={} --listen-client-urls=http://127.0.0.1:2379 --advertise-client-urls=http://127.0.0.1:2379 \
              --listen-peer-urls=http://127.0.0.1:2380 --initial-advertise-peer-urls=http://127.0.0.1:2380 \

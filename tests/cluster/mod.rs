@@ -2,6 +2,7 @@
 //! one can tell: whether a node identity may do all that the agent does, and whether what clients really say is understood.
 
 mod agent_restart;
+mod bootstrap;
 mod claims;
 pub(crate) mod control_plane;
 mod deployment;

@@ -45,15 +45,21 @@ impl Containerd {
 
     /// Makes images, and gives them to it.
     pub(crate) fn import(&self, enclosure: &Enclosure, directory: &Path, recipes: &[Recipe]) -> anyhow::Result<()> {
+        let names: Vec<&str> = recipes.iter().map(|recipe| recipe.name.as_str()).collect();
+        self.import_archive(enclosure, directory, &archive(recipes)?, &names)
+    }
+
+    /// Gives it the images of those names, which are in that archive.
+    pub(crate) fn import_archive(&self, enclosure: &Enclosure, directory: &Path, archive: &[u8], names: &[&str]) -> anyhow::Result<()> {
         let images = directory.join("images.tar");
-        fs::write(&images, archive(recipes)?)?;
+        fs::write(&images, archive)?;
         self.ctr(enclosure, &["images", "import", "--no-unpack=false", &images.to_string_lossy()])?;
         fs::remove_file(&images)?;
         // The CRI plugin hears of images by events, and labels those that it knows.
         until("images that the CRI plugin knows", Duration::from_secs(20), || {
             let listed = self.ctr(enclosure, &["images", "list"]).unwrap_or_default();
             let known = |name: &str| listed.lines().any(|l| l.starts_with(name) && l.contains("io.cri-containerd.image=managed"));
-            if recipes.iter().all(|recipe| known(&recipe.name)) { Ok(()) } else { Err(listed) }
+            if names.iter().all(|name| known(name)) { Ok(()) } else { Err(listed) }
         })
     }
 

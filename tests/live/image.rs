@@ -1,6 +1,7 @@
-//! Container images made of the machine's own busybox: one-layer OCI archives that `ctr images import` takes.
+//! Container images made of the machine's own busybox, or of one program: one-layer OCI archives that `ctr images import` takes.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context as _;
@@ -72,16 +73,39 @@ pub(crate) fn blobs(recipes: &[Recipe]) -> anyhow::Result<(Vec<Value>, Blobs)> {
 /// If busybox cannot be read or run.
 pub(crate) fn archive(recipes: &[Recipe]) -> anyhow::Result<Vec<u8>> {
     let (manifests, blobs) = blobs(recipes)?;
-    let index =
-        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests}).to_string();
+    Ok(pack(&manifests, &blobs))
+}
+
+/// An archive with an image of that name, of one program in `/usr/local/bin` and the libraries that it is linked with.
+///
+/// # Errors
+/// If they cannot be read.
+pub(crate) fn archive_of(name: &str, program: &Path) -> anyhow::Result<Vec<u8>> {
+    let file = program.file_name().and_then(|file| file.to_str()).context("a program's name")?;
+    let mut layer = Vec::new();
+    entry(&mut layer, &format!("usr/local/bin/{file}"), 0o755, &Content::File(&std::fs::read(program)?));
+    let linked = Command::new("ldd").arg(program).output().context("ldd")?;
+    for word in String::from_utf8_lossy(&linked.stdout).split_whitespace().filter(|word| word.starts_with('/')) {
+        entry(&mut layer, word.trim_start_matches('/'), 0o755, &Content::File(&std::fs::read(word)?));
+    }
+    entry(&mut layer, "tmp", 0o1777, &Content::Directory);
+    finish(&mut layer);
+    let mut blobs = Blobs::new();
+    let image = manifest(&mut blobs, &layer, name, &json!({"Env": ["PATH=/usr/local/bin"]}));
+    blobs.insert(layer_digest(&layer), layer);
+    Ok(pack(&[image], &blobs))
+}
+
+fn pack(images: &[Value], blobs: &Blobs) -> Vec<u8> {
+    let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": images}).to_string();
     let mut tar = Vec::new();
     entry(&mut tar, "oci-layout", 0o644, &Content::File(br#"{"imageLayoutVersion":"1.0.0"}"#));
     entry(&mut tar, "index.json", 0o644, &Content::File(index.as_bytes()));
-    for (digest, blob) in &blobs {
+    for (digest, blob) in blobs {
         entry(&mut tar, &format!("blobs/sha256/{digest}"), 0o644, &Content::File(blob));
     }
     finish(&mut tar);
-    Ok(tar)
+    tar
 }
 
 fn layer<'a>(busybox: &[u8], applets: impl Iterator<Item = &'a str>, files: &[(&str, &[u8])]) -> Vec<u8> {

@@ -68,6 +68,11 @@ impl Site {
         self.start_agent_as("agent", NODE, Credentials::Kubeconfig(kubeconfig), client_ca)
     }
 
+    /// The same, and there are manifests of static pods.
+    pub(crate) fn start_agent_of_manifests(&self, kubeconfig: &str, client_ca: &str, manifests: &Path) -> anyhow::Result<Agent> {
+        self.start("agent", NODE, Credentials::Kubeconfig(kubeconfig), client_ca, None, &json!({"staticPodPath": manifests}))
+    }
+
     /// The same, with the shortest back-offs there are, so that tests see a container that keeps ending start again.
     pub(crate) fn start_impatient_agent(&self, kubeconfig: &str, client_ca: &str) -> anyhow::Result<Agent> {
         let settings = json!({

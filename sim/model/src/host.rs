@@ -36,6 +36,8 @@ pub struct HostModel {
     pub manifests: BTreeMap<String, Vec<u8>>,
     /// Counts what was done to them.
     pub manifest_changes: u64,
+    /// What the static pod URL answers, with status and body; nobody listens there if `None`.
+    pub pod_url: Option<(u16, Vec<u8>)>,
     /// The CSI drivers.
     pub csi: CsiModel,
     /// Whether the disk is full: what needs space fails.
@@ -82,6 +84,7 @@ impl HostModel {
             credential_plugins: BTreeMap::new(),
             manifests: BTreeMap::new(),
             manifest_changes: 0,
+            pod_url: None,
             csi: CsiModel::default(),
             disk_full: false,
         }
@@ -226,6 +229,18 @@ impl HostModel {
             Some(contents) => self.manifests.insert(name.to_owned(), contents),
             None => self.manifests.remove(name),
         };
+    }
+
+    /// Asks the static pod URL.
+    ///
+    /// # Errors
+    /// If nobody answers, or not with 200.
+    pub fn fetch(&self) -> Result<Vec<u8>, Failure> {
+        match &self.pod_url {
+            Some((200, body)) => Ok(body.clone()),
+            Some((status, _)) => Err(Failure::new(FailureKind::Other, format!("http://manifests/pods: {status}"))),
+            None => Err(Failure::new(FailureKind::Other, "connection refused")),
+        }
     }
 
     fn manifests(&self, directory: &str) -> Vec<Manifest> {

@@ -7,6 +7,7 @@ pub mod faults;
 pub mod host;
 pub mod invariants;
 pub mod liveness;
+pub mod manifests;
 #[cfg(test)]
 mod mutations;
 pub mod poison;

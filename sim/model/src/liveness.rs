@@ -8,9 +8,10 @@ use kubelet::event::WatchKey;
 use kubelet::observation::{ContainerState, SandboxState};
 use serde_json::Value;
 
-use crate::api::admission::runtime_uid;
+use crate::api::admission::{is_mirror, runtime_uid};
 use crate::api::controllers::storage::volumes_of_node;
 use crate::api::watch::is_unreadable;
+use crate::manifests::{is_as_written, static_pod_of, wanted_manifests, wanted_of_url};
 use crate::runtime::Container;
 use crate::scenario::expect::{View, condition};
 
@@ -43,6 +44,7 @@ pub fn unsettled(view: View<'_>) -> Vec<Unsettled> {
         pod_is_settled(view, pod, &mut wrong);
     }
     liveness_only_wanted_pods_run(view, &pods, &mut wrong);
+    liveness_static_pods_have_their_mirrors(view, &pods, &mut wrong);
     wrong
 }
 
@@ -219,9 +221,41 @@ fn newest<'a>(view: View<'a>, uid: &str, name: &str) -> Option<&'a Container> {
 /// L1
 fn liveness_only_wanted_pods_run(view: View<'_>, pods: &[&Value], wrong: &mut Vec<Unsettled>) {
     let known = |uid: &str| pods.iter().any(|pod| runtime_uid(pod) == uid);
-    for container in view.runtime.running().filter(|c| !known(c.pod.as_str())) {
+    // Of static pods the manifests know, whether or not the API server does.
+    let manifests = wanted_manifests(view.host);
+    let written = |c: &Container| {
+        static_pod_of(view.runtime, c).and_then(|name| manifests.get(name)).is_some_and(|pod| is_as_written(pod, c))
+    };
+    for container in view.runtime.running().filter(|c| !known(c.pod.as_str()) && !written(c)) {
         let how = format!("container {} of pod {}, which nobody knows, runs", container.name(), container.pod);
         wrong.push(Unsettled { rule: "liveness_only_wanted_pods_run", how });
+    }
+}
+
+/// L7: each static pod has a mirror that says what its manifest says, and it runs so; no other pod has one.
+fn liveness_static_pods_have_their_mirrors(view: View<'_>, pods: &[&Value], wrong: &mut Vec<Unsettled>) {
+    let mut say = |how| wrong.push(Unsettled { rule: "liveness_static_pods_have_their_mirrors", how });
+    let manifests = wanted_manifests(view.host);
+    let mirror_of = |name: &str| pods.iter().find(|pod| pod["metadata"]["name"] == name && is_mirror(pod));
+    for (name, manifest) in &manifests {
+        match mirror_of(name) {
+            None => say(format!("static pod {name} has no mirror")),
+            Some(mirror) if is_unreadable(&WatchKey::Pods, mirror) => {}
+            Some(mirror) => {
+                let live = view.runtime.running().filter(|c| c.pod.as_str() == uid(mirror));
+                for container in live.filter(|c| !is_as_written(manifest, c)) {
+                    say(format!("container {} of static pod {name} runs as an earlier manifest said", container.name()));
+                }
+            }
+        }
+    }
+    let Some(of_url) = wanted_of_url(view.host) else { return };
+    let is_wanted = |pod: &Value| manifests.contains_key(name(pod)) || of_url.iter().any(|wanted| wanted == name(pod));
+    for mirror in pods.iter().filter(|pod| is_mirror(pod) && !is_wanted(pod) && !is_unreadable(&WatchKey::Pods, pod)) {
+        say(format!("{} is the mirror of no static pod", name(mirror)));
+    }
+    for name in of_url.iter().filter(|name| mirror_of(name).is_none()) {
+        say(format!("static pod {name} of the URL has no mirror"));
     }
 }
 

@@ -3,6 +3,7 @@
 //! Differs: nothing on purpose.
 
 mod blight;
+mod manifests;
 mod turns;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use kubelet::work::Point;
 use serde_json::{Value, json};
 
 use self::blight::Blight;
+use self::manifests::Manifests;
 use self::turns::Turns;
 use crate::api::request::{Request, Verb};
 use crate::api::resource::named;
@@ -58,6 +60,7 @@ pub struct Draw {
     venom: Option<Venom>,
     blight: Option<Blight>,
     turns: Option<Turns>,
+    manifests: Option<Manifests>,
 }
 
 /// Pods that make the core panic, or the whole agent die: in some runs, and drawn apart as well.
@@ -234,6 +237,7 @@ impl Draw {
         let mut rng = Rng::new(seed ^ 0x5741_524d);
         let change_detection = [None, None, Some("Cache"), Some("Get")][usize::try_from(rng.below(4)).unwrap_or(0)];
         // Drawn apart: the rest of a run is what it would be without.
+        let manifests = Manifests::of(seed);
         let lag = Rng::new(seed ^ 0x006c_6167).below(4);
         let node = NodeSpec {
             authorizer_lag: Duration::from_millis(if lag == 0 { 300 } else { 0 }),
@@ -242,10 +246,12 @@ impl Draw {
             change_detection: change_detection.map(str::to_owned),
             cgroups_per_qos: rng.below(8) != 0,
             parallel_pulls: (rng.below(4) == 0).then_some(1),
+            static_pods: manifests.is_some(),
+            static_url: manifests.as_ref().is_some_and(|manifests| manifests.has_url),
             ..NodeSpec::default()
         };
         let (storage, registry) = (Storage::of(seed), Registry::of(seed));
-        Self { node, rng, storage, registry, venom: Venom::of(seed), blight: Blight::of(seed), turns: Turns::of(seed) }
+        Self { node, rng, storage, registry, venom: Venom::of(seed), blight: Blight::of(seed), turns: Turns::of(seed), manifests }
     }
 }
 
@@ -261,7 +267,7 @@ pub fn run(seed: u64, prepare: impl FnOnce(&mut World)) -> (Verdict, World, Plan
 
 /// Does to a cluster what is drawn, heals it, and sees it settle.
 pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
-    let Draw { node, mut rng, mut storage, mut registry, mut venom, mut blight, mut turns } = draw;
+    let Draw { node, mut rng, mut storage, mut registry, mut venom, mut blight, mut turns, mut manifests } = draw;
     // A status write that lands after a newer one shows an old status for a moment, whoever writes: not a fault to draw.
     let api = Odds { late: 0, ..draw_odds(&mut rng) };
     let odds = (draw_odds(&mut rng), api, if rng.below(4) == 0 { draw_odds(&mut rng) } else { Odds::default() });
@@ -275,6 +281,9 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
     if let Some(registry) = &registry {
         registry.furnish(cluster);
     }
+    if let Some(manifests) = &mut manifests {
+        manifests.furnish(cluster);
+    }
     let mut plan = Plan { odds, deeds: Vec::new(), node: node.clone() };
     let mut times: Vec<u64> = (0..3 + rng.below(MOST_DEEDS)).map(|_| rng.below(25_000)).collect();
     times.sort_unstable();
@@ -287,7 +296,8 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
         let poisoned = venom.as_mut().and_then(|venom| venom.deed(cluster));
         let spoiled = blight.as_mut().and_then(|blight| blight.deed(cluster));
         let turned = turns.as_mut().and_then(|turns| turns.deed(cluster));
-        let others = of_driver.into_iter().chain(poisoned).chain(spoiled).chain(turned);
+        let written = manifests.as_mut().and_then(|manifests| manifests.deed(cluster));
+        let others = of_driver.into_iter().chain(poisoned).chain(spoiled).chain(turned).chain(written);
         let text = others.fold(text, |text, more| format!("{text}; {more}"));
         cluster.note(&text);
         plan.deeds.push((at, text));
@@ -302,6 +312,9 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
     }
     if let Some(blight) = &mut blight {
         blight.heal(cluster);
+    }
+    if let Some(manifests) = &mut manifests {
+        manifests.heal(cluster);
     }
     for kind in ["ConfigMap", "Secret"] {
         // Pods may still wait for theirs.

@@ -32,7 +32,7 @@ impl CallLog {
             Call::Api(call) => ("API server", of_api(call)),
             Call::Host(call) => ("host", of_host(call)),
             Call::Csi(call) => ("plugin", of_plugin(call)),
-            Call::Probe(_) | Call::Cancel(_) => return None,
+            Call::Probe(_) | Call::Fetch(_) | Call::Cancel(_) => return None,
         };
         Some(Self { began: Instant::now(), boundary, name: call.name(), subject })
     }

@@ -284,7 +284,7 @@ fn kind(call: &Call) -> Option<Kind> {
             _ => return None,
         },
         Call::Csi(call) => return csi(call),
-        Call::Probe(_) | Call::Cancel(_) => return None,
+        Call::Probe(_) | Call::Fetch(_) | Call::Cancel(_) => return None,
     })
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use kubelet::action::{Action, ApiCall, Call, CriCall, Lane, ProbeCall};
+use kubelet::action::{Action, ApiCall, Call, CriCall, FetchCall, Lane, ProbeCall};
 use kubelet::event::{CriReply, Event, ProbeOutcome, WatchKey};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::{ActionId, PodUid};
@@ -29,14 +29,27 @@ use crate::termination_message::with_termination_messages;
 /// Probes a container over the network; implemented beside the probe adapters.
 pub type Prober = Arc<ProbeFn>;
 
+/// Asks the static pod URL.
+pub type Fetcher = Arc<dyn Fn(FetchCall) -> BoxFuture<'static, Result<Vec<u8>, Failure>> + Send + Sync>;
+
+/// Who makes the calls that go over sockets of their own.
+#[derive(Clone)]
+pub struct Callers {
+    /// Probes.
+    pub probes: Prober,
+    /// Plugins.
+    pub plugins: Caller,
+    /// The static pod URL.
+    pub fetches: Fetcher,
+}
+
 type ProbeFn = dyn Fn(ProbeCall, Duration) -> BoxFuture<'static, Result<ProbeOutcome, Failure>> + Send + Sync;
 
 /// Runs actions. Dropping it aborts everything that is in flight, and nothing else: `Drop` does no I/O.
 pub struct Executor {
     env: Env,
     epoch: Instant,
-    prober: Prober,
-    plugins: Caller,
+    callers: Callers,
     sink: EventSink,
     lanes: Lanes,
     metrics: CallMetrics,
@@ -54,7 +67,7 @@ impl Executor {
     pub fn new(
         env: Env,
         epoch: Instant,
-        (prober, plugins): (Prober, Caller),
+        callers: Callers,
         sink: EventSink,
         limits: &LaneLimits,
         metrics: Arc<Registry>,
@@ -63,8 +76,7 @@ impl Executor {
         Self {
             env,
             epoch,
-            prober,
-            plugins,
+            callers,
             sink,
             lanes: Lanes::new(limits),
             metrics,
@@ -105,7 +117,7 @@ impl Executor {
         // A probe that runs out of time says so itself, in its own words.
         let limit = if matches!(call, Call::Probe(_)) { timeout.map(|timeout| timeout + PROBE_ANSWER) } else { timeout };
         let limits = self.lanes.limits(lane, call.subject(pod.as_ref()), limit, token);
-        let (env, prober, plugins, epoch) = (self.env.clone(), Arc::clone(&self.prober), Arc::clone(&self.plugins), self.epoch);
+        let (env, callers, epoch) = (self.env.clone(), self.callers.clone(), self.epoch);
         let counting = self.metrics.counting(&call);
         self.calls.spawn(async move {
             let log = CallLog::begin(&call);
@@ -127,13 +139,18 @@ impl Executor {
                 }
                 Call::Csi(call) => {
                     let (outcome, held) =
-                        limits.hold(|_| Counting::around(counted, contained(async { plugins(call).await }))).await;
+                        limits.hold(|_| Counting::around(counted, contained(async { (callers.plugins)(call).await }))).await;
                     (Event::CsiDone { id, outcome }, held)
                 }
                 Call::Probe(call) => {
-                    let probe = |left| contained(async move { probe(prober.as_ref(), call, left).await });
+                    let probe = |left| contained(async move { probe(callers.probes.as_ref(), call, left).await });
                     let (outcome, held) = limits.hold(probe).await;
                     (Event::ProbeDone { id, outcome }, held)
+                }
+                Call::Fetch(call) => {
+                    let fetch = |_| contained(async move { (callers.fetches)(call).await });
+                    let (outcome, held) = limits.hold(fetch).await;
+                    (Event::FetchDone { id, outcome }, held)
                 }
                 Call::Cancel(_) => unreachable!("cancels do not reach a lane"),
             };
@@ -180,7 +197,8 @@ fn completed(event: &Event) -> Option<ActionId> {
         | Event::ApiDone { id, .. }
         | Event::HostDone { id, .. }
         | Event::ProbeDone { id, .. }
-        | Event::CsiDone { id, .. } => Some(*id),
+        | Event::CsiDone { id, .. }
+        | Event::FetchDone { id, .. } => Some(*id),
         _ => None,
     }
 }

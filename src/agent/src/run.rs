@@ -15,16 +15,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Resolved;
 use crate::containment::kept_up;
-use crate::env::Env;
+use crate::env::{Env, Net};
 use crate::event_loop::{EventLoop, Handle, Tap, handle};
-use crate::executor::Executor;
+use crate::executor::{Callers, Executor};
 use crate::lanes::LaneLimits;
 use crate::loop_gauge::LoopGauge;
 use crate::server::auth::Guard;
 use crate::server::stats::{Collector, StatsSettings};
 use crate::server::{ClientCa, Gate, NodeView, ServeError, Settings, Shared, metrics, serve, serve_healthz};
 use crate::view::CoreView;
-use crate::{manifest_events, plugins, probe, runtime_events};
+use crate::{manifest_events, manifest_url, plugins, probe, runtime_events};
 
 /// How many events of watches and streams wait for the loop before their sources do.
 const SOURCE_BACKLOG: usize = 1024;
@@ -61,7 +61,7 @@ impl Agent {
         let epoch = Instant::now();
         // POD-203: no limit is a limit that nobody reaches.
         let images = config.images.max_parallel_pulls.map_or(64, |n| n as usize);
-        let callers = (probe::prober(Arc::clone(&env.net)), plugins::caller(Arc::clone(&env.net)));
+        let callers = callers(&env.net);
         let metrics = Arc::new(metrics::Registry::new());
         let limits = LaneLimits { images, sandboxes: (2 * env.cores).max(4) };
         let executor = Executor::new(env.clone(), epoch, callers, sink.clone(), &limits, Arc::clone(&metrics));
@@ -141,6 +141,14 @@ impl Agent {
             () = turning => Ok(()),
             ended = servers => ended,
         }
+    }
+}
+
+fn callers(net: &Arc<dyn Net>) -> Callers {
+    Callers {
+        probes: probe::prober(Arc::clone(net)),
+        plugins: plugins::caller(Arc::clone(net)),
+        fetches: manifest_url::fetcher(Arc::clone(net)),
     }
 }
 

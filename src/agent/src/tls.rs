@@ -147,6 +147,41 @@ pub async fn connect_unverified(stream: BoxedStream, host: &str) -> io::Result<B
     Ok(Box::pin(stream))
 }
 
+/// Where Go looks for the authorities that a Linux machine trusts (crypto/x509/root_linux.go).
+const MACHINE_ROOTS: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The authorities that the machine trusts: those of `SSL_CERT_FILE`, or of the first file that is there. What is no certificate in it
+/// is passed over.
+fn machine_roots() -> RootCertStore {
+    let mut store = RootCertStore::empty();
+    let given = std::env::var("SSL_CERT_FILE").ok().filter(|path| !path.is_empty());
+    let files = given.map_or_else(|| MACHINE_ROOTS.map(str::to_owned).to_vec(), |path| vec![path]);
+    if let Some(pem) = files.iter().find_map(|path| std::fs::read(path).ok()) {
+        store.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
+    }
+    store
+}
+
+/// TLS to a server whose certificate an authority of the machine's has signed. Speaks HTTP/1.1.
+///
+/// # Errors
+/// If the name is none, or the handshake fails.
+pub async fn connect_trusted(stream: BoxedStream, host: &str) -> io::Result<BoxedStream> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(io::Error::other)?;
+    let mut config = builder.with_root_certificates(machine_roots()).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    Ok(Box::pin(stream))
+}
+
 /// Takes any certificate, but checks that the other side has its key.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);

@@ -81,8 +81,21 @@ pub enum Call {
     Probe(ProbeCall),
     /// Ask a plugin on the node. Ends in `Event::CsiDone`.
     Csi(CsiCall),
+    /// Ask the static pod URL. Ends in `Event::FetchDone`.
+    Fetch(FetchCall),
     /// Withdraw an earlier action; it then ends with `Canceled`, unless it had ended.
     Cancel(ActionId),
+}
+
+/// One GET of the static pod URL (POD-010). It may hold credentials, as may its headers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FetchCall {
+    /// The URL.
+    pub url: Sensitive<String>,
+    /// What is sent with it.
+    pub headers: Sensitive<BTreeMap<String, Vec<String>>>,
+    /// How long it may take, the reading of the answer included.
+    pub within: Duration,
 }
 
 /// A call of the container runtime.

@@ -18,6 +18,7 @@ impl Call {
             Self::Probe(ProbeCall::Tcp { .. }) => "TcpProbe",
             Self::Probe(ProbeCall::Grpc { .. }) => "GrpcProbe",
             Self::Csi(call) => call.name(),
+            Self::Fetch(_) => "FetchManifests",
             Self::Cancel(_) => "Cancel",
         }
     }
@@ -42,6 +43,7 @@ impl Event {
             Self::HostDone { .. } => "HostDone",
             Self::ProbeDone { .. } => "ProbeDone",
             Self::CsiDone { .. } => "CsiDone",
+            Self::FetchDone { .. } => "FetchDone",
             Self::PluginsChanged => "PluginsChanged",
             Self::PluginsUnwatched => "PluginsUnwatched",
             Self::TimerFired => "TimerFired",

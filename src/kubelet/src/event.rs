@@ -99,6 +99,13 @@ pub enum Event {
         /// How.
         outcome: Result<CsiReply, Failure>,
     },
+    /// The static pod URL was asked: what it answered with status 200, at most 10 MiB.
+    FetchDone {
+        /// The action.
+        id: ActionId,
+        /// How.
+        outcome: Result<Vec<u8>, Failure>,
+    },
     /// A hint: something changed in the plugins' registry, since it was last looked at.
     PluginsChanged,
     /// No such hints are to be had.

@@ -95,6 +95,9 @@ impl Kubelet {
         if config.static_pods.path.is_some() {
             sources.insert(PodSource::File);
         }
+        if config.static_pods.url.is_some() {
+            sources.insert(PodSource::Http);
+        }
         let mut rng = Rng::new(seed);
         let parts = Parts {
             startup: Startup::default(),
@@ -235,6 +238,7 @@ impl Kubelet {
             Event::HostDone { id, outcome } => self.host_done(now, id, outcome, out),
             Event::ProbeDone { id, outcome } => self.probe_done(now, id, outcome, out),
             Event::CsiDone { id, outcome } => self.csi_done(now, id, outcome, out),
+            Event::FetchDone { id, outcome } => self.fetch_done(now, id, outcome, out),
             Event::PluginsChanged => self.parts.plugins.registry_changed(),
             Event::PluginsUnwatched => self.parts.plugins.registry_unwatched(),
             Event::ManifestsChanged => self.static_pods.files_changed(),
@@ -551,6 +555,12 @@ impl Kubelet {
             Some(Owner::Plugins) => self.parts.plugins.done(now, id, outcome, out),
             Some(Owner::Csi(name)) => self.volume_done(now, &name, id, outcome.map(VolumeReply::Csi), out),
             _ => {}
+        }
+    }
+
+    fn fetch_done(&mut self, now: Now, id: ActionId, outcome: Result<Vec<u8>, Failure>, out: &mut Out<'_>) {
+        if out.owner_of(id) == Some(Owner::ManifestUrl) {
+            self.url_answered(now, outcome, out);
         }
     }
 

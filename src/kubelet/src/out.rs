@@ -41,6 +41,8 @@ pub enum Owner {
     Plugins,
     /// The files at the static pod path.
     Manifests,
+    /// The static pod URL.
+    ManifestUrl,
     /// The mirror pod of that full name.
     Mirror(PodName),
     /// A pod's status in the API.

@@ -22,6 +22,7 @@ use crate::api::ApiModel;
 use crate::api::admission::is_mirror;
 use crate::api::store::ChangeKind;
 use crate::csi::CsiModel;
+use crate::manifests::{is_as_written, static_pod_of};
 use crate::runtime::{Container, RuntimeFact, RuntimeModel};
 
 /// S11: how many calls of the API server a minute may see, besides those that users' doings explain.
@@ -67,6 +68,9 @@ const SAYS_WITHIN: Duration = Duration::from_secs(75);
 
 /// How soon the agent looks at a pod of which the runtime said that something changed: whatever else it waits for.
 const LOOKS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a container may still be started by an earlier manifest: a reading that hangs is given up after ten seconds.
+const MANIFESTS_ARE_READ_WITHIN: Duration = Duration::from_secs(15);
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +131,10 @@ pub struct Witness {
     api_calls: Vec<Duration>,
     /// When the status of each pod was written lately, by namespace and name.
     statuses: BTreeMap<(String, String), VecDeque<Duration>>,
+    /// When the agent died last.
+    died_at: Duration,
+    /// The static pods that are wanted, and since when they are so; without a pod, since when none is.
+    manifests: BTreeMap<String, (Option<Value>, Duration)>,
     now: Duration,
     /// How many calls were made, by name.
     pub calls: BTreeMap<&'static str, u64>,
@@ -151,6 +159,26 @@ impl Witness {
     #[must_use]
     pub fn lease_age(&self) -> Option<Duration> {
         self.lease_written_at.map(|at| self.now.saturating_sub(at))
+    }
+
+    /// The manifests on the node ask for these static pods from here on.
+    pub fn manifests_are(&mut self, at: Duration, mut wanted: BTreeMap<String, Value>) {
+        for (name, (known, since)) in &mut self.manifests {
+            let now = wanted.remove(name);
+            if *known != now {
+                (*known, *since) = (now, at);
+            }
+        }
+        self.manifests.extend(wanted.into_iter().map(|(name, pod)| (name, (Some(pod), at))));
+    }
+
+    /// The manifest of a static pod's container, if it has said the same since some time before the container was started.
+    fn unchanged_manifest(&self, scene: Scene<'_>, container: &Container) -> Option<&Value> {
+        let (pod, since) = self.manifests.get(static_pod_of(scene.runtime, container)?)?;
+        let pod = pod.as_ref().filter(|pod| is_as_written(pod, container))?;
+        let stale = self.pods.get(container.pod.as_str()).is_some_and(|record| !record.stale_starts.is_empty());
+        let started = scene.elapsed.saturating_sub(age(scene, container));
+        (!stale && started > *since + MANIFESTS_ARE_READ_WITHIN).then_some(pod)
     }
 
     /// The core panics for that pod, for that is planted.
@@ -244,6 +272,7 @@ impl Witness {
     /// The agent died: what it was told is forgotten.
     pub fn agent_died(&mut self) {
         self.hinted.clear();
+        self.died_at = self.now;
     }
 
     /// S13. `free` tells whether the agent does nothing for the pod that keeps it from looking; `None` if it has no need to.
@@ -375,7 +404,15 @@ impl Witness {
 
     /// S1
     fn invariant_one_live_instance_of_a_container(&mut self, scene: Scene<'_>, pod: &str, container: &str) {
-        let live = scene.runtime.running().filter(|c| c.pod.as_str() == pod && c.name() == container).count();
+        let of = |c: &Container| static_pod_of(scene.runtime, c).map(str::to_owned);
+        let one = scene.runtime.running().find(|c| c.pod.as_str() == pod && c.name() == container);
+        // A static pod that takes another's place has its name and another UID. Of one that an earlier life left, the agent knows only
+        // once it knows what the API server wants.
+        let of_this_life = |c: &Container| scene.elapsed.saturating_sub(age(scene, c)) > self.died_at;
+        let same = |c: &&Container| {
+            c.pod.as_str() == pod || (of_this_life(c) && one.is_some_and(|one| of(one).is_some() && of(one) == of(c)))
+        };
+        let live = scene.runtime.running().filter(|c| c.name() == container).filter(same).count();
         if live > 1 {
             let how = format!("{live} instances of {container} of pod {pod} run at once");
             self.broken("invariant_one_live_instance_of_a_container", how);
@@ -592,7 +629,8 @@ impl Witness {
             (None, None) => None,
         };
         let Some(stopped) = stopped else { return };
-        let Some(object) = pod_by_uid(scene, stopped.pod.as_str()) else { return };
+        let object = pod_by_uid(scene, stopped.pod.as_str()).or_else(|| self.unchanged_manifest(scene, stopped));
+        let Some(object) = object else { return };
         if !may_be_stopped(scene, object, stopped, container.is_some()) {
             let how = format!("{} of pod {} is stopped while it runs and nobody asked for it", stopped.name(), stopped.pod);
             self.broken("invariant_nothing_is_stopped_that_nobody_wants_stopped", how);

@@ -2,6 +2,7 @@
 //! Upstream: none.
 //! Differs: nothing on purpose.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -326,5 +327,40 @@ pub(super) fn credentials_of_others_are_used() -> Planted {
                 auth.clone_from(&last);
             }
         }
+    })
+}
+
+pub(super) fn mirror_is_not_made_again() -> Planted {
+    let mut made = BTreeSet::new();
+    answered(move |action| match &action.call {
+        Call::Api(ApiCall::CreatePod(pod)) => (!made.insert(pod.metadata.name.clone())).then(|| fails(action.id)),
+        _ => None,
+    })
+}
+
+/// Whatever stands in a file that was read once.
+pub(super) fn changed_manifests_are_not_read() -> Planted {
+    let mut first = BTreeMap::new();
+    Planted::in_events(move |mut event| {
+        if let Event::HostDone { outcome: Ok(HostReply::Manifests(read)), .. } = &mut event {
+            for manifest in read {
+                let contents = first.entry(manifest.path.clone()).or_insert_with(|| manifest.contents.clone());
+                manifest.contents.clone_from(contents);
+            }
+        }
+        Some(event)
+    })
+}
+
+pub(super) fn static_pods_go_with_the_api_server() -> Planted {
+    let mut away = false;
+    Planted::in_events(move |mut event| {
+        match &mut event {
+            Event::WatchFailed { .. } => away = true,
+            Event::WatchListed { .. } | Event::WatchApplied { .. } => away = false,
+            Event::HostDone { outcome: Ok(HostReply::Manifests(read)), .. } if away => read.clear(),
+            _ => {}
+        }
+        Some(event)
     })
 }

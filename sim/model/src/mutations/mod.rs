@@ -34,7 +34,7 @@ const fn row(sentence: &'static str, found_by: &'static str, plant: fn() -> Plan
     Mutation { sentence, found_by, plant, scenario }
 }
 
-const MUTATIONS: [Mutation; 28] = [
+const MUTATIONS: [Mutation; 29] = [
     row("S1", "invariant_one_live_instance_of_a_container", running_containers_look_ended, PROBED),
     row("S2", "invariant_no_pod_is_gone_while_it_runs", deletion_is_confirmed_with_the_stop, DEAF),
     row("S3", "invariant_terminal_phase_is_final", ended_pod_is_told_to_run, JOB),
@@ -62,6 +62,7 @@ const MUTATIONS: [Mutation; 28] = [
     row("L3", "liveness_new_pods_are_acted_on", watch_of_pods_is_dead, PLAIN),
     row("L4", "liveness_terminating_pods_finish", deletion_is_never_confirmed, DELETED),
     row("L5", "liveness_no_name_stays_reserved", every_sandbox_is_the_first_attempt, SANDBOX_DIES),
+    row("L7", "liveness_static_pods_have_their_mirrors", mirror_is_not_made_again, MIRRORED),
     row("L6", "liveness_status_is_what_the_runtime_says", status_is_told_until_ready_and_never_again, KILLED),
 ];
 
@@ -125,7 +126,21 @@ fn every_sentence_of_the_architecture_has_a_planted_fault() {
     let cells = architecture.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
     let is_numbered = |cell: &&str| cell.strip_prefix(['S', 'L']).is_some_and(|number| number.parse::<u32>().is_ok());
     let sentences: BTreeSet<&str> = cells.filter(is_numbered).collect();
-    assert_eq!(sentences.len(), 22, "{sentences:?}");
+    assert_eq!(sentences.len(), 23, "{sentences:?}");
     let planted: BTreeSet<&str> = MUTATIONS.iter().map(|mutation| mutation.sentence).filter(|s| !s.is_empty()).collect();
     assert_eq!(sentences, planted);
+}
+
+// The faults of static pods that the swarm must find by what it draws.
+#[test]
+fn swarm_finds_planted_faults_of_static_pods() {
+    let faults: [(&str, fn() -> Planted); 3] = [
+        ("a mirror is not made again", mirror_is_not_made_again),
+        ("a changed manifest is not read", changed_manifests_are_not_read),
+        ("static pods go with the API server", static_pods_go_with_the_api_server),
+    ];
+    for (what, plant) in faults {
+        let found = (0..150).find(|seed| !crate::swarm::run(*seed, |world| world.planted = Some(plant())).0.held());
+        assert!(found.is_some(), "{what}: no run of 150 finds it");
+    }
 }

@@ -209,3 +209,16 @@ steps:
       with: {status: {conditions: [{type: DisruptionTarget, status: "True", reason: EvictionByEvictionAPI}]}}
   - wait: 30s
 "#;
+
+pub(super) const MIRRORED: &str = r#"
+about: A mirror that a user deletes is made again.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: web.json, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, settled: true}
+  - wait: 10s
+    delete: {name: web-n1, grace: 0}
+  - wait: 5s
+    expect: {within: 60s, settled: true}
+"#;

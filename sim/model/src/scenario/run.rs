@@ -22,6 +22,7 @@ use crate::api::resource::{RESOURCES, of_kind};
 use crate::cluster::Cluster;
 use crate::faults::{Fate, FaultPlan, Planned};
 use crate::invariants::Broken;
+use crate::manifests::wanted_manifests;
 use crate::poison::Poison;
 use crate::world::World;
 
@@ -74,6 +75,9 @@ pub fn config_for(node: &NodeSpec) -> Config {
     }
     if node.static_pods {
         config.static_pods.path = Some("/etc/kubernetes/manifests".to_owned());
+    }
+    if node.static_url {
+        config.static_pods.url = Some("http://manifests/pods".to_owned());
     }
     config.node.external_cloud_provider = node.external_cloud;
     config.cgroups.per_qos = node.cgroups_per_qos;
@@ -307,7 +311,13 @@ fn disturb(cluster: &mut impl Cluster, step: &Step) {
     }
     if let Some(manifest) = &step.manifest {
         let contents = manifest.pod.as_ref().map(Value::to_string).or_else(|| manifest.text.clone());
-        cluster.with_host(|host| host.put_manifest(&manifest.file, contents.map(String::into_bytes)));
+        put_manifest(cluster, &manifest.file, contents.map(String::into_bytes));
+    }
+    if let Some(url) = &step.url {
+        let pods = url.pods.as_ref().map(|pods| json!({"apiVersion": "v1", "kind": "PodList", "items": pods}));
+        let body = url.pod.as_ref().or(pods.as_ref()).map(Value::to_string).or_else(|| url.text.clone());
+        let answer = (body.is_some() || url.status.is_some()).then(|| (url.status.unwrap_or(200), body.unwrap_or_default().into_bytes()));
+        cluster.with_host(|host| host.pod_url = answer);
     }
     if step.heal {
         heal(cluster);
@@ -324,6 +334,14 @@ fn disturb(cluster: &mut impl Cluster, step: &Step) {
     if let Some(ready) = step.network_ready {
         cluster.with_runtime(|runtime, _| runtime.network_ready = ready);
     }
+}
+
+/// Writes a file at the static pod path, or removes it.
+pub fn put_manifest(cluster: &mut impl Cluster, file: &str, contents: Option<Vec<u8>>) {
+    cluster.with_host(|host| host.put_manifest(file, contents));
+    let wanted = cluster.look(|view| wanted_manifests(view.host));
+    let at = cluster.elapsed();
+    cluster.with_witness(|witness| witness.manifests_are(at, wanted));
 }
 
 /// Writes into an object past all checks.

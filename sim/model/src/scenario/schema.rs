@@ -69,6 +69,8 @@ pub struct NodeSpec {
     pub parallel_pulls: Option<u32>,
     /// Whether `staticPodPath` is set.
     pub static_pods: bool,
+    /// Whether `staticPodURL` is set.
+    pub static_url: bool,
     /// Whether an external cloud provider initializes the node.
     pub external_cloud: bool,
     /// The machine's addresses on the way to its default gateways.
@@ -90,6 +92,7 @@ impl Default for NodeSpec {
             cgroups_per_qos: true,
             parallel_pulls: None,
             static_pods: false,
+            static_url: false,
             external_cloud: false,
             addresses: vec![[10, 77, 0, 1].into()],
         }
@@ -128,6 +131,8 @@ pub struct Step {
     pub driver: Option<DriverStep>,
     /// A file at the static pod path is written, or removed.
     pub manifest: Option<ManifestStep>,
+    /// The static pod URL answers otherwise from here on.
+    pub url: Option<UrlStep>,
     /// The core panics for a pod.
     pub poison: Option<PoisonStep>,
     /// An object is stored as nobody can read it, or is mended.
@@ -361,6 +366,20 @@ pub struct ManifestStep {
     pub pod: Option<Value>,
     /// What is in it, if that is not to be a pod.
     pub text: Option<String>,
+}
+
+/// What the static pod URL answers: pods, or a text, or nobody does.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UrlStep {
+    /// One pod.
+    pub pod: Option<Value>,
+    /// A list of pods.
+    pub pods: Option<Vec<Value>>,
+    /// What is answered, if that is not to be pods.
+    pub text: Option<String>,
+    /// The status, unless it is 200.
+    pub status: Option<u16>,
 }
 
 /// The core panics for a pod.

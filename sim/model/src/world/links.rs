@@ -38,7 +38,7 @@ impl World {
         let (side, link) = match call {
             Call::Cri(_) => (Side::Runtime, self.runtime_link),
             Call::Api(_) => (Side::Api, self.api_link),
-            Call::Host(_) => (Side::Host, Link::Up),
+            Call::Host(_) | Call::Fetch(_) => (Side::Host, Link::Up),
             Call::Csi(_) => (Side::Csi, Link::Up),
             Call::Probe(_) | Call::Cancel(_) => return Fate::Well,
         };
@@ -54,7 +54,7 @@ impl World {
             Call::Cri(call) => self.runtime.latency(self.now(), call),
             Call::Api(_) => Duration::from_millis(6),
             Call::Host(call) => self.host.latency(call),
-            Call::Probe(_) | Call::Csi(_) => Duration::from_millis(4),
+            Call::Probe(_) | Call::Csi(_) | Call::Fetch(_) => Duration::from_millis(4),
             Call::Cancel(_) => Duration::ZERO,
         }
     }
@@ -110,6 +110,7 @@ impl World {
                 Event::CsiDone { id, outcome: self.host.csi.call(call) }
             }
             Call::Probe(call) => Event::ProbeDone { id, outcome: Ok(self.probe(call)) },
+            Call::Fetch(_) => Event::FetchDone { id, outcome: self.host.fetch() },
             Call::Cancel(_) => return,
         };
         if answers {

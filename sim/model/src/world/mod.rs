@@ -429,7 +429,8 @@ impl World {
             | Event::ApiDone { id, .. }
             | Event::HostDone { id, .. }
             | Event::ProbeDone { id, .. }
-            | Event::CsiDone { id, .. } => id,
+            | Event::CsiDone { id, .. }
+            | Event::FetchDone { id, .. } => id,
             _ => return true,
         };
         self.life.as_mut().is_some_and(|life| life.in_flight.remove(id).is_some())
@@ -594,6 +595,7 @@ fn fails(call: &Call) -> Fails {
         Call::Host(_) => |id, failure| Event::HostDone { id, outcome: Err(failure) },
         Call::Csi(_) => |id, failure| Event::CsiDone { id, outcome: Err(failure) },
         Call::Probe(_) => |id, failure| Event::ProbeDone { id, outcome: Err(failure) },
+        Call::Fetch(_) => |id, failure| Event::FetchDone { id, outcome: Err(failure) },
     }
 }
 

@@ -26,7 +26,9 @@ use turmoil::Sim;
 
 use super::agent::live;
 use super::record::Record;
-use super::servers::{AGENT, API, DRIVERS, RUNTIME, api_server, cri_server, serve_api, serve_drivers, serve_runtime};
+use super::servers::{
+    AGENT, API, DRIVERS, MANIFESTS, RUNTIME, api_server, cri_server, serve_api, serve_drivers, serve_manifests, serve_runtime,
+};
 use super::shared::{Shared, lock};
 use crate::apiserver::{ApiServer, WatchFault};
 use crate::cri::CriServer;
@@ -115,6 +117,10 @@ impl SimCluster {
         {
             let shared = Arc::clone(&shared);
             sim.host(AGENT, move || live(Arc::clone(&shared)));
+        }
+        if node.static_url {
+            let shared = Arc::clone(&shared);
+            sim.host(MANIFESTS, move || serve_manifests(Arc::clone(&shared)));
         }
         let ends = (sim.lookup(AGENT), sim.lookup(API));
         Self {
@@ -300,6 +306,7 @@ impl Cluster for SimCluster {
                 lock(&self.shared.poisons).ended_well();
             }
             self.sim.crash(AGENT);
+            lock(&self.shared.witness).agent_died();
         }
         if let Some(after) = back_after {
             self.schedule(after, Coming::Starts);

@@ -15,7 +15,7 @@ use model::faults::{Fate, Side};
 use model::scenario::run::NODE;
 use proto::cri::image_service_server::ImageServiceServer;
 use proto::cri::runtime_service_server::RuntimeServiceServer;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,10 @@ pub(super) const RUNTIME_PORT: u16 = 8443;
 pub(super) const DRIVERS: &str = "drivers";
 /// Its port.
 pub(super) const DRIVERS_PORT: u16 = 9000;
+/// The host that the static pod URL names.
+pub(super) const MANIFESTS: &str = "manifests";
+/// How long it takes for an answer.
+const URL_TAKES: Duration = Duration::from_millis(4);
 /// How long a driver takes for anything.
 const DRIVER_TAKES: Duration = Duration::from_millis(4);
 
@@ -138,6 +142,33 @@ pub(super) async fn serve_drivers(shared: Arc<Shared>) -> turmoil::Result {
             let calls: Calls = Arc::new(move |call| driver_call(Arc::clone(&shared), call).boxed());
             let ended = csi::serve(GrpcStream(stream), path, calls).await;
             tracing::debug!(?ended, "connection to a driver ended");
+        });
+    }
+}
+
+/// Answers at the static pod URL, one request on each connection; hangs up while nobody is to answer.
+pub(super) async fn serve_manifests(shared: Arc<Shared>) -> turmoil::Result {
+    let listener = TcpListener::bind((ANYWHERE, 80)).await?;
+    loop {
+        let (mut stream, _) = listener.accept().await?;
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                match stream.read_u8().await {
+                    Ok(byte) => request.push(byte),
+                    Err(_) => return,
+                }
+            }
+            let fate = shared.arrives(Side::Host, "FetchManifests");
+            let answer = met(fate, URL_TAKES, {
+                let shared = Arc::clone(&shared);
+                move || lock(&shared.host).pod_url.clone().ok_or_else(|| Failure::new(FailureKind::Other, "nobody answers"))
+            });
+            let Ok((status, body)) = answer.await else { return };
+            let head = format!("HTTP/1.1 {status} Said\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let said = stream.write_all(&[head.into_bytes(), body].concat()).await;
+            tracing::debug!(?said, "answered at the static pod URL");
         });
     }
 }

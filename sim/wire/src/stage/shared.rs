@@ -210,7 +210,12 @@ impl Shared {
 fn ends_action(event: &Event) -> bool {
     matches!(
         event,
-        Event::CriDone { .. } | Event::ApiDone { .. } | Event::HostDone { .. } | Event::ProbeDone { .. } | Event::CsiDone { .. }
+        Event::CriDone { .. }
+            | Event::ApiDone { .. }
+            | Event::HostDone { .. }
+            | Event::ProbeDone { .. }
+            | Event::CsiDone { .. }
+            | Event::FetchDone { .. }
     )
 }
 

@@ -316,7 +316,6 @@ fn settings_without_effect_are_warned_of_by_name() {
         ("shutdownGracePeriod: 30s\nshutdownGracePeriodCriticalPods: 10s", "shutdownGracePeriod, shutdownGracePeriodCriticalPods"),
         ("kubeAPIQPS: 100\nkubeAPIBurst: 200", "kubeAPIQPS, kubeAPIBurst"),
         ("tracing: {endpoint: 'localhost:4317', samplingRatePerMillion: 100}", "tracing"),
-        ("staticPodURL: http://user:hunter2@a/", "staticPodURL"),
         ("enableContentionProfiling: true", "enableContentionProfiling"),
         ("cpuManagerPolicy: static\nreservedSystemCPUs: '0'", "cpuManagerPolicy static"),
         ("logging: {vmodule: [{filePattern: a, verbosity: 3}]}", "logging.vmodule"),

@@ -45,7 +45,7 @@ impl Manifests {
             Err(error) => return Err(error),
         };
         if found.is_file() {
-            return Ok(vec![read(path, name.to_owned())]);
+            return Ok(read(path, name.to_owned()).into_iter().collect());
         }
         if !found.is_dir() {
             return Err(HostError::Unfit("path is not a directory or file".to_owned()));
@@ -62,7 +62,7 @@ impl Manifests {
                 manifests.push(Manifest { path: name, contents: Err(why) });
                 break;
             }
-            let mut manifest = read(&path, name);
+            let Some(mut manifest) = read(&path, name) else { continue };
             let size = manifest.contents.as_ref().map_or(0, Vec::len);
             if size > left {
                 manifest.contents = Err(format!("the manifests before it and this one take more than {MOST_BYTES} bytes"));
@@ -75,8 +75,13 @@ impl Manifests {
     }
 }
 
-fn read(path: &Path, name: String) -> Manifest {
-    Manifest { contents: files::read(path).map_err(|error| error.to_string()), path: name }
+/// `None` if it has gone since it was seen: then it was never there.
+fn read(path: &Path, name: String) -> Option<Manifest> {
+    let contents = match files::read(path) {
+        Err(error) if error.is_not_found() => return None,
+        contents => contents.map_err(|error| error.to_string()),
+    };
+    Some(Manifest { contents, path: name })
 }
 
 #[cfg(test)]
@@ -123,6 +128,13 @@ mod tests {
         assert_eq!(told(&read), expected);
         let one = Manifests::new().read(&directory.join("a.json"), "/a.json").unwrap();
         assert_eq!(told(&one), [("/a.json", b"{}".as_slice())]);
+    }
+
+    // POD-007: pkg/kubelet/config/file.go (extractFromDir): one that vanishes while it is read is no error.
+    #[test]
+    fn a_file_that_vanishes_was_never_there() {
+        let scratch = Scratch::new();
+        assert_eq!(read(&scratch.path().join("gone"), "gone".to_owned()), None);
     }
 
     // POD-007: at most 10 MiB; a pipe never blocks.

@@ -13,9 +13,9 @@ use kubelet::event::ProbeOutcome;
 use kubelet::time::go_seconds;
 use tokio::time::{Instant, timeout_at};
 
-use super::over;
-use super::wire::{Heard, open};
 use crate::env::Net;
+use crate::go_http::over;
+use crate::go_http::wire::{Heard, open};
 use crate::go_text::{join_host_port, quote};
 
 const BODY_LIMIT: usize = 10 * 1024;
@@ -195,7 +195,7 @@ fn health_request(service: &str) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::Answers;
+    use crate::go_http::testing::Answers;
     use super::*;
 
     #[test]
@@ -261,7 +261,7 @@ mod tests {
             let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             let _ended = connection.serve_connection(TokioIo::new(server), service).await;
         });
-        let net = super::super::testing::One::of(client);
+        let net = crate::go_http::testing::One::of(client);
         assert_eq!(probe(&net, "fd00::2", 5000, "", Duration::from_secs(1)).await, ProbeOutcome::Success);
         served.abort();
     }

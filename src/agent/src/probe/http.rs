@@ -17,18 +17,14 @@ use kubelet::failure::{Failure, FailureKind};
 use kubelet::limits::check_headers;
 use tokio::time::{Instant, timeout_at};
 
-use super::over;
-use super::url::{Unresolved, Url};
-use super::wire::{HTTP_ON_HTTPS, exchange_error, open};
 use crate::env::Net;
+use crate::go_http::url::Url;
+use crate::go_http::wire::{HTTP_ON_HTTPS, exchange_error, open};
+use crate::go_http::{MOST_ANSWER_HEADERS, MOST_REQUESTS, TOO_LATE, TOO_LATE_BODY, over, redirects};
 use crate::go_text::quote;
 
 /// POD-247: what of an answer is kept.
 const BODY_LIMIT: usize = 10 * 1024;
-/// After so many requests no redirect is followed.
-const MOST_REQUESTS: usize = 10;
-const TOO_LATE: &str = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
-const TOO_LATE_BODY: &str = "context deadline exceeded (Client.Timeout or context cancellation while reading body)";
 
 /// What is probed.
 #[derive(Clone, Debug)]
@@ -86,7 +82,7 @@ async fn follow(net: &dyn Net, target: &Target, deadline: Instant) -> Result<Ans
         let next = match url.resolve(&location) {
             // Whom it leads to is asked first.
             Err(Unresolved::Scheme(_, host)) if host != target.url.host => return Ok(answer),
-            resolved => resolved.map_err(|why| of(&url, &unresolved(&why, &location)))?,
+            resolved => resolved.map_err(|why| of(&url, &why.told(&location)))?,
         };
         if next.host != target.url.host {
             return Ok(answer);
@@ -98,17 +94,6 @@ async fn follow(net: &dyn Net, target: &Target, deadline: Instant) -> Result<Ans
         url = next;
     }
     Err(of(&url, &"stopped"))
-}
-
-fn redirects(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-fn unresolved(why: &Unresolved, location: &str) -> String {
-    match why {
-        Unresolved::Malformed => format!("failed to parse Location header {}", quote(location.as_bytes())),
-        Unresolved::Scheme(scheme, _) => format!("unsupported protocol scheme {}", quote(scheme.as_bytes())),
-    }
 }
 
 /// What changes with a redirect: a `Host` of the spec's own stays while the location names none, and the server is told where it
@@ -179,9 +164,6 @@ async fn get(net: &dyn Net, url: &Url, headers: HeaderMap, deadline: Instant) ->
     };
     over(connection, exchange).await
 }
-
-/// hyper takes a hundred by itself; Go counts bytes, not headers.
-const MOST_ANSWER_HEADERS: usize = 1000;
 
 /// What a request tells, in the order in which Go writes it: host, user agent, the others by name.
 fn headers(target: &Target) -> Result<HeaderMap, String> {

@@ -5,10 +5,6 @@
 mod grpc;
 mod http;
 mod tcp;
-#[cfg(test)]
-mod testing;
-mod url;
-mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +14,7 @@ use kubelet::action::ProbeCall;
 
 use crate::env::Net;
 use crate::executor::Prober;
+use crate::go_http::url;
 
 /// The prober that the executor calls.
 #[must_use]
@@ -36,15 +33,4 @@ pub fn prober(net: Arc<dyn Net>) -> Prober {
         }
         .boxed()
     })
-}
-
-/// What is exchanged over a connection, while that is kept going. The answer may have come with the connection's end.
-async fn over<T>(connection: impl Future<Output = hyper::Result<()>>, exchange: impl Future<Output = T>) -> T {
-    let (mut connection, mut exchange) = (std::pin::pin!(connection), std::pin::pin!(exchange));
-    tokio::select! {
-        biased;
-        answer = &mut exchange => return answer,
-        ended = &mut connection => tracing::trace!(?ended, "probe's connection ended"),
-    }
-    exchange.await
 }

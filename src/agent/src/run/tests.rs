@@ -12,7 +12,7 @@ use kubelet::ids::{ActionId, PodUid};
 
 use super::*;
 use crate::certificate::self_signed;
-use crate::env::{Endpoint, Net as _};
+use crate::env::Endpoint;
 use crate::server::tests::fakes::{FakeApi, FakeClock, FakeHost, FakeNet, FakeRuntime};
 use crate::server::tests::{send, settings};
 use crate::serving_certificate::ServingCertificate;
@@ -70,7 +70,7 @@ async fn answered_after(completions: u64, events: usize) -> usize {
     let (sink, sources) = mpsc::channel(SOURCE_BACKLOG);
     let (handle, queries) = handle();
     let limits = LaneLimits { images: 1, sandboxes: 4 };
-    let callers = (probe::prober(Arc::clone(&env.net)), plugins::caller(Arc::clone(&env.net)));
+    let callers = callers(&env.net);
     let mut executor = Executor::new(env.clone(), Instant::now(), callers, sink.clone(), &limits, Arc::default());
     for number in 0..completions {
         let call = Call::Host(HostCall::ReadFile { path: "/nowhere".to_owned() });
@@ -116,7 +116,7 @@ async fn nobody_keeps_the_others_out_of_the_loop() {
 async fn calls_of_one_pod_that_have_ended_keep_no_others_waiting() {
     let env = env(&FakeNet::default());
     let (sink, _sources) = mpsc::channel(SOURCE_BACKLOG);
-    let callers = (probe::prober(Arc::clone(&env.net)), plugins::caller(Arc::clone(&env.net)));
+    let callers = callers(&env.net);
     let mut executor = Executor::new(env, Instant::now(), callers, sink, &LaneLimits { images: 1, sandboxes: 4 }, Arc::default());
     let start = |executor: &mut Executor, number, lane, call| {
         executor.start(Action { id: ActionId(number), lane, timeout: Some(Duration::from_secs(9)), pod: None, call });

@@ -274,6 +274,7 @@ fn ended(event: &Event) -> Option<(ActionId, Fails)> {
         Event::HostDone { id, .. } => Some((*id, |id, failure| Event::HostDone { id, outcome: Err(failure) })),
         Event::ProbeDone { id, .. } => Some((*id, |id, failure| Event::ProbeDone { id, outcome: Err(failure) })),
         Event::CsiDone { id, .. } => Some((*id, |id, failure| Event::CsiDone { id, outcome: Err(failure) })),
+        Event::FetchDone { id, .. } => Some((*id, |id, failure| Event::FetchDone { id, outcome: Err(failure) })),
         _ => None,
     }
 }

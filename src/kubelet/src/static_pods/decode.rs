@@ -1,5 +1,5 @@
 //! Decides what pod a manifest asks for, or what is wrong with it.
-//! Upstream: pkg/kubelet/config/common.go (tryDecodeSinglePod, applyDefaults).
+//! Upstream: pkg/kubelet/config/common.go (tryDecodeSinglePod, tryDecodePodList, applyDefaults).
 //! Differs: what only the API server would find wrong is left to it: then there is a pod, and no mirror pod of it.
 
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::defaults;
 use super::references::api_reference;
-use super::uid::{Origin, uid};
+use super::uid::{Origin, Place, uid};
 use crate::pod::manager::{HASH_ANNOTATION, MIRROR_ANNOTATION};
 use crate::quantity::Amount;
 
@@ -19,9 +19,65 @@ use crate::quantity::Amount;
 /// # Errors
 /// What is wrong with it, in words.
 pub(super) fn decode(contents: &[u8], origin: Origin<'_>) -> Result<Arc<Pod>, String> {
-    let text = std::str::from_utf8(contents).map_err(|error| error.to_string())?;
-    let document: Value = serde_saphyr::from_str(text).map_err(|error| format!("yaml: {error}"))?;
-    pod_of(document, origin)
+    pod_of(document_of(contents)?, origin)
+}
+
+/// The pods of what a URL answers: one pod, or a list of pods of which none may be wrong (POD-010).
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub(super) fn decode_any(contents: &[u8], origin: Origin<'_>) -> Result<Vec<Arc<Pod>>, String> {
+    let mut document = document_of(contents)?;
+    if document["kind"] != "PodList" || document["apiVersion"] != "v1" {
+        return pod_of(document, origin).map(|pod| vec![pod]);
+    }
+    let items = match document["items"].take() {
+        Value::Null => Vec::new(),
+        Value::Array(items) => items,
+        _ => return Err("invalid pods list: items is no list".to_owned()),
+    };
+    // Whatever kind an item says that it is of.
+    let pod = |mut item: Value| {
+        item.as_object_mut().into_iter().for_each(|fields| fields.retain(|field, _| field != "kind" && field != "apiVersion"));
+        pod_from(item, origin)
+    };
+    items.into_iter().map(pod).collect()
+}
+
+fn document_of(contents: &[u8]) -> Result<Value, String> {
+    std::str::from_utf8(contents).map_err(|error| error.to_string())?;
+    // As sigs.k8s.io/yaml reads: of two equal keys the last counts, 0644 is octal, and what follows the first document does not count.
+    // What aliases stand for is copied: however it is written, all copies together take no more than this.
+    let copies = MOST_COPIED / contents.len().max(1);
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins,
+        legacy_octal_numbers: true,
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: copies },
+    };
+    let mut reader = contents;
+    let first = serde_saphyr::read_with_options::<_, Value>(&mut reader, options).next();
+    let mut document = first.unwrap_or(Ok(Value::Null)).map_err(|error| format!("yaml: {error}"))?;
+    whole_numbers(&mut document);
+    Ok(document)
+}
+
+/// What copies of anchored parts may take, in bytes.
+const MOST_COPIED: usize = 64 << 20;
+
+/// `5.0` is 5, as YAML that becomes JSON in Go has it.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            // Beyond this not every whole number is one of these.
+            let exact = |float: &f64| float.fract() == 0.0 && float.abs() < 9_007_199_254_740_992.0;
+            if let Some(whole) = number.as_f64().filter(|_| number.is_f64()).filter(exact) {
+                *number = (whole as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
 }
 
 fn pod_of(document: Value, origin: Origin<'_>) -> Result<Arc<Pod>, String> {
@@ -29,6 +85,10 @@ fn pod_of(document: Value, origin: Origin<'_>) -> Result<Arc<Pod>, String> {
     if version != "v1" || kind != "Pod" {
         return Err(format!("invalid pod: it is a {kind:?} of {version:?}, not a Pod of v1"));
     }
+    pod_from(document, origin)
+}
+
+fn pod_from(document: Value, origin: Origin<'_>) -> Result<Arc<Pod>, String> {
     // Unknown fields are left out, as a server would.
     let read = |document: Value| serde_json::from_value::<Pod>(document).map_err(|error| format!("json: {error}"));
     let pod = read(document)?;
@@ -40,7 +100,7 @@ fn pod_of(document: Value, origin: Origin<'_>) -> Result<Arc<Pod>, String> {
     defaults::pod(&mut document);
     let mut pod = read(document.clone())?;
     let own = pod.metadata.uid.clone().filter(|uid| !uid.is_empty());
-    place(&mut pod, own.unwrap_or_else(|| uid(&document, origin)), origin.node);
+    place(&mut pod, own.unwrap_or_else(|| uid(&document, origin)), origin);
     let wrong = wrong_with(&pod);
     if !wrong.is_empty() {
         return Err(format!("invalid pod: [{}]", wrong.join(" ")));
@@ -63,8 +123,8 @@ fn drop_old_annotations(document: &mut Value) {
     }
 }
 
-fn place(pod: &mut Pod, uid: String, node: &str) {
-    let name = format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), node.to_lowercase());
+fn place(pod: &mut Pod, uid: String, origin: Origin<'_>) {
+    let name = format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), origin.node.to_lowercase());
     pod.metadata.name = Some(name);
     pod.metadata.namespace.get_or_insert_default();
     if pod.metadata.namespace.as_deref() == Some("") {
@@ -73,8 +133,10 @@ fn place(pod: &mut Pod, uid: String, node: &str) {
     pod.metadata.annotations.get_or_insert_default().insert(HASH_ANNOTATION.to_owned(), uid.clone());
     pod.metadata.uid = Some(uid);
     let spec = pod.spec.get_or_insert_default();
-    spec.node_name = Some(node.to_owned());
-    tolerate_all(spec);
+    spec.node_name = Some(origin.node.to_owned());
+    if let Place::File(_) = origin.place {
+        tolerate_all(spec);
+    }
     pod.status.get_or_insert_with(PodStatus::default).phase = Some("Pending".to_owned());
 }
 

@@ -1,6 +1,8 @@
 //! Fills in what a manifest leaves out, as the API server would.
 //! Upstream: pkg/apis/core/v1/defaults.go, pkg/apis/core/v1/zz_generated.defaults.go (SetObjectDefaults_Pod).
-//! Differs: amounts of a whole pod (`spec.resources`) are taken as they are written.
+//! Differs: of the amounts of a whole pod (`spec.resources`) requests come from limits where no container asks for any, not from sums.
+
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
@@ -41,6 +43,7 @@ pub(super) fn pod(pod: &mut Value) {
     for field in ["containers", "initContainers"] {
         each(spec, field, |one| container(one, host_network));
     }
+    whole_pod(spec);
     fill_absent(spec, "enableServiceLinks", true);
     fill(spec, "dnsPolicy", "ClusterFirst");
     fill(spec, "restartPolicy", "Always");
@@ -51,6 +54,21 @@ pub(super) fn pod(pod: &mut Value) {
         spec["terminationGracePeriodSeconds"] = json!(1);
     }
     each(spec, "volumes", volume);
+}
+
+/// What the pod as a whole may have of a resource it asks for, if none of its containers asks for any (defaultPodRequests).
+fn whole_pod(spec: &mut Value) {
+    let containers = ["containers", "initContainers"].into_iter().filter_map(|field| spec[field].as_array()).flatten();
+    let asked: BTreeSet<String> =
+        containers.filter_map(|c| c["resources"]["requests"].as_object()).flat_map(|requests| requests.keys().cloned()).collect();
+    let of_pods = |name: &str| matches!(name, "cpu" | "memory") || name.starts_with("hugepages-");
+    within(spec, "resources", |resources| {
+        let limits = resources.get("limits").and_then(Value::as_object).cloned().unwrap_or_default();
+        for (name, amount) in limits.into_iter().filter(|(name, _)| of_pods(name) && !asked.contains(name)) {
+            fill_absent(resources, "requests", Map::new());
+            fill_absent(&mut resources["requests"], &name, amount);
+        }
+    });
 }
 
 fn container(container: &mut Value, host_network: bool) {

@@ -1,6 +1,6 @@
-//! Decides which pods the static pod path asks for.
-//! Upstream: pkg/kubelet/config/file.go.
-//! Differs: what is wrong with a file is told once, as an event of the node.
+//! Decides which pods the static pod path and the static pod URL ask for.
+//! Upstream: pkg/kubelet/config/file.go, pkg/kubelet/config/http.go.
+//! Differs: what is wrong with a file, or with what the URL answers, is told once, as an event of the node.
 
 mod amount;
 mod decode;
@@ -9,6 +9,7 @@ mod files;
 mod mirrors;
 mod references;
 mod uid;
+mod url;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use k8s_openapi::api::core::v1::Pod;
 use self::decode::decode;
 use self::files::Files;
 use self::mirrors::Mirrors;
-use self::uid::Origin;
+use self::uid::{Origin, Place};
+use self::url::Url;
 use crate::config::Config;
 use crate::event::{HostReply, Manifest, PodSource};
 use crate::failure::Failure;
@@ -35,6 +37,7 @@ pub(crate) struct StaticPods {
     node: Arc<str>,
     path: String,
     files: Option<Files>,
+    url: Option<Url>,
     /// What was last read, by path.
     read: BTreeMap<String, Read>,
     /// Whether the machine is known that the pods are judged by.
@@ -64,6 +67,7 @@ impl StaticPods {
             node: Arc::from(config.node.name.as_ref()),
             path: path.unwrap_or_default(),
             files,
+            url: Url::of(config),
             read: BTreeMap::new(),
             ready: false,
             mirrors: Mirrors::default(),
@@ -81,7 +85,8 @@ impl StaticPods {
 
     pub(crate) fn deadline(&self) -> Option<Mono> {
         let files = self.files.as_ref().filter(|_| self.ready).and_then(Files::deadline);
-        earliest([files, self.mirrors.deadline()])
+        let url = self.url.as_ref().filter(|_| self.ready).and_then(Url::deadline);
+        earliest([files, url, self.mirrors.deadline()])
     }
 
     /// Reads if it is time to. Pods are judged by the machine: before it is known, there are none.
@@ -89,6 +94,9 @@ impl StaticPods {
         self.ready = machine_known;
         if let Some(files) = self.files.as_mut().filter(|_| machine_known) {
             files.due(now, out);
+        }
+        if let Some(url) = self.url.as_mut().filter(|_| machine_known) {
+            url.due(now, out);
         }
     }
 
@@ -98,6 +106,7 @@ impl StaticPods {
         let Ok(HostReply::Manifests(manifests)) = outcome else { return None };
         let mut before = std::mem::take(&mut self.read);
         let mut pods: BTreeMap<PodName, Arc<Pod>> = BTreeMap::new();
+        let mut says_nothing = false;
         for manifest in manifests {
             let read = self.look_at(&manifest, before.remove(&manifest.path), out);
             // A file that is the whole path, and a change that was only hinted at, leave in place what was; a regular reading does not.
@@ -106,9 +115,11 @@ impl StaticPods {
             if let Some(pod) = read.pod.as_ref().ok().or(kept) {
                 pods.insert(name_of(pod), Arc::clone(pod));
             }
+            // A path that is one file, and never was good: it is not known what it asks for (listConfig sends nothing then).
+            says_nothing |= manifest.path == self.path && read.good.is_none();
             self.read.insert(manifest.path, read);
         }
-        Some(pods.into_values().collect())
+        (!says_nothing).then(|| pods.into_values().collect())
     }
 
     fn look_at(&self, manifest: &Manifest, before: Option<Read>, out: &mut Out<'_>) -> Read {
@@ -116,7 +127,7 @@ impl StaticPods {
             Some(before) if before.contents == manifest.contents => return before,
             before => before,
         };
-        let origin = Origin { node: &self.node, path: &manifest.path };
+        let origin = Origin { node: &self.node, place: Place::File(&manifest.path) };
         let pod = manifest.contents.as_ref().map_err(Clone::clone).and_then(|contents| decode(contents, origin));
         if let Err(why) = &pod {
             let message = format!("Could not process manifest file {}: {why}", manifest.path);
@@ -132,6 +143,15 @@ impl Kubelet {
     pub(crate) fn manifests_read(&mut self, now: Now, outcome: Result<HostReply, Failure>, out: &mut Out<'_>) {
         if let Some(pods) = self.static_pods.read(now, outcome, out) {
             let changes = self.pods.listed(now.wall, PodSource::File, pods);
+            self.pods_changed(now, changes, out);
+        }
+    }
+
+    /// The static pod URL was asked.
+    pub(crate) fn url_answered(&mut self, now: Now, outcome: Result<Vec<u8>, Failure>, out: &mut Out<'_>) {
+        let Some(url) = &mut self.static_pods.url else { return };
+        if let Some(pods) = url.answered(now, &self.static_pods.node, outcome, out) {
+            let changes = self.pods.listed(now.wall, PodSource::Http, pods);
             self.pods_changed(now, changes, out);
         }
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 
-use super::decode::decode;
-use super::uid::Origin;
+use super::decode::{decode, decode_any};
+use super::uid::{Origin, Place};
 
 #[derive(Deserialize)]
 struct Case {
@@ -21,7 +21,7 @@ fn cases() -> BTreeMap<String, Case> {
 
 fn made(name: &str, case: &Case) -> Result<Pod, String> {
     let path = format!("/etc/kubernetes/manifests/{name}");
-    let origin = Origin { node: "node-1", path: &path };
+    let origin = Origin { node: "node-1", place: Place::File(&path) };
     decode(case.manifest.as_bytes(), origin).map(|pod| Pod::clone(&pod))
 }
 
@@ -71,7 +71,7 @@ fn manifests_that_upstream_refuses_are_refused() {
 
 #[test]
 fn hostile_manifests_cost_little_and_break_nothing() {
-    let origin = Origin { node: "n", path: "/x" };
+    let origin = Origin { node: "n", place: Place::File("/x") };
     for text in [
         "",
         "---",
@@ -94,6 +94,46 @@ fn mangled_manifest_is_a_pod_or_an_error() {
     let cases = cases();
     let seeds: Vec<&[u8]> = cases.values().map(|case| case.manifest.as_bytes()).collect();
     crate::fuzz_tests::mangled::each_of("manifest", 4, &seeds, |input| {
-        let _pod_or_error = decode(input, Origin { node: "n1", path: "/manifests/a.yaml" });
+        let _pod_or_error = decode(input, Origin { node: "n1", place: Place::File("/manifests/a.yaml") });
     });
+}
+
+#[derive(Deserialize)]
+struct Read {
+    manifest: String,
+    url: bool,
+    uids: Option<Vec<String>>,
+}
+
+// POD-008, POD-010: how upstream's code (v1.36, tryDecodeSinglePod and tryDecodePodList with applyDefaults) reads what can be written in more
+// than one way; the UID tells that it was read so, to the last field.
+#[test]
+fn whatever_way_a_manifest_is_written_in_its_uid_is_upstreams() {
+    let cases: BTreeMap<String, Read> = serde_json::from_str(include_str!("testdata/uids.json")).unwrap();
+    assert!(cases.len() >= 55);
+    let mut wrong = Vec::new();
+    for (name, case) in cases {
+        let path = format!("/etc/kubernetes/manifests/{name}");
+        let place = if case.url { Place::Url("http://example.com/pods") } else { Place::File(&path) };
+        let origin = Origin { node: "node-1", place };
+        let contents = case.manifest.as_bytes();
+        let read = if case.url { decode_any(contents, origin) } else { decode(contents, origin).map(|pod| vec![pod]) };
+        let uids: Result<Vec<String>, String> = read.map(|pods| pods.iter().map(|pod| pod.metadata.uid.clone().unwrap()).collect());
+        if uids.as_ref().ok() != case.uids.as_ref() {
+            wrong.push(format!("{name}: {uids:?}, not {:?}", case.uids));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn aliases_copy_no_more_than_is_bounded() {
+    let origin = Origin { node: "n", place: Place::File("/x") };
+    let many = |text: &str, times| format!("a: &a {text}\nb: [{}]\n", vec!["*a"; times].join(", "));
+    for bomb in [many(&"x".repeat(100_000), 10_000), many(&format!("[{}]", vec!["x"; 1000].join(",")), 10_000)] {
+        let why = decode(bomb.as_bytes(), origin).unwrap_err();
+        assert!(why.starts_with("yaml: "), "{why}");
+    }
+    let few = many("{name: c, image: x}", 3) + "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [*a]}\n";
+    assert!(decode(few.as_bytes(), origin).is_ok());
 }

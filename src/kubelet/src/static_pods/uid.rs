@@ -17,14 +17,26 @@ const TYPES: &str = include_str!("pod_types.txt");
 pub(super) struct Origin<'a> {
     /// The node.
     pub(super) node: &'a str,
-    /// The file's path.
-    pub(super) path: &'a str,
+    /// The file, or the URL.
+    pub(super) place: Place<'a>,
+}
+
+/// What was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place<'a> {
+    /// The file of that path.
+    File(&'a str),
+    /// What that URL answers.
+    Url(&'a str),
 }
 
 /// The UID of a pod, with its defaults, that has none of its own: FNV-1a over the text that upstream prints of it.
 pub(super) fn uid(pod: &Value, origin: Origin<'_>) -> String {
     let mut text = dump(pod);
-    let _ = write!(text, "host:{}file:{}", origin.node, origin.path);
+    let _ = match origin.place {
+        Place::File(path) => write!(text, "host:{}file:{path}", origin.node),
+        Place::Url(url) => write!(text, "url:{url}"),
+    };
     let digest = text.bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |digest, byte| {
         (digest ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
     });

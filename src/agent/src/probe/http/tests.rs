@@ -1,6 +1,6 @@
 use tokio::io::AsyncWriteExt as _;
 
-use super::super::testing::{Answers, One};
+use crate::go_http::testing::{Answers, One};
 use super::*;
 
 fn target(path: &str, headers: &[(&str, &str)]) -> Target {

@@ -1,4 +1,4 @@
-//! The connections of probes: opened for one exchange, with what the other side said first kept, for that is what an error quotes.
+//! Connections: opened for one exchange, with what the other side said first kept, for that is what an error quotes.
 //! Upstream: pkg/probe/dialer_others.go, Go's net/http and crypto/tls (their errors).
 //! Differs: nothing on purpose.
 
@@ -12,25 +12,25 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::env::{BoxedStream, Endpoint, Net};
 use crate::go_text::{dial_error, io_error, quote};
-use crate::tls::connect_unverified;
+use crate::tls::{connect_trusted, connect_unverified};
 
 /// As much of an answer as an error may quote.
 const KEPT: usize = 256;
 
 /// What Go says of a server that answers a TLS handshake in plain HTTP; a lifecycle hook is then tried again without TLS.
-pub(super) const HTTP_ON_HTTPS: &str = "http: server gave HTTP response to HTTPS client";
+pub(crate) const HTTP_ON_HTTPS: &str = "http: server gave HTTP response to HTTPS client";
 
 /// The first bytes that the other side said.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Heard(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Heard(Arc<Mutex<Vec<u8>>>);
 
 impl Heard {
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is heard is kept for somebody else as well.
-    pub(super) fn share(stream: BoxedStream, heard: Self) -> BoxedStream {
+    pub(crate) fn share(stream: BoxedStream, heard: Self) -> BoxedStream {
         Box::pin(Listening { stream, heard, asks_first: false, waits: None })
     }
 
@@ -94,7 +94,7 @@ fn asking(stream: BoxedStream) -> (BoxedStream, Heard) {
 ///
 /// # Errors
 /// In Go's words.
-pub(super) async fn open(net: &dyn Net, https: bool, host: &str, port: u16) -> Result<(BoxedStream, Heard), String> {
+pub(crate) async fn open(net: &dyn Net, https: bool, host: &str, port: u16) -> Result<(BoxedStream, Heard), String> {
     let endpoint = Endpoint::Tcp { host: host.to_owned(), port };
     let stream = net.connect(endpoint).await.map_err(|error| dial_error(host, port, &error))?;
     if !https {
@@ -103,6 +103,23 @@ pub(super) async fn open(net: &dyn Net, https: bool, host: &str, port: u16) -> R
     let heard = Heard::default();
     match connect_unverified(Heard::share(stream, heard.clone()), host).await {
         Ok(stream) => Ok(asking(stream)),
+        Err(error) => Err(handshake_error(&error, &heard.bytes())),
+    }
+}
+
+/// The same, and the other side's certificate must be one that the machine trusts.
+///
+/// # Errors
+/// In Go's words, but for what is wrong with a certificate.
+pub(crate) async fn open_verified(net: &dyn Net, https: bool, host: &str, port: u16) -> Result<(BoxedStream, Heard), String> {
+    if !https {
+        return open(net, https, host, port).await;
+    }
+    let endpoint = Endpoint::Tcp { host: host.to_owned(), port };
+    let stream = net.connect(endpoint).await.map_err(|error| dial_error(host, port, &error))?;
+    let (stream, heard) = listening(stream);
+    match connect_trusted(stream, host).await {
+        Ok(stream) => Ok(listening(stream)),
         Err(error) => Err(handshake_error(&error, &heard.bytes())),
     }
 }
@@ -120,7 +137,7 @@ fn handshake_error(error: &io::Error, heard: &[u8]) -> String {
 }
 
 /// What Go says of an exchange that hyper could not make, after the other side had said so much.
-pub(super) fn exchange_error(error: &hyper::Error, heard: &[u8]) -> String {
+pub(crate) fn exchange_error(error: &hyper::Error, heard: &[u8]) -> String {
     if error.is_parse() {
         return malformed(heard).unwrap_or_else(|| error.to_string());
     }

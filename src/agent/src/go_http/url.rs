@@ -5,18 +5,23 @@
 use std::fmt;
 use std::fmt::Write as _;
 
+use crate::go_text::quote;
+
 /// An absolute URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Url {
-    pub(super) https: bool,
+pub(crate) struct Url {
+    pub(crate) https: bool,
     /// Without brackets.
-    pub(super) host: String,
-    pub(super) port: Option<u16>,
+    pub(crate) host: String,
+    pub(crate) port: Option<u16>,
     /// Escaped; empty, or with a leading slash.
     path: String,
     query: Option<String>,
     fragment: Option<String>,
 }
+
+/// User and password.
+pub(crate) type Login = (Vec<u8>, Vec<u8>);
 
 /// A URL that may be relative.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,15 +35,25 @@ struct Reference<'a> {
 
 /// Why a redirect cannot be followed, in Go's words.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unresolved {
+pub(crate) enum Unresolved {
     Malformed,
     /// Nothing that HTTP can be spoken over: the scheme, and the host that it leads to.
     Scheme(String, String),
 }
 
+impl Unresolved {
+    /// The same as an error of the request that was answered with that location.
+    pub(crate) fn told(&self, location: &str) -> String {
+        match self {
+            Self::Malformed => format!("failed to parse Location header {}", quote(location.as_bytes())),
+            Self::Scheme(scheme) => format!("unsupported protocol scheme {}", quote(scheme.as_bytes())),
+        }
+    }
+}
+
 impl Url {
     /// What a spec asks for. A path that is no URL is taken for a path as it is.
-    pub(super) fn of_spec(https: bool, host: &str, port: u16, path: &str) -> Self {
+    pub(crate) fn of_spec(https: bool, host: &str, port: u16, path: &str) -> Self {
         let reference = Reference::parse(path);
         let (path, query, fragment) =
             reference.map_or_else(|| (escape(path.as_bytes()), None, None), |r| (r.path, r.query, r.fragment));
@@ -46,8 +61,35 @@ impl Url {
         Self { https, host: host.to_owned(), port: Some(port), path, query, fragment }
     }
 
+    /// A URL as somebody wrote it, and what stands before its host: user and password, decoded.
+    ///
+    /// # Errors
+    /// If it is none that can be asked, without its text, for there may be a password in it.
+    pub(crate) fn parse(text: &str) -> Result<(Self, Option<Login>), String> {
+        let reference = Reference::parse(text).ok_or("it is no URL")?;
+        let https = match reference.scheme.map(str::to_ascii_lowercase).as_deref() {
+            Some("http") => false,
+            Some("https") => true,
+            other => return Err(format!("unsupported protocol scheme {}", quote(other.unwrap_or_default().as_bytes()))),
+        };
+        let authority = reference.authority.filter(|authority| !authority.is_empty()).ok_or("http: no Host in request URL")?;
+        let login = authority.rsplit_once('@').map(|(login, _)| {
+            let (user, password) = login.split_once(':').unwrap_or((login, ""));
+            Some((unescape(user)?, unescape(password)?))
+        });
+        let login = login.map(|login| login.ok_or("net/url: invalid userinfo")).transpose()?;
+        let (host, port) = split_authority(authority).ok_or("it has no valid host or port")?;
+        Ok((Self { https, host, port, path: reference.path, query: reference.query, fragment: reference.fragment }, login))
+    }
+
+    /// The same without what may be secret in it, for logs.
+    pub(crate) fn told(&self) -> String {
+        let scheme = if self.https { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority(), self.path)
+    }
+
     /// Where a `Location` of an answer to this URL leads (POD-247).
-    pub(super) fn resolve(&self, location: &str) -> Result<Self, Unresolved> {
+    pub(crate) fn resolve(&self, location: &str) -> Result<Self, Unresolved> {
         let reference = Reference::parse(location).ok_or(Unresolved::Malformed)?;
         let https = match reference.scheme.map(str::to_ascii_lowercase).as_deref() {
             None => self.https,
@@ -71,18 +113,18 @@ impl Url {
     }
 
     /// The port that is connected to.
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port.unwrap_or(if self.https { 443 } else { 80 })
     }
 
     /// Host and port, as the header `Host` has them.
-    pub(super) fn authority(&self) -> String {
+    pub(crate) fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         self.port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"))
     }
 
     /// The target in the first line of the request.
-    pub(super) fn request_target(&self) -> String {
+    pub(crate) fn request_target(&self) -> String {
         let path = if self.path.is_empty() { "/" } else { &self.path };
         self.query.as_ref().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
     }

@@ -12,29 +12,29 @@ use crate::env::{BoxedStream, Endpoint, Listener, Net};
 
 /// Reads a request, says the next answer, and hangs up; refuses when there are no more.
 #[derive(Clone, Default)]
-pub(super) struct Answers {
+pub(crate) struct Answers {
     answers: Arc<Mutex<VecDeque<Vec<u8>>>>,
     requests: Arc<Mutex<Vec<String>>>,
     at_once: bool,
 }
 
 impl Answers {
-    pub(super) fn of<A: Into<Vec<u8>>>(answers: impl IntoIterator<Item = A>) -> Self {
+    pub(crate) fn of<A: Into<Vec<u8>>>(answers: impl IntoIterator<Item = A>) -> Self {
         let answers = answers.into_iter().map(Into::into).collect();
         Self { answers: Arc::new(Mutex::new(answers)), ..Self::default() }
     }
 
-    pub(super) fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self::default()
     }
 
     /// Answers whatever comes first: for what is no HTTP request.
-    pub(super) fn at_once(mut self) -> Self {
+    pub(crate) fn at_once(mut self) -> Self {
         self.at_once = true;
         self
     }
 
-    pub(super) fn requests(&self) -> Vec<String> {
+    pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
 }
@@ -70,10 +70,10 @@ impl Net for Answers {
 }
 
 /// One connection that is there already.
-pub(super) struct One(Mutex<Option<tokio::io::DuplexStream>>);
+pub(crate) struct One(Mutex<Option<tokio::io::DuplexStream>>);
 
 impl One {
-    pub(super) fn of(stream: tokio::io::DuplexStream) -> Self {
+    pub(crate) fn of(stream: tokio::io::DuplexStream) -> Self {
         Self(Mutex::new(Some(stream)))
     }
 }
