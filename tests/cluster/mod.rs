@@ -9,6 +9,7 @@ mod deployment;
 mod join;
 mod node;
 mod pods;
+mod schema;
 mod streams;
 mod watch;
 
@@ -47,6 +48,8 @@ fn the_agent_serves_a_real_api_server() {
         ("many_pods_survive_the_agents_death", agent_restart::many_pods_survive_the_agents_death),
         // API-341, API-360, API-362, API-363
         ("a_node_identity_is_enough", node::identity_is_enough),
+        // POD-008
+        ("table_of_pod_fields_is_complete", schema::table_of_pod_fields_is_complete),
         // API-190, API-191, API-193, API-194, API-195
         ("a_bootstrap_token_is_enough_to_join", join::token_is_enough),
     ];

@@ -174,6 +174,11 @@ fn wrong_with(pod: &Pod) -> Vec<String> {
     if !is_label(namespace) {
         wrong.push(format!("metadata.namespace: Invalid value: {namespace:?}: {rule}"));
     }
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    // Directories and cgroups are called by it.
+    if !uid.bytes().all(|c| c.is_ascii_alphanumeric() || b"-._".contains(&c)) || uid.starts_with('.') || uid.len() > 200 {
+        wrong.push(format!("metadata.uid: Invalid value: {uid:?}: it is no name of a directory"));
+    }
     if pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR_ANNOTATION)) {
         wrong.push(format!("metadata.annotations[{MIRROR_ANNOTATION}]: Forbidden: a manifest is no mirror pod"));
     }

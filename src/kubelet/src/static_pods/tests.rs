@@ -137,3 +137,18 @@ fn aliases_copy_no_more_than_is_bounded() {
     let few = many("{name: c, image: x}", 3) + "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [*a]}\n";
     assert!(decode(few.as_bytes(), origin).is_ok());
 }
+
+// Pods' directories and cgroups are named by UIDs, and a manifest may bring its own.
+#[test]
+fn a_uid_that_leads_elsewhere_is_refused() {
+    let origin = Origin { node: "n", place: Place::File("/x") };
+    let with = |uid: &str| {
+        let pod = serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "uid": uid},
+            "spec": {"containers": [{"name": "c", "image": "x"}]}});
+        decode(pod.to_string().as_bytes(), origin).map(|pod| pod.metadata.uid.clone().unwrap())
+    };
+    for uid in ["..", ".", "../../etc", "a/b", "/", "a\u{0}b", "\n", &"x".repeat(300)] {
+        assert!(with(uid).unwrap_err().contains("metadata.uid"), "{uid:?}");
+    }
+    assert_eq!(with("my-uid_1.2").unwrap(), "my-uid_1.2");
+}
