@@ -48,7 +48,13 @@ fn a_control_plane_comes_up_as_static_pods() {
         }
         Ok(Plane::up(requirements::machine()?, &programs))
     };
-    suite::run("a control plane of static pods", parts, up, |_| Ok(()), |plane, failed| plane.site.down(failed, &["agent/keelson.log"]));
+    suite::run(
+        "a control plane of static pods",
+        parts,
+        up,
+        |_| Ok(()),
+        |plane, failed| plane.site.down(failed, &["agent/keelson.log"]),
+    );
 }
 
 /// A node of which the control plane consists.
@@ -78,7 +84,7 @@ impl Plane {
             let controllers = programs.controllers.as_ref().context("controllers")?;
             for (part, program) in PARTS.iter().zip([&programs.etcd, &programs.apiserver, &controllers[0], &controllers[1]]) {
                 let archive = archive_of(&image(part), program)?;
-                site.containerd.import(&site.enclosure, &site.directory, &archive, &[&image(part)])?;
+                site.containerd.import_archive(&site.enclosure, &site.directory, &archive, &[&image(part)])?;
             }
             let plane = ControlPlane::prepare(&site, programs)?;
             let manifests = site.directory.join("manifests");
@@ -105,8 +111,9 @@ impl Plane {
             "kube-apiserver" => (6443, NODE_IP, "HTTPS", "/livez", self.apiserver_flags()),
             _ => {
                 let kubeconfig = file("admin.kubeconfig");
-                let mut flags: Vec<String> =
-                    ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"].map(|flag| format!("--{flag}={kubeconfig}")).into();
+                let mut flags: Vec<String> = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"]
+                    .map(|flag| format!("--{flag}={kubeconfig}"))
+                    .into();
                 flags.extend(["--bind-address=127.0.0.1".to_owned(), "--leader-elect=true".to_owned()]);
                 if part == "kube-scheduler" {
                     (10259, "127.0.0.1", "HTTPS", "/livez", flags)
@@ -284,7 +291,9 @@ impl Plane {
         let others = || ["etcd", "kube-apiserver", "kube-controller-manager"].map(|part| self.container(part));
         let before: Vec<String> = others().into_iter().collect::<Result<_, _>>()?;
         self.write("kube-scheduler", &["--v=1"])?;
-        let says = |pod: &Value| pod["spec"]["containers"][0]["command"].as_array().is_some_and(|all| all.iter().any(|flag| flag == "--v=1"));
+        let says = |pod: &Value| {
+            pod["spec"]["containers"][0]["command"].as_array().is_some_and(|all| all.iter().any(|flag| flag == "--v=1"))
+        };
         self.ready("kube-scheduler", says)?;
         fs::remove_file(self.file("kube-scheduler"))?;
         until("no scheduler", PATIENCE, || match self.mirror("kube-scheduler") {

@@ -61,8 +61,10 @@ pub(super) fn table_of_pod_fields_is_complete(cluster: &mut Cluster) -> anyhow::
     for go in types.keys() {
         // What is embedded in others has no schema of its own.
         let Some(schema) = schema_of(go) else { continue };
-        let known: BTreeSet<String> = names(&types, go).into_iter().chain(elsewhere(go).iter().map(|name| (*name).to_owned())).collect();
-        let properties = schema["properties"].as_object().map(|all| all.keys().cloned().collect::<BTreeSet<_>>()).unwrap_or_default();
+        let known: BTreeSet<String> =
+            names(&types, go).into_iter().chain(elsewhere(go).iter().map(|name| (*name).to_owned())).collect();
+        let properties =
+            schema["properties"].as_object().map(|all| all.keys().cloned().collect::<BTreeSet<_>>()).unwrap_or_default();
         ensure!(known == properties, "{go}: the table has {known:?}, the API server {properties:?}");
         // Each type that the API has below a pod is in the table too.
         for reference in schema.to_string().split(core).skip(1) {

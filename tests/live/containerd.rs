@@ -50,7 +50,13 @@ impl Containerd {
     }
 
     /// Gives it the images of those names, which are in that archive.
-    pub(crate) fn import_archive(&self, enclosure: &Enclosure, directory: &Path, archive: &[u8], names: &[&str]) -> anyhow::Result<()> {
+    pub(crate) fn import_archive(
+        &self,
+        enclosure: &Enclosure,
+        directory: &Path,
+        archive: &[u8],
+        names: &[&str],
+    ) -> anyhow::Result<()> {
         let images = directory.join("images.tar");
         fs::write(&images, archive)?;
         self.ctr(enclosure, &["images", "import", "--no-unpack=false", &images.to_string_lossy()])?;

@@ -97,7 +97,8 @@ pub(crate) fn archive_of(name: &str, program: &Path) -> anyhow::Result<Vec<u8>> 
 }
 
 fn pack(images: &[Value], blobs: &Blobs) -> Vec<u8> {
-    let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": images}).to_string();
+    let index =
+        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": images}).to_string();
     let mut tar = Vec::new();
     entry(&mut tar, "oci-layout", 0o644, &Content::File(br#"{"imageLayoutVersion":"1.0.0"}"#));
     entry(&mut tar, "index.json", 0o644, &Content::File(index.as_bytes()));

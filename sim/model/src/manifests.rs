@@ -49,5 +49,6 @@ pub fn is_as_written(pod: &Value, container: &Container) -> bool {
     let mut containers = pod["spec"]["containers"].as_array().into_iter().flatten();
     let written = containers.find(|one| one["name"] == container.name());
     let arguments = |one: &Value| one["args"].as_array().cloned().unwrap_or_default();
-    written.is_some_and(|one| arguments(one).iter().map(Value::as_str).eq(container.config.args.iter().map(|arg| Some(arg.as_str()))))
+    written
+        .is_some_and(|one| arguments(one).iter().map(Value::as_str).eq(container.config.args.iter().map(|arg| Some(arg.as_str()))))
 }

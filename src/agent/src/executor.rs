@@ -64,14 +64,7 @@ pub struct Executor {
 impl Executor {
     /// An executor that acts on `env`, hands what watches deliver to `sink`, counts time from `epoch`, and calls in `metrics`.
     #[must_use]
-    pub fn new(
-        env: Env,
-        epoch: Instant,
-        callers: Callers,
-        sink: EventSink,
-        limits: &LaneLimits,
-        metrics: Arc<Registry>,
-    ) -> Self {
+    pub fn new(env: Env, epoch: Instant, callers: Callers, sink: EventSink, limits: &LaneLimits, metrics: Arc<Registry>) -> Self {
         let metrics = CallMetrics::new(metrics, Arc::clone(&env.clock));
         Self {
             env,

@@ -141,7 +141,8 @@ async fn get(net: &dyn Net, url: &Url, headers: HeaderMap, deadline: Instant) ->
     let said = |error: hyper::Error| exchange_error(&error, &heard.bytes());
     let mut builder = hyper::client::conn::http1::Builder::new();
     builder.title_case_headers(true).max_headers(MOST_ANSWER_HEADERS);
-    let (mut sender, connection) = timeout_at(deadline, builder.handshake(TokioIo::new(stream))).await.map_err(late)?.map_err(said)?;
+    let (mut sender, connection) =
+        timeout_at(deadline, builder.handshake(TokioIo::new(stream))).await.map_err(late)?.map_err(said)?;
     let exchange = async {
         let answer = timeout_at(deadline, sender.send_request(request)).await.map_err(late)?.map_err(said)?;
         let (head, body) = answer.into_parts();

@@ -174,7 +174,8 @@ fn machine_roots() -> RootCertStore {
 /// # Errors
 /// If the name is none, or the handshake fails.
 pub async fn connect_trusted(stream: BoxedStream, host: &str) -> io::Result<BoxedStream> {
-    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(io::Error::other)?;
+    let builder =
+        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(io::Error::other)?;
     let mut config = builder.with_root_certificates(machine_roots()).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;

@@ -13,7 +13,9 @@ impl Call {
         match self {
             Self::Host(call) => Some(call.subject()),
             Self::Csi(call) => Some(call.socket().to_owned()),
-            Self::Cri(_) | Self::Api(_) | Self::Probe(_) | Self::Fetch(_) | Self::Cancel(_) => pod.map(|pod| pod.as_str().to_owned()),
+            Self::Cri(_) | Self::Api(_) | Self::Probe(_) | Self::Fetch(_) | Self::Cancel(_) => {
+                pod.map(|pod| pod.as_str().to_owned())
+            }
         }
     }
 }

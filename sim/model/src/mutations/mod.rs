@@ -134,8 +134,8 @@ fn every_sentence_of_the_architecture_has_a_planted_fault() {
 // The faults of static pods that the swarm must find by what it draws.
 #[test]
 fn swarm_finds_planted_faults_of_static_pods() {
-    let faults: [(&str, fn() -> Planted); 3] = [
-        ("a mirror is not made again", mirror_is_not_made_again),
+    let faults = [
+        ("a mirror is not made again", mirror_is_not_made_again as fn() -> Planted),
         ("a changed manifest is not read", changed_manifests_are_not_read),
         ("static pods go with the API server", static_pods_go_with_the_api_server),
     ];

@@ -316,7 +316,8 @@ fn disturb(cluster: &mut impl Cluster, step: &Step) {
     if let Some(url) = &step.url {
         let pods = url.pods.as_ref().map(|pods| json!({"apiVersion": "v1", "kind": "PodList", "items": pods}));
         let body = url.pod.as_ref().or(pods.as_ref()).map(Value::to_string).or_else(|| url.text.clone());
-        let answer = (body.is_some() || url.status.is_some()).then(|| (url.status.unwrap_or(200), body.unwrap_or_default().into_bytes()));
+        let answer =
+            (body.is_some() || url.status.is_some()).then(|| (url.status.unwrap_or(200), body.unwrap_or_default().into_bytes()));
         cluster.with_host(|host| host.pod_url = answer);
     }
     if step.heal {

@@ -69,7 +69,8 @@ impl Manifests {
         // Two files may ask for pods of one name.
         let name = if seldom(&mut self.rng, 6) { "s0".to_owned() } else { format!("s{file}") };
         let pod = self.pod(&name);
-        let said = format!("manifest {file} is {name} with {} and UID {}", pod["spec"]["containers"][0]["args"], pod["metadata"]["uid"]);
+        let said =
+            format!("manifest {file} is {name} with {} and UID {}", pod["spec"]["containers"][0]["args"], pod["metadata"]["uid"]);
         put_manifest(cluster, &format!("f{file}.yaml"), Some(pod.to_string().into_bytes()));
         said
     }

@@ -92,6 +92,7 @@ pub struct SimCluster {
 impl SimCluster {
     /// A cluster whose agent starts at once.
     pub(super) fn new(config: Config, seed: u64, record: Arc<Mutex<Record>>) -> Self {
+        let static_url = config.static_pods.url.is_some();
         let shared = Arc::new(Shared::new(config, seed, record));
         let (api, runtime) = (api_server(&shared), cri_server(&shared));
         let (api_back, back) = watch::channel(Duration::ZERO);
@@ -118,7 +119,7 @@ impl SimCluster {
             let shared = Arc::clone(&shared);
             sim.host(AGENT, move || live(Arc::clone(&shared)));
         }
-        if node.static_url {
+        if static_url {
             let shared = Arc::clone(&shared);
             sim.host(MANIFESTS, move || serve_manifests(Arc::clone(&shared)));
         }

@@ -46,7 +46,7 @@ impl Unresolved {
     pub(crate) fn told(&self, location: &str) -> String {
         match self {
             Self::Malformed => format!("failed to parse Location header {}", quote(location.as_bytes())),
-            Self::Scheme(scheme) => format!("unsupported protocol scheme {}", quote(scheme.as_bytes())),
+            Self::Scheme(scheme, _) => format!("unsupported protocol scheme {}", quote(scheme.as_bytes())),
         }
     }
 }

@@ -117,9 +117,9 @@ pub(crate) async fn open_verified(net: &dyn Net, https: bool, host: &str, port: 
     }
     let endpoint = Endpoint::Tcp { host: host.to_owned(), port };
     let stream = net.connect(endpoint).await.map_err(|error| dial_error(host, port, &error))?;
-    let (stream, heard) = listening(stream);
-    match connect_trusted(stream, host).await {
-        Ok(stream) => Ok(listening(stream)),
+    let heard = Heard::default();
+    match connect_trusted(Heard::share(stream, heard.clone()), host).await {
+        Ok(stream) => Ok(asking(stream)),
         Err(error) => Err(handshake_error(&error, &heard.bytes())),
     }
 }

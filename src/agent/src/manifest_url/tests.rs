@@ -60,7 +60,8 @@ async fn answers_are_bounded() {
     assert_eq!(ask_for(&[says("200 OK", &most)], &call).await.0.unwrap().len(), most.len());
     let (answer, _) = ask_for(&[says("200 OK", &format!("{most}x"))], &call).await;
     assert_eq!(answer.unwrap_err(), "the read limit is reached");
-    let endless = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned() + &format!("400\r\n{}\r\n", "x".repeat(1024)).repeat(11 << 10);
+    let endless = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned()
+        + &format!("400\r\n{}\r\n", "x".repeat(1024)).repeat(11 << 10);
     assert_eq!(ask_for(&[endless], &call).await.0.unwrap_err(), "the read limit is reached");
 }
 
@@ -74,7 +75,11 @@ async fn redirects_are_followed_and_other_hosts_get_no_credentials() {
     assert_eq!(answer.unwrap(), b"found");
     let trusted: Vec<bool> = requests.iter().map(|request| request.contains("Authorization: Bearer t")).collect();
     assert_eq!(trusted, [true, true, true, false]);
-    assert!(requests[3].contains("X-Other: o") && requests[3].contains("Host: notexample.com") && requests[3].contains("Referer: http://sub.example.com/c"));
+    assert!(
+        requests[3].contains("X-Other: o")
+            && requests[3].contains("Host: notexample.com")
+            && requests[3].contains("Referer: http://sub.example.com/c")
+    );
     let (answer, requests) = ask_for(&vec![to("/a"); 11], &call).await;
     assert_eq!((answer.unwrap_err().as_str(), requests.len()), ("Get \"http://example.com/a\": stopped after 10 redirects", 10));
 }

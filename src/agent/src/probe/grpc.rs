@@ -195,8 +195,8 @@ fn health_request(service: &str) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use crate::go_http::testing::Answers;
     use super::*;
+    use crate::go_http::testing::Answers;
 
     #[test]
     fn health_request_is_a_grpc_frame() {

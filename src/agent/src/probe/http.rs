@@ -18,7 +18,7 @@ use kubelet::limits::check_headers;
 use tokio::time::{Instant, timeout_at};
 
 use crate::env::Net;
-use crate::go_http::url::Url;
+use crate::go_http::url::{Unresolved, Url};
 use crate::go_http::wire::{HTTP_ON_HTTPS, exchange_error, open};
 use crate::go_http::{MOST_ANSWER_HEADERS, MOST_REQUESTS, TOO_LATE, TOO_LATE_BODY, over, redirects};
 use crate::go_text::quote;

@@ -3,6 +3,7 @@
 //! Differs: after an empty answer the one before it counts again; what is wrong is told without the answer.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,14 +95,17 @@ impl Url {
 fn first_of_each_name(pods: Vec<Arc<Pod>>, out: &mut Out<'_>) -> Vec<Arc<Pod>> {
     let mut named: BTreeMap<PodName, Arc<Pod>> = BTreeMap::new();
     for pod in pods {
-        let name = name_of(&pod);
-        if named.contains_key(&name) {
-            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-            let (of, pod_name) = (format!("{}_{}({uid})", name.name, name.namespace), name.name.to_string());
-            let message = format!("Error validating pod {of} from http due to duplicate pod name {pod_name:?}, ignoring");
-            out.record(Recorded::warning(Subject::Pod(pod), "FailedValidation", message));
-        } else {
-            named.insert(name, pod);
+        match named.entry(name_of(&pod)) {
+            Entry::Vacant(free) => {
+                free.insert(pod);
+            }
+            Entry::Occupied(taken) => {
+                let name = taken.key();
+                let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+                let (of, pod_name) = (format!("{}_{}({uid})", name.name, name.namespace), name.name.to_string());
+                let message = format!("Error validating pod {of} from http due to duplicate pod name {pod_name:?}, ignoring");
+                out.record(Recorded::warning(Subject::Pod(pod), "FailedValidation", message));
+            }
         }
     }
     named.into_values().collect()

@@ -1,7 +1,7 @@
 use tokio::io::AsyncWriteExt as _;
 
-use crate::go_http::testing::{Answers, One};
 use super::*;
+use crate::go_http::testing::{Answers, One};
 
 fn target(path: &str, headers: &[(&str, &str)]) -> Target {
     let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
