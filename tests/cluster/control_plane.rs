@@ -91,7 +91,7 @@ impl ControlPlane {
     }
 
     /// Starts both and waits until they answer.
-    pub(super) fn start(site: &Site, programs: Programs) -> anyhow::Result<Self> {
+    pub(crate) fn start(site: &Site, programs: Programs) -> anyhow::Result<Self> {
         let plane = Self::prepare(site, &programs)?;
         let file = |name: &str| plane.directory.join(name).display().to_string();
         let etcd = format!(
