@@ -140,7 +140,8 @@ fn swarm_finds_planted_faults_of_static_pods() {
         ("static pods go with the API server", static_pods_go_with_the_api_server),
     ];
     for (what, plant) in faults {
-        let found = (0..150).find(|seed| !crate::swarm::run(*seed, |world| world.planted = Some(plant())).0.held());
-        assert!(found.is_some(), "{what}: no run of 150 finds it");
+        let found = (0..600).find(|seed| !crate::swarm::run(*seed, |world| world.planted = Some(plant())).0.held());
+        println!("{what}: seed {found:?}");
+        assert!(found.is_some(), "{what}: no run of 600 finds it");
     }
 }
