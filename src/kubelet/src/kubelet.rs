@@ -353,6 +353,9 @@ impl Kubelet {
                 self.pods.mirror_gone(&name_of(&pod), &PodUid::new(&unknown.uid));
                 let changes = self.pods.deleted(PodSource::Api, &pod);
                 self.pods_changed(now, changes, out);
+                // While it could not be read, whatever of it runs or lies on the disk was left alone.
+                self.adopt_orphans(now, out);
+                self.housekeeping.orphan_ended(now);
             }
             WatchKey::Node => self.parts.node.gone(),
             WatchKey::Services => self.parts.services.gone(&unknown.namespace, &unknown.name),
