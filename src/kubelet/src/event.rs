@@ -229,6 +229,8 @@ pub struct Unreadable {
     pub why: String,
     /// Of a pod, what could be read of its spec: the containers with their images and resources. It may run, and hold what they say.
     pub spec: Option<Box<PodSpec>>,
+    /// Of a pod, whether it says that it is the mirror of a static pod.
+    pub mirror: bool,
 }
 
 impl Unreadable {

@@ -1,6 +1,7 @@
 //! Decides what becomes of objects that are there and cannot be read: they are left as they are, and somebody is told.
 //! Upstream: none: its API types take whatever the API server stores (protobuf).
-//! Differs: one such object costs itself alone. A pod is neither started nor stopped nor taken for gone, until it can be read again.
+//! Differs: one such object costs itself alone. A pod is neither started nor stopped nor taken for gone, until it can be read again; the
+//! mirror of a static pod is replaced (`static_pods/mirrors`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::event::{Object, Unreadable, WatchKey};
-use crate::ids::PodUid;
+use crate::ids::{PodName, PodUid};
 use crate::out::Out;
 use crate::recorder::{Recorded, Subject};
 use crate::time::{Mono, Now};
@@ -119,6 +120,13 @@ impl Unreadables {
     pub fn unread_pods<T>(&self, known: &BTreeMap<PodUid, T>) -> impl Iterator<Item = (PodUid, Pod)> {
         let all = self.of(&WatchKey::Pods).map(|unknown| (PodUid::new(&unknown.uid), unknown));
         all.filter(|(uid, _)| !known.contains_key(uid)).map(|(uid, unknown)| (uid, pod_by_name(unknown)))
+    }
+
+    /// The mirrors of static pods that cannot be read, by full name.
+    #[must_use]
+    pub fn mirrors(&self) -> BTreeMap<PodName, PodUid> {
+        let mirrors = self.of(&WatchKey::Pods).filter(|unknown| unknown.mirror);
+        mirrors.map(|unknown| (PodName::new(&unknown.namespace, &unknown.name), PodUid::new(&unknown.uid))).collect()
     }
 
     /// The objects of one watch that cannot be read.

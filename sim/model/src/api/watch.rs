@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::ApiModel;
+use super::admission::is_mirror;
 use super::authorize::Identity;
 use super::error::ApiError;
 use super::request::{Request, Verb};
@@ -161,6 +162,7 @@ fn delivered(key: &WatchKey, object: &Value) -> Object {
             resource_version: text("resourceVersion"),
             why: failure.message,
             spec: if *key == WatchKey::Pods { serde_json::from_value(object["spec"].clone()).ok() } else { None },
+            mirror: *key == WatchKey::Pods && is_mirror(object),
         }))
     })
 }

@@ -6,6 +6,7 @@
 use k8s_openapi::api::core::v1::PodSpec;
 use kubelet::event::Unreadable;
 use kubelet::failure::{Failure, FailureKind};
+use kubelet::pod::manager::MIRROR_ANNOTATION;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -84,7 +85,9 @@ fn kept<T: DeserializeOwned>(part: &Value, fields: &[&str]) -> Option<T> {
 
 /// What is known of a pod that cannot be read.
 pub(super) fn unreadable_pod(object: &[u8], why: String) -> Unreadable {
-    Unreadable { spec: pod_spec(object).map(Box::new), ..unreadable(object, why) }
+    let annotations = member(object, "metadata").and_then(|metadata| member(metadata, "annotations")).unwrap_or_default();
+    let mirror = member(annotations, MIRROR_ANNOTATION).is_some();
+    Unreadable { spec: pod_spec(object).map(Box::new), mirror, ..unreadable(object, why) }
 }
 
 /// What is known of an object that cannot be read.
@@ -97,6 +100,7 @@ pub(super) fn unreadable(object: &[u8], why: String) -> Unreadable {
         resource_version: text(metadata, "resourceVersion"),
         why,
         spec: None,
+        mirror: false,
     }
 }
 
@@ -181,5 +185,16 @@ mod tests {
         let known = unreadable(object, "why".to_owned());
         let Unreadable { namespace, name, uid, resource_version, why, .. } = &known;
         assert_eq!([namespace, name, uid, resource_version, why], ["ns", "ab", "u", "7", "why"]);
+    }
+
+    // The annotation says so, and nothing else does (pkg/kubelet/types/pod_update.go, IsMirrorPod).
+    #[test]
+    fn whether_it_is_a_mirror_is_known() {
+        let is_mirror =
+            |metadata: &str| unreadable_pod(format!(r#"{{"metadata":{metadata},"spec":7}}"#).as_bytes(), String::new()).mirror;
+        assert!(is_mirror(r#"{"selfLink":7,"annotations":{"a":"b","kubernetes.io/config.mirror":"h"}}"#));
+        for other in ["7", "{}", r#"{"annotations":7}"#, r#"{"annotations":{"a":"kubernetes.io/config.mirror"}}"#] {
+            assert!(!is_mirror(other), "{other}");
+        }
     }
 }

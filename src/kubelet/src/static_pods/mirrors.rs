@@ -1,6 +1,7 @@
 //! Decides when a mirror pod is made and deleted: the API's picture of a static pod, which never runs by itself.
 //! Upstream: pkg/kubelet/kubelet.go (tryReconcileMirrorPods), pkg/kubelet/pod/mirror_client.go, pkg/kubelet/kubelet_pods.go.
-//! Differs: it is made once the watch has shown that there is none, not at each sync; after each try there is a pause.
+//! Differs: it is made once the watch has shown that there is none, not at each sync; after each try there is a pause; one that cannot be
+//! read is replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,6 +23,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two tries at least; after failures longer.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MOST: Duration = Duration::from_secs(10);
+/// Before a mirror that cannot be read is replaced again: that of an API server whose pods nobody here can read is not made anew for ever.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(10);
+const UNREADABLE_PAUSE_MOST: Duration = Duration::from_secs(600);
 
 /// What is being done about mirror pods.
 #[derive(Debug, Default)]
@@ -32,19 +36,32 @@ struct Tries {
     in_flight: Option<Doing>,
     failures: u32,
     not_before: Mono,
-    /// Whether something waits for `not_before`.
-    waits: bool,
+    /// How often in a row a mirror that could not be read was deleted, and when the next may be.
+    unreadable: u32,
+    replaced_not_before: Mono,
+    /// Until when something waits.
+    waits: Option<Mono>,
 }
 
 #[derive(Debug)]
 enum Doing {
     Creating,
     Deleting(PodUid),
+    Replacing(PodUid),
+}
+
+impl Tries {
+    /// Whether that may begin now; if not, it is waited for.
+    fn may_begin(&mut self, now: Now, doing: &Doing) -> bool {
+        let at = if let Doing::Replacing(_) = doing { self.not_before.max(self.replaced_not_before) } else { self.not_before };
+        self.waits = Some(at).filter(|at| *at > now.mono);
+        self.in_flight.is_none() && self.waits.is_none()
+    }
 }
 
 impl Mirrors {
     pub(crate) fn deadline(&self) -> Option<Mono> {
-        earliest(self.0.values().filter(|tries| tries.waits && tries.in_flight.is_none()).map(|tries| Some(tries.not_before)))
+        earliest(self.0.values().filter(|tries| tries.in_flight.is_none()).map(|tries| tries.waits))
     }
 }
 
@@ -77,7 +94,9 @@ impl Kubelet {
         if self.parts.config.node.standalone || !self.pods.has_delivered(PodSource::Api) {
             return;
         }
-        let names: BTreeSet<PodName> = self.static_pods.order.keys().chain(self.pods.mirrors()).cloned().collect();
+        let unreadable = self.unreadable.mirrors();
+        let names = self.static_pods.order.keys().chain(self.pods.mirrors()).chain(unreadable.keys());
+        let names: BTreeSet<PodName> = names.cloned().collect();
         self.static_pods
             .mirrors
             .0
@@ -90,27 +109,30 @@ impl Kubelet {
                 let shown = mirror.as_ref().filter(|mirror| is_mirror_of(mirror, &known.pod));
                 self.parts.statuses.mirror_seen(now, uid, shown, out);
             }
+            let unreadable = unreadable.get(&name);
             let syncing = first.as_ref().and_then(|uid| self.workers.get(uid)).is_some_and(|w| w.phase == Phase::Syncing);
+            let nobodys = first.is_none() && self.pods.sources_ready() && !self.pods.has_static(&name);
             let (doing, call) = match (running.filter(|_| syncing), mirror) {
+                (known, _) if let Some(uid) = unreadable.filter(|_| known.is_some() || nobodys) => replacement(&name, uid),
                 (Some(known), None) => match mirror_of(&known.pod, self.parts.node.node().map(AsRef::as_ref)) {
                     Some(pod) => (Doing::Creating, ApiCall::CreatePod(Box::new(pod))),
                     None => continue,
                 },
                 (Some(known), Some(mirror)) if !is_mirror_of(&mirror, &known.pod) => deletion(&name, &mirror),
                 // POD-014: nobody's, unless the static pod of that name is on its way out or was refused.
-                (None, Some(mirror)) if first.is_none() && self.pods.sources_ready() && !self.pods.has_static(&name) => {
-                    deletion(&name, &mirror)
-                }
-                _ => {
+                (None, Some(mirror)) if nobodys => deletion(&name, &mirror),
+                (known, _) => {
                     if let Some(tries) = self.static_pods.mirrors.0.get_mut(&name) {
-                        tries.waits = false;
+                        tries.waits = None;
+                        if known.is_some() {
+                            tries.unreadable = 0;
+                        }
                     }
                     continue;
                 }
             };
             let tries = self.static_pods.mirrors.0.entry(name.clone()).or_default();
-            tries.waits = tries.in_flight.is_none() && tries.not_before > now.mono;
-            if tries.in_flight.is_none() && !tries.waits {
+            if tries.may_begin(now, &doing) {
                 tries.in_flight = Some(doing);
                 out.issue(Owner::Mirror(name), Lane::PodStatus, TIMEOUT, Call::Api(call));
             }
@@ -129,9 +151,16 @@ impl Kubelet {
                     self.pods.applied(now.wall, PodSource::Api, pod);
                 }
             }
+            // The one that follows is made at once.
             (Ok(_), Some(Doing::Deleting(uid))) => {
-                // The one that follows is made at once.
                 tries.failures = 0;
+                self.pods.mirror_gone(name, &uid);
+            }
+            (Ok(_), Some(Doing::Replacing(uid))) => {
+                tries.failures = 0;
+                let pause = (UNREADABLE_PAUSE * 2_u32.pow(tries.unreadable.min(6))).min(UNREADABLE_PAUSE_MOST);
+                tries.replaced_not_before = now.mono + pause;
+                tries.unreadable = tries.unreadable.saturating_add(1);
                 self.pods.mirror_gone(name, &uid);
             }
             _ => {
@@ -172,6 +201,14 @@ impl Kubelet {
 
 fn deletion(name: &PodName, mirror: &Pod) -> (Doing, ApiCall) {
     let uid = uid_of(mirror).unwrap_or_else(|| PodUid::new(""));
-    let (namespace, name) = (name.namespace.to_string(), name.name.to_string());
-    (Doing::Deleting(uid.clone()), ApiCall::DeletePod { namespace, name, uid, grace_seconds: 0 })
+    (Doing::Deleting(uid.clone()), deleting(name, uid))
+}
+
+/// A mirror says nothing that its manifest does not say: one that cannot be read is made anew.
+fn replacement(name: &PodName, uid: &PodUid) -> (Doing, ApiCall) {
+    (Doing::Replacing(uid.clone()), deleting(name, uid.clone()))
+}
+
+fn deleting(name: &PodName, uid: PodUid) -> ApiCall {
+    ApiCall::DeletePod { namespace: name.namespace.to_string(), name: name.name.to_string(), uid, grace_seconds: 0 }
 }
