@@ -43,11 +43,15 @@ pub fn static_pod_of<'a>(runtime: &'a RuntimeModel, container: &'a Container) ->
     (source != "api").then(|| container.config.labels.get(POD_NAME).map(String::as_str)).flatten()
 }
 
-/// Whether a container was made as that pod's manifest says.
+/// Whether a container was made as that pod's manifest says. Of a pod that goes on under the UID that its manifest names, a container
+/// is made anew for its image alone (pkg/kubelet/container/helpers.go, `pickFieldsToHash`).
 #[must_use]
 pub fn is_as_written(pod: &Value, container: &Container) -> bool {
     let mut containers = pod["spec"]["containers"].as_array().into_iter().flatten();
     let written = containers.find(|one| one["name"] == container.name());
+    if pod["metadata"]["uid"] == container.pod.as_str() {
+        return written.is_some();
+    }
     let arguments = |one: &Value| one["args"].as_array().cloned().unwrap_or_default();
     written
         .is_some_and(|one| arguments(one).iter().map(Value::as_str).eq(container.config.args.iter().map(|arg| Some(arg.as_str()))))

@@ -175,6 +175,8 @@ impl Kubelet {
         self.due(now, &mut out);
         self.settle(now, &mut out);
         self.guarded(now, Part::StaticPods, &mut out, |kubelet, out| kubelet.tend_mirrors(now, out));
+        // A mirror may have shown what an earlier life told of its pod.
+        self.settle(now, &mut out);
         self.guarded(now, Part::Drivers, &mut out, |kubelet, out| {
             kubelet.parts.drive_volumes(now, kubelet.pods.sources_ready(), out);
         });

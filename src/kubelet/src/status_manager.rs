@@ -160,35 +160,50 @@ impl StatusManager {
         self.pods.entry(uid).or_insert_with(new);
     }
 
-    /// The API server has a mirror of a static pod, as it is shown, or has none.
-    pub fn mirror_seen(&mut self, now: Now, uid: &PodUid, mirror: Option<&Arc<Pod>>, out: &mut Out<'_>) {
-        let Some(tracked) = self.pods.get_mut(uid) else { return };
+    /// The API server has a mirror of a static pod, as it is shown, or has none. Answers whether the pod's status is to be computed
+    /// anew: the mirror tells what an earlier life told, and that goes on (`updateStatusInternal`).
+    #[must_use]
+    pub fn mirror_seen(&mut self, now: Now, uid: &PodUid, mirror: Option<&Arc<Pod>>, out: &mut Out<'_>) -> bool {
+        let Some(tracked) = self.pods.get_mut(uid) else { return false };
         let shown = mirror.and_then(|mirror| uid_of(mirror));
         let Some(mirror) = mirror else {
             tracked.mirror = Some(None);
-            return;
+            return false;
         };
         let version = version_of(mirror);
         if tracked.mirror.as_ref() != Some(&shown) {
             let (wanted, gate) = (tracked.wanted.take(), tracked.gate);
-            *tracked = Tracked { mirror: Some(shown), wanted, gate, ..Tracked::new(mirror, shown_status(mirror)) };
-        } else if tracked.watched == version {
-            return;
-        } else if !tracked.is_behind(version) {
+            let told = shown_status(mirror);
+            let goes_on = tracked.mirror == Some(None) && told.start_time.is_some();
+            let wanted = wanted.filter(|_| !goes_on);
+            *tracked = Tracked { mirror: Some(shown), wanted, gate, ..Tracked::new(mirror, told) };
+            tracked.watched = version;
+            self.tell(now, uid, out);
+            return goes_on;
+        }
+        if tracked.watched == version {
+            return false;
+        }
+        if !tracked.is_behind(version) {
             tracked.api = shown_status(mirror);
             tracked.version = version;
             tracked.gone = false;
         }
         tracked.watched = version;
         self.tell(now, uid, out);
+        false
     }
 
     /// The status as last computed, or as the mirror has it from an earlier life.
     #[must_use]
     pub fn last_known(&self, uid: &PodUid) -> Option<&PodStatus> {
-        let tracked = self.pods.get(uid)?;
-        let told = tracked.mirror.as_ref().is_some_and(Option::is_some).then_some(&tracked.api);
-        tracked.wanted.as_ref().or(told)
+        self.status(uid).or_else(|| self.told(uid))
+    }
+
+    /// The status of a static pod as its mirror has it, if it has one.
+    #[must_use]
+    pub fn told(&self, uid: &PodUid) -> Option<&PodStatus> {
+        self.pods.get(uid).filter(|tracked| tracked.mirror.as_ref().is_some_and(Option::is_some)).map(|tracked| &tracked.api)
     }
 
     /// The API server has the pod no more. Answers its name, if it was known.

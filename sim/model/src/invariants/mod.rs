@@ -407,8 +407,9 @@ impl Witness {
         let of = |c: &Container| static_pod_of(scene.runtime, c).map(str::to_owned);
         let one = scene.runtime.running().find(|c| c.pod.as_str() == pod && c.name() == container);
         // A static pod that takes another's place has its name and another UID. Of one that an earlier life left, the agent knows only
-        // once it knows what the API server wants.
-        let of_this_life = |c: &Container| scene.elapsed.saturating_sub(age(scene, c)) > self.died_at;
+        // once every source has told what it wants, also if a call that nobody waits for any more has started it since.
+        let stale = |c: &Container| self.pods.get(c.pod.as_str()).is_some_and(|pod| pod.stale_starts.contains_key(c.name()));
+        let of_this_life = |c: &Container| scene.elapsed.saturating_sub(age(scene, c)) > self.died_at && !stale(c);
         let same = |c: &&Container| {
             c.pod.as_str() == pod || (of_this_life(c) && one.is_some_and(|one| of(one).is_some() && of(one) == of(c)))
         };

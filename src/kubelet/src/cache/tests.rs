@@ -143,6 +143,7 @@ fn secret_that_cannot_be_read_is_missing_unless_it_was_read_before() {
             uid: "u".to_owned(),
             resource_version: "2".to_owned(),
             spec: None,
+            mirror: false,
         }))
     };
     let mut bench = Bench::new(ChangeDetection::Watch);

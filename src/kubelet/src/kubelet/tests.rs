@@ -81,6 +81,7 @@ impl Bench {
                 .stored_node
                 .clone()
                 .map(|node| Event::ApiDone { id, outcome: Ok(ApiReply::Node(Arc::new(serde_json::from_value(node).unwrap()))) }),
+            Call::Api(ApiCall::DeletePod { .. }) => Some(Event::ApiDone { id, outcome: Ok(ApiReply::Done) }),
             Call::Cri(CriCall::Status) if self.runtime_silent => {
                 Some(Event::CriDone { id, outcome: Err(Failure::new(FailureKind::Unavailable, "connection refused")) })
             }
@@ -277,6 +278,26 @@ fn log_of_a_pod_that_cannot_be_read_is_rotated() {
         .iter()
         .find_map(|call| if let Call::Host(HostCall::LargeLogs { paths, .. }) = call { Some(paths) } else { None });
     assert_eq!(looks.map(Vec::as_slice), Some(["/var/log/pods/ns_p_u/main/2.log".to_owned()].as_slice()));
+}
+
+// S3, POD-014: an API server whose mirrors nobody here can read is not worked on for ever; what is no mirror is left alone.
+#[test]
+fn mirror_that_cannot_be_read_is_deleted_with_growing_pauses() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.handle(Event::Started);
+    bench.list_node();
+    let unknown = |name: &str, mirror| {
+        let (namespace, name, uid) = ("ns".to_owned(), name.to_owned(), name.to_owned());
+        Object::Unreadable(Box::new(Unreadable { namespace, name, uid, mirror, ..Unreadable::default() }))
+    };
+    bench.handle(Event::WatchListed { key: WatchKey::Pods, objects: vec![unknown("mirror", true), unknown("other", false)] });
+    let mut deletions = Vec::new();
+    for _ in 0..100 {
+        bench.pass(1);
+        deletions.push(bench.count(|call| matches!(call, Call::Api(ApiCall::DeletePod { uid, .. }) if uid.as_str() == "mirror")));
+    }
+    assert_eq!([0, 8, 12, 28, 33, 68, 75].map(|second| deletions[second]), [1, 1, 2, 2, 3, 3, 4], "{deletions:?}");
+    assert_eq!(bench.count(|call| matches!(call, Call::Api(ApiCall::DeletePod { .. }))), 4);
 }
 
 // NODE-001: the beginning of each life is told, once.

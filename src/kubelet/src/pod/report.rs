@@ -34,11 +34,13 @@ pub fn probe(worker: &PodWorker, parts: &mut Parts, now: Now) {
     }
     let Some(seen) = &worker.observation else { return };
     let ips = parts.pod_ips(&worker.pod, seen);
+    let told = if is_static(&worker.pod) { parts.statuses.told(&worker.uid) } else { worker.pod.status.as_ref() };
     parts.prober.sync_pod(
         now,
         ProbedPod {
             uid: &worker.uid,
             pod: &worker.pod,
+            told,
             observation: seen,
             pod_ip: ips.first().map(String::as_str).or_else(|| worker.pod_ip()),
             terminating: worker.phase == Phase::Terminating,
@@ -79,7 +81,7 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
         resize_refused: worker.resize_refused,
         now: now.wall_seconds(),
     });
-    let before = parts.statuses.status(&worker.uid).or(worker.pod.status.as_ref());
+    let before = parts.statuses.last_known(&worker.uid).or(worker.pod.status.as_ref());
     count_ends(before, &status, out);
     let before = before.and_then(|status| status.phase.as_deref());
     if matches!(before, None | Some("Pending")) && status.phase.as_deref() == Some("Running") {

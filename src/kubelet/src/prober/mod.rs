@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use self::spec::{PodProbe, ProbeKind, ProbeSpec};
 use crate::action::{Call, CriCall, Lane};
@@ -117,8 +117,10 @@ pub struct Prober {
 pub struct ProbedPod<'a> {
     /// Its UID.
     pub uid: &'a PodUid,
-    /// The object, with the status that the API server last had (POD-250).
+    /// The object.
     pub pod: &'a Arc<Pod>,
+    /// The status that the API server last had, of a static pod that of its mirror (POD-250).
+    pub told: Option<&'a PodStatus>,
     /// What was last seen of it.
     pub observation: &'a PodObservation,
     /// Its IP, if it has one.
@@ -181,10 +183,10 @@ impl Prober {
             worker.stopped = probed.terminating && spec.kind != ProbeKind::Readiness;
             match running {
                 Some(container) if worker.instance.as_ref().is_none_or(|i| i.id != container.id) => {
-                    let known = known_verdict(probed.pod, &key.container, &container.id, spec.kind);
+                    let known = known_verdict(probed.told, &key.container, &container.id, spec.kind);
                     worker.begin(now, container, known);
                 }
-                Some(_) => {}
+                Some(container) => worker.recall(|| known_verdict(probed.told, &key.container, &container.id, spec.kind)),
                 // Not running is a failure of readiness until there is a new instance (POD-243).
                 None => worker.instance = None,
             }
@@ -339,8 +341,8 @@ impl Prober {
 }
 
 /// POD-250: a container that was known before this life of the agent keeps what was known of it.
-fn known_verdict(pod: &Pod, container: &str, id: &ContainerId, kind: ProbeKind) -> Option<bool> {
-    let status = pod.status.as_ref()?;
+fn known_verdict(told: Option<&PodStatus>, container: &str, id: &ContainerId, kind: ProbeKind) -> Option<bool> {
+    let status = told?;
     let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
     let same = |c: &&k8s_openapi::api::core::v1::ContainerStatus| {
         c.name == container && c.container_id.as_deref().is_some_and(|known| known.ends_with(id.as_str()))
@@ -412,6 +414,16 @@ impl Worker {
             retries: 0,
             on_hold: false,
         });
+    }
+
+    /// What was known of the instance before this life turned up after it did: a static pod's mirror. The probe's own answers go before.
+    fn recall(&mut self, known: impl FnOnce() -> Option<bool>) {
+        if let Some(instance) = self.instance.as_mut().filter(|instance| instance.last.is_none())
+            && let Some(known) = known()
+        {
+            instance.verdict = Some(known);
+            instance.last = Some(known);
+        }
     }
 
     /// Looks at once, if nothing is to be waited for, and each period from now on.

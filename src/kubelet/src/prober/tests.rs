@@ -32,8 +32,14 @@ impl Bench {
     }
 
     fn sync(&mut self, seconds: u64, terminating: bool) {
-        let probed =
-            ProbedPod { uid: &self.uid, pod: &self.pod, observation: &self.observation, pod_ip: Some("10.0.0.2"), terminating };
+        let probed = ProbedPod {
+            uid: &self.uid,
+            pod: &self.pod,
+            told: self.pod.status.as_ref(),
+            observation: &self.observation,
+            pod_ip: Some("10.0.0.2"),
+            terminating,
+        };
         self.prober.sync_pod(at(seconds), probed);
     }
 
@@ -418,7 +424,7 @@ proptest! {
                     for name in ["c", "d"].into_iter().take(usize::try_from(more).unwrap()) {
                         observation.containers.push(ContainerStatus { name: name.to_owned(), ..running(&format!("{which}{name}{what}"), 1000) });
                     }
-                    let probed = ProbedPod { uid: &uid, pod: &pod(which), observation: &observation, pod_ip: Some("10.0.0.2"), terminating: more == 3 };
+                    let probed = ProbedPod { uid: &uid, pod: &pod(which), told: None, observation: &observation, pod_ip: Some("10.0.0.2"), terminating: more == 3 };
                     bench.prober.sync_pod(at(seconds), probed);
                 }
                 2 => {

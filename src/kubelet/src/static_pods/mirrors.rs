@@ -107,7 +107,9 @@ impl Kubelet {
             let running = first.as_ref().and_then(|uid| self.pods.get(uid)).filter(|known| known.source != PodSource::Api).cloned();
             if let (Some(uid), Some(known)) = (&first, &running) {
                 let shown = mirror.as_ref().filter(|mirror| is_mirror_of(mirror, &known.pod));
-                self.parts.statuses.mirror_seen(now, uid, shown, out);
+                if self.parts.statuses.mirror_seen(now, uid, shown, out) {
+                    self.dirty.insert(uid.clone());
+                }
             }
             let unreadable = unreadable.get(&name);
             let syncing = first.as_ref().and_then(|uid| self.workers.get(uid)).is_some_and(|w| w.phase == Phase::Syncing);

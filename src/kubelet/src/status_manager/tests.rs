@@ -276,3 +276,35 @@ fn patch_that_changed_nothing_is_repeated_with_growing_pauses() {
     let after = bench.done(at(600), still());
     assert!(matches!(after.as_slice(), [ApiCall::DeletePod { .. }]), "{after:?}");
 }
+
+// POD-302: what an earlier life told by the mirror goes on (pkg/kubelet/status/status_manager.go, updateStatusInternal); a mirror that was
+// made anew has nothing to tell.
+#[test]
+fn a_mirror_of_an_earlier_life_is_where_the_status_goes_on_from() {
+    let mut bench = Bench { manager: StatusManager::new(), ledger: Ledger::default(), uid: PodUid::new("static") };
+    let mut manifest = pod(json!(null), false);
+    Arc::make_mut(&mut manifest).metadata.uid = Some("static".to_owned());
+    bench.manager.static_seen(&manifest);
+    let gate = Gate { may_run: true, finished: false };
+    let start = |seconds: i64| json!({"phase": "Running", "startTime": format!("2026-01-01T00:00:{seconds:02}Z")});
+    bench.manager.set_status(&bench.uid, serde_json::from_value(start(30)).unwrap(), gate);
+    assert_eq!(bench.manager.told(&bench.uid), None);
+    let mut again = Vec::new();
+    let mut show = |bench: &mut Bench, status: serde_json::Value, version: &str, uid: &str| {
+        let mut mirror = pod(status, false);
+        Arc::make_mut(&mut mirror).metadata.resource_version = Some(version.to_owned());
+        Arc::make_mut(&mut mirror).metadata.uid = Some(uid.to_owned());
+        bench.act(|manager, uid, out| again.push(manager.mirror_seen(at(1), uid, Some(&mirror), out)))
+    };
+    assert!(show(&mut bench, start(10), "5", "m1").is_empty(), "it is computed first");
+    assert_eq!(
+        bench.manager.last_known(&bench.uid).and_then(|s| s.start_time.clone()).map(|t| t.0.to_string()).as_deref(),
+        Some("2026-01-01T00:00:10Z")
+    );
+    bench.manager.set_status(&bench.uid, serde_json::from_value(start(10)).unwrap(), gate);
+    assert!(show(&mut bench, start(10), "6", "m1").is_empty(), "there is no news");
+    let none = |manager: &mut StatusManager, uid: &PodUid, out: &mut Out<'_>| assert!(!manager.mirror_seen(at(2), uid, None, out));
+    bench.act(none);
+    assert_eq!(show(&mut bench, json!({}), "9", "m2").len(), 1, "the new one is told at once");
+    assert_eq!(again, [true, false, false]);
+}

@@ -100,7 +100,14 @@ impl Bench {
     fn probe(&mut self, pass: bool) {
         let now = Now { mono: Mono::from_start(std::time::Duration::from_secs(100)), wall: self.now };
         let pod = std::sync::Arc::new(self.pod.clone());
-        let probed = ProbedPod { uid: &self.seen.pod, pod: &pod, observation: &self.seen, pod_ip: None, terminating: false };
+        let probed = ProbedPod {
+            uid: &self.seen.pod,
+            pod: &pod,
+            told: pod.status.as_ref(),
+            observation: &self.seen,
+            pod_ip: None,
+            terminating: false,
+        };
         self.prober.sync_pod(now, probed);
         let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
         if pass {
