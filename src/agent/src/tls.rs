@@ -2,22 +2,26 @@
 //! Upstream: k8s.io/client-go/transport, pkg/probe/http (InsecureSkipVerify), pkg/kubelet/server (TLS options).
 //! Differs: rustls, so no TLS 1.0 and 1.1, and only its cipher suites.
 
+mod authorities;
+mod verifiers;
+
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::ResolvesServerCert;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{
-    CipherSuite, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme, SupportedProtocolVersion,
-};
+use rustls::{CipherSuite, ClientConfig, InconsistentKeys, ServerConfig, SupportedProtocolVersion};
 use tokio_rustls::TlsConnector;
 
+pub use self::authorities::{Authorities, Usage};
+use self::verifiers::{Servers, public_key_of};
+pub(crate) use self::verifiers::{verify_tls12, verify_tls13};
 use crate::config::Terms;
 use crate::env::BoxedStream;
 
@@ -67,33 +71,65 @@ fn private_key(what: &'static str, pem: &[u8]) -> Result<PrivateKeyDer<'static>,
     PrivateKeyDer::from_pem_slice(pem).map_err(|e| TlsError::Pem { what, why: e.to_string() })
 }
 
-fn roots(what: &'static str, pem: &[u8]) -> Result<RootCertStore, TlsError> {
-    let mut store = RootCertStore::empty();
-    for certificate in certificates(what, pem)? {
-        store.add(certificate)?;
-    }
-    Ok(store)
+/// Whose certificates a client takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Anybody's.
+    Anybody,
+    /// Those that an authority of the machine's vouches for.
+    Machine,
+    /// Those that an authority of that PEM text vouches for.
+    These(Vec<u8>),
 }
 
-/// A client that trusts that authority (nobody checked if `None`), and shows that identity. Offers HTTP/2 and HTTP/1.1.
+fn trusted(trust: &Trust) -> Result<Option<Authorities>, TlsError> {
+    let what = "certificate-authority";
+    let algorithms = provider().signature_verification_algorithms;
+    match trust {
+        Trust::Anybody => Ok(None),
+        Trust::Machine => Ok(Some(roots_in(&machine_files()))),
+        Trust::These(pem) => {
+            let authorities = Authorities::new(certificates(what, pem)?, algorithms);
+            if authorities.is_empty() {
+                return Err(TlsError::Pem { what, why: "no certificate in it can be read".to_owned() });
+            }
+            Ok(Some(authorities))
+        }
+    }
+}
+
+/// A client that takes those certificates, and shows that identity. Offers HTTP/2 and HTTP/1.1.
 ///
 /// # Errors
 /// If a PEM text is not as it should be.
-pub fn client_config(authority: Option<&[u8]>, identity: Option<&ClientIdentity>) -> Result<ClientConfig, TlsError> {
-    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    let builder = match authority {
-        Some(pem) => builder.with_root_certificates(roots("certificate-authority", pem)?),
-        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider()))),
-    };
+pub fn client_config(trust: &Trust, identity: Option<&ClientIdentity>) -> Result<ClientConfig, TlsError> {
+    let provider = provider();
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let servers = Servers { authorities: trusted(trust)?, provider };
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(servers));
     let mut config = match identity {
-        Some(identity) => builder.with_client_auth_cert(
-            certificates("client-certificate", &identity.certificate)?,
-            private_key("client-key", &identity.key)?,
-        )?,
+        Some(ClientIdentity { certificate, key }) => {
+            let pair = pair(("client-certificate", certificate.as_slice()), ("client-key", key.as_slice()))?;
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
+        }
         None => builder.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// A certificate with its chain, and the key that belongs to it. Nothing else of it is looked at, as in Go: it is for others to judge.
+fn pair(
+    (certificate_is, certificate): (&'static str, &[u8]),
+    (key_is, key): (&'static str, &[u8]),
+) -> Result<CertifiedKey, TlsError> {
+    let chain = certificates(certificate_is, certificate)?;
+    let key = provider().key_provider.load_private_key(private_key(key_is, key)?)?;
+    let certified = chain.first().map(public_key_of).transpose()?;
+    if key.public_key().is_some_and(|own| certified.is_none_or(|certified| own.as_ref() != certified.as_ref())) {
+        return Err(rustls::Error::from(InconsistentKeys::KeyMismatch).into());
+    }
+    Ok(CertifiedKey::new(chain, key))
 }
 
 /// The server on port 10250: what it agrees to, its certificate, and who checks the certificates that clients show, if any are asked for.
@@ -131,8 +167,7 @@ pub fn server_config(
 /// # Errors
 /// If a PEM text is not as it should be, or they do not belong together.
 pub fn certified_key(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, TlsError> {
-    let (chain, key) = (certificates("tlsCertFile", certificate)?, private_key("tlsPrivateKeyFile", key)?);
-    Ok(CertifiedKey::from_der(chain, key, &provider())?)
+    pair(("tlsCertFile", certificate), ("tlsPrivateKeyFile", key))
 }
 
 /// TLS to a probed container: whatever certificate it shows is good (POD-247). Speaks HTTP/1.1.
@@ -140,7 +175,7 @@ pub fn certified_key(certificate: &[u8], key: &[u8]) -> Result<CertifiedKey, Tls
 /// # Errors
 /// If the name is none, or the handshake fails.
 pub async fn connect_unverified(stream: BoxedStream, host: &str) -> io::Result<BoxedStream> {
-    let mut config = client_config(None, None).map_err(io::Error::other)?;
+    let mut config = client_config(&Trust::Anybody, None).map_err(io::Error::other)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
@@ -157,16 +192,18 @@ const MACHINE_ROOTS: [&str; 6] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// The authorities that the machine trusts: those of `SSL_CERT_FILE`, or of the first file that is there. What is no certificate in it
-/// is passed over.
-fn machine_roots() -> RootCertStore {
-    let mut store = RootCertStore::empty();
-    let given = std::env::var("SSL_CERT_FILE").ok().filter(|path| !path.is_empty());
-    let files = given.map_or_else(|| MACHINE_ROOTS.map(str::to_owned).to_vec(), |path| vec![path]);
-    if let Some(pem) = files.iter().find_map(|path| std::fs::read(path).ok()) {
-        store.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
+/// The files of the authorities that the machine trusts: `SSL_CERT_FILE`, or where they may be.
+fn machine_files() -> Vec<PathBuf> {
+    match std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
+        Some(given) => vec![given.into()],
+        None => MACHINE_ROOTS.map(PathBuf::from).to_vec(),
     }
-    store
+}
+
+/// The authorities in the first of those files that is there. What is no certificate in it is passed over.
+fn roots_in(files: &[PathBuf]) -> Authorities {
+    let pem = files.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
+    Authorities::new(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok), provider().signature_verification_algorithms)
 }
 
 /// TLS to a server whose certificate an authority of the machine's has signed. Speaks HTTP/1.1.
@@ -174,52 +211,11 @@ fn machine_roots() -> RootCertStore {
 /// # Errors
 /// If the name is none, or the handshake fails.
 pub async fn connect_trusted(stream: BoxedStream, host: &str) -> io::Result<BoxedStream> {
-    let builder =
-        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(io::Error::other)?;
-    let mut config = builder.with_root_certificates(machine_roots()).with_no_client_auth();
+    let mut config = client_config(&Trust::Machine, None).map_err(io::Error::other)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     Ok(Box::pin(stream))
-}
-
-/// Takes any certificate, but checks that the other side has its key.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

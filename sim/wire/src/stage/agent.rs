@@ -58,6 +58,7 @@ fn access() -> Result<Access, http::uri::InvalidUri> {
         key: None,
         token: None,
         rotating: None,
+        http1_only: false,
     })
 }
 

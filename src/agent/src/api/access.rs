@@ -1,6 +1,6 @@
 //! Where the API server is and what the agent shows it, from a kubeconfig.
 //! Upstream: k8s.io/client-go/tools/clientcmd.
-//! Differs: exec plugins and auth providers are refused by name; a node's kubeconfig has none.
+//! Differs: exec plugins, auth providers, proxies and impersonation are refused by name; a node's kubeconfig has none.
 
 use std::fmt;
 use std::io;
@@ -13,7 +13,7 @@ use base64::prelude::BASE64_STANDARD;
 use kube::config::{AuthInfo, Cluster, Kubeconfig};
 
 use super::rotating::Rotating;
-use crate::tls::ClientIdentity;
+use crate::tls::{ClientIdentity, Trust};
 
 /// A piece of identity: given as it is, or in a file that may change.
 #[derive(Clone, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub struct Access {
     pub server: http::Uri,
     /// The name that its certificate must carry, if not the URL's host.
     pub server_name: Option<String>,
-    /// Whose certificates are trusted; `None` for nobody's.
+    /// Whose certificates are trusted; `None` for those that the machine trusts.
     pub authority: Option<Material>,
     /// Whether any certificate is good.
     pub insecure: bool,
@@ -84,6 +84,8 @@ pub struct Access {
     pub token: Option<Material>,
     /// A client certificate that is renewed in this process; it goes before the one above.
     pub rotating: Option<Arc<Rotating>>,
+    /// Whether only HTTP/1.1 is offered: `DISABLE_HTTP2` is set (API-197).
+    pub http1_only: bool,
 }
 
 /// What tells that an identity is another than before.
@@ -109,7 +111,9 @@ impl Access {
     pub fn from_kubeconfig(path: &Path) -> Result<Self, AccessError> {
         let fails = |why: String| AccessError { file: path.display().to_string(), why };
         let config = Kubeconfig::read_from(path).map_err(|e| fails(chain(&e)))?;
-        Self::of(&config).map_err(fails)
+        // k8s.io/apimachinery/pkg/util/net/http.go (SetTransportDefaults)
+        let http1_only = std::env::var_os("DISABLE_HTTP2").is_some_and(|value| !value.is_empty());
+        Ok(Self { http1_only, ..Self::of(&config).map_err(fails)? })
     }
 
     /// What connections are made with, as it is now on the disk. Connections of other stamps show an old identity.
@@ -138,15 +142,16 @@ impl Access {
         })
     }
 
-    /// Whose certificates are trusted, as it is now; none if nobody's is looked at.
+    /// Whose certificates are trusted, as it is now. A file that is empty is no authority, and not the machine's either.
     ///
     /// # Errors
     /// If a file cannot be read.
-    pub fn trusted(&self) -> io::Result<Option<Vec<u8>>> {
-        if self.insecure {
-            return Ok(None);
-        }
-        Ok(Some(self.authority.as_ref().map(Material::read).transpose()?.unwrap_or_default()))
+    pub fn trusted(&self) -> io::Result<Trust> {
+        Ok(match &self.authority {
+            _ if self.insecure => Trust::Anybody,
+            Some(authority) => Trust::These(authority.read()?),
+            None => Trust::Machine,
+        })
     }
 
     fn of(config: &Kubeconfig) -> Result<Self, String> {
@@ -172,6 +177,16 @@ impl Access {
         if user.auth_provider.is_some() || user.username.is_some() {
             return Err("users[].user: only client certificates and tokens are supported".to_owned());
         }
+        let as_name = [&user.impersonate, &user.impersonate_uid].into_iter().flatten().any(|name| !name.is_empty());
+        let as_groups = user.impersonate_groups.as_ref().is_some_and(|groups| !groups.is_empty());
+        if as_name || as_groups || user.impersonate_user_extra.as_ref().is_some_and(|extra| !extra.is_empty()) {
+            return Err("users[].user.as, as-groups: impersonation is not supported; give the user's own credentials".to_owned());
+        }
+        if cluster.proxy_url.as_ref().is_some_and(|url| !url.is_empty()) {
+            return Err(
+                "clusters[].cluster.proxy-url: proxies are not supported; the API server must be reached directly".to_owned()
+            );
+        }
         let server = cluster.server.clone().ok_or("clusters[].cluster.server: is not set")?;
         let server: http::Uri = server.parse().map_err(|e| format!("clusters[].cluster.server: {server:?} is not a URL: {e}"))?;
         let secret = |text: &secrecy::SecretString| secrecy::ExposeSecret::expose_secret(text).to_owned();
@@ -194,6 +209,7 @@ impl Access {
             key: material("client-key", key_data.as_deref(), user.client_key.as_deref())?,
             token: user.token_file.as_ref().map(|path| Material::File(path.into())).or(token),
             rotating: None,
+            http1_only: false,
         })
     }
 }
@@ -255,6 +271,28 @@ current-context: x";
             "{exec: {command: aws, apiVersion: client.authentication.k8s.io/v1}, client-certificate",
         ));
         assert!(wrong.unwrap_err().starts_with("users[].user.exec: exec plugins are not supported"));
+        // API-190, API-197: what is not followed is not dropped (clientcmd/client_config.go: Proxy, Impersonate).
+        for (field, instead, told) in [
+            ("{server", "{proxy-url: 'http://proxy:3128', server", "clusters[].cluster.proxy-url: proxies are not supported"),
+            ("{client-certificate", "{as: admin, client-certificate", "users[].user.as, as-groups: impersonation is not"),
+            ("{client-certificate", "{as-groups: [g], client-certificate", "users[].user.as, as-groups: impersonation is not"),
+        ] {
+            let wrong = parse(&GOOD.replace(field, instead)).unwrap_err();
+            assert!(wrong.starts_with(told), "{wrong}");
+        }
+        assert!(parse(&GOOD.replace("{server", "{proxy-url: '', server")).is_ok());
+    }
+
+    // API-190: client-go transport.go (HasCA): who names no authority believes the machine's; an empty file is none, and not the machine's.
+    #[test]
+    fn authority_is_the_machines_if_none_is_named() {
+        assert_eq!(parse(GOOD).unwrap().trusted().unwrap(), Trust::These(b"ABC".to_vec()));
+        let none = GOOD.replace(", certificate-authority-data: QUJD", "");
+        assert_eq!(parse(&none).unwrap().trusted().unwrap(), Trust::Machine);
+        let empty = GOOD.replace("certificate-authority-data: QUJD", "certificate-authority: /dev/null");
+        assert_eq!(parse(&empty).unwrap().trusted().unwrap(), Trust::These(Vec::new()));
+        let insecure = GOOD.replace("certificate-authority-data: QUJD", "insecure-skip-tls-verify: true");
+        assert_eq!(parse(&insecure).unwrap().trusted().unwrap(), Trust::Anybody);
     }
 
     // API-280, S27

@@ -85,7 +85,10 @@ async fn connect(access: &Access, net: &dyn Net, uri: &Uri) -> io::Result<ApiStr
     if !secure {
         return Ok(ApiStream::new(stream, false, outdated));
     }
-    let config = client_config(access.trusted()?.as_deref(), identity.as_ref()).map_err(io::Error::other)?;
+    let mut config = client_config(&access.trusted()?, identity.as_ref()).map_err(io::Error::other)?;
+    if access.http1_only {
+        config.alpn_protocols.retain(|protocol| protocol != b"h2");
+    }
     let name = ServerName::try_from(access.server_name.clone().unwrap_or(host)).map_err(io::Error::other)?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");

@@ -122,7 +122,7 @@ fn expiries(access: &Access) -> Result<Vec<Timestamp>, String> {
     let identity = access.identity().map_err(|e| e.to_string())?;
     if access.server.scheme_str() != Some("http") {
         let trusted = access.trusted().map_err(|e| e.to_string())?;
-        client_config(trusted.as_deref(), identity.as_ref()).map_err(|e| e.to_string())?;
+        client_config(&trusted, identity.as_ref()).map_err(|e| e.to_string())?;
     }
     let Some(identity) = identity else { return Ok(Vec::new()) };
     chain_of(&identity.certificate)?.iter().map(|der| Ok(held_of(der)?.not_after)).collect()

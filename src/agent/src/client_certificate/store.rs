@@ -12,7 +12,7 @@ use kubelet::node::certificates::store::{FileStep, Kind, Paths, exchange, recove
 use kubelet::node::certificates::{Held, Purpose};
 
 use super::pem::{chain_of, encode, held_of};
-use crate::tls::{ClientIdentity, client_config};
+use crate::tls::{ClientIdentity, Trust, client_config};
 
 /// What can go wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +55,7 @@ impl Pair {
     pub fn new(path: &str, identity: ClientIdentity) -> Result<Self, StoreError> {
         let wrong = |why: String| StoreError::Pair { path: path.to_owned(), why };
         // The same checks that a connection begins with.
-        client_config(None, Some(&identity)).map_err(|e| wrong(e.to_string()))?;
+        client_config(&Trust::Anybody, Some(&identity)).map_err(|e| wrong(e.to_string()))?;
         let chain = chain_of(&identity.certificate).map_err(&wrong)?;
         let leaf = chain.first().ok_or_else(|| wrong("no certificate in it".to_owned()))?;
         Ok(Self { held: held_of(leaf).map_err(wrong)?, identity })

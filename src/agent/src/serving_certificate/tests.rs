@@ -13,7 +13,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::*;
 use crate::certificate::{SelfSigned, self_signed};
 use crate::run::Serving;
-use crate::tls::client_config;
+use crate::tls::{Trust, client_config};
 use crate::tls::tests::resolved;
 
 /// A directory that goes away with it.
@@ -51,7 +51,7 @@ fn der(pem: &str) -> CertificateDer<'static> {
 async fn shown(serving: &Serving) -> CertificateDer<'static> {
     let (near, far) = tokio::io::duplex(1 << 16);
     let accepted = tokio::spawn(TlsAcceptor::from(Arc::clone(&serving.tls)).accept(far));
-    let client = TlsConnector::from(Arc::new(client_config(None, None).unwrap()));
+    let client = TlsConnector::from(Arc::new(client_config(&Trust::Anybody, None).unwrap()));
     let stream = client.connect(ServerName::try_from("10.0.0.1").unwrap(), near).await.unwrap();
     accepted.await.unwrap().unwrap();
     stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()

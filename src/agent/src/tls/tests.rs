@@ -1,7 +1,12 @@
 //! What is negotiated, as a client of rustls sees it.
 
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SigningKey as _, date_time_ymd};
+use rustls::pki_types::UnixTime;
 use rustls::{NamedGroup, ProtocolVersion};
 use tokio_rustls::TlsAcceptor;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::*;
 use crate::certificate::self_signed;
@@ -30,7 +35,8 @@ async fn negotiated(
     let certificate = certified_key(made.certificate.as_bytes(), made.key.as_bytes()).unwrap();
     let server = server_config(&resolved(fields).tls.terms, ServingCertificate::new(Some(certificate)), None).unwrap();
     let client = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
-    let client = client.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider()))).with_no_client_auth();
+    let anybody = Servers { authorities: None, provider: provider() };
+    let client = client.dangerous().with_custom_certificate_verifier(Arc::new(anybody)).with_no_client_auth();
     let (near, far) = tokio::io::duplex(1 << 16);
     let accepted = tokio::spawn(async move { TlsAcceptor::from(Arc::new(server)).accept(far).await.map(drop) });
     let stream = TlsConnector::from(Arc::new(client)).connect(ServerName::try_from("n1").unwrap(), near).await?;
@@ -115,4 +121,130 @@ fn suites_of_the_library_are_all_known() {
         assert_eq!(terms.only_tls13, suite.tls13().is_some());
         assert!(terms.only_tls13 || terms.cipher_suites == [name]);
     }
+}
+
+/// The AlgorithmIdentifier of ecdsa-with-SHA256.
+pub(crate) const ECDSA_SHA256: &[u8] = &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
+
+fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let content = parts.concat();
+    let mut encoded = vec![tag];
+    match content.len() {
+        short @ 0..=127 => encoded.push(u8::try_from(short).unwrap()),
+        middling @ 128..=255 => encoded.extend([0x81, u8::try_from(middling).unwrap()]),
+        long => encoded.extend([&[0x82][..], &u16::try_from(long).unwrap().to_be_bytes()].concat()),
+    }
+    encoded.extend(content);
+    encoded
+}
+
+/// A certificate of version 1 with the names, times and key of that one, as `openssl x509 -req` makes it without extensions: rcgen has
+/// only version 3.
+pub(crate) fn first_version(like: &CertificateDer<'_>, signer: &KeyPair, algorithm: &[u8]) -> CertificateDer<'static> {
+    let (_, like) = X509Certificate::from_der(like).unwrap();
+    let time = |at: x509_parser::time::ASN1Time| {
+        let at = jiff::Timestamp::from_second(at.timestamp()).unwrap().strftime("%y%m%d%H%M%SZ").to_string();
+        der(0x17, &[at.as_bytes()])
+    };
+    let validity = der(0x30, &[&time(like.validity().not_before), &time(like.validity().not_after)]);
+    let (issuer, subject, key) = (like.issuer().as_raw(), like.subject().as_raw(), like.public_key().raw);
+    let body = der(0x30, &[&[0x02, 0x01, 0x07], algorithm, issuer, &validity, subject, key]);
+    let signature = signer.sign(&body).unwrap();
+    CertificateDer::from(der(0x30, &[&body, algorithm, &der(0x03, &[&[0], &signature])]))
+}
+
+/// A self-signed certificate with CA:TRUE for 10.0.0.1, as `openssl req -x509` makes it.
+fn self_signed_authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(vec!["10.0.0.1".to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "it");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2040, 1, 1));
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn pem_of(certificate: &CertificateDer<'_>) -> Vec<u8> {
+    use base64::Engine as _;
+    let text = base64::prelude::BASE64_STANDARD.encode(certificate);
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n").into_bytes()
+}
+
+/// Whether that client is content with a server of that pair, in that version of TLS.
+async fn is_content(
+    mut client: ClientConfig,
+    host: &'static str,
+    pair: CertifiedKey,
+    version: &'static SupportedProtocolVersion,
+) -> Result<(), String> {
+    let server = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[version]).unwrap();
+    let server = server.with_no_client_auth().with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    client.alpn_protocols.clear();
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let accepted = tokio::spawn(async move { TlsAcceptor::from(Arc::new(server)).accept(far).await.map(drop) });
+    let connected = TlsConnector::from(Arc::new(client)).connect(ServerName::try_from(host).unwrap(), near).await;
+    let _ended = accepted.await.unwrap();
+    connected.map(drop).map_err(|error| error.to_string())
+}
+
+// API-190: the API server's own certificate as its authority. verify.go: `opts.Roots.contains(c)`, after VerifyHostname.
+#[tokio::test]
+async fn server_may_be_its_own_authority_under_its_own_name() {
+    let (it, other) = (self_signed_authority(), self_signed_authority());
+    let pair = || certified_key(it.pem().as_bytes(), it.key().serialize_pem().as_bytes()).unwrap();
+    let trusting = |pem: String| client_config(&Trust::These(pem.into_bytes()), None).unwrap();
+    for version in [&TLS12, &TLS13] {
+        assert_eq!(is_content(trusting(it.pem()), "10.0.0.1", pair(), version).await, Ok(()));
+        assert_eq!(is_content(trusting(format!("{}{}", other.pem(), it.pem())), "10.0.0.1", pair(), version).await, Ok(()));
+        let why = is_content(trusting(it.pem()), "10.0.0.2", pair(), version).await.unwrap_err();
+        assert!(why.contains("certificate not valid for name"), "{why}");
+        let why = is_content(trusting(other.pem()), "10.0.0.1", pair(), version).await.unwrap_err();
+        assert!(why.starts_with("invalid peer certificate"), "{why}");
+    }
+}
+
+// API-190: without an authority in the kubeconfig the machine's count: the first file that is there.
+#[tokio::test]
+async fn machines_authorities_are_those_of_the_first_file() {
+    let path = std::env::temp_dir().join(format!("keelson-roots-{}.crt", std::process::id()));
+    let (it, other) = (self_signed_authority(), self_signed_authority());
+    std::fs::write(&path, format!("rubbish\n-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n{}", it.pem())).unwrap();
+    let roots = roots_in(&["/nonexistent/roots.crt".into(), path.clone(), "/dev/null".into()]);
+    std::fs::remove_file(&path).unwrap();
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(1_790_000_000));
+    assert!(roots.verify(it.der(), &[], Usage::Server, now).is_ok());
+    assert!(roots.verify(other.der(), &[], Usage::Server, now).is_err());
+    assert!(roots_in(&["/nonexistent/roots.crt".into()]).is_empty());
+    client_config(&Trust::Machine, None).unwrap();
+    // transport.go (rootCertPool): a file that is empty is not the machine's.
+    assert!(client_config(&Trust::These(Vec::new()), None).is_err());
+    // AppendCertsFromPEM: what cannot be read is passed over, unless it is all that there is.
+    let rubbish = b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n".to_vec();
+    client_config(&Trust::These([rubbish.clone(), it.pem().into_bytes()].concat()), None).unwrap();
+    assert!(client_config(&Trust::These(rubbish), None).is_err());
+}
+
+// API-171, API-191, POD-247: Go reads version 1; `openssl x509 -req` without extensions makes nothing else.
+#[tokio::test]
+async fn own_certificate_may_be_of_version_one() {
+    let (it, other) = (self_signed_authority(), self_signed_authority());
+    let certificate = pem_of(&first_version(it.der(), it.key(), ECDSA_SHA256));
+    let key = it.key().serialize_pem();
+    let shown = certified_key(&certificate, key.as_bytes()).unwrap();
+    for version in [&TLS12, &TLS13] {
+        // As a probe looks at a container.
+        let anybody = client_config(&Trust::Anybody, None).unwrap();
+        assert_eq!(is_content(anybody, "10.0.0.1", shown.clone(), version).await, Ok(()));
+        // It has no names that count. verify.go: "certificate relies on legacy Common Name field".
+        let trusting = client_config(&Trust::These(certificate.clone()), None).unwrap();
+        is_content(trusting, "10.0.0.1", shown.clone(), version).await.unwrap_err();
+        // The key must be the certificate's.
+        let foreign = provider().key_provider.load_private_key(private_key("it", other.key().serialize_pem().as_bytes()).unwrap());
+        let foreign = CertifiedKey::new(shown.cert.clone(), foreign.unwrap());
+        let anybody = client_config(&Trust::Anybody, None).unwrap();
+        is_content(anybody, "10.0.0.1", foreign, version).await.unwrap_err();
+    }
+    let identity = |key: String| ClientIdentity { certificate: certificate.clone(), key: key.into_bytes() };
+    client_config(&Trust::Anybody, Some(&identity(key))).unwrap();
+    let wrong = client_config(&Trust::Anybody, Some(&identity(other.key().serialize_pem()))).unwrap_err();
+    assert_eq!(wrong.to_string(), "keys may not be consistent: KeyMismatch");
+    assert!(certified_key(&certificate, other.key().serialize_pem().as_bytes()).is_err());
 }

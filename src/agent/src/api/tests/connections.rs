@@ -93,7 +93,7 @@ impl Pki {
             .with_client_cert_verifier(clients)
             .with_single_cert(vec![certificate.der().clone()], key)
             .unwrap();
-        tls.alpn_protocols = vec![b"h2".to_vec()];
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let mut server = FakeServer::with(script);
         Arc::get_mut(&mut server).unwrap().tls = Some(Arc::new(tls));
         server
@@ -132,6 +132,32 @@ async fn a_server_of_another_authority_is_not_trusted() {
     assert_eq!(failure.kind, FailureKind::Unavailable);
     assert!(failure.message.contains("invalid peer certificate"), "{}", failure.message);
     assert!(server.seen().is_empty());
+}
+
+// API-190: client-go transport.go: the machine's authorities, which have not signed this one.
+#[tokio::test(start_paused = true)]
+async fn without_an_authority_it_is_the_machines_that_are_asked() {
+    let pki = Pki::new("machine");
+    pki.rotate("system:node:n1");
+    let server = pki.server([no_node()]);
+    let failure = client_with(&server, Access { authority: None, ..pki.access() }).call(ApiCall::GetNode).await.unwrap_err();
+    assert!(failure.message.contains("invalid peer certificate: UnknownIssuer"), "{}", failure.message);
+    assert!(server.seen().is_empty());
+}
+
+// API-197: apimachinery's net/http.go (SetTransportDefaults): DISABLE_HTTP2.
+#[tokio::test(start_paused = true)]
+async fn http2_is_not_offered_if_it_is_turned_off() {
+    for (http1_only, expected) in [(false, http::Version::HTTP_2), (true, http::Version::HTTP_11)] {
+        let pki = Pki::new(&format!("http1-{http1_only}"));
+        pki.rotate("system:node:n1");
+        let server = pki.server([no_node(), no_node()]);
+        let api = client_with(&server, Access { http1_only, ..pki.access() });
+        assert_eq!(get(&api).await, FailureKind::NotFound);
+        assert_eq!(get(&api).await, FailureKind::NotFound);
+        let seen: Vec<_> = server.seen().iter().map(|seen| (seen.version, seen.connection)).collect();
+        assert_eq!(seen, [(expected, 0), (expected, 0)]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

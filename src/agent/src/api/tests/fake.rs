@@ -77,6 +77,7 @@ pub(super) struct Seen {
     pub(super) method: String,
     /// Path and query.
     pub(super) target: String,
+    pub(super) version: http::Version,
     pub(super) headers: http::HeaderMap,
     pub(super) body: String,
     /// The number of the connection that it came on, from 0.
@@ -161,6 +162,7 @@ impl FakeServer {
             at: Instant::now(),
             method: head.method.to_string(),
             target: head.uri.path_and_query().unwrap().to_string(),
+            version: head.version,
             headers: head.headers,
             body: String::from_utf8(body.to_vec()).unwrap(),
             connection,

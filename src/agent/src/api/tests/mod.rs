@@ -24,6 +24,7 @@ fn access(server: &str) -> Access {
         key: None,
         token: None,
         rotating: None,
+        http1_only: false,
     }
 }
 

@@ -8,10 +8,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kubelet::failure::{Failure, FailureKind};
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::server::WebPkiClientVerifier;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
+use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest as _, Sha256};
@@ -19,6 +18,7 @@ use x509_parser::oid_registry::Oid;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::env::UserInfo;
+use crate::tls::{Authorities, Usage, verify_tls12, verify_tls13};
 
 /// The attribute of a subject that holds a user's UID: 1.3.6.1.4.1.57683.2.
 const UID_ATTRIBUTE: &[u64] = &[1, 3, 6, 1, 4, 1, 57683, 2];
@@ -29,7 +29,7 @@ pub enum ClientCaError {
     /// It is no PEM.
     #[error("the client CA file is not PEM: {0}")]
     Pem(String),
-    /// There is no certificate in it, or one that cannot be an authority.
+    /// There is no certificate in it, or one that cannot be read.
     #[error("the client CA file holds no usable certificate: {0}")]
     Unusable(String),
 }
@@ -37,8 +37,8 @@ pub enum ClientCaError {
 /// The authorities of client certificates. As a verifier of handshakes it asks for a certificate, needs none, and only checks
 /// that the client holds its key; each request then has it checked against the authorities of the moment (API-021).
 pub struct ClientCa {
-    provider: Arc<CryptoProvider>,
-    verifier: RwLock<Arc<dyn ClientCertVerifier>>,
+    algorithms: WebPkiSupportedAlgorithms,
+    authorities: RwLock<Arc<Authorities>>,
 }
 
 impl std::fmt::Debug for ClientCa {
@@ -52,9 +52,9 @@ impl ClientCa {
     ///
     /// # Errors
     /// If there is no usable certificate in it; fatal at start (API-028).
-    pub fn new(pem: &[u8], provider: Arc<CryptoProvider>) -> Result<Arc<Self>, ClientCaError> {
-        let verifier = RwLock::new(verifier(pem, &provider)?);
-        Ok(Arc::new(Self { provider, verifier }))
+    pub fn new(pem: &[u8], provider: &CryptoProvider) -> Result<Arc<Self>, ClientCaError> {
+        let algorithms = provider.signature_verification_algorithms;
+        Ok(Arc::new(Self { algorithms, authorities: RwLock::new(Arc::new(authorities(pem, algorithms)?)) }))
     }
 
     /// Takes over changed contents of the file.
@@ -62,8 +62,8 @@ impl ClientCa {
     /// # Errors
     /// If there is no usable certificate in it; the old authorities stay (API-028).
     pub fn replace(&self, pem: &[u8]) -> Result<(), ClientCaError> {
-        let new = verifier(pem, &self.provider)?;
-        *self.verifier.write().unwrap_or_else(PoisonError::into_inner) = new;
+        let new = Arc::new(authorities(pem, self.algorithms)?);
+        *self.authorities.write().unwrap_or_else(PoisonError::into_inner) = new;
         Ok(())
     }
 
@@ -77,24 +77,25 @@ impl ClientCa {
         let refused = |why: String| Failure::new(FailureKind::Unauthorized, format!("verifying certificate failed: {why}"));
         let Some((leaf, intermediates)) = certificates.split_first() else { return Ok(None) };
         let seconds = u64::try_from(now.as_second()).unwrap_or_default();
-        let verifier = Arc::clone(&self.verifier.read().unwrap_or_else(PoisonError::into_inner));
-        verifier
-            .verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+        let authorities = Arc::clone(&self.authorities.read().unwrap_or_else(PoisonError::into_inner));
+        authorities
+            .verify(leaf, intermediates, Usage::Client, UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
             .map_err(|error| refused(error.to_string()))?;
         let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| refused(error.to_string()))?;
         Ok(user(&certificate, leaf))
     }
 }
 
-fn verifier(pem: &[u8], provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, ClientCaError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| ClientCaError::Pem(error.to_string()))?;
-        roots.add(certificate).map_err(|error| ClientCaError::Unusable(error.to_string()))?;
+fn authorities(pem: &[u8], algorithms: WebPkiSupportedAlgorithms) -> Result<Authorities, ClientCaError> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let read = read.map_err(|error| ClientCaError::Pem(error.to_string()))?;
+    let all = read.len();
+    let authorities = Authorities::new(read, algorithms);
+    match authorities.len() {
+        0 if all == 0 => Err(ClientCaError::Unusable("there is none in it".to_owned())),
+        readable if readable < all => Err(ClientCaError::Unusable(format!("{} of {all} cannot be read", all - readable))),
+        _ => Ok(authorities),
     }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .build()
-        .map_err(|error| ClientCaError::Unusable(error.to_string()))
 }
 
 /// CN is the user, O the groups (API-021).
@@ -137,7 +138,7 @@ impl ClientCertVerifier for ClientCa {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls12(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -146,10 +147,10 @@ impl ClientCertVerifier for ClientCa {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.algorithms.supported_schemes()
     }
 }

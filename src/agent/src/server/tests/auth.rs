@@ -6,9 +6,12 @@ use rcgen::{
     date_time_ymd,
 };
 use rustls::crypto::ring;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::version::{TLS12, TLS13};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::*;
+use crate::tls::tests::{ECDSA_SHA256, first_version};
 
 /// Requests to a path with each of the ways to have no credentials that count.
 async fn without_credentials(world: &World, method: &str, path: &str) -> Vec<Answer> {
@@ -304,7 +307,7 @@ fn leaf(issuer: &Issuer, leaf: &Leaf, name: &str) -> (CertificateDer<'static>, P
 async fn with_tls(settings: Settings, ca: &Issuer) -> World {
     let world = World::with(settings);
     let provider = Arc::new(ring::default_provider());
-    let client_ca = ClientCa::new(ca.pem().as_bytes(), provider.clone()).unwrap();
+    let client_ca = ClientCa::new(ca.pem().as_bytes(), &provider).unwrap();
     let serving = Leaf { usage: ExtendedKeyUsagePurpose::ServerAuth, last_year: 2030 };
     let (certificate, key) = leaf(ca, &serving, "n1");
     let config = rustls::ServerConfig::builder_with_provider(provider)
@@ -318,20 +321,31 @@ async fn with_tls(settings: Settings, ca: &Issuer) -> World {
     world
 }
 
-async fn get_with(
+type Client = (CertificateDer<'static>, PrivateKeyDer<'static>);
+
+async fn get_with(world: &World, ca: &Issuer, client: Option<Client>, token: &str) -> Answer {
+    get_over(&[&TLS13, &TLS12], world, ca, client, token).await
+}
+
+async fn get_over(
+    versions: &[&'static rustls::SupportedProtocolVersion],
     world: &World,
     ca: &Issuer,
-    client: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+    client: Option<Client>,
     token: &str,
 ) -> Answer {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.der().clone()).unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
+    let provider = Arc::new(ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots);
     let config = match client {
-        Some((certificate, key)) => config.with_client_auth_cert(vec![certificate], key).unwrap(),
+        Some((certificate, key)) => {
+            let pair = CertifiedKey::new(vec![certificate], provider.key_provider.load_private_key(key).unwrap());
+            config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
+        }
         None => config.with_no_client_auth(),
     };
     let stream = world.connect(MAIN).await;
@@ -375,8 +389,79 @@ async fn a_certificate_that_does_not_hold_is_no_credential_but_a_token_still_is(
     for client in bad() {
         assert_eq!(get_with(&world, &ca, Some(client), ADMIN).await.status, 200);
     }
+    // Version 1, which `openssl x509 -req` makes: the handshake is not where it is judged. One of the authority's is good.
+    let old = |issuer: &Issuer| {
+        let (like, key) = leaf(issuer, &CLIENT, "admin");
+        (first_version(&like, issuer.key(), ECDSA_SHA256), key)
+    };
+    for version in [&TLS12, &TLS13] {
+        assert_eq!(get_over(&[version], &world, &ca, Some(old(&other)), "").await.status, 401);
+        assert_eq!(get_over(&[version], &world, &ca, Some(old(&other)), ADMIN).await.status, 200);
+        assert_eq!(get_over(&[version], &world, &ca, Some(old(&ca)), "nobodys").await.status, 200);
+    }
     // Without a name it is no credential, but no error either.
     assert_eq!(get_with(&world, &ca, Some(leaf(&ca, &CLIENT, "")), "").await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "AlertReceived")]
+async fn a_certificate_without_its_key_ends_the_handshake() {
+    // API-021: what is in a certificate is judged later, who has it is not.
+    let ca = authority("ca");
+    let world = with_tls(settings(), &ca).await;
+    let ((certificate, _), (_, key)) = (leaf(&ca, &CLIENT, "admin"), leaf(&ca, &CLIENT, "admin"));
+    let old = first_version(&certificate, ca.key(), ECDSA_SHA256);
+    get_over(&[&TLS12], &world, &ca, Some((old, key)), ADMIN).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn authority_is_who_may_sign_and_is_of_its_time() {
+    // API-021, API-028. x509.go (CheckSignatureFrom): "parent certificate cannot sign this kind of certificate"; verify.go (isValid).
+    let now = FakeClock::START.parse().unwrap();
+    let made = |change: fn(&mut CertificateParams)| {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "monitoring");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(2036, 1, 1));
+        change(&mut params);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    };
+    let good = authority("ca");
+    // A pinned client, and an authority that ended the day before.
+    let pinned: [Issuer; 2] = [made(|it| it.is_ca = IsCa::NoCa), made(|it| it.is_ca = IsCa::ExplicitNoCa)];
+    let over = made(|it| (it.is_ca, it.not_after) = (IsCa::Ca(BasicConstraints::Unconstrained), date_time_ymd(2026, 11, 22)));
+    let pem: String = [&good, &pinned[0], &pinned[1], &over].map(|it| it.pem()).concat();
+    let ca = ClientCa::new(pem.as_bytes(), &ring::default_provider()).unwrap();
+    let named = |certificate: &CertificateDer<'static>| ca.authenticate(std::slice::from_ref(certificate), now);
+    assert_eq!(named(&leaf(&good, &CLIENT, "admin").0).unwrap().unwrap().name, "admin");
+    for bad in [&pinned[0], &pinned[1], &over] {
+        assert!(named(&leaf(bad, &CLIENT, "system:masters").0).is_err());
+    }
+    for it in &pinned {
+        assert_eq!(named(it.der()).unwrap().unwrap().name, "monitoring");
+    }
+    assert!(named(over.der()).is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn authorities_between_come_with_the_client() {
+    // API-021; and the attribute that is a user's UID: authentication/request/x509 (parseUIDFromCert).
+    let now = FakeClock::START.parse().unwrap();
+    let root = authority("root");
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "between");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    let between: Issuer = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &root).unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "admin");
+    params.distinguished_name.push(DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 57683, 2]), "42");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let shown = params.signed_by(&KeyPair::generate().unwrap(), &between).unwrap().der().clone();
+    let ca = ClientCa::new(root.pem().as_bytes(), &ring::default_provider()).unwrap();
+    let user = ca.authenticate(&[shown.clone(), between.der().clone()], now).unwrap().unwrap();
+    assert_eq!((user.name.as_str(), user.uid.as_str()), ("admin", "42"));
+    assert!(ca.authenticate(&[shown.clone()], now).is_err());
+    assert!(ca.authenticate(&[shown, authority("between").der().clone()], now).is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -384,11 +469,15 @@ async fn authorities_can_be_replaced_and_bad_ones_are_not_taken() {
     // API-028
     let (old, new) = (authority("old"), authority("new"));
     let now = FakeClock::START.parse().unwrap();
-    let ca = ClientCa::new(old.pem().as_bytes(), Arc::new(ring::default_provider())).unwrap();
+    let ca = ClientCa::new(old.pem().as_bytes(), &ring::default_provider()).unwrap();
     let (certificate, _) = leaf(&new, &CLIENT, "admin");
     assert!(ca.authenticate(std::slice::from_ref(&certificate), now).is_err());
     assert!(ca.replace(b"").is_err());
-    assert!(ca.replace(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").is_err());
+    let rubbish = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    assert!(ca.replace(rubbish.as_bytes()).is_err());
+    // cert.NewPoolFromBytes: one that cannot be read spoils the file.
+    assert!(ca.replace(format!("{}{rubbish}", new.pem()).as_bytes()).is_err());
+    assert!(ca.authenticate(std::slice::from_ref(&certificate), now).is_err());
     ca.replace(new.pem().as_bytes()).unwrap();
     let user = ca.authenticate(&[certificate], now).unwrap().unwrap();
     assert_eq!((user.name.as_str(), user.groups), ("admin", vec!["system:nodes".to_owned()]));
