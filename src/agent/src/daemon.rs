@@ -112,16 +112,22 @@ pub async fn run_in(surroundings: Surroundings, resolved: &Resolved, shutdown: C
         // Without an API server nobody signs: what was kept is shown.
         _ => std::future::pending().boxed(),
     };
-    let followed = futures::future::join_all(files.into_iter().map(kept_up_to_date)).boxed();
+    let followed = followed(files);
     tokio::select! {
         biased;
         ended = agent.run_where(turns, Some(serving), shutdown).boxed() => ended?,
         ended = renewed => return Err(ended.into()),
-        _ = followed => {}
+        () = followed => {}
         () = requesting => {}
     }
     tracing::info!("Keelson stops; containers go on running");
     Ok(())
+}
+
+/// Follows all of them; comes to no end, also if there are none.
+fn followed(files: Vec<Subject>) -> BoxFuture<'static, ()> {
+    let all = futures::future::join_all(files.into_iter().map(kept_up_to_date));
+    all.then(|_| std::future::pending()).boxed()
 }
 
 /// Follows files of the server; comes to no end.
@@ -224,6 +230,12 @@ mod tests {
         limit_open_files(most).unwrap();
         let after = rustix::process::getrlimit(Resource::Nofile);
         assert_eq!((after.current, after.maximum), (Some(most), Some(most)));
+    }
+
+    // API-173: a server whose certificate comes from the API server, and that has no authority of clients, has no files.
+    #[test]
+    fn agent_does_not_end_because_there_are_no_files_to_follow() {
+        assert!(followed(Vec::new()).now_or_never().is_none());
     }
 
     // NODE-146, API-291

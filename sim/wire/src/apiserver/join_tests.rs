@@ -80,6 +80,9 @@ struct Bed {
     away: AtomicBool,
     /// Whether the node requests its serving certificate, and its address.
     serving: Mutex<Option<&'static str>>,
+    /// Whether it is given an authority of clients, and a serving certificate besides.
+    has_client_ca: AtomicBool,
+    has_files: AtomicBool,
     /// Who connects to the node.
     callers: (mpsc::Sender<DuplexStream>, Arc<tokio::sync::Mutex<mpsc::Receiver<DuplexStream>>>),
 }
@@ -126,7 +129,22 @@ impl Bed {
         let (connections, away) = (AtomicUsize::new(0), AtomicBool::new(false));
         let (call, calls) = mpsc::channel(8);
         let (serving, callers) = (Mutex::new(None), (call, Arc::new(tokio::sync::Mutex::new(calls))));
-        Arc::new(Self { directory, clock, api, pki, tls, cri, answered, connections, away, serving, callers })
+        let (has_client_ca, has_files) = (AtomicBool::new(true), AtomicBool::new(false));
+        Arc::new(Self {
+            directory,
+            clock,
+            api,
+            pki,
+            tls,
+            cri,
+            answered,
+            connections,
+            away,
+            serving,
+            has_client_ca,
+            has_files,
+            callers,
+        })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -136,12 +154,19 @@ impl Bed {
     fn settings(&self, rotates: bool) -> Resolved {
         let ca = self.path("ca.crt");
         fs::write(&ca, &self.pki.ca_certificate).unwrap();
-        let config = json!({
+        let mut config = json!({
             "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "rotateCertificates": rotates,
             "healthzPort": 0, "failCgroupV1": false, "failSwapOn": false, "containerRuntimeEndpoint": "unix:///run/pretend.sock",
             "authentication": {"anonymous": {"enabled": self.serving.lock().unwrap().is_some()}, "webhook": {"enabled": false}, "x509": {"clientCAFile": ca}},
             "authorization": {"mode": "AlwaysAllow"}, "serverTLSBootstrap": self.serving.lock().unwrap().is_some(),
         });
+        if !self.has_client_ca.load(Ordering::Relaxed) {
+            config["authentication"]["x509"] = json!({});
+        }
+        if self.has_files.load(Ordering::Relaxed) {
+            config["tlsCertFile"] = json!(self.path("tls.crt"));
+            config["tlsPrivateKeyFile"] = json!(self.path("tls.key"));
+        }
         fs::write(self.path("config.yaml"), config.to_string()).unwrap();
         let file = |flag: &str, name: &str| format!("--{flag}={}", self.path(name).display());
         let args = [
@@ -545,6 +570,30 @@ async fn serving_certificate_is_requested_kept_and_renewed() {
     bed.until_shown("nothing", 3 * LIFE, |shown| shown.is_none()).await;
     assert!(!agent.is_finished() && bed.is_ready());
     agent.abort();
+}
+
+// API-173: pkg/kubelet/kubelet.go (NewMainKubelet): neither an authority of clients nor given files have a say in it.
+#[tokio::test(start_paused = true)]
+async fn serving_certificate_is_requested_without_client_authority_and_beside_given_files() {
+    for has_files in [false, true] {
+        let bed = Bed::new(signer(24 * HOUR));
+        *bed.serving.lock().unwrap() = Some("10.0.0.9");
+        bed.has_client_ca.store(false, Ordering::Relaxed);
+        bed.has_files.store(has_files, Ordering::Relaxed);
+        let given = agent::certificate::self_signed(NODE, &[], bed.clock.now().as_second()).unwrap();
+        fs::write(bed.path("tls.crt"), &given.certificate).unwrap();
+        fs::write(bed.path("tls.key"), &given.key).unwrap();
+        let agent = bed.start(true);
+        bed.until("request", Duration::from_secs(30), |bed| bed.serving_requests().len() == 1).await;
+        sleep(Duration::from_secs(60)).await;
+        assert!(!agent.is_finished() && bed.is_ready());
+        let before = bed.shown().await;
+        assert_eq!(before.is_some(), has_files);
+        bed.judge("Approved");
+        bed.until_shown("the signed one", Duration::from_secs(10), |shown| shown.is_some() && shown != before.as_ref()).await;
+        assert_eq!(names_in(&bed.shown().await.unwrap()), ["DNSName(n1)", "10.0.0.9"]);
+        agent.abort();
+    }
 }
 
 // API-173, API-194: a denied request is followed by another after a while. The next life shows what was kept, and asks for a new one when

@@ -47,17 +47,19 @@ pub fn serving(resolved: &Resolved, now: Timestamp) -> anyhow::Result<Prepared> 
         files.push(Subject::new("client CA bundle", vec![path.clone()], &[pem], take));
     }
     let certificate = ServingCertificate::new(None);
-    if let CertificateSource::Bootstrap(directory) = &resolved.tls.source {
-        requested = Some(Requested::open(directory, Arc::clone(&certificate), now)?);
+    if let CertificateSource::Bootstrap { directory, until_then } = &resolved.tls.source {
+        requested = Some(Requested::open(directory, until_then.clone(), Arc::clone(&certificate), now)?);
     } else {
         let (paths, pair) = pair(&resolved.tls.source, &resolved.kubelet.node.name, &resolved.kubelet.node.ips, now)?;
         certificate.replace(certified_key(&pair[0], &pair[1])?);
         let shown = Arc::clone(&certificate);
-        files.push(Subject::new("serving certificate and key", paths.into(), &pair, move |contents| {
+        let taken = Subject::new("serving certificate and key", paths.into(), &pair, move |contents| {
             let [certificate, key] = contents else { return Err("two files are needed".to_owned()) };
             shown.replace(certified_key(certificate, key).map_err(|error| error.to_string())?);
             Ok(())
-        }));
+        });
+        // Its sister, ReloadKubeletClientCAFile, is only about what a handshake asks for: authorities are followed either way.
+        files.extend(resolved.kubelet.gates.enabled("ReloadKubeletServerCertificateFile").then_some(taken));
     }
     let clients = client_ca.clone().map(|ca| ca as Arc<dyn ClientCertVerifier>);
     let tls = Arc::new(server_config(&resolved.tls.terms, certificate, clients)?);
@@ -72,15 +74,52 @@ fn pair(source: &CertificateSource, node: &str, ips: &[IpAddr], now: Timestamp) 
             Ok(([certificate.clone(), key.clone()], [read(certificate, "tlsCertFile")?, read(key, "tlsPrivateKeyFile")?]))
         }
         CertificateSource::SelfSigned { certificate, key } => {
-            if !(certificate.exists() && key.exists()) {
+            if !is_there(certificate, key)? {
                 let made = self_signed(node, ips, now.as_second())?;
+                // Until the last step a life that ends here leaves no pair, or one that the next life completes.
+                write_private(&next_to(key), made.key.as_bytes(), 0o600)?;
                 write_private(certificate, made.certificate.as_bytes(), 0o644)?;
-                write_private(key, made.key.as_bytes(), 0o600)?;
+                complete(key)?;
             }
             Ok(([certificate.clone(), key.clone()], [read(certificate, "certificate")?, read(key, "key")?]))
         }
-        CertificateSource::Bootstrap(directory) => anyhow::bail!("{}: the API server gives the certificate", directory.display()),
+        CertificateSource::Bootstrap { directory, .. } => {
+            anyhow::bail!("{}: the API server gives the certificate", directory.display())
+        }
     }
+}
+
+/// API-170: whether both files can be read. With one of them alone there is nothing to begin with: it may be somebody's who forgot the other
+/// (k8s.io/client-go/util/cert/io.go: CanReadCertAndKey).
+fn is_there(certificate: &Path, key: &Path) -> anyhow::Result<bool> {
+    let can_read = |path: &Path| fs::File::open(path).is_ok();
+    let alone = match (can_read(certificate), can_read(key)) {
+        (true, true) => return Ok(true),
+        (false, false) => return Ok(false),
+        (false, true) => certificate,
+        (true, false) => {
+            let read = fs::read(certificate).and_then(|certificate| Ok((certificate, fs::read(next_to(key))?)));
+            if read.is_ok_and(|(certificate, key)| certified_key(&certificate, &key).is_ok()) {
+                complete(key)?;
+                return Ok(true);
+            }
+            key
+        }
+    };
+    anyhow::bail!("error reading {}, certificate and key must be supplied as a pair", alone.display())
+}
+
+/// Where a key waits for its certificate to be on the disk.
+fn next_to(key: &Path) -> PathBuf {
+    let mut path = key.as_os_str().to_owned();
+    path.push(".new");
+    path.into()
+}
+
+fn complete(key: &Path) -> anyhow::Result<()> {
+    let directory = key.parent().unwrap_or_else(|| Path::new("/"));
+    let renamed = fs::rename(next_to(key), key).and_then(|()| fs::File::open(directory)?.sync_all());
+    renamed.with_context(|| key.display().to_string())
 }
 
 /// Writes a file whole or not at all, with exactly that mode: half a key would end every later start.
@@ -134,6 +173,30 @@ mod tests {
         assert!(matches!(names.value.general_names[..], [x509_parser::extensions::GeneralName::DNSName("n1")]));
         let seconds = parsed.validity().not_after.timestamp() - 1_767_225_600;
         assert_eq!(seconds, 365 * 86_400);
+    }
+
+    // API-170: client-go util/cert/io.go (CanReadCertAndKey): one without the other ends the start, and is left as it is.
+    #[test]
+    fn one_file_of_the_pair_alone_is_not_overwritten() {
+        let directory = std::env::temp_dir().join(format!("keelson-alone-{}", std::process::id()));
+        let (file, key_file) = (directory.join("kubelet.crt"), directory.join("kubelet.key"));
+        let source = CertificateSource::SelfSigned { certificate: file.clone(), key: key_file.clone() };
+        let pair = || pair(&source, "n1", &[], Timestamp::from_second(1_767_225_600).unwrap());
+        let (_, made) = pair().unwrap();
+        let told = |missing: &Path| format!("error reading {}, certificate and key must be supplied as a pair", missing.display());
+        fs::remove_file(&key_file).unwrap();
+        assert_eq!(pair().unwrap_err().to_string(), told(&key_file));
+        assert_eq!(fs::read(&file).unwrap(), made[0]);
+        // A life that ended between the two: its key waits, and belongs to the certificate.
+        fs::write(next_to(&key_file), "another's").unwrap();
+        assert_eq!(pair().unwrap_err().to_string(), told(&key_file));
+        fs::write(next_to(&key_file), &made[1]).unwrap();
+        assert_eq!(pair().unwrap().1, made);
+        assert!(!next_to(&key_file).exists());
+        fs::remove_file(&file).unwrap();
+        assert_eq!(pair().unwrap_err().to_string(), told(&file));
+        assert_eq!(fs::read(&key_file).unwrap(), made[1]);
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     // Issue 10, S28

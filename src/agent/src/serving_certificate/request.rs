@@ -3,7 +3,7 @@
 //! Differs: the node's addresses are looked at every ten seconds while there is a certificate, not each second.
 
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -55,13 +55,18 @@ pub struct Requested {
 }
 
 impl Requested {
-    /// Opens the store (`kubelet-server-current.pem`); what is in it is shown by `certificate` from now on.
+    /// Opens the store (`kubelet-server-current.pem`); what is in it, or else the pair in those files, is shown by `certificate` from now on.
     ///
     /// # Errors
     /// If the store cannot be used.
-    pub fn open(directory: &Path, certificate: Arc<ServingCertificate>, now: Timestamp) -> Result<Self, StoreError> {
+    pub fn open(
+        directory: &Path,
+        until_then: Option<(PathBuf, PathBuf)>,
+        certificate: Arc<ServingCertificate>,
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
         let store = Store::open(directory, &SERVING)?;
-        let pair = store.current(None).filter(|pair| pair.held.is_valid(now) && show(&certificate, pair));
+        let pair = store.current(until_then).filter(|pair| pair.held.is_valid(now) && show(&certificate, pair));
         Ok(Self { store, held: pair.map(|pair| pair.held), certificate })
     }
 

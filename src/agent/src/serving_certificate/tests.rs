@@ -13,8 +13,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::*;
 use crate::certificate::{SelfSigned, self_signed};
 use crate::run::Serving;
-use crate::tls::{Trust, client_config};
 use crate::tls::tests::resolved;
+use crate::tls::{Trust, client_config};
 
 /// A directory that goes away with it.
 struct Scratch(PathBuf);
@@ -104,6 +104,45 @@ async fn serving_certificate_is_that_of_the_files() {
     assert_eq!(shown(&serving).await, der(&first.certificate));
     write(&scratch.0, &second);
     becomes("the second", async || shown(&serving).await == der(&second.certificate)).await;
+}
+
+// API-171: pkg/kubelet/kubelet.go (NewMainKubelet): with the gate off the pair of the start is shown for ever.
+#[tokio::test(start_paused = true)]
+async fn files_are_not_followed_if_the_gate_is_off() {
+    let scratch = Scratch::new();
+    let (first, second) = (made("first"), made("second"));
+    write(&scratch.0, &first);
+    let serving = follow(&scratch.0, &format!("{FILES}\nfeatureGates: {{ReloadKubeletServerCertificateFile: false}}"));
+    write(&scratch.0, &second);
+    tokio::time::sleep(std::time::Duration::from_secs(300)).await;
+    assert_eq!(shown(&serving).await, der(&first.certificate));
+}
+
+// API-173: certificate_store.go (Current): given files are shown until `kubelet-server-current.pem` is there.
+#[tokio::test(start_paused = true)]
+async fn given_files_are_shown_until_the_api_server_has_signed() {
+    let scratch = Scratch::new();
+    let (given, signed) = (made("given"), made("signed"));
+    write(&scratch.0, &given);
+    let begin = || {
+        let fields = format!("{FILES}\nserverTLSBootstrap: true").replace("DIR", &scratch.0.to_string_lossy());
+        let mut resolved = resolved(&fields);
+        let crate::config::CertificateSource::Bootstrap { directory, until_then } = &mut resolved.tls.source else {
+            panic!("{:?}", resolved.tls.source);
+        };
+        assert_eq!(directory, Path::new("/var/lib/kubelet/pki"));
+        assert_eq!(*until_then, Some((scratch.0.join("tls.crt"), scratch.0.join("tls.key"))));
+        scratch.0.join("pki").clone_into(directory);
+        serving(&resolved, now()).unwrap()
+    };
+    let prepared = begin();
+    assert!(prepared.requested.is_some() && prepared.files.is_empty());
+    assert_eq!(shown(&prepared.serving).await, der(&given.certificate));
+    fs::create_dir_all(scratch.0.join("pki")).unwrap();
+    let pair = scratch.0.join("pki/kubelet-server-2026-03-04-05-06-07.pem");
+    fs::write(&pair, format!("{}{}", signed.certificate, signed.key)).unwrap();
+    symlink(&pair, scratch.0.join("pki/kubelet-server-current.pem")).unwrap();
+    assert_eq!(shown(&begin().serving).await, der(&signed.certificate));
 }
 
 // API-171: as the volume of a Secret changes: a new directory, and `..data` renamed to lead there.

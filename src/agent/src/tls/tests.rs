@@ -248,3 +248,15 @@ async fn own_certificate_may_be_of_version_one() {
     assert_eq!(wrong.to_string(), "keys may not be consistent: KeyMismatch");
     assert!(certified_key(&certificate, other.key().serialize_pem().as_bytes()).is_err());
 }
+
+// API-170: told, since a kubelet's own certificate has an RSA key.
+#[test]
+fn suites_that_the_made_certificate_cannot_have_are_named() {
+    let rsa = "tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384]";
+    let is_told = |fields: &str| resolved(fields).warnings.iter().any(|warning| warning.contains("has an ECDSA key"));
+    assert!(is_told(rsa));
+    assert!(!is_told(&format!("{rsa}\ntlsCertFile: /c\ntlsPrivateKeyFile: /k")));
+    assert!(!is_told(&format!("{rsa}\ntlsMinVersion: VersionTLS13")));
+    assert!(!is_told(&rsa.replace("]", ", TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]")));
+    assert!(!is_told(""));
+}

@@ -43,8 +43,13 @@ pub enum CertificateSource {
         /// Its key.
         key: PathBuf,
     },
-    /// The API server, by a CertificateSigningRequest; kept in this directory.
-    Bootstrap(PathBuf),
+    /// The API server, by a CertificateSigningRequest.
+    Bootstrap {
+        /// Where it is kept.
+        directory: PathBuf,
+        /// A certificate and its key that are shown until it has signed one.
+        until_then: Option<(PathBuf, PathBuf)>,
+    },
 }
 
 /// What a name in `tlsCipherSuites` comes to here.
@@ -98,6 +103,7 @@ impl Resolver<'_> {
     pub(super) fn tls(&mut self) -> Tls {
         let source = self.certificate_source();
         let (cipher_suites, serves_tls12) = self.cipher_suites();
+        self.warn_of_rsa_alone(&source, &cipher_suites);
         let curves = self.curves();
         let only_tls13 = match self.config.tls_min_version.as_str() {
             "VersionTLS13" => {
@@ -124,8 +130,12 @@ impl Resolver<'_> {
         let config = self.config;
         let (certificate, key) = (config.tls_cert_file.as_str(), config.tls_private_key_file.as_str());
         match (certificate.is_empty(), key.is_empty()) {
+            // pkg/kubelet/kubelet.go (NewMainKubelet): whatever files are given.
+            (no_certificate, no_key) if config.server_tls_bootstrap && no_certificate == no_key => CertificateSource::Bootstrap {
+                directory: self.path(&self.flags.cert_dir),
+                until_then: (!no_key).then(|| (self.path(certificate), self.path(key))),
+            },
             (false, false) => CertificateSource::Files { certificate: self.path(certificate), key: self.path(key) },
-            (true, true) if config.server_tls_bootstrap => CertificateSource::Bootstrap(self.path(&self.flags.cert_dir)),
             (true, true) => {
                 let dir = self.path(&self.flags.cert_dir);
                 CertificateSource::SelfSigned { certificate: dir.join("kubelet.crt"), key: dir.join("kubelet.key") }
@@ -134,7 +144,7 @@ impl Resolver<'_> {
                 let missing = if has_no_certificate { "tlsCertFile" } else { "tlsPrivateKeyFile" };
                 let message = "tlsCertFile and tlsPrivateKeyFile must be set together";
                 self.problem(missing, "", message, &format!("set {missing}, or neither"));
-                CertificateSource::Bootstrap(PathBuf::new())
+                CertificateSource::Files { certificate: PathBuf::new(), key: PathBuf::new() }
             }
         }
     }
@@ -167,6 +177,17 @@ impl Resolver<'_> {
         }
         let serves_tls12 = named.is_empty() || !served.is_empty() || !has_tls13;
         (served, serves_tls12)
+    }
+
+    /// API-170: the key of a certificate that the agent makes is ECDSA, so suites of RSA alone come to TLS 1.3 alone.
+    fn warn_of_rsa_alone(&mut self, source: &CertificateSource, suites: &[&str]) {
+        let is_alone = !suites.is_empty() && suites.iter().all(|suite| suite.starts_with("TLS_ECDHE_RSA_"));
+        if is_alone && self.config.tls_min_version != "VersionTLS13" && matches!(source, CertificateSource::SelfSigned { .. }) {
+            let why =
+                "the certificate that this agent makes has an ECDSA key, so clients of TLS 1.2 have no suite in common with it";
+            let remedy = "name a suite with ECDHE_ECDSA too, or give tlsCertFile and tlsPrivateKeyFile";
+            self.warnings.push(format!("tlsCipherSuites: {}: {why}; {remedy}", suites.join(", ")));
+        }
     }
 
     fn curves(&mut self) -> Vec<u16> {

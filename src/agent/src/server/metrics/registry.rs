@@ -28,7 +28,8 @@ pub enum Measure {
     Counter,
     /// Is what it was last set to.
     Gauge,
-    /// The seconds that are left until the Unix time that it was last set to.
+    /// The seconds that are left until the Unix time that it was last set to; endless once it has passed, as what has ended is none
+    /// (certificate_manager.go: `Current` is nil then).
     TimeLeft,
     /// Counts observations up to each bound, in seconds for durations.
     Histogram(&'static [f64]),
@@ -144,7 +145,10 @@ impl Registry {
                     (Value::Histogram { counts, sum }, Measure::Histogram(bounds)) => {
                         encoder.histogram(name, &labels, bounds, counts, *sum)
                     }
-                    (Value::Number(until), Measure::TimeLeft) => encoder.sample(name, &labels, (until - now).trunc(), None),
+                    (Value::Number(until), Measure::TimeLeft) => {
+                        let left = if *until < now { f64::INFINITY } else { (until - now).trunc() };
+                        encoder.sample(name, &labels, left, None);
+                    }
                     (Value::Number(number), _) => encoder.sample(name, &labels, *number, None),
                     (Value::Histogram { .. }, _) => {}
                 }
@@ -213,6 +217,11 @@ b_total{from="b",to="y"} 2
         let text = encoder.finish();
         assert!(text.contains("b_total{pod=\"b\"} 1\n") && !text.contains("pod=\"a\""), "{text}");
         assert!(text.contains("c_seconds 60\n"), "{text}");
+        // API-146: a certificate that has expired is none.
+        let mut encoder = Encoder::default();
+        registry.encode(&mut encoder, 101.0, |_| true);
+        let text = encoder.finish();
+        assert!(text.contains("c_seconds +Inf\n"), "{text}");
     }
 
     #[test]
