@@ -76,10 +76,8 @@ pub async fn serve(
         match accepted {
             Ok((stream, from)) => {
                 failures = 0;
-                let Some(stranger) = strangers.enter(from.ip()) else {
-                    tracing::debug!(%from, "Too many connections wait at the door; one more is closed");
-                    continue;
-                };
+                let over = CancellationToken::new();
+                let stranger = strangers.enter(from.ip(), over.clone());
                 let standing = Arc::new(Standing { stranger: Mutex::new(Some(stranger)), ..Standing::default() });
                 let (gate, acceptor, shutdown) = (Arc::clone(&gate), acceptor.clone(), shutdown.clone());
                 let peer = Peer { address: from, certificates: Vec::new(), shutdown: shutdown.clone(), standing };
@@ -87,6 +85,7 @@ pub async fn serve(
                     tokio::select! {
                         biased;
                         () = shutdown.cancelled() => {}
+                        () = over.cancelled() => tracing::debug!(%from, "Too many connections wait at the door; the oldest is closed"),
                         () = connection(gate, acceptor, stream, peer) => {}
                     }
                 });
