@@ -3,6 +3,8 @@
 //! Differs: nothing on purpose.
 
 use jiff::Timestamp;
+use jiff::fmt::temporal::DateTimeParser;
+use jiff::tz::Offset;
 use serde::Deserialize;
 
 /// In which of the two forms a log is; its first line decides (API-087).
@@ -16,6 +18,8 @@ pub(crate) enum Format {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) at: Timestamp,
+    /// The zone in which the runtime wrote that, in which it is shown too (API-088).
+    pub(crate) zone: Offset,
     /// With its line feed, unless more of the same logical line follows.
     pub(crate) text: Vec<u8>,
     /// Whether the next line belongs to the same logical one, as the runtime marked it.
@@ -40,7 +44,7 @@ impl Format {
 /// `TIME stdout|stderr P|F[:TAG..] TEXT`
 fn parse_cri(line: &[u8]) -> Option<Line> {
     let (time, rest) = split(line)?;
-    let at = std::str::from_utf8(time).ok()?.parse().ok()?;
+    let (at, zone) = moment(time)?;
     let (stream, rest) = split(rest)?;
     if stream != b"stdout" && stream != b"stderr" {
         return None;
@@ -48,7 +52,16 @@ fn parse_cri(line: &[u8]) -> Option<Line> {
     let (tags, text) = split(rest)?;
     let partial = tags.split(|byte| *byte == b':').next() == Some(b"P");
     let text = if partial { text.strip_suffix(b"\n").unwrap_or(text) } else { text };
-    Some(Line { at, text: text.to_vec(), partial })
+    Some(Line { at, zone, text: text.to_vec(), partial })
+}
+
+/// A moment, and how far from UTC the clock was that it was read from.
+fn moment(text: &[u8]) -> Option<(Timestamp, Offset)> {
+    const PARSER: DateTimeParser = DateTimeParser::new();
+    let pieces = PARSER.parse_pieces(text).ok()?;
+    let zone = pieces.to_numeric_offset()?;
+    let read = pieces.date().to_datetime(pieces.time()?);
+    Some((zone.to_timestamp(read).ok()?, zone))
 }
 
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -60,12 +73,13 @@ fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 struct DockerLine {
     #[serde(default)]
     log: String,
-    time: Timestamp,
+    time: String,
 }
 
 fn parse_docker(line: &[u8]) -> Option<Line> {
     let DockerLine { log, time } = serde_json::from_slice(line).ok()?;
-    Some(Line { at: time, text: log.into_bytes(), partial: false })
+    let (at, zone) = moment(time.as_bytes())?;
+    Some(Line { at, zone, text: log.into_bytes(), partial: false })
 }
 
 #[cfg(test)]
@@ -94,7 +108,9 @@ mod tests {
         for (rest, expected) in cases {
             assert_eq!(text(Format::Cri, &format!("{time} {rest}")).as_deref(), expected, "{rest:?}");
         }
-        assert_eq!(text(Format::Cri, "yesterday stdout F text\n"), None);
+        for time in ["yesterday", "2016-10-06", "2016-10-06T00:17:09", "2016-10-06T00:17Q"] {
+            assert_eq!(text(Format::Cri, &format!("{time} stdout F text\n")), None, "{time}");
+        }
     }
 
     #[test]

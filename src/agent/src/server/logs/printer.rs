@@ -137,8 +137,7 @@ impl Printer {
     fn line(&mut self, line: &Line, shown: bool, out: &mut Vec<u8>) {
         if shown {
             if self.timestamps && self.new_line {
-                let stamp = format!("{:.9} ", line.at);
-                self.print(stamp.as_bytes(), out);
+                self.print(stamp(line).as_bytes(), out);
             }
             self.print(&line.text, out);
         }
@@ -156,6 +155,17 @@ impl Printer {
         };
         out.extend_from_slice(text);
     }
+}
+
+/// Go's `2006-01-02T15:04:05.000000000Z07:00`, in the zone that the line is in.
+fn stamp(line: &Line) -> String {
+    let read = line.zone.to_datetime(line.at);
+    let minutes = line.zone.seconds() / 60;
+    if minutes == 0 {
+        return format!("{read:.9}Z ");
+    }
+    let sign = if minutes < 0 { '-' } else { '+' };
+    format!("{read:.9}{sign}{:02}:{:02} ", minutes.abs() / 60, minutes.abs() % 60)
 }
 
 fn unknown(line: &[u8]) -> UnknownFormat {
@@ -206,6 +216,26 @@ mod tests {
             print(&wanted, LOG),
             "2016-10-06T00:17:01.500000000Z one\n2016-10-06T00:17:02.000000000Z two, three\n2016-10-06T00:17:04.000000000Z four\n"
         );
+    }
+
+    // API-088: cri-client/pkg/logs/logs.go parses with RFC3339Nano and formats with `Z07:00`, so that the offset stays.
+    #[test]
+    fn timestamp_is_in_the_zone_of_its_line() {
+        let wanted = Wanted { timestamps: true, ..Wanted::default() };
+        for (written, shown) in [
+            ("2026-11-23T10:00:00.5+02:00", "2026-11-23T10:00:00.500000000+02:00"),
+            ("2026-01-01T00:30:00-03:30", "2026-01-01T00:30:00.000000000-03:30"),
+            ("2026-11-23T10:00:00+00:00", "2026-11-23T10:00:00.000000000Z"),
+            ("2026-11-23T10:00:00.123456789Z", "2026-11-23T10:00:00.123456789Z"),
+        ] {
+            assert_eq!(print(&wanted, &format!("{written} stdout F x\n")), format!("{shown} x\n"));
+            let docker = format!("{{\"log\":\"x\\n\",\"stream\":\"stdout\",\"time\":\"{written}\"}}\n");
+            assert_eq!(print(&wanted, &docker), format!("{shown} x\n"));
+        }
+        // What is too old is judged by the moment.
+        let wanted = Wanted { since: Some("2026-11-23T08:30:00Z".parse().unwrap()), ..Wanted::default() };
+        let log = "2026-11-23T10:00:00+02:00 stdout F old\n2026-11-23T08:00:00-01:00 stdout F new\n";
+        assert_eq!(print(&wanted, log), "new\n");
     }
 
     #[test]
