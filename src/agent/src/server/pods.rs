@@ -72,7 +72,7 @@ fn encoded<T: Serialize>(list: &PodList<T>) -> Response {
 pub(crate) async fn running_pods(State(shared): State<Arc<Shared>>) -> Response {
     match running(&shared).await {
         Ok(items) => encoded(&PodList::new(items)),
-        Err(failure) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, failure.message),
+        Err(failure) => reply::text(StatusCode::INTERNAL_SERVER_ERROR, failure.rpc_message()),
     }
 }
 
@@ -88,7 +88,7 @@ async fn running(shared: &Shared) -> Result<Vec<Value>, Failure> {
             .containers
             .iter()
             .filter(|one| one.state == ContainerState::Running)
-            .map(|one| json!({ "name": one.name, "image": one.image_ref, "resources": {} }))
+            .map(|one| json!({ "name": one.name, "image": one.image_id, "resources": {} }))
             .collect();
         let containers = if containers.is_empty() { Value::Null } else { Value::Array(containers) };
         items.push(json!({

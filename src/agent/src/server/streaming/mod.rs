@@ -153,7 +153,7 @@ pub(crate) async fn run(State(shared): State<Arc<Shared>>, Path(target): Path<Ta
         let line = query.first("cmd").unwrap_or_default();
         let command = line.split(' ').map(str::to_owned).collect();
         let call = CriCall::ExecSync { id, command, timeout: Duration::ZERO };
-        match shared.env.runtime.call(call).await.map_err(said_by_the_runtime)? {
+        match shared.env.runtime.call(call).await.map_err(|failure| said_by_the_runtime(&failure))? {
             CriReply::Exec { exit_code: 0, output, .. } => Ok(reply::json(output.into_bytes())),
             CriReply::Exec { exit_code, output, stderr } => {
                 let said = output.get(stderr..).unwrap_or_default();
@@ -176,33 +176,22 @@ fn found_in_runtime<T>(found: Result<Option<T>, Failure>, missing: impl FnOnce()
         Ok(Some(found)) => Ok(found),
         Ok(None) => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, missing())),
         Err(failure) if failure.is_not_found() => Err(refuse(StatusCode::INTERNAL_SERVER_ERROR, missing())),
-        Err(failure) => Err(runtime_error(failure)),
+        Err(failure) => Err(said_by_the_runtime(&failure)),
     }
 }
 
-/// API-103
-fn runtime_error(failure: Failure) -> Refusal {
+/// API-103: in the words that gRPC puts around the runtime's.
+fn said_by_the_runtime(failure: &Failure) -> Refusal {
     let status = match failure.kind {
         FailureKind::NotFound => StatusCode::NOT_FOUND,
         FailureKind::Throttled { .. } => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let mut refusal = refuse(status, failure.message);
+    let mut refusal = refuse(status, failure.rpc_message());
     if status == StatusCode::TOO_MANY_REQUESTS {
         refusal.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from_static("60"));
     }
     refusal
-}
-
-/// The same, in the words that gRPC puts around the runtime's.
-fn said_by_the_runtime(failure: Failure) -> Refusal {
-    let message = failure.rpc_message();
-    runtime_error(Failure { message, ..failure })
-}
-
-fn is_websocket(request: &Request) -> bool {
-    let upgrade = request.headers().get(http::header::UPGRADE).and_then(|upgrade| upgrade.to_str().ok());
-    upgrade.is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket"))
 }
 
 /// API-113
@@ -230,7 +219,7 @@ async fn streamed(shared: &Arc<Shared>, peer: &Peer, request: Request, session: 
     let url = match session {
         Ok(session) => match tokio::time::timeout(OPEN, shared.env.runtime.stream_url(session)).await {
             Ok(Ok(url)) => url,
-            Ok(Err(failure)) => return *runtime_error(failure),
+            Ok(Err(failure)) => return *said_by_the_runtime(&failure),
             Err(_) => return reply::text(StatusCode::INTERNAL_SERVER_ERROR, "context deadline exceeded"),
         },
         Err(refusal) => return *refusal,

@@ -199,6 +199,7 @@ fn listing() -> CriReply {
 #[tokio::test(start_paused = true)]
 async fn running_pods_are_those_that_the_runtime_runs() {
     // API-061
+    // Upstream: runtime.go (ToAPIPod), helpers.go (toKubeContainer): the image that the container was made from, which is given by its ID.
     let world = World::new().start().await;
     assert_eq!(world.get("/runningpods/").await.status, 500);
     world.runtime.answers.lock().unwrap().listing = Some(listing());

@@ -234,7 +234,7 @@ fn observation(uid: &PodUid, name: &str, state: ContainerState) -> PodObservatio
         reason: String::new(),
         message: String::new(),
         image: "i".to_owned(),
-        image_ref: "sha256:i".to_owned(),
+        image_ref: "docker.io/library/i@sha256:d".to_owned(),
         image_id: "sha256:i".to_owned(),
         log_path: LOG.to_owned(),
         labels: [].into(),

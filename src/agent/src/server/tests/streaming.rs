@@ -162,14 +162,20 @@ async fn errors_of_the_runtime_have_their_codes() {
     let world = World::new().start().await;
     world.run_pod("p");
     let cases = [
-        (FailureKind::NotFound, 404, ""),
-        (FailureKind::Throttled { after: None }, 429, "60"),
-        (FailureKind::Unavailable, 500, ""),
+        (FailureKind::NotFound, "NotFound", 404, ""),
+        (FailureKind::Throttled { after: None }, "ResourceExhausted", 429, "60"),
+        (FailureKind::Unavailable, "Unavailable", 500, ""),
+        (FailureKind::Other, "Unknown", 500, ""),
     ];
-    for (kind, status, retry_after) in cases {
-        world.runtime.answers.lock().unwrap().stream_url = Some(Err(Failure::new(kind, "said the runtime")));
-        let answer = world.request(MAIN, upgrade("POST", "/exec/default/p/c?output=1", "SPDY/3.1")).await;
-        assert_eq!((answer.status, answer.body.as_str(), answer.header("retry-after")), (status, "said the runtime", retry_after));
+    for (kind, code, status, retry_after) in cases {
+        let failure = Failure::new(kind, "said the runtime").with_code(code);
+        world.runtime.answers.lock().unwrap().stream_url = Some(Err(failure));
+        // Upstream: cri-streaming, errors.go (WriteError), writes gRPC's own error.
+        let said = format!("rpc error: code = {code} desc = said the runtime");
+        for path in ["/exec/default/p/c?output=1", "/attach/default/p/c?output=1", "/portForward/default/p"] {
+            let answer = world.request(MAIN, upgrade("POST", path, "SPDY/3.1")).await;
+            assert_eq!((answer.status, &answer.body, answer.header("retry-after")), (status, &said, retry_after), "{path}");
+        }
     }
 }
 
