@@ -42,7 +42,7 @@ mod tests {
     use super::*;
     use crate::tls::certified_key;
 
-    // API-020: a server without a certificate of its own makes one that works.
+    // API-170: a server without a certificate of its own makes one that works.
     #[test]
     fn self_signed_certificate_serves() {
         let made = self_signed("n1", &["10.0.0.1".parse().unwrap()], 1_767_225_600).unwrap();

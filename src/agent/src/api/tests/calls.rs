@@ -168,7 +168,8 @@ async fn failures_are_classified_by_what_the_server_says() {
     ];
     for (answer, kind) in cases {
         let (_, reply) = exchange(ApiCall::CreatePod(typed("Pod", "v1", "ns")), answer).await;
-        assert_eq!(reply.unwrap_err(), Failure::new(kind, "m"));
+        let failure = reply.unwrap_err();
+        assert_eq!((failure.kind, failure.message.as_str()), (kind, "m"));
     }
 }
 
@@ -242,7 +243,8 @@ async fn access_is_reviewed_for_the_own_node() {
         [json!({"allowed": true, "denied": false}), json!({"allowed": false}), denied, both].into_iter().map(answer),
     );
     let api = client(&server);
-    let user = UserInfo { name: "u".to_owned(), groups: vec!["g".to_owned()], ..UserInfo::default() };
+    let extra = vec![("authentication.kubernetes.io/credential-id".to_owned(), vec!["X509SHA256=0".to_owned()])];
+    let user = UserInfo { name: "u".to_owned(), uid: "1".to_owned(), groups: vec!["g".to_owned()], extra };
     let review = AccessReview { user, verb: "get".to_owned(), subresource: "log".to_owned() };
     assert_eq!(api.review_access(review.clone()).await, Ok(true));
     assert_eq!(api.review_access(review.clone()).await, Ok(false));
@@ -254,7 +256,8 @@ async fn access_is_reviewed_for_the_own_node() {
     assert_eq!(seen[0].line(), "POST /apis/authorization.k8s.io/v1/subjectaccessreviews");
     let body: Value = serde_json::from_str(&seen[0].body).unwrap();
     let attributes = json!({"verb": "get", "version": "v1", "resource": "nodes", "subresource": "log", "name": "n1"});
-    assert_eq!(body["spec"], json!({"user": "u", "groups": ["g"], "resourceAttributes": attributes}));
+    let extra = json!({"authentication.kubernetes.io/credential-id": ["X509SHA256=0"]});
+    assert_eq!(body["spec"], json!({"user": "u", "uid": "1", "groups": ["g"], "extra": extra, "resourceAttributes": attributes}));
 }
 
 // A path in the server's URL comes before each request's.

@@ -15,7 +15,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest as _, Sha256};
 use x509_parser::oid_registry::Oid;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{FromDer as _, X509Certificate, X509Name};
 
 use crate::env::UserInfo;
 use crate::tls::{Authorities, Usage, verify_tls12, verify_tls13};
@@ -82,7 +82,7 @@ impl ClientCa {
             .verify(leaf, intermediates, Usage::Client, UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
             .map_err(|error| refused(error.to_string()))?;
         let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| refused(error.to_string()))?;
-        Ok(user(&certificate, leaf))
+        user(&certificate, leaf)
     }
 }
 
@@ -99,18 +99,28 @@ fn authorities(pem: &[u8], algorithms: WebPkiSupportedAlgorithms) -> Result<Auth
 }
 
 /// CN is the user, O the groups (API-021).
-fn user(certificate: &X509Certificate<'_>, der: &[u8]) -> Option<UserInfo> {
+fn user(certificate: &X509Certificate<'_>, der: &[u8]) -> Result<Option<UserInfo>, Failure> {
     let subject = certificate.subject();
     // Go keeps the last common name.
-    let name = subject.iter_common_name().filter_map(|name| name.as_str().ok()).last().filter(|name| !name.is_empty())?;
+    let name = subject.iter_common_name().filter_map(|name| name.as_str().ok()).last().filter(|name| !name.is_empty());
+    let Some(name) = name else { return Ok(None) };
     let groups = subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect();
-    let uid = Oid::from(UID_ATTRIBUTE)
-        .ok()
-        .and_then(|oid| subject.iter_by_oid(&oid).last().and_then(|uid| uid.as_str().ok()).map(str::to_owned))
-        .unwrap_or_default();
+    let uid = uid(subject).map_err(|why| Failure::new(FailureKind::Unauthorized, why))?;
     let digest: String = Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect();
     let extra = vec![("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={digest}")])];
-    Some(UserInfo { name: name.to_owned(), uid, groups, extra })
+    Ok(Some(UserInfo { name: name.to_owned(), uid, groups, extra }))
+}
+
+/// Empty if the subject has none. In upstream's words (parseUIDFromCert) what is wrong with it: then it names nobody.
+fn uid(subject: &X509Name<'_>) -> Result<String, String> {
+    let Ok(oid) = Oid::from(UID_ATTRIBUTE) else { return Ok(String::new()) };
+    let uids: Result<Vec<&str>, _> = subject.iter_by_oid(&oid).map(|uid| uid.as_str()).collect();
+    match uids.map_err(|_| "unable to parse UID into a string")?[..] {
+        [] => Ok(String::new()),
+        [""] => Err("UID cannot be an empty string".to_owned()),
+        [uid] => Ok(uid.to_owned()),
+        ref several => Err(format!("expected 1 UID, but found multiple: [{}]", several.join(" "))),
+    }
 }
 
 impl ClientCertVerifier for ClientCa {
@@ -152,5 +162,31 @@ impl ClientCertVerifier for ClientCa {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A subject with these values of the UID's attribute: what kind of text, and what it says.
+    fn said(values: &[(u8, &[u8])]) -> Result<String, String> {
+        let tagged = |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).unwrap()][..], content].concat();
+        let oid = tagged(6, &[0x2B, 6, 1, 4, 1, 0x83, 0xC2, 0x53, 2]);
+        let attribute = |(tag, value): &(u8, &[u8])| tagged(0x31, &tagged(0x30, &[oid.clone(), tagged(*tag, value)].concat()));
+        let der = tagged(0x30, &values.iter().flat_map(attribute).collect::<Vec<u8>>());
+        uid(&X509Name::from_der(&der).unwrap().1)
+    }
+
+    // API-021: x509.go, parseUIDFromCert.
+    #[test]
+    fn uid_of_a_certificate_is_one_text_or_there_is_none() {
+        const UTF8: u8 = 12;
+        assert_eq!(said(&[]), Ok(String::new()));
+        assert_eq!(said(&[(UTF8, b"u-1")]), Ok("u-1".to_owned()));
+        assert_eq!(said(&[(UTF8, b"a"), (UTF8, b"b")]), Err("expected 1 UID, but found multiple: [a b]".to_owned()));
+        assert_eq!(said(&[(UTF8, b"")]), Err("UID cannot be an empty string".to_owned()));
+        // An integer.
+        assert_eq!(said(&[(2, b"1")]), Err("unable to parse UID into a string".to_owned()));
     }
 }

@@ -21,6 +21,7 @@ use rustls_pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 
 use super::reply;
+use super::streaming::is_websocket;
 use crate::config::{Auth, Authorization};
 use crate::env::{AccessReview, ApiServer, Clock, UserInfo};
 use client_certificate::ClientCa;
@@ -36,6 +37,8 @@ const ACCESS_CACHE: usize = 8192;
 const ATTEMPTS: u32 = 5;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
+const ANONYMOUS: &str = "system:anonymous";
+const UNAUTHENTICATED: &str = "system:unauthenticated";
 const SUBPROTOCOL: HeaderName = http::header::SEC_WEBSOCKET_PROTOCOL;
 const SUBPROTOCOL_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 
@@ -137,8 +140,8 @@ impl Guard {
             }
         }
         if let Some(ttl) = self.settings.token_webhook {
-            let tokens = [bearer_token(headers), take_subprotocol_token(headers)];
-            for token in tokens.into_iter().flatten() {
+            let subprotocol = take_subprotocol_token(headers);
+            for token in [bearer_token(headers), subprotocol.clone().unwrap_or_default()].into_iter().flatten() {
                 match self.user_of(token, ttl).await {
                     Ok(Some(user)) => return Ok(authenticated(user)),
                     // A token that is nobody's is an error of its method, as upstream's bearer authenticator has it.
@@ -149,10 +152,14 @@ impl Guard {
                     }
                 }
             }
+            if let Err(why) = subprotocol {
+                tracing::debug!(why, "Unable to authenticate the request");
+                failed = true;
+            }
         }
         if self.settings.anonymous && !failed {
-            let groups = vec!["system:unauthenticated".to_owned()];
-            return Ok(UserInfo { name: "system:anonymous".to_owned(), groups, ..UserInfo::default() });
+            let groups = vec![UNAUTHENTICATED.to_owned()];
+            return Ok(UserInfo { name: ANONYMOUS.to_owned(), groups, ..UserInfo::default() });
         }
         Err(Denial::Unauthorized)
     }
@@ -214,10 +221,11 @@ impl Guard {
     }
 }
 
-/// API-020
-fn authenticated(mut user: UserInfo) -> UserInfo {
+/// API-020: as upstream's AuthenticatedGroupAdder.
+pub(super) fn authenticated(mut user: UserInfo) -> UserInfo {
     const GROUP: &str = "system:authenticated";
-    if !user.groups.iter().any(|group| group == GROUP) {
+    let has_a_group = user.groups.iter().any(|group| group == GROUP || group == UNAUTHENTICATED);
+    if user.name != ANONYMOUS && !has_a_group {
         user.groups.push(GROUP.to_owned());
     }
     user
@@ -228,15 +236,25 @@ async fn retried<T>(ask: impl Fn() -> BoxFuture<'static, Result<T, Failure>> + S
     let mut pause = FIRST_RETRY;
     for _ in 1..ATTEMPTS {
         match ask().await {
-            Err(Failure { kind: FailureKind::Throttled { after }, .. }) => {
+            Err(failure) if may_pass(&failure) => {
+                let after = if let FailureKind::Throttled { after } = failure.kind { after } else { None };
                 tokio::time::sleep(after.unwrap_or(pause)).await;
             }
-            Err(Failure { kind: FailureKind::Unavailable | FailureKind::UnknownOutcome, .. }) => tokio::time::sleep(pause).await,
             answer => return answer,
         }
         pause = pause.mul_f64(1.5);
     }
     ask().await
+}
+
+/// Upstream's DefaultShouldRetry: the server was there, and failed or lost the connection. One that is not there, or says that it serves
+/// nobody (503), is not asked again: whoever waits for the answer had better ask later.
+fn may_pass(failure: &Failure) -> bool {
+    match failure.kind {
+        FailureKind::Throttled { .. } | FailureKind::UnknownOutcome => true,
+        FailureKind::Unavailable => failure.status.is_some_and(|status| status != 503),
+        _ => false,
+    }
 }
 
 fn bearer_token(headers: &HeaderMap) -> Option<String> {
@@ -247,26 +265,34 @@ fn bearer_token(headers: &HeaderMap) -> Option<String> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
 }
 
-/// Takes the token out of the subprotocols; only if another subprotocol stays (API-025).
-fn take_subprotocol_token(headers: &mut HeaderMap) -> Option<String> {
+/// Takes the token out of a WebSocket client's subprotocols, so that it goes no further; of other clients, nothing counts that they call a
+/// subprotocol. As upstream's errors, in its words, mistakes rule anonymous out (API-025, API-022).
+fn take_subprotocol_token(headers: &mut HeaderMap) -> Result<Option<String>, &'static str> {
+    if !is_websocket(headers) {
+        return Ok(None);
+    }
     let mut token = None;
     let mut others = Vec::new();
     for value in headers.get_all(SUBPROTOCOL) {
-        for protocol in value.to_str().ok()?.split(',').map(str::trim).filter(|protocol| !protocol.is_empty()) {
+        for protocol in String::from_utf8_lossy(value.as_bytes()).split(',').map(str::trim) {
             match protocol.strip_prefix(SUBPROTOCOL_TOKEN) {
-                // Two tokens are a mistake of the client, and neither counts.
-                Some(_) if token.is_some() => return None,
+                Some(_) if token.is_some() => return Err("multiple base64.bearer.authorization tokens specified"),
                 Some(encoded) => {
-                    token = Some(URL_SAFE_NO_PAD.decode(encoded).ok().and_then(|bytes| String::from_utf8(bytes).ok())?)
+                    let bytes = URL_SAFE_NO_PAD.decode(encoded);
+                    let bytes = bytes.map_err(|_| "invalid base64.bearer.authorization token encoding")?;
+                    token = Some(String::from_utf8(bytes).map_err(|_| "invalid base64.bearer.authorization token")?);
                 }
                 None => others.push(protocol.to_owned()),
             }
         }
     }
-    let token = token.filter(|token| !token.is_empty() && !others.is_empty())?;
-    let others = HeaderValue::from_str(&others.join(",")).ok()?;
+    let Some(token) = token.filter(|token| !token.is_empty()) else { return Ok(None) };
+    if others.is_empty() {
+        return Err("missing additional subprotocol");
+    }
+    let others = HeaderValue::from_str(&others.join(",")).map_err(|_| "invalid subprotocol")?;
     headers.insert(SUBPROTOCOL, others);
-    Some(token)
+    Ok(Some(token))
 }
 
 /// API-041

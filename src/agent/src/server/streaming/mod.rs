@@ -21,6 +21,8 @@ use super::routes::Peer;
 use super::{Shared, lookup, reply};
 use crate::env::StreamRequest;
 
+pub(crate) use upgrade::is_websocket;
+
 /// How long the runtime may take to open a session.
 const OPEN: Duration = Duration::from_secs(120);
 
@@ -126,7 +128,7 @@ pub(crate) async fn port_forward(
     Path(target): Path<Target>,
     request: Request,
 ) -> Response {
-    let ports = if is_websocket(&request) { ports(&Pairs::of(request.uri())) } else { Ok(Vec::new()) };
+    let ports = if is_websocket(request.headers()) { ports(&Pairs::of(request.uri())) } else { Ok(Vec::new()) };
     let session = async {
         let ports = ports?;
         let pod = pod(&shared, &target, "pod does not exist").await?;

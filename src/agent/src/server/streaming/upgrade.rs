@@ -57,6 +57,12 @@ fn failed(why: &str) -> Response {
     reply::error_line(StatusCode::INTERNAL_SERVER_ERROR, format!("error dialing backend: {why}"))
 }
 
+/// As `wsstream.IsWebSocketRequest`.
+pub(crate) fn is_websocket(headers: &HeaderMap) -> bool {
+    let upgrade = headers.get(UPGRADE).and_then(|upgrade| upgrade.to_str().ok());
+    upgrade.is_some_and(|upgrade| upgrade.eq_ignore_ascii_case("websocket")) && is_upgrade(headers)
+}
+
 /// As `httpstream.IsUpgradeRequest`.
 fn is_upgrade(headers: &HeaderMap) -> bool {
     headers.get_all(CONNECTION).iter().any(|value| value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("upgrade")))

@@ -1,6 +1,6 @@
 //! Who gets in.
 
-use kubelet::failure::FailureKind;
+use kubelet::failure::{Failure, FailureKind};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
     date_time_ymd,
@@ -93,6 +93,7 @@ async fn each_path_and_method_has_its_verb_and_subresources() {
         ("HEAD", "/containerLogs/a/b/c", "u  proxy"),
         ("OPTIONS", "/portForward/a/b", "u  proxy"),
         ("POST", "/run/a/b/c", "u create proxy"),
+        ("GET", "/statusz", "u get statusz"),
     ];
     for (method, path, expected) in cases {
         tokio::time::advance(Duration::from_secs(31)).await;
@@ -152,13 +153,12 @@ async fn a_token_that_becomes_known_works_within_ten_seconds() {
 async fn an_api_server_that_is_down_lets_nobody_in() {
     // INV-04, API-023, API-044
     let world = World::new().start().await;
-    *world.api.down.lock().unwrap() = Some(FailureKind::Unavailable);
+    *world.api.down.lock().unwrap() = Some(Failure::new(FailureKind::Unavailable, "connection refused"));
     assert_eq!(world.get("/pods").await.status, 401);
-    assert_eq!(*world.api.token_reviews.lock().unwrap(), 5);
     *world.api.down.lock().unwrap() = None;
     assert_eq!(world.get("/metrics").await.status, 200);
     // Who it is, is known by now; whether they may, is not.
-    *world.api.down.lock().unwrap() = Some(FailureKind::Forbidden);
+    *world.api.down.lock().unwrap() = Some(Failure::new(FailureKind::Forbidden, "no"));
     let answer = world.get("/pods").await;
     assert_eq!(
         (answer.status, answer.body.as_str()),
@@ -168,12 +168,40 @@ async fn an_api_server_that_is_down_lets_nobody_in() {
     assert_eq!(world.get("/pods").await.status, 200);
 }
 
+// API-023: apiserver/pkg/util/webhook/webhook.go, DefaultShouldRetry, with the five tries and pauses of DefaultRetryBackoff.
+#[tokio::test(start_paused = true)]
+async fn api_server_is_asked_again_where_that_may_help() {
+    let failure = |kind| Failure::new(kind, "down");
+    let throttled = |after| failure(FailureKind::Throttled { after });
+    let (all, once) = ((5, 4062), (1, 0));
+    for (failure, tries) in [
+        // A connection that was reset, or a gateway's 504.
+        (failure(FailureKind::UnknownOutcome), all),
+        (failure(FailureKind::UnknownOutcome).with_status(504), all),
+        (failure(FailureKind::Unavailable).with_status(500), all),
+        (failure(FailureKind::Unavailable).with_status(502), all),
+        (throttled(None), all),
+        (throttled(Some(Duration::from_secs(2))), (5, 8000)),
+        // Connection refused.
+        (failure(FailureKind::Unavailable), once),
+        (failure(FailureKind::Unavailable).with_status(503), once),
+        (failure(FailureKind::Forbidden).with_status(403), once),
+    ] {
+        let world = World::new().start().await;
+        *world.api.down.lock().unwrap() = Some(failure.clone());
+        let began = tokio::time::Instant::now();
+        assert_eq!(world.get("/pods").await.status, 401);
+        let (reviews, took) = (*world.api.token_reviews.lock().unwrap(), began.elapsed().as_millis());
+        assert!((reviews, took / 10) == (tries.0, tries.1 / 10), "{failure:?} {:?}: {reviews} in {took} ms", failure.status);
+    }
+}
+
 // S14
 #[tokio::test(start_paused = true)]
 async fn nothing_is_asked_for_those_who_have_gone() {
     use tokio::io::AsyncWriteExt as _;
     let world = World::new().start().await;
-    *world.api.down.lock().unwrap() = Some(FailureKind::Unavailable);
+    *world.api.down.lock().unwrap() = Some(Failure::new(FailureKind::UnknownOutcome, "connection reset by peer"));
     let mut stream = world.connect(MAIN).await;
     stream.write_all(b"GET /pods HTTP/1.1\r\nHost: n1\r\nAuthorization: Bearer x\r\n\r\n").await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -279,17 +307,64 @@ async fn always_allow_still_wants_to_know_who_it_is() {
 
 #[tokio::test(start_paused = true)]
 async fn a_websocket_client_may_send_its_token_as_a_subprotocol() {
-    // API-025
+    // API-025: apiserver/pkg/authentication/request/websocket/protocol.go
     let world = World::new().start().await;
-    let ask = async |protocols: &str| {
-        let request = Request::builder().uri("/pods").header("Host", "n1").header("Sec-WebSocket-Protocol", protocols);
-        world.request(MAIN, request.body(Body::empty()).unwrap()).await.status
-    };
     // base64url of admin-token
     let token = "base64url.bearer.authorization.k8s.io.YWRtaW4tdG9rZW4";
-    assert_eq!(ask(&format!("{token}, v4.channel.k8s.io")).await, 200);
-    assert_eq!(ask(token).await, 401);
-    assert_eq!(ask(&format!("{token}, {token}, v4.channel.k8s.io")).await, 401);
+    let both = format!("{token}, v4.channel.k8s.io");
+    assert_eq!(with_subprotocols(&world, &both, Some("websocket")).await, 200);
+    assert_eq!(with_subprotocols(&world, &both, Some("WebSocket")).await, 200);
+    // Of who asks for no WebSocket it is no credential.
+    assert_eq!(with_subprotocols(&world, &both, None).await, 401);
+    assert_eq!(with_subprotocols(&world, &both, Some("SPDY/3.1")).await, 401);
+    assert_eq!(with_subprotocols(&world, token, Some("websocket")).await, 401);
+    assert_eq!(with_subprotocols(&world, &format!("{token}, {both}"), Some("websocket")).await, 401);
+}
+
+async fn with_subprotocols(world: &World, protocols: &str, upgrade: Option<&str>) -> u16 {
+    let mut request = Request::builder().uri("/pods").header("Host", "n1").header("Sec-WebSocket-Protocol", protocols);
+    if let Some(protocol) = upgrade {
+        request = request.header("Connection", "keep-alive, Upgrade").header("Upgrade", protocol);
+    }
+    world.request(MAIN, request.body(Body::empty()).unwrap()).await.status
+}
+
+// API-022, API-025, API-026: each of protocol.go's errors is one, and so nobody is anonymous who made it.
+#[tokio::test(start_paused = true)]
+async fn websocket_token_that_is_none_is_no_way_to_be_anonymous() {
+    let mut settings = settings();
+    settings.auth.anonymous = true;
+    let world = World::with(settings).start().await;
+    world.api.allowed.lock().unwrap().insert("system:anonymous get pods".to_owned());
+    let token = |encoded: &str| format!("base64url.bearer.authorization.k8s.io.{encoded}");
+    for (protocols, status) in [
+        (format!("{}, v4.channel.k8s.io", token("bm9ib2R5cw")), 401),
+        (format!("{}, {}, v4.channel.k8s.io", token("YQ"), token("YQ")), 401),
+        (format!("{}, v4.channel.k8s.io", token("!")), 401),
+        // A byte that no text has.
+        (format!("{}, v4.channel.k8s.io", token("_w")), 401),
+        (token("YQ"), 401),
+        // Neither an empty token nor none is one.
+        (format!("{}, v4.channel.k8s.io", token("")), 200),
+        ("v4.channel.k8s.io".to_owned(), 200),
+    ] {
+        assert_eq!(with_subprotocols(&world, &protocols, Some("websocket")).await, status, "{protocols}");
+        assert_eq!(with_subprotocols(&world, &protocols, None).await, 200, "{protocols}");
+    }
+}
+
+// API-020: apiserver/pkg/authentication/group/authenticated_group_adder.go
+#[test]
+fn group_of_those_who_are_known_is_added_to_nobody_else() {
+    let groups = |name: &str, groups: &[&str]| {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        let user = UserInfo { name: name.to_owned(), groups, ..UserInfo::default() };
+        crate::server::auth::authenticated(user).groups.join(",")
+    };
+    assert_eq!(groups("u", &["a"]), "a,system:authenticated");
+    assert_eq!(groups("u", &["system:authenticated", "a"]), "system:authenticated,a");
+    assert_eq!(groups("u", &["system:unauthenticated"]), "system:unauthenticated");
+    assert_eq!(groups("system:anonymous", &["a"]), "a");
 }
 
 #[tokio::test(start_paused = true)]
@@ -368,6 +443,21 @@ async fn get_over(
     client: Option<Client>,
     token: &str,
 ) -> Answer {
+    let mut request = Request::builder().uri("/pods").header("Host", "n1");
+    if !token.is_empty() {
+        request = request.header("Authorization", format!("Bearer {token}"));
+    }
+    let client = client.map(|(certificate, key)| (vec![certificate], key));
+    over_tls(versions, world, ca, client, request.body(Body::empty()).unwrap()).await
+}
+
+async fn over_tls(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    world: &World,
+    ca: &Issuer,
+    client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    request: Request<Body>,
+) -> Answer {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.der().clone()).unwrap();
     let provider = Arc::new(ring::default_provider());
@@ -376,8 +466,8 @@ async fn get_over(
         .unwrap()
         .with_root_certificates(roots);
     let config = match client {
-        Some((certificate, key)) => {
-            let pair = CertifiedKey::new(vec![certificate], provider.key_provider.load_private_key(key).unwrap());
+        Some((chain, key)) => {
+            let pair = CertifiedKey::new(chain, provider.key_provider.load_private_key(key).unwrap());
             config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
         }
         None => config.with_no_client_auth(),
@@ -385,11 +475,52 @@ async fn get_over(
     let stream = world.connect(MAIN).await;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let stream = connector.connect(ServerName::try_from("n1").unwrap(), stream).await.unwrap();
-    let mut request = Request::builder().uri("/pods").header("Host", "n1");
-    if !token.is_empty() {
-        request = request.header("Authorization", format!("Bearer {token}"));
+    Answer::of(send(Box::pin(stream), request).await).await
+}
+
+// API-020: apiserver/pkg/authentication/authenticatorfactory/delegating.go: who a request is from is what the first says that knows it.
+#[tokio::test(start_paused = true)]
+async fn certificate_comes_before_token_before_subprotocol_before_nobody() {
+    let ca = authority("ca");
+    let mut settings = settings();
+    settings.auth.anonymous = true;
+    let world = with_tls(settings, &ca).await;
+    for user in ["bearer", "subprotocol"] {
+        world.api.tokens.lock().unwrap().insert(user.to_owned(), UserInfo { name: user.to_owned(), ..UserInfo::default() });
     }
-    Answer::of(send(Box::pin(stream), request.body(Body::empty()).unwrap()).await).await
+    // base64url of subprotocol
+    let protocols = "base64url.bearer.authorization.k8s.io.c3VicHJvdG9jb2w, v4.channel.k8s.io";
+    for (first, user) in ["certificate", "bearer", "subprotocol", "system:anonymous"].into_iter().enumerate() {
+        let client = (first == 0).then(|| leaf(&ca, &CLIENT, "certificate")).map(|(certificate, key)| (vec![certificate], key));
+        let mut request = Request::builder().uri("/pods").header("Host", "n1");
+        if first <= 1 {
+            request = request.header("Authorization", "Bearer bearer");
+        }
+        if first <= 2 {
+            let upgrade = request.header("Connection", "Upgrade").header("Upgrade", "websocket");
+            request = upgrade.header("Sec-WebSocket-Protocol", protocols);
+        }
+        let answer = over_tls(&[&TLS13], &world, &ca, client, request.body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.body, format!("Forbidden (user={user}, verb=get, resource=nodes, subresource(s)=[pods proxy])\n"));
+    }
+}
+
+// API-021: x509.go: the first certificate is the client's, the others help to find the authority.
+#[tokio::test(start_paused = true)]
+async fn certificate_may_come_with_what_leads_to_its_authority() {
+    let ca = authority("ca");
+    let world = with_tls(settings(), &ca).await;
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "between");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(2036, 1, 1));
+    let between = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &*ca).unwrap();
+    for (sent, status) in [(2, 200), (1, 401)] {
+        let (certificate, key) = leaf(&between, &CLIENT, "admin");
+        let chain = [certificate, between.der().clone()].into_iter().take(sent).collect();
+        let request = Request::builder().uri("/pods").header("Host", "n1").body(Body::empty()).unwrap();
+        assert_eq!(over_tls(&[&TLS13], &world, &ca, Some((chain, key)), request).await.status, status);
+    }
 }
 
 #[tokio::test(start_paused = true)]

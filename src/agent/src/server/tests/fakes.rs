@@ -37,14 +37,14 @@ fn unheard_of<T>() -> BoxFuture<'static, Result<T, Failure>> {
 pub(crate) struct FakeApi {
     pub(crate) tokens: Mutex<BTreeMap<String, UserInfo>>,
     pub(crate) allowed: Mutex<BTreeSet<String>>,
-    pub(crate) down: Mutex<Option<FailureKind>>,
+    pub(crate) down: Mutex<Option<Failure>>,
     pub(crate) token_reviews: Mutex<u32>,
     pub(crate) access_reviews: Mutex<Vec<String>>,
 }
 
 impl FakeApi {
     fn failure(&self) -> Option<Failure> {
-        self.down.lock().unwrap().map(|kind| Failure::new(kind, "down"))
+        self.down.lock().unwrap().clone()
     }
 }
 
