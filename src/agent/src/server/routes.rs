@@ -11,17 +11,18 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, any, on};
 use futures::FutureExt as _;
 use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use rustls_pki_types::CertificateDer;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::auth::Guard;
+use super::metrics::http::{InFlight, Labels};
 use super::strangers::Stranger;
 use super::{Shared, configz, health, logs, metrics, pods, reply, stats, statusz, streaming};
 
@@ -112,18 +113,31 @@ impl Gate {
     }
 
     /// Answers one request.
-    pub(crate) async fn respond(&self, peer: &Peer, request: Request) -> Response {
-        let labels =
-            metrics::http::Labels::of(self.listener, request.method(), request.uri().path(), |path| self.root(path).is_some());
+    pub(crate) async fn respond(&self, peer: &Peer, mut request: Request) -> Response {
         peer.standing.asked.cancel();
-        self.shared.metrics.http_started(&labels);
-        let started = Instant::now();
+        let in_flight = self.counted(&request);
+        if let Some(in_flight) = &in_flight {
+            // For whoever takes the connection over.
+            request.extensions_mut().insert(in_flight.clone());
+        }
         let answered = AssertUnwindSafe(self.answer(peer, request)).catch_unwind().await;
         let response = answered.unwrap_or_else(|_| {
             reply::error_line(StatusCode::INTERNAL_SERVER_ERROR, "internal server error: the handler panicked")
         });
-        self.shared.metrics.http_ended(&labels, started.elapsed());
-        response
+        match in_flight {
+            Some(in_flight) => response.map(|body| in_flight.until_sent(body)),
+            None => response,
+        }
+    }
+
+    /// API-014. The healthz listener is no part of upstream's server, and counts nothing.
+    fn counted(&self, request: &Request) -> Option<InFlight> {
+        if self.listener == Listener::Healthz {
+            return None;
+        }
+        let debugging = has_debugging(&self.shared, self.listener);
+        let labels = Labels::of(self.listener, debugging, request.method(), request.uri().path());
+        Some(self.shared.metrics.http_started(labels))
     }
 
     async fn answer(&self, peer: &Peer, mut request: Request) -> Response {
@@ -158,9 +172,6 @@ impl Gate {
         if !handler && let Some(uri) = without_slash(request.uri(), root) {
             *request.uri_mut() = uri;
         }
-        if request.method() == Method::GET && JSON_ONLY.contains(&request.uri().path()) && !takes_json(request.headers()) {
-            return reply::text(StatusCode::NOT_ACCEPTABLE, "406: Not Acceptable\n\nAvailable representations: application/json");
-        }
         let Ok(response) = self.router.clone().oneshot(request).await;
         finished(response)
     }
@@ -181,14 +192,12 @@ impl Gate {
     }
 }
 
-/// What says that it produces JSON, and so refuses whoever takes only something else.
-const JSON_ONLY: [&str; 3] = ["/pods", "/pods/", "/runningpods/"];
-
-/// go-restful's `matchesAccept`: parameters and preferences do not count.
-fn takes_json(headers: &HeaderMap) -> bool {
+/// go-restful's `matchesAccept`: parameters and preferences do not count. Whoever does not say what it produces serves only those who
+/// take anything.
+fn takes(headers: &HeaderMap, produced: &[&str]) -> bool {
     let accepted = headers.get(ACCEPT).and_then(|accepted| accepted.to_str().ok()).filter(|accepted| !accepted.is_empty());
     let mut types = accepted.unwrap_or("*/*").split(',').map(|one| one.split(';').next().unwrap_or_default().trim());
-    types.any(|one| one == "*/*" || one == "application/json")
+    types.any(|one| one == "*/*" || produced.contains(&one))
 }
 
 /// go-restful's router does not look at slashes at the end of a path; what is not below its root stays as it is.
@@ -296,8 +305,26 @@ fn switched_off(root: &'static str, why: &'static str) -> Mount {
     Mount { root, handler: true, routes: vec![(root.to_owned(), any(answer)), (format!("{root}{{*rest}}"), any(answer))] }
 }
 
-fn service(root: &'static str, routes: Vec<(&str, MethodRouter<Arc<Shared>>)>) -> Mount {
-    Mount { root, handler: false, routes: routes.into_iter().map(|(path, methods)| (format!("{root}{path}"), methods)).collect() }
+/// What routes may say that they produce.
+const JSON: &[&str] = &["application/json"];
+const UNSAID: &[&str] = &[];
+
+/// A web service of go-restful, which looks at what a client takes once it has found the path and the method (API-007).
+fn service(root: &'static str, produced: &'static [&'static str], routes: Vec<(&str, MethodRouter<Arc<Shared>>)>) -> Mount {
+    let judged = from_fn(move |request: Request, next: Next| async move {
+        if takes(request.headers(), produced) {
+            return next.run(request).await;
+        }
+        let why = format!("406: Not Acceptable\n\nAvailable representations: {}", produced.join(", "));
+        reply::text(StatusCode::NOT_ACCEPTABLE, why)
+    });
+    let routes = routes.into_iter().map(|(path, methods)| (format!("{root}{path}"), methods.route_layer(judged.clone())));
+    Mount { root, handler: false, routes: routes.collect() }
+}
+
+/// Whether a listener has handlers that look into pods and act on them (API-011, API-012).
+fn has_debugging(shared: &Shared, listener: Listener) -> bool {
+    listener == Listener::Main && shared.settings.listeners.debugging_handlers
 }
 
 const GET_OR_POST: MethodFilter = MethodFilter::GET.or(MethodFilter::POST);
@@ -313,15 +340,15 @@ fn mounts(shared: &Shared, listener: Listener) -> Vec<Mount> {
         handler("/healthz/log", any(health::log)),
         handler("/healthz/syncloop", any(health::sync_loop)),
         handler("/healthz/device-plugin", any(health::device_plugin)),
-        service("/pods", vec![("", on(MethodFilter::GET, pods::pods)), ("/", on(MethodFilter::GET, pods::pods))]),
-        service("/stats/", vec![("summary", on(GET_OR_POST, stats::summary))]),
+        service("/pods", JSON, vec![("", on(MethodFilter::GET, pods::pods)), ("/", on(MethodFilter::GET, pods::pods))]),
+        service("/stats/", JSON, vec![("summary", on(GET_OR_POST, stats::summary))]),
         handler("/metrics", any(metrics::all)),
         handler("/metrics/resource", any(metrics::resource)),
         handler("/metrics/cadvisor", any(metrics::cadvisor)),
         handler("/metrics/probes", any(metrics::probes)),
         handler("/metrics/slis", any(metrics::slis)),
     ];
-    if listener == Listener::Main && shared.settings.listeners.debugging_handlers {
+    if has_debugging(shared, listener) {
         mounts.extend(debugging_mounts());
     } else {
         // API-011, API-012
@@ -338,21 +365,31 @@ fn debugging_mounts() -> Vec<Mount> {
     let with_uid = "/{namespace}/{pod}/{uid}/{container}";
     let without_uid = "/{namespace}/{pod}/{container}";
     vec![
-        service("/containerLogs", vec![(without_uid, on(MethodFilter::GET, logs::container_logs))]),
+        service("/containerLogs", UNSAID, vec![(without_uid, on(MethodFilter::GET, logs::container_logs))]),
         service(
             "/run",
+            UNSAID,
             vec![(without_uid, on(MethodFilter::POST, streaming::run)), (with_uid, on(MethodFilter::POST, streaming::run))],
         ),
-        service("/exec", vec![(without_uid, on(GET_OR_POST, streaming::exec)), (with_uid, on(GET_OR_POST, streaming::exec))]),
-        service("/attach", vec![(without_uid, on(GET_OR_POST, streaming::attach)), (with_uid, on(GET_OR_POST, streaming::attach))]),
+        service(
+            "/exec",
+            UNSAID,
+            vec![(without_uid, on(GET_OR_POST, streaming::exec)), (with_uid, on(GET_OR_POST, streaming::exec))],
+        ),
+        service(
+            "/attach",
+            UNSAID,
+            vec![(without_uid, on(GET_OR_POST, streaming::attach)), (with_uid, on(GET_OR_POST, streaming::attach))],
+        ),
         service(
             "/portForward",
+            UNSAID,
             vec![
                 ("/{namespace}/{pod}", on(GET_OR_POST, streaming::port_forward)),
                 ("/{namespace}/{pod}/{uid}", on(GET_OR_POST, streaming::port_forward)),
             ],
         ),
-        service("/runningpods/", vec![("", on(MethodFilter::GET, pods::running_pods))]),
+        service("/runningpods/", JSON, vec![("", on(MethodFilter::GET, pods::running_pods))]),
         handler("/configz", any(configz::configz)),
         handler("/statusz", any(statusz::statusz)),
         // API-013: not served, and said so in the words of the switch.

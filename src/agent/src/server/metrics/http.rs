@@ -2,9 +2,14 @@
 //! Upstream: pkg/kubelet/server/metrics/metrics.go, pkg/kubelet/server/server.go (ServeHTTP).
 //! Differs: nothing on purpose.
 
-use std::time::Duration;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use axum::body::{Body, Bytes};
 use http::Method;
+use http_body::{Frame, SizeHint};
+use tokio::time::Instant;
 
 use super::registry::{DEFAULT_BUCKETS, Measure, Metric, Registry};
 use crate::server::routes::Listener;
@@ -43,26 +48,36 @@ pub(crate) struct Labels {
     long_running: &'static str,
 }
 
+/// What requests are counted by on every listener (addMetricsBucketMatcher).
+const ALWAYS: [&str; 7] = ["healthz", "pods", "stats", "metrics", "metrics/cadvisor", "metrics/probes", "metrics/resource"];
+/// Besides, where there are handlers for debugging.
+const DEBUGGING: [&str; 12] = [
+    "logs",
+    "debug",
+    "run",
+    "exec",
+    "attach",
+    "portForward",
+    "containerLogs",
+    "configz",
+    "runningpods",
+    "checkpoint",
+    "flagz",
+    "statusz",
+];
+/// Besides, where there are none.
+const DISABLED: [&str; 8] = ["run", "exec", "attach", "portForward", "containerLogs", "runningpods", "pprof", "logs"];
+
+/// Upstream's `getURLRootPath`: what a path is counted by, whatever is routed below it.
+fn root(path: &str) -> &str {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let mut ends = path.match_indices('/').map(|(at, _)| at);
+    let first = ends.next().map_or(path, |end| &path[..end]);
+    if first == "metrics" { ends.next().map_or(path, |end| &path[..end]) } else { first }
+}
+
 impl Labels {
-    pub(crate) fn of(listener: Listener, method: &Method, path: &str, is_served: impl FnOnce(&str) -> bool) -> Self {
-        const FIRST: [&str; 15] = [
-            "healthz",
-            "pods",
-            "stats",
-            "metrics",
-            "logs",
-            "debug",
-            "run",
-            "exec",
-            "attach",
-            "portForward",
-            "containerLogs",
-            "configz",
-            "runningpods",
-            "flagz",
-            "statusz",
-        ];
-        const METRICS: [&str; 3] = ["metrics/cadvisor", "metrics/resource", "metrics/probes"];
+    pub(crate) fn of(listener: Listener, debugging: bool, method: &Method, path: &str) -> Self {
         let method = match *method {
             Method::GET => "GET",
             Method::HEAD => "HEAD",
@@ -74,14 +89,9 @@ impl Labels {
             Method::CONNECT => "CONNECT",
             _ => "other",
         };
-        let trimmed = path.trim_matches('/');
-        let first = trimmed.split('/').next().unwrap_or_default();
-        let known = if first == "metrics" && trimmed != "metrics" {
-            METRICS.into_iter().find(|one| *one == trimmed)
-        } else {
-            FIRST.into_iter().find(|one| *one == first)
-        };
-        let path = known.filter(|_| is_served(path)).unwrap_or("other");
+        let others: &[&'static str] = if debugging { &DEBUGGING } else { &DISABLED };
+        let root = root(path);
+        let path = ALWAYS.iter().chain(others).copied().find(|known| *known == root).unwrap_or("other");
         Self {
             method,
             path,
@@ -96,14 +106,10 @@ impl Labels {
 }
 
 impl Registry {
-    pub(crate) fn http_started(&self, labels: &Labels) {
+    pub(crate) fn http_started(self: &Arc<Self>, labels: Labels) -> InFlight {
         self.add(&REQUESTS, &labels.pairs(), 1.0);
         self.add(&IN_FLIGHT, &labels.pairs(), 1.0);
-    }
-
-    pub(crate) fn http_ended(&self, labels: &Labels, after: Duration) {
-        self.add(&IN_FLIGHT, &labels.pairs(), -1.0);
-        self.observe(&DURATION, &labels.pairs(), after.as_secs_f64());
+        InFlight { _served: Arc::new(Served { registry: Arc::clone(self), labels, started: Instant::now() }) }
     }
 
     pub(crate) fn forbidden(&self, root: &'static str) {
@@ -119,6 +125,55 @@ impl Registry {
     #[cfg(test)]
     pub(crate) fn open_streams(&self) -> f64 {
         self.value(&STREAMS, &[])
+    }
+}
+
+/// A request that is being served. It is over once all of these are gone: with the end of the answer's body, and of what a connection
+/// was handed over to, which is when upstream's handlers return.
+#[derive(Clone)]
+pub(crate) struct InFlight {
+    _served: Arc<Served>,
+}
+
+struct Served {
+    registry: Arc<Registry>,
+    labels: Labels,
+    started: Instant,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.registry.add(&IN_FLIGHT, &self.labels.pairs(), -1.0);
+        self.registry.observe(&DURATION, &self.labels.pairs(), self.started.elapsed().as_secs_f64());
+    }
+}
+
+impl InFlight {
+    /// The same body, with whose end the request is over.
+    pub(crate) fn until_sent(self, body: Body) -> Body {
+        Body::new(Counted { body, _request: self })
+    }
+}
+
+struct Counted {
+    body: Body,
+    _request: InFlight,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -138,15 +193,38 @@ mod tests {
     #[test]
     fn labels_do_not_grow_with_what_clients_send() {
         // API-014
-        let label = |method: &str, path: &str, served: bool| {
-            let labels = Labels::of(Listener::Main, &method.parse().unwrap(), path, |_| served);
+        let label = |method: &str, path: &str| {
+            let labels = Labels::of(Listener::Main, true, &method.parse().unwrap(), path);
             (labels.method, labels.path, labels.long_running)
         };
-        assert_eq!(label("GET", "/exec/a/b/c", true), ("GET", "exec", "true"));
-        assert_eq!(label("PATCH", "/pods", true), ("other", "pods", "false"));
-        assert_eq!(label("GET", "/metrics/resource", true), ("GET", "metrics/resource", "false"));
-        assert_eq!(label("GET", "/metrics/slis", true), ("GET", "other", "false"));
-        assert_eq!(label("GET", "/podsecret", false), ("GET", "other", "false"));
-        assert_eq!(label("GET", "/pods/x", false), ("GET", "other", "false"));
+        assert_eq!(label("GET", "/exec/a/b/c"), ("GET", "exec", "true"));
+        assert_eq!(label("PATCH", "/pods"), ("other", "pods", "false"));
+        assert_eq!(label("GET", "/podsecret"), ("GET", "other", "false"));
+        // Upstream's map has `portforward`, which no bucket is called.
+        assert_eq!(label("GET", "/portForward/a/b"), ("GET", "portForward", "false"));
+    }
+
+    // API-014: pkg/kubelet/server/server.go, getMetricBucket, getURLRootPath and who calls addMetricsBucketMatcher.
+    #[test]
+    fn requests_are_counted_by_the_first_segment_of_their_path_whatever_is_routed() {
+        let bucket = |debugging: bool, path: &str| Labels::of(Listener::Main, debugging, &Method::GET, path).path;
+        for (path, with, without) in [
+            ("/healthz/nosuch", "healthz", "healthz"),
+            ("/pods/x", "pods", "pods"),
+            ("//pods", "other", "other"),
+            ("/", "other", "other"),
+            ("/metrics", "metrics", "metrics"),
+            ("/metrics/", "other", "other"),
+            ("/metrics/slis", "other", "other"),
+            ("/metrics/probes/x", "metrics/probes", "metrics/probes"),
+            ("/debug/x", "debug", "other"),
+            ("/debug/pprof/", "debug", "other"),
+            ("/pprof", "other", "pprof"),
+            ("/configz", "configz", "other"),
+            ("/checkpoint/a/b/c", "checkpoint", "other"),
+            ("/logs/", "logs", "logs"),
+        ] {
+            assert_eq!((bucket(true, path), bucket(false, path)), (with, without), "{path}");
+        }
     }
 }

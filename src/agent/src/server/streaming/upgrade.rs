@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
 use crate::env::Endpoint;
+use crate::server::metrics::http::InFlight;
 use crate::server::routes::Peer;
 use crate::server::{Shared, reply};
 
@@ -46,8 +47,9 @@ pub(crate) async fn proxy(shared: &Arc<Shared>, peer: &Peer, mut request: Reques
     let mut headers = request.headers().clone();
     forwarded_for(&mut headers, peer.address.ip());
     let forwarded = Forwarded { method: request.method().clone(), headers };
+    let in_flight = request.extensions().get::<InFlight>().cloned();
     match tokio::time::timeout(ANSWER, connect(shared, forwarded, url)).await {
-        Ok(Ok(answer)) => relay(shared, peer, client, answer).await,
+        Ok(Ok(answer)) => relay(shared, peer, (client, in_flight), answer).await,
         Ok(Err(why)) => failed(&why),
         Err(_) => failed("i/o timeout"),
     }
@@ -109,11 +111,12 @@ async fn connect(shared: &Shared, forwarded: Forwarded, url: &str) -> Result<htt
     sender.send_request(request).await.map_err(|error| error.to_string())
 }
 
-/// What the runtime answered, for the client: 101 joins the two connections, a refusal is passed on.
+/// What the runtime answered, for the client: 101 joins the two connections, for as long as which the request counts as in flight; a
+/// refusal is passed on.
 async fn relay(
     shared: &Arc<Shared>,
     peer: &Peer,
-    client: OnUpgrade,
+    (client, in_flight): (OnUpgrade, Option<InFlight>),
     mut answer: http::Response<hyper::body::Incoming>,
 ) -> Response {
     let status = answer.status();
@@ -127,6 +130,7 @@ async fn relay(
                 () = shutdown.cancelled() => {}
                 () = joined(&shared, client, runtime) => {}
             }
+            drop(in_flight);
         });
         let mut response = reply::bare(status, Body::empty());
         *response.headers_mut() = headers;

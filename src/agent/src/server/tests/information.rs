@@ -242,6 +242,12 @@ async fn the_agent_counts_its_own_requests() {
     ] {
         assert!(answer.body.lines().any(|found| found == line), "{line}\n{}", answer.body);
     }
+    // cmd/kubelet/app/server.go:946: a mux of its own, without metrics.
+    let healthz = "127.0.0.1:10248";
+    world.serve(healthz, Gate::healthz(world.shared.clone()), None).await;
+    let request = Request::builder().uri("/healthz").header("Host", "n1").body(Body::empty()).unwrap();
+    assert_eq!(world.request(healthz, request).await.status, 200);
+    assert!(!metrics::text_of(&world.shared.metrics).contains("path=\"healthz\""));
 }
 
 const GOLD: &str = "3160140d-d642-4b75-acb1-34bbe06483fc";

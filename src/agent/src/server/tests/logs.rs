@@ -110,6 +110,23 @@ async fn what_goes_wrong_after_the_headers_is_said_in_the_body() {
     assert_eq!((answer.status, answer.body.as_str()), (200, "unable to retrieve container logs for r://c1"));
 }
 
+// API-086: GetKubeletContainerLogs writes nothing, and flushes, before it waits for anything to write.
+// API-014: server.go:1269-1276: the request is in flight, and is timed, until the handler returns.
+#[tokio::test(start_paused = true)]
+async fn followed_log_is_answered_before_it_says_anything_and_is_in_flight_until_it_ends() {
+    let (world, _) = world("").await;
+    let body = follow(&world, "").await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let has = |line: &str| metrics::text_of(&world.shared.metrics).lines().any(|found| found == line);
+    let labels = "long_running=\"false\",method=\"GET\",path=\"containerLogs\",server_type=\"readwrite\"";
+    assert!(has(&format!("kubelet_http_inflight_requests{{{labels}}} 1")));
+    drop(body);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(has(&format!("kubelet_http_inflight_requests{{{labels}}} 0")));
+    assert!(has(&format!("kubelet_http_requests_duration_seconds_bucket{{{labels},le=\"10\"}} 0")));
+    assert!(has(&format!("kubelet_http_requests_duration_seconds_count{{{labels}}} 1")));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_followed_log_goes_on_until_the_container_has_ended() {
     // API-090

@@ -229,8 +229,17 @@ async fn streams_end_when_the_listener_does() {
     let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
     stream.write_all(b"x").await.unwrap();
     assert_eq!(stream.read_u8().await.unwrap(), b'X');
+    // API-014: server.go:1269-1276: a request is in flight until its handler returns, which is when the stream ends.
+    let in_flight = |world: &World| {
+        let text = metrics::text_of(&world.shared.metrics);
+        let series =
+            "kubelet_http_inflight_requests{long_running=\"true\",method=\"POST\",path=\"exec\",server_type=\"readwrite\"} ";
+        text.lines().find_map(|line| line.strip_prefix(series)).unwrap().to_owned()
+    };
+    assert_eq!(in_flight(&world), "1");
     world.shutdown.cancel();
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
     server.await.unwrap();
     assert_eq!(world.shared.metrics.open_streams(), 0.0);
+    assert_eq!(in_flight(&world), "0");
 }
