@@ -2,6 +2,7 @@
 //! Upstream: pkg/kubelet/kubelet.go (syncLoop, syncLoopIteration).
 //! Differs: the order among ready sources is fixed, and nothing in the loop ever waits for a call.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kubelet::action::Action;
@@ -30,6 +31,24 @@ pub type Tap = Box<dyn FnMut(Now, &Event, &[Action]) + Send>;
 #[derive(Clone)]
 pub struct Handle {
     queries: mpsc::Sender<Query>,
+    pulse: Pulse,
+}
+
+/// When the loop last began a turn: written by it, and read by whoever must not wait for it. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Arc<Mutex<Option<Instant>>>);
+
+impl Pulse {
+    /// It begins one now.
+    pub(crate) fn beat(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// How long ago it did; `None` before the first turn.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+    }
 }
 
 impl Handle {
@@ -43,13 +62,19 @@ impl Handle {
         self.queries.send(query).await.ok()?;
         answer.await.ok()
     }
+
+    /// The loop's pulse.
+    #[must_use]
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
+    }
 }
 
 /// A channel for questions.
 #[must_use]
 pub fn handle() -> (Handle, mpsc::Receiver<Query>) {
     let (queries, receiver) = mpsc::channel(64);
-    (Handle { queries }, receiver)
+    (Handle { queries, pulse: Pulse::default() }, receiver)
 }
 
 /// All that the loop turns around.
@@ -64,6 +89,8 @@ pub struct EventLoop {
     pub sources: mpsc::Receiver<Event>,
     /// What the server asks.
     pub queries: mpsc::Receiver<Query>,
+    /// Beats with each turn (API-064).
+    pub pulse: Pulse,
     /// The moment that the core counts from.
     pub epoch: Instant,
     /// Sees all decisions.
@@ -77,6 +104,7 @@ impl EventLoop {
     pub async fn run(mut self, shutdown: CancellationToken) {
         self.handle(Event::Started);
         loop {
+            self.pulse.beat();
             let deadline = self.kubelet.deadline();
             let sleep = sleep_until(self.epoch, deadline);
             tokio::select! {

@@ -85,7 +85,8 @@ impl Agent {
         let host = Arc::clone(&env.host);
         kubelet.on_work(Box::new(move |work| host.works_for(work)));
         let gauge = LoopGauge::new(Arc::clone(&metrics));
-        let event_loop = EventLoop { kubelet, env, executor, sources, queries, epoch, tap, gauge };
+        let pulse = handle.pulse().clone();
+        let event_loop = EventLoop { kubelet, env, executor, sources, queries, pulse, epoch, tap, gauge };
         Self { event_loop, companions, handle, epoch, metrics }
     }
 
@@ -162,7 +163,7 @@ fn servers(
     shutdown: &CancellationToken,
 ) -> BoxFuture<'static, Result<(), ServeError>> {
     let Serving { settings, tls, client_ca } = serving;
-    let view: Arc<dyn NodeView> = Arc::new(CoreView(handle));
+    let view: Arc<dyn NodeView> = Arc::new(CoreView::new(handle, config.pods.sync_frequency));
     let stats_settings = StatsSettings {
         node_name: settings.node_name.clone(),
         root_dir: config.paths.root.clone(),

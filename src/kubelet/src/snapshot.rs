@@ -1,5 +1,5 @@
 //! What the server and the tools may see of the core: read between two events, never kept.
-//! Upstream: pkg/kubelet/kubelet_pods.go (GetPods), pkg/kubelet/kubelet_getters.go.
+//! Upstream: pkg/kubelet/kubelet_getters.go (GetPods), pkg/kubelet/kubelet_pods.go, pkg/kubelet/pod/pod_manager.go.
 //! Differs: nothing on purpose.
 
 use std::collections::BTreeMap;
@@ -69,10 +69,21 @@ impl Kubelet {
         }
     }
 
-    /// The pods that some source wants here, each with the status that was last computed (API-060).
+    /// The pods that some source wants here (API-060): those of the API server as they were last seen there, the others, which nobody else
+    /// has, with the status that was last computed.
     #[must_use]
     pub fn pods(&self) -> Vec<Arc<Pod>> {
-        self.pods.iter().map(|(uid, desired)| self.with_status(uid, &desired.pod)).collect()
+        let pods = self.pods.iter();
+        pods.map(
+            |(uid, desired)| if is_static(&desired.pod) { self.with_status(uid, &desired.pod) } else { Arc::clone(&desired.pod) },
+        )
+        .collect()
+    }
+
+    /// The cgroup driver in use, as the configuration would name it (API-066).
+    #[must_use]
+    pub fn cgroup_driver(&self) -> &'static str {
+        self.parts.cgroup_driver().as_str()
     }
 
     /// The cgroup that all pods are in, as the driver in use names it (NODE-130, NODE-131).
@@ -89,7 +100,8 @@ impl Kubelet {
         Names::of(status.addresses.as_deref().unwrap_or_default(), name_is_enough)
     }
 
-    /// One of them, by namespace and name; of two with one name, the one that is not being deleted.
+    /// One of them, by namespace and name, with the status that was last computed: from it the instance is known whose log is asked for
+    /// (API-084). Of two with one name, the one that is not being deleted.
     #[must_use]
     pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
         let named = self.pods.iter().filter(|(_, desired)| {

@@ -13,6 +13,7 @@ use kubelet::ids::{ActionId, PodUid};
 use super::*;
 use crate::certificate::self_signed;
 use crate::env::Endpoint;
+use crate::event_loop::Pulse;
 use crate::server::tests::fakes::{FakeApi, FakeClock, FakeHost, FakeNet, FakeRuntime};
 use crate::server::tests::{send, settings};
 use crate::serving_certificate::ServingCertificate;
@@ -63,6 +64,27 @@ async fn healthz_answers_as_soon_as_the_agent_runs() {
     }
 }
 
+// API-064: upstream's loop turns once a second (syncTicker). Here what is due makes it turn, and that there is nothing to do must not look
+// as if it stood still.
+#[tokio::test(start_paused = true)]
+async fn idle_loop_turns_often_enough() {
+    let agent = Agent::new(Arc::new(Config::new("n1")), env(&FakeNet::default()), None);
+    let pulse = agent.handle().pulse().clone();
+    assert!(pulse.age().is_none());
+    let looked_at = async {
+        for _ in 0..60 {
+            tokio::time::sleep(Duration::from_secs(61)).await;
+            let age = pulse.age().expect("it has turned");
+            assert!(age <= Duration::from_secs(11), "{age:?}");
+        }
+    };
+    tokio::select! {
+        biased;
+        ended = agent.run(None, CancellationToken::new()) => panic!("it ended: {ended:?}"),
+        () = looked_at => {}
+    }
+}
+
 /// After how many events a question is answered that comes while the loop has all these to handle.
 async fn answered_after(completions: u64, events: usize) -> usize {
     let net = FakeNet::default();
@@ -91,7 +113,8 @@ async fn answered_after(completions: u64, events: usize) -> usize {
     }
     let kubelet = Kubelet::new(Arc::new(Config::new("n1")), 1);
     let gauge = LoopGauge::new(Arc::default());
-    let event_loop = EventLoop { kubelet, env, executor, sources, queries, epoch: Instant::now(), tap: Some(tap), gauge };
+    let (pulse, epoch) = (Pulse::default(), Instant::now());
+    let event_loop = EventLoop { kubelet, env, executor, sources, queries, pulse, epoch, tap: Some(tap), gauge };
     tokio::select! {
         biased;
         () = event_loop.run(CancellationToken::new()) => panic!("it ended"),

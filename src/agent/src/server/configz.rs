@@ -11,6 +11,13 @@ use super::{Shared, reply};
 
 /// API-066
 pub(crate) async fn configz(State(shared): State<Arc<Shared>>) -> Response {
-    let body = serde_json::json!({ "kubeletconfig": shared.settings.configz });
+    let mut configuration = shared.settings.configz.clone();
+    // Upstream asks the runtime before it shows this (cmd/kubelet/app/server.go, getCgroupDriverFromCRI); here that comes later.
+    if let Some(driver) = shared.view.cgroup_driver().await
+        && let Some(field) = configuration.get_mut("cgroupDriver")
+    {
+        *field = driver.into();
+    }
+    let body = serde_json::json!({ "kubeletconfig": configuration });
     reply::nosniff(reply::json(body.to_string().into_bytes()))
 }

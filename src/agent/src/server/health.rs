@@ -9,30 +9,28 @@ use axum::extract::State;
 use axum::response::Response;
 use http::{StatusCode, Uri};
 
+use super::metrics::Registry;
 use super::query::Pairs;
 use super::{Shared, reply};
 
 const STUCK: &str = "sync Loop took longer than expected";
 
-/// The checks by name; the reason of a failure is for the log and for whoever asks for that check alone.
-async fn checks(shared: &Shared) -> [(&'static str, Result<(), &'static str>); 4] {
-    let turning = if shared.view.sync_loop_healthy().await { Ok(()) } else { Err(STUCK) };
-    let checks = [("ping", Ok(())), ("log", Ok(())), ("syncloop", turning), ("device-plugin", Ok(()))];
-    for (name, outcome) in checks {
-        shared.metrics.health_checked(name, outcome.is_ok());
-    }
-    checks
+/// A check by name; the reason of a failure is for the log and for whoever asks for that check alone.
+type Check = (&'static str, Result<(), &'static str>);
+
+fn turning(shared: &Shared) -> Result<(), &'static str> {
+    if shared.view.sync_loop_healthy() { Ok(()) } else { Err(STUCK) }
 }
 
 /// API-062
 pub(crate) async fn all(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
-    let checks = checks(&shared).await;
-    aggregate(&checks, &Pairs::of(&uri))
+    let checks = [("ping", Ok(())), ("log", Ok(())), ("syncloop", turning(&shared)), ("device-plugin", Ok(()))];
+    aggregate(&shared.metrics, &checks, &Pairs::of(&uri))
 }
 
 /// The healthz listener's: whether the process answers (API-003).
-pub(crate) async fn ping_only(uri: Uri) -> Response {
-    aggregate(&[("ping", Ok(()))], &Pairs::of(&uri))
+pub(crate) async fn ping_only(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
+    aggregate(&shared.metrics, &[("ping", Ok(()))], &Pairs::of(&uri))
 }
 
 /// API-063
@@ -47,8 +45,7 @@ pub(crate) async fn log() -> Response {
 
 /// API-064
 pub(crate) async fn sync_loop(State(shared): State<Arc<Shared>>) -> Response {
-    let [_, _, (_, turning), _] = checks(&shared).await;
-    one(turning)
+    one(turning(&shared))
 }
 
 /// Upstream's fails once the server that device plugins register with has ended.
@@ -63,15 +60,19 @@ fn one(outcome: Result<(), &str>) -> Response {
     }
 }
 
-fn aggregate(checks: &[(&str, Result<(), &str>)], query: &Pairs) -> Response {
+/// What is excluded is not looked at, and so not counted; a check that is asked for alone is not counted either (API-145).
+fn aggregate(metrics: &Registry, checks: &[Check], query: &Pairs) -> Response {
     let mut excluded: Vec<&str> = query.all("exclude").collect();
     let mut lines = String::new();
     let mut failed = false;
     for (name, outcome) in checks {
-        let line = if excluded.contains(name) {
+        if excluded.contains(name) {
             excluded.retain(|one| one != name);
-            format!("[+]{name} excluded: ok\n")
-        } else if let Err(reason) = outcome {
+            lines.push_str(&format!("[+]{name} excluded: ok\n"));
+            continue;
+        }
+        metrics.health_checked(name, outcome.is_ok());
+        let line = if let Err(reason) = outcome {
             tracing::warn!(check = name, reason, "healthz check failed");
             failed = true;
             format!("[-]{name} failed: reason withheld\n")
@@ -84,7 +85,7 @@ fn aggregate(checks: &[(&str, Result<(), &str>)], query: &Pairs) -> Response {
         excluded.sort_unstable();
         excluded.dedup();
         let names: Vec<String> = excluded.iter().map(|name| format!("{name:?}")).collect();
-        lines.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", names.join(", ")));
+        lines.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", names.join(",")));
     }
     if failed {
         return reply::error_line(StatusCode::INTERNAL_SERVER_ERROR, format!("{lines}healthz check failed"));
@@ -110,15 +111,18 @@ mod tests {
     #[tokio::test]
     async fn the_aggregate_names_failed_checks_but_not_why() {
         // API-062
-        let checks = [("ping", Ok(())), ("syncloop", Err(STUCK))];
-        let response = aggregate(&checks, &query(""));
+        let metrics = Registry::new();
+        let checks: [Check; 2] = [("ping", Ok(())), ("syncloop", Err(STUCK))];
+        let aggregate = |query: &str| aggregate(&metrics, &checks, &self::query(query));
+        let response = aggregate("");
         assert_eq!(response.status(), 500);
         assert_eq!(body(response).await, "[+]ping ok\n[-]syncloop failed: reason withheld\nhealthz check failed\n");
-        assert_eq!(body(aggregate(&checks, &query("exclude=syncloop"))).await, "ok");
-        let verbose = aggregate(&checks, &query("verbose&exclude=syncloop&exclude=nosuch"));
+        assert_eq!(body(aggregate("exclude=syncloop")).await, "ok");
+        // apiserver/pkg/server/healthz/healthz.go, formatQuoted.
+        let verbose = aggregate("verbose&exclude=syncloop&exclude=nosuch&exclude=a");
         assert_eq!(
             body(verbose).await,
-            "[+]ping ok\n[+]syncloop excluded: ok\nwarn: some health checks cannot be excluded: no matches for \"nosuch\"\nhealthz check passed\n"
+            "[+]ping ok\n[+]syncloop excluded: ok\nwarn: some health checks cannot be excluded: no matches for \"a\",\"nosuch\"\nhealthz check passed\n"
         );
     }
 

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use axum::response::Response;
+use http::StatusCode;
 use k8s_openapi::api::core::v1::{ContainerStatus as PodContainerStatus, Pod, PodStatus};
 use kubelet::action::CriCall;
 use kubelet::event::CriReply;
@@ -11,7 +13,7 @@ use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::{ContainerId, PodUid, SandboxId};
 use kubelet::observation::{ContainerState, ContainerStatus, Observed, SandboxState};
 
-use super::Shared;
+use super::{Shared, reply};
 
 /// How long the runtime may take to say what it holds of a pod.
 const OBSERVE: Duration = Duration::from_secs(10);
@@ -58,6 +60,11 @@ pub(crate) async fn sandbox(shared: &Shared, pod: &PodUid) -> Result<Option<Sand
 /// One instance of a container, by its ID.
 pub(crate) async fn instance(shared: &Shared, pod: &PodUid, id: &ContainerId) -> Result<Option<ContainerStatus>, Failure> {
     find(shared, pod, |seen| seen.containers.iter().find(|one| one.id == *id).cloned()).await
+}
+
+/// What is answered while the loop does not: that a pod is not there would be taken for final.
+pub(crate) fn no_answer() -> Response {
+    reply::text(StatusCode::SERVICE_UNAVAILABLE, "the sync loop does not answer")
 }
 
 /// A pod's UID.

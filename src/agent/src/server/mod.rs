@@ -38,12 +38,12 @@ pub use routes::{Gate, Listener};
 
 /// What the server may know of the node. Answers come from memory: none of them waits for the runtime or the API server.
 pub trait NodeView: Send + Sync {
-    /// The pods that the agent knows, static ones under their own UID, no mirror pods, each with its current status and the
+    /// The pods that the agent knows, static ones under their own UID and with their current status, no mirror pods, each with the
     /// annotations `kubernetes.io/config.seen` and `kubernetes.io/config.source` (API-060); `None` if nobody answers in time.
     fn pods(&self) -> BoxFuture<'_, Option<Vec<Arc<Pod>>>>;
 
-    /// One of them, by namespace and name.
-    fn pod(&self, namespace: String, name: String) -> BoxFuture<'_, Option<Arc<Pod>>>;
+    /// One of them, by namespace and name; `None` if nobody answers in time, which says nothing about the pod.
+    fn pod(&self, namespace: String, name: String) -> BoxFuture<'_, Option<Option<Arc<Pod>>>>;
 
     /// What was last seen of a pod in the runtime; `None` if nothing was seen of it yet.
     fn observation(&self, pod: PodUid) -> BoxFuture<'_, Option<Observed>>;
@@ -60,8 +60,11 @@ pub trait NodeView: Send + Sync {
     /// The cgroup that all pods are in, such as `/kubepods`; `None` if nobody answers.
     fn pods_cgroup(&self) -> BoxFuture<'_, Option<String>>;
 
+    /// The cgroup driver in use, which is the runtime's where it tells; `None` if nobody answers.
+    fn cgroup_driver(&self) -> BoxFuture<'_, Option<&'static str>>;
+
     /// Whether the sync loop still turns (API-064); true before its first turn.
-    fn sync_loop_healthy(&self) -> BoxFuture<'_, bool>;
+    fn sync_loop_healthy(&self) -> bool;
 }
 
 /// What the server is set to.

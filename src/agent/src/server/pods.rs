@@ -56,7 +56,7 @@ impl<'a> Item<'a> {
 /// API-060
 pub(crate) async fn pods(State(shared): State<Arc<Shared>>) -> Response {
     let Some(pods) = shared.view.pods().await else {
-        return reply::text(StatusCode::SERVICE_UNAVAILABLE, "the sync loop does not answer");
+        return lookup::no_answer();
     };
     encoded(&PodList::new(pods.iter().map(|pod| Item::of(pod)).collect()))
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::action::{Action, CriCall, HostCall};
-use crate::event::VolumeDirectory;
+use crate::event::{Manifest, VolumeDirectory};
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{ContainerId, SandboxId};
 use crate::observation::{
@@ -34,6 +34,8 @@ struct Bench {
     /// What the runtime lists.
     listing: Listing,
     cgroups: BTreeSet<String>,
+    /// What lies at the static pod path.
+    manifests: Vec<Manifest>,
     calls: Vec<Call>,
 }
 
@@ -55,6 +57,7 @@ impl Bench {
             seen: BTreeMap::new(),
             listing: Listing::default(),
             cgroups: BTreeSet::new(),
+            manifests: Vec::new(),
             calls: Vec::new(),
         }
     }
@@ -117,6 +120,7 @@ impl Bench {
                         HostReply::Done
                     }
                     HostCall::ReadFile { .. } => HostReply::Contents(b"nameserver 10.0.0.2\n".to_vec()),
+                    HostCall::ReadManifests { .. } => HostReply::Manifests(self.manifests.clone()),
                     _ => HostReply::Done,
                 };
                 Some(Event::HostDone { id, outcome: Ok(reply) })
@@ -311,6 +315,35 @@ fn start_of_the_agent_is_told() {
     let mut told = events.map(|e| (e.type_.as_deref(), e.reason.as_deref(), e.message.as_deref()));
     assert_eq!(told.next(), Some((Some("Normal"), Some("Starting"), Some("Starting kubelet."))));
     assert!(told.all(|(_, reason, _)| reason != Some("Starting")), "once");
+}
+
+// API-060: pkg/kubelet/kubelet_getters.go, GetPods: nobody but the agent has the status of a static pod; all others are as the API server
+// has them. API-084: the instance whose log is asked for is found by the agent's own.
+#[test]
+fn pods_of_the_api_server_are_told_as_it_has_them() {
+    let mut config = Config::new("n1");
+    config.static_pods.path = Some("/etc/kubernetes/manifests".to_owned());
+    let mut bench = Bench::new(config);
+    let manifest = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "fixed"}, "spec": pod("fixed")["spec"]});
+    let path = "/etc/kubernetes/manifests/fixed.json".to_owned();
+    bench.manifests = vec![Manifest { path, contents: Ok(manifest.to_string().into_bytes()) }];
+    bench.handle(Event::Started);
+    bench.list_node();
+    let mut web = pod("web");
+    web["status"] = json!({"phase": "Pending", "message": "of the API server"});
+    bench.list_pods(&[web]);
+    bench.pass(30);
+    let told: BTreeMap<_, _> = bench
+        .kubelet
+        .pods()
+        .iter()
+        .map(|pod| (pod.metadata.name.clone().unwrap(), pod.status.clone().unwrap_or_default()))
+        .collect();
+    assert_eq!(told["web"].message.as_deref(), Some("of the API server"));
+    assert_eq!(told["web"].conditions, None);
+    assert_eq!(told["fixed-n1"].phase.as_deref(), Some("Pending"));
+    let own = bench.kubelet.pod("default", "web").unwrap().status.clone().unwrap();
+    assert!(own.conditions.is_some(), "{own:?}");
 }
 
 // NODE-002: without an API server there is nobody to ask and nobody to tell.

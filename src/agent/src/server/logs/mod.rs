@@ -38,7 +38,8 @@ pub(crate) async fn container_logs(
         Err(Refused::Undecodable) => return reply::text(StatusCode::BAD_REQUEST, r#"{"message": "Unable to decode query."}"#),
         Err(Refused::Invalid) => return reply::text(StatusCode::UNPROCESSABLE_ENTITY, r#"{"message": "Invalid request."}"#),
     };
-    let Some(pod) = shared.view.pod(namespace, pod_name.clone()).await else {
+    let Some(pod) = shared.view.pod(namespace, pod_name.clone()).await else { return lookup::no_answer() };
+    let Some(pod) = pod else {
         return reply::text(StatusCode::NOT_FOUND, format!("pod {pod_name:?} does not exist"));
     };
     if !lookup::has_container(&pod, &container) {
@@ -89,7 +90,8 @@ async fn open_newest(
         Err(why) => why,
     };
     let name = |name: &Option<String>| name.clone().unwrap_or_default();
-    let Some(newer) = shared.view.pod(name(&pod.metadata.namespace), name(&pod.metadata.name)).await else { return Err(why) };
+    let newer = shared.view.pod(name(&pod.metadata.namespace), name(&pod.metadata.name)).await;
+    let Some(newer) = newer.flatten() else { return Err(why) };
     match lookup::log_instance(&newer, container, options.previous) {
         Ok(other) if other != instance => open(shared, &newer, &other, options).await,
         _ => Err(why),

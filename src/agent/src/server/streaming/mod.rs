@@ -170,7 +170,7 @@ pub(crate) async fn run(State(shared): State<Arc<Shared>>, Path(target): Path<Ta
 
 async fn pod(shared: &Shared, target: &Target, missing: &str) -> Result<Arc<Pod>, Refusal> {
     let pod = shared.view.pod(target.namespace.clone(), target.pod.clone()).await;
-    pod.ok_or_else(|| refuse(StatusCode::NOT_FOUND, missing))
+    pod.ok_or_else(|| Box::new(lookup::no_answer()))?.ok_or_else(|| refuse(StatusCode::NOT_FOUND, missing))
 }
 
 fn found_in_runtime<T>(found: Result<Option<T>, Failure>, missing: impl FnOnce() -> String) -> Result<T, Refusal> {

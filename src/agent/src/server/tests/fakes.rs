@@ -385,22 +385,25 @@ pub(crate) struct FakeView {
     pub(crate) observations: Mutex<BTreeMap<PodUid, Observed>>,
     pub(crate) directories: Mutex<BTreeMap<String, String>>,
     pub(crate) stuck: Mutex<bool>,
+    /// Whether nobody answers about pods.
+    pub(crate) silent: AtomicBool,
     pub(crate) tallies: Mutex<Tallies>,
 }
 
 impl NodeView for FakeView {
     fn pods(&self) -> BoxFuture<'_, Option<Vec<Arc<Pod>>>> {
-        let pods = Some(self.pods.lock().unwrap().clone());
+        let pods = (!self.silent.load(Ordering::Relaxed)).then(|| self.pods.lock().unwrap().clone());
         async move { pods }.boxed()
     }
 
-    fn pod(&self, namespace: String, name: String) -> BoxFuture<'_, Option<Arc<Pod>>> {
+    fn pod(&self, namespace: String, name: String) -> BoxFuture<'_, Option<Option<Arc<Pod>>>> {
         let is = |pod: &&Arc<Pod>| pod.metadata.namespace.as_ref() == Some(&namespace) && pod.metadata.name.as_ref() == Some(&name);
         let pod = self.pods.lock().unwrap().iter().find(is).cloned();
         if let Some(then) = self.then.lock().unwrap().take() {
             *self.pods.lock().unwrap() = then;
         }
-        async move { pod }.boxed()
+        let answer = (!self.silent.load(Ordering::Relaxed)).then_some(pod);
+        async move { answer }.boxed()
     }
 
     fn observation(&self, pod: PodUid) -> BoxFuture<'_, Option<Observed>> {
@@ -427,8 +430,11 @@ impl NodeView for FakeView {
         async { Some("/kubepods".to_owned()) }.boxed()
     }
 
-    fn sync_loop_healthy(&self) -> BoxFuture<'_, bool> {
-        let healthy = !*self.stuck.lock().unwrap();
-        async move { healthy }.boxed()
+    fn cgroup_driver(&self) -> BoxFuture<'_, Option<&'static str>> {
+        async { Some("systemd") }.boxed()
+    }
+
+    fn sync_loop_healthy(&self) -> bool {
+        !*self.stuck.lock().unwrap()
     }
 }

@@ -4,6 +4,7 @@ mod auth;
 pub(crate) mod fakes;
 mod golden;
 mod information;
+mod listeners;
 mod logs;
 mod recorded;
 mod streaming;
@@ -75,7 +76,7 @@ pub(crate) fn settings() -> Settings {
             authorization: webhook,
         },
         strict_streaming: false,
-        configz: json!({ "kind": "KubeletConfiguration" }),
+        configz: json!({ "cgroupDriver": "cgroupfs", "kind": "KubeletConfiguration" }),
     }
 }
 
