@@ -10,6 +10,9 @@ use kubelet::ids::PodUid;
 
 use super::error::HostError;
 
+/// Where device plugins look for a kubelet, wherever its root is (k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1, DevicePluginPath).
+pub(super) const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
+
 /// The paths and names that the host adapter goes by.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
