@@ -379,6 +379,9 @@ pub struct MachineInfo {
     pub cpu_cfs_quota: bool,
     /// Whether swap is on.
     pub swap_on: bool,
+    /// Whether volumes in memory can be kept from swap (NODE-146).
+    #[serde(default)]
+    pub tmpfs_no_swap: bool,
     /// Whether the kernel can limit a cgroup's swap (NODE-147).
     #[serde(default)]
     pub swap_controller: bool,

@@ -12,7 +12,8 @@ use serde::de::IgnoredAny;
 use super::cgroups::Cgroups;
 use super::error::{Context as _, HostError};
 use super::files;
-use super::layout::Layout;
+use super::layout::{DEVICE_PLUGINS, Layout};
+use super::mounts;
 
 /// Reads it all (NODE-083, NODE-087). What can be absent on a healthy machine is empty then; what cannot is a failure.
 pub(super) fn info(layout: &Layout) -> Result<MachineInfo, HostError> {
@@ -40,6 +41,7 @@ pub(super) fn info(layout: &Layout) -> Result<MachineInfo, HostError> {
         selinux: layout.system("sys/fs/selinux/enforce").exists(),
         cpu_cfs_quota: cgroups.is_v2() || layout.system("sys/fs/cgroup/cpu/cpu.cfs_quota_us").exists(),
         swap_on: text("proc/swaps").lines().count() > 1,
+        tmpfs_no_swap: mounts::tmpfs_stays_in_memory(),
         swap_controller: cgroups.limits_swap(&text("proc/self/cgroup")),
         device_resources: device_resources(&layout.root()?, &layout.at(DEVICE_PLUGINS)?),
         online_cpus: text("sys/devices/system/cpu/online"),
