@@ -87,7 +87,7 @@ impl Kubelet {
         let Some(mut desired) = self.pods.get(uid).cloned() else { return };
         self.status_follows(now, &desired);
         // What it was admitted with stands, whatever its spec asks for since.
-        desired.pod = allocated_before(&desired.pod).pod;
+        desired.pod = allocated_before(&desired.pod, &self.parts.config.pods).pod;
         let name = name_of(&desired.pod);
         if is_static(&desired.pod) {
             if self.housekeeping.is_clearing(uid) {

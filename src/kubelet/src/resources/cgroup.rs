@@ -35,6 +35,12 @@ pub fn cpu_quota(milli: i64, period_us: i64) -> i64 {
     if milli <= 0 { 0 } else { (milli.saturating_mul(period_us) / 1000).max(LEAST_QUOTA) }
 }
 
+/// The thousandths of a core that a quota is; 0 for no limit (upstream's quotaToMilliCPU).
+#[must_use]
+pub fn quota_to_milli(quota: i64, period_us: i64) -> i64 {
+    if period_us > 0 && quota > 0 { quota.saturating_mul(1000) / period_us } else { 0 }
+}
+
 /// What a runtime is told of requests and limits (POD-178, CRI-044). The period is told whether or not there is a quota, and what asks for
 /// no CPU has the least shares: upstream's `calculateLinuxResources`.
 #[must_use]
