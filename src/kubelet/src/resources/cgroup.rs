@@ -177,6 +177,27 @@ pub fn kubepods_cgroups(config: &Config, driver: CgroupDriver, machine: &Machine
     ]
 }
 
+/// What is set anew of the groups above the pods (NODE-134; UpdateCgroups): of the Burstable tier its shares and, of `all`, the BestEffort
+/// tier's, and that huge pages have no bounds.
+#[must_use]
+pub fn tiers(
+    config: &Config,
+    driver: CgroupDriver,
+    machine: &MachineInfo,
+    shares: u64,
+    all: bool,
+) -> Vec<(String, CgroupSettings)> {
+    let mut groups = kubepods_cgroups(config, driver, machine);
+    groups[1].1.cpu_shares = Some(shares);
+    if !all {
+        let (name, _) = groups.swap_remove(1);
+        return vec![(name, CgroupSettings { cpu_shares: Some(shares), ..CgroupSettings::default() })];
+    }
+    groups[0].1 = CgroupSettings { hugetlb: every_page_size(machine, UNBOUNDED), ..CgroupSettings::default() };
+    groups.retain(|(_, settings)| *settings != CgroupSettings::default());
+    groups
+}
+
 /// The Burstable tier's shares: the sum of what its pods ask for (NODE-134).
 #[must_use]
 pub fn burstable_shares<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> u64 {
@@ -257,6 +278,26 @@ mod tests {
         for (name, settings) in kubepods_cgroups(&Config::new("n1"), CgroupDriver::Systemd, &machine) {
             assert_eq!(settings.hugetlb, limits(1 << 62, 1 << 62), "{name}");
         }
+    }
+
+    // NODE-134: qos_container_manager_linux.go (UpdateCgroups): the shares of both tiers and, of all three groups, huge pages without
+    // bounds; nothing else of them.
+    #[test]
+    fn tiers_are_set_anew_to_shares_and_huge_pages() {
+        let machine = MachineInfo { cpus: 2, memory: 1 << 30, hugepages: [(2 << 20, 8)].into(), ..MachineInfo::default() };
+        let hugetlb = BTreeMap::from([("2MB".to_owned(), 1 << 62)]);
+        let of = |cpu_shares, hugetlb: &BTreeMap<String, u64>| CgroupSettings {
+            cpu_shares,
+            hugetlb: hugetlb.clone(),
+            ..CgroupSettings::default()
+        };
+        let set = |machine: &MachineInfo, all| tiers(&Config::new("n1"), CgroupDriver::Cgroupfs, machine, 102, all);
+        let burstable = |hugetlb| ("/kubepods/burstable".to_owned(), of(Some(102), hugetlb));
+        let besteffort = |hugetlb| ("/kubepods/besteffort".to_owned(), of(Some(2), hugetlb));
+        let (none, kubepods) = (BTreeMap::new(), ("/kubepods".to_owned(), of(None, &hugetlb)));
+        assert_eq!(set(&machine, true), [kubepods, burstable(&hugetlb), besteffort(&hugetlb)]);
+        assert_eq!(set(&MachineInfo::default(), true), [burstable(&none), besteffort(&none)]);
+        assert_eq!(set(&machine, false), [burstable(&none)]);
     }
 
     // NODE-141: as captured.
