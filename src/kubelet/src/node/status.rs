@@ -77,7 +77,8 @@ pub fn generate_node_status(existing: &NodeStatus, inputs: &StatusInputs<'_>) ->
     status.node_info = Some(node_info(inputs));
     status.images = Some(status_images(inputs.images, inputs.config.node.status_max_images));
     set_handlers(&mut status, inputs.runtime);
-    status.declared_features = declared_features(&inputs.config.gates);
+    let declared = node_declares(&inputs.config.gates).unwrap_or_default();
+    status.declared_features = (!declared.is_empty()).then(|| declared.into_iter().map(str::to_owned).collect());
     if let Some(used) = inputs.volumes_in_use {
         status.volumes_in_use = (!used.is_empty()).then(|| used.to_vec());
     }
@@ -310,13 +311,17 @@ fn warn_of_missing_quota(conditions: &mut [k8s_openapi::api::core::v1::NodeCondi
 
 /// Of what upstream's nodes declare (nodedeclaredfeatures/features/registry.go), what is built (NODE-092). A kubelet that was here
 /// before leaves its list behind, by which the API server sends streams, and the scheduler pods, that only that could serve.
-fn declared_features(gates: &FeatureGates) -> Option<Vec<String>> {
-    let built = ["RestartAllContainersOnContainerExits"].into_iter().filter(|feature| gates.enabled(feature));
-    let declared: Vec<String> = built.map(str::to_owned).collect();
-    (gates.enabled("NodeDeclaredFeatures") && !declared.is_empty()).then_some(declared)
+/// `None` if a node of these gates declares nothing.
+#[must_use]
+pub fn node_declares(gates: &FeatureGates) -> Option<Vec<&'static str>> {
+    let built = [RESTARTS_ALL].into_iter().filter(|feature| gates.enabled(feature));
+    gates.enabled("NodeDeclaredFeatures").then(|| built.collect())
 }
 
 #[cfg(test)]
+/// The feature, and its gate, of a rule that restarts all containers.
+pub const RESTARTS_ALL: &str = "RestartAllContainersOnContainerExits";
+
 mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::Node;

@@ -72,7 +72,8 @@ fn pod_total(pod: &Pod, kind: Kind) -> List {
 }
 
 /// Upstream's IsSupportedPodLevelResource.
-fn is_pod_level(name: &str) -> bool {
+#[must_use]
+pub fn is_pod_level(name: &str) -> bool {
     name == "cpu" || name == "memory" || name.starts_with("hugepages-")
 }
 
