@@ -310,6 +310,17 @@ mod tests {
         assert_eq!(settings.memory_limit, Some(25_276_510_208));
         assert_eq!(settings.pids_max, Some(32_768));
         assert_eq!(settings.cpuset.as_deref(), Some("0-1"));
+        // node_container_manager_linux.go (getNodeAllocatableInternalAbsolute): less what is reserved, unless the pods are not bounded.
+        let mut config = Config::new("n1");
+        config.reserved.system = [("cpu".to_owned(), 500), ("memory".to_owned(), 1 << 30), ("pid".to_owned(), 768)].into();
+        config.reserved.kube = [("memory".to_owned(), 1 << 20)].into();
+        let of = |config: &Config| {
+            let settings = kubepods_settings(config, &machine);
+            (settings.cpu_shares, settings.memory_limit, settings.pids_max)
+        };
+        assert_eq!(of(&config), (Some(1536), Some(25_276_510_208 - (1 << 30) - (1 << 20)), Some(32_000)));
+        config.cgroups.enforce_node_allocatable.clear();
+        assert_eq!(of(&config), (Some(2048), Some(25_276_510_208), Some(32_768)));
     }
 
     // NODE-133
