@@ -39,7 +39,7 @@ impl Layout {
             protect_kernel_defaults: config.node.protect_kernel_defaults,
             oom_score_adj: config.cgroups.kubelet_oom_score_adj,
             managers: config.managers.clone(),
-            notify_socket: std::env::var_os("NOTIFY_SOCKET").filter(|s| !s.is_empty()),
+            notify_socket: super::notify::socket(),
         }
     }
 

@@ -10,6 +10,7 @@ mod csi;
 mod error;
 mod files;
 mod inotify;
+mod interfaces;
 mod layout;
 mod log_rotation;
 mod logs;
@@ -54,6 +55,7 @@ use self::plugin_sockets::Registry;
 use self::threads::Threads;
 use crate::env::{CgroupUsage, Host, LogFile};
 
+pub use self::notify::{notify_watchdog, watchdog};
 pub use self::watched_files::read_watched;
 
 /// A Linux machine.
@@ -169,12 +171,12 @@ async fn on_a_thread<T: Send + 'static>(
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the real machine's disks block; simulation has another host")]
-fn spawn<T: Send + 'static>(operation: impl FnOnce() -> T + Send + 'static) -> tokio::task::JoinHandle<T> {
 fn interfaces() -> Result<Vec<interfaces::Interface>, HostError> {
     interfaces::interfaces().map_err(|error| HostError::Unfit(format!("list the network interfaces: {error}")))
 }
 
+#[expect(clippy::disallowed_methods, reason = "the real machine's disks block; simulation has another host")]
+fn spawn<T: Send + 'static>(operation: impl FnOnce() -> T + Send + 'static) -> tokio::task::JoinHandle<T> {
     tokio::task::spawn_blocking(operation)
 }
 
