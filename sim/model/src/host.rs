@@ -70,6 +70,7 @@ impl HostModel {
             architecture: "amd64".to_owned(),
             cgroup_v2: true,
             max_pids: 32768,
+            tmpfs_no_swap: true,
             cpu_cfs_quota: true,
             device_resources: Some(Vec::new()),
             ..MachineInfo::default()

@@ -18,12 +18,13 @@ use crate::config::{Resolved, read_credential_providers};
 use crate::containment::kept_up;
 use crate::cri::{CriRuntime, parse_endpoint};
 use crate::env::{ApiServer, Clock, Env, Host};
-use crate::host::LinuxHost;
+use crate::host::{self, LinuxHost};
 use crate::net::SystemNet;
 use crate::reloading::Subject;
 use crate::run::{Agent, Turns};
 use crate::serving_certificate::{Prepared, serving};
 use crate::standalone::Standalone;
+use crate::watchdog::Watched;
 
 /// The system's clock.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +45,8 @@ pub struct Surroundings {
     pub renewal: Option<Renewal>,
     /// The way to the API server as the node, for requests of a serving certificate; none where there is no API server.
     pub access: Option<Access>,
+    /// What is told of the event loop, if systemd watches the process.
+    pub watched: Watched,
     /// Where the event loop turns: on a real node on a thread of its own; where time is pretended, with all the rest.
     pub turns: Turns,
 }
@@ -55,6 +58,12 @@ pub struct Surroundings {
 pub async fn run(mut resolved: Resolved) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     tokio::spawn(signals(shutdown.clone()));
+    let watched = Watched::default();
+    if let Some(limit) = host::watchdog().map_err(anyhow::Error::msg)? {
+        tracing::info!(?limit, "Starting systemd watchdog");
+        let watched = watched.clone();
+        tokio::spawn(async move { kept_up("watchdog", || watched.clone().keep_alive(limit, host::notify_watchdog)).await });
+    }
     refuse_swap(&fs::read_to_string("/proc/swaps").unwrap_or_default(), resolved.kubelet.node.fail_swap_on)?;
     if let Some(plugins) = &resolved.credential_provider {
         // POD-206, in upstream's words (pkg/kubelet/kuberuntime/kuberuntime_manager.go).
@@ -67,7 +76,7 @@ pub async fn run(mut resolved: Resolved) -> anyhow::Result<()> {
         biased;
         // The first certificate may take an hour.
         () = shutdown.cancelled() => return Ok(()),
-        surroundings = surroundings(&resolved) => surroundings?,
+        surroundings = surroundings(&resolved) => Surroundings { watched, ..surroundings? },
     };
     if let Err(error) = limit_open_files(resolved.process.max_open_files) {
         tracing::warn!(%error, wanted = resolved.process.max_open_files, "Failed to set rlimit on max file handles");
@@ -95,10 +104,11 @@ fn limit_open_files(most: u64) -> io::Result<()> {
 /// # Errors
 /// What keeps it from starting, the end of a listener, or of its credentials.
 pub async fn run_in(surroundings: Surroundings, resolved: &Resolved, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Surroundings { env, renewal, access, turns } = surroundings;
+    let Surroundings { env, renewal, access, watched, turns } = surroundings;
     let Prepared { serving, files, requested } = serving(resolved, env.clock.now())?;
     let world = World { net: Arc::clone(&env.net), clock: Arc::clone(&env.clock), seed: env.seed };
     let agent = Agent::new(Arc::new(resolved.kubelet.clone()), env, None);
+    watched.watch(agent.handle());
     tracing::info!(node = %resolved.kubelet.node.name, version = env!("CARGO_PKG_VERSION"), "Keelson runs");
     let renewed = match renewal {
         Some(renewal) => renewal.run(agent.metrics()).boxed(),
@@ -188,7 +198,7 @@ pub async fn surroundings_in(resolved: &Resolved, world: World, host: Arc<dyn Ho
     let runtime = CriRuntime::new(&net, &runtime, &images, tokio::time::Instant::now());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let env = Env { api, runtime: Arc::new(runtime), host, net, clock, seed, cores };
-    Ok(Surroundings { env, renewal, access, turns: |turns| turns })
+    Ok(Surroundings { env, renewal, access, watched: Watched::default(), turns: |turns| turns })
 }
 
 fn seed() -> io::Result<u64> {

@@ -36,6 +36,7 @@ pub mod telemetry;
 mod termination_message;
 pub mod tls;
 pub mod view;
+pub mod watchdog;
 
 #[cfg(test)]
 #[path = "../../../tests/fuzz/mangled.rs"]

@@ -77,5 +77,6 @@ fn machine() -> Machine {
         working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
         home: std::env::var("HOME").ok().filter(|home| home.starts_with('/')),
         cgroup_v2: std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+        online_cpus: std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default(),
     }
 }

@@ -11,8 +11,10 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::node::registration::is_extended;
-use crate::node::status::Resources;
+use crate::node::status::{RESTARTS_ALL, Resources, node_declares};
 use crate::observation::MachineInfo;
+use crate::pod::restart_all::restarts_all;
+use crate::resources::reported::is_pod_level;
 use crate::resources::requests::{Amounts, Kind, add, amounts_of, pod_amounts};
 
 /// The answer.
@@ -54,22 +56,23 @@ fn refused(reason: &str, message: impl Into<String>) -> Admission {
 
 /// Whether the pod may run beside those that do: the first refusal counts (POD-031, POD-034, NODE-160).
 #[must_use]
-pub fn admit(pod: &Pod, active: &Beside<'_>, node: Option<&Node>, machine: Option<&MachineInfo>, config: &Config) -> Admission {
+pub fn admit(pod: &Pod, active: &Beside<'_>, node: &Node, machine: Option<&MachineInfo>, config: &Config) -> Admission {
     let Some(spec) = &pod.spec else { return refused("UnexpectedAdmissionError", "the pod has no spec") };
     let kernel = machine.map(|machine| machine.kernel_version.as_str());
     if let Some(message) = sysctls::forbidden(spec, &config.pods.allowed_unsafe_sysctls, kernel) {
         return refused("SysctlForbidden", message);
     }
     let resources = || machine.and_then(|machine| resources(pod, active, node, machine, config));
-    let of_node = || node.and_then(|node| affinity(pod, node).or_else(|| name(spec, node)));
-    let taints = || node.and_then(|node| taints(pod, node));
     operating_system(pod, spec)
         .or_else(|| supplemental_groups(spec, node))
         .or_else(resources)
-        .or_else(of_node)
+        .or_else(|| affinity(pod, node))
+        .or_else(|| name(spec, node))
         .or_else(|| ports(pod, &active.pods))
-        .or_else(taints)
+        .or_else(|| taints(pod, node))
         .or_else(|| app_armor::forbidden(pod, machine).map(|message| refused("AppArmor", message)))
+        .or_else(|| pod_level_resources(spec, config))
+        .or_else(|| declared_features(spec, config))
         .or_else(|| unsupported(spec))
         .unwrap_or(Admission::Admitted)
 }
@@ -85,9 +88,9 @@ fn operating_system(pod: &Pod, spec: &PodSpec) -> Option<Admission> {
     other.then(|| refused("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"))
 }
 
-fn supplemental_groups(spec: &PodSpec, node: Option<&Node>) -> Option<Admission> {
+fn supplemental_groups(spec: &PodSpec, node: &Node) -> Option<Admission> {
     let policy = spec.security_context.as_ref().and_then(|context| context.supplemental_groups_policy.as_deref());
-    let features = node.and_then(|node| node.status.as_ref()?.features.as_ref());
+    let features = node.status.as_ref().and_then(|status| status.features.as_ref());
     let supported = features.and_then(|features| features.supplemental_groups_policy).unwrap_or(false);
     let message = "SupplementalGroupsPolicy=Strict is not supported in this node";
     (policy == Some("Strict") && !supported).then(|| refused("SupplementalGroupsPolicyNotSupported", message))
@@ -97,6 +100,24 @@ fn name(spec: &PodSpec, node: &Node) -> Option<Admission> {
     let wanted = spec.node_name.as_deref().filter(|name| !name.is_empty())?;
     let other = node.metadata.name.as_deref().is_some_and(|name| name != wanted);
     other.then(|| refused("NodeName", "Predicate NodeName failed: node(s) didn't match the requested node name"))
+}
+
+/// A gate that is off (features_linux.go, isPodLevelResourcesSupported).
+fn pod_level_resources(spec: &PodSpec, config: &Config) -> Option<Admission> {
+    let own = spec.resources.as_ref().filter(|_| !config.gates.enabled("PodLevelResources"))?;
+    let mut names = own.requests.iter().chain(&own.limits).flat_map(BTreeMap::keys);
+    let counts = names.any(|name| is_pod_level(name));
+    counts.then(|| refused("PodLevelResourcesNotSupported", "PodLevelResources feature gate is disabled"))
+}
+
+/// What a pod needs that the node does not declare (handlers.go, declaredFeaturesAdmitHandler), by name.
+fn declared_features(spec: &PodSpec, config: &Config) -> Option<Admission> {
+    let declared = node_declares(&config.gates)?;
+    let on_the_nodes_network = spec.host_network == Some(true) && spec.host_users == Some(false);
+    let needed = [(RESTARTS_ALL, restarts_all(spec)), ("UserNamespacesHostNetworkSupport", on_the_nodes_network)].into_iter();
+    let missing: Vec<&str> = needed.filter(|(name, needs)| *needs && !declared.contains(name)).map(|(name, _)| name).collect();
+    let message = || format!("Pod requires node features that are not available: {}", missing.join(", "));
+    (!missing.is_empty()).then(|| refused("PodFeatureUnsupported", message()))
 }
 
 /// What this agent cannot do yet.
@@ -112,7 +133,7 @@ fn unsupported(spec: &PodSpec) -> Option<Admission> {
 }
 
 /// `OutOf<resource>` for the first resource that is short.
-fn resources(pod: &Pod, active: &Beside<'_>, node: Option<&Node>, machine: &MachineInfo, config: &Config) -> Option<Admission> {
+fn resources(pod: &Pod, active: &Beside<'_>, node: &Node, machine: &MachineInfo, config: &Config) -> Option<Admission> {
     let own = Resources::new(config, machine);
     let count = active.pods.len() as u64;
     if count + 1 > own.pods {
@@ -135,14 +156,14 @@ fn resources(pod: &Pod, active: &Beside<'_>, node: Option<&Node>, machine: &Mach
 
 /// What pods may have of a resource that not every node has: huge pages, of which a node may have none, and extended resources that its
 /// object names. Those that it does not name are the cluster's, or come with a claim, and are nothing to go by here (POD-036).
-fn other_capacity(name: &str, own: &Resources, pod: &Pod, node: Option<&Node>) -> Option<u64> {
+fn other_capacity(name: &str, own: &Resources, pod: &Pod, node: &Node) -> Option<u64> {
     if name.starts_with("hugepages-") {
         return Some(amounts_of(Some(&own.allocatable)).get(name).and_then(|amount| u64::try_from(*amount).ok()).unwrap_or(0));
     }
     let extended = is_extended(name);
     let claimed = pod.status.as_ref().and_then(|status| status.extended_resource_claim_status.as_ref());
     let by_claim = claimed.is_some_and(|claim| claim.request_mappings.iter().any(|mapping| mapping.resource_name == name));
-    let allocatable = node.and_then(|node| node.status.as_ref()?.allocatable.as_ref()).filter(|_| extended && !by_claim);
+    let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref()).filter(|_| extended && !by_claim);
     amounts_of(allocatable).get(name).and_then(|amount| u64::try_from(*amount).ok())
 }
 
@@ -258,6 +279,7 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::feature_gates::FeatureGates;
     use serde_json::{Value, json};
 
     fn pod(spec: Value) -> Pod {
@@ -273,13 +295,17 @@ mod tests {
     }
 
     fn verdict(pod: &Pod, active: &[&Arc<Pod>], of: &Node) -> Admission {
+        verdict_with(&Config::new("n1"), pod, active, of)
+    }
+
+    fn verdict_with(config: &Config, pod: &Pod, active: &[&Arc<Pod>], of: &Node) -> Admission {
         let machine = MachineInfo { cpus: 2, memory: 4 << 30, root_fs_capacity: 1 << 30, ..MachineInfo::default() };
         let mut beside = Beside::default();
         active.iter().for_each(|pod| beside.add(pod, &pod_amounts(pod, Kind::Requests)));
-        admit(pod, &beside, Some(of), Some(&machine), &Config::new("n1"))
+        admit(pod, &beside, of, Some(&machine), config)
     }
 
-    // POD-034: OutOfcpu, in milli.
+    // POD-034, NODE-162: OutOfcpu, in milli.
     #[test]
     fn pod_that_asks_for_too_much_is_refused() {
         let other = Arc::new(asking("1500m"));
@@ -318,7 +344,7 @@ mod tests {
         assert_eq!(reason(&claiming, &[], &here), "admitted");
     }
 
-    // POD-034: NodeAffinity
+    // POD-034, NODE-162: NodeAffinity
     #[test]
     fn pod_that_wants_another_node_is_refused() {
         let here = node(json!({"metadata": {"name": "n1", "labels": {"zone": "a", "n": "5"}}}));
@@ -333,7 +359,7 @@ mod tests {
         assert_ne!(verdict(&requiring("In", json!(["4"])), &[], &here), Admission::Admitted);
     }
 
-    // POD-034: NodePorts
+    // POD-034, NODE-162: NodePorts
     #[test]
     fn pod_that_wants_a_taken_port_is_refused() {
         let with_port = |port: i32| pod(json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": port}]}]}));
@@ -344,7 +370,7 @@ mod tests {
         );
     }
 
-    // POD-034: TaintToleration
+    // POD-034, NODE-162: TaintToleration
     #[test]
     fn only_no_execute_taints_count() {
         let tainted = |effect: &str| node(json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": effect}]}}));
@@ -362,7 +388,7 @@ mod tests {
         }
     }
 
-    // POD-034: an object of another node, and a pod of another operating system.
+    // POD-034, NODE-162: an object of another node, and a pod of another operating system.
     #[test]
     fn pod_of_another_node_or_system_is_refused() {
         let here = node(json!({"metadata": {"name": "n1"}}));
@@ -385,6 +411,35 @@ mod tests {
         assert_eq!(reason(&strict, &[], &able(true)), "admitted");
         assert_eq!(reason(&strict, &[], &able(false)), "SupplementalGroupsPolicyNotSupported");
         assert_eq!(reason(&strict, &[], &Node::default()), "SupplementalGroupsPolicyNotSupported");
+    }
+
+    // NODE-160, NODE-092: features_linux.go and handlers.go (declaredFeaturesAdmitHandler): after all others, gates that are off and what the
+    // node does not declare. Without the gate of the declarations nothing is asked.
+    #[test]
+    fn pods_of_gates_that_are_off_are_refused() {
+        let with = |gates: &[&str]| {
+            let mut config = Config::new("n1");
+            config.gates = FeatureGates::new(gates.iter().map(|gate| ((*gate).to_owned(), false)).collect());
+            config
+        };
+        let rules = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+        let restarting = pod(json!({"containers": [], "initContainers": [{"name": "c", "restartPolicyRules": rules}]}));
+        let own = |resources: Value| pod(json!({"containers": [], "resources": resources}));
+        let of = |config: &Config, pod: &Pod| verdict_with(config, pod, &[], &Node::default());
+        let missing = "Pod requires node features that are not available: RestartAllContainersOnContainerExits";
+        assert_eq!(of(&with(&[]), &restarting), Admission::Admitted);
+        assert_eq!(of(&with(&["RestartAllContainersOnContainerExits"]), &restarting), refused("PodFeatureUnsupported", missing));
+        let neither = with(&["RestartAllContainersOnContainerExits", "NodeDeclaredFeatures"]);
+        assert_eq!(of(&neither, &restarting), Admission::Admitted);
+        let (off, words) = (with(&["PodLevelResources"]), "PodLevelResources feature gate is disabled");
+        for resources in [json!({"requests": {"cpu": "1m"}}), json!({"limits": {"hugepages-2Mi": "0"}})] {
+            assert_eq!(of(&with(&[]), &own(resources.clone())), Admission::Admitted);
+            assert_eq!(of(&off, &own(resources)), refused("PodLevelResourcesNotSupported", words));
+        }
+        assert_eq!(of(&off, &own(json!({"requests": {"ephemeral-storage": "1"}}))), Admission::Admitted);
+        let spaces = pod(json!({"containers": [], "hostNetwork": true, "hostUsers": false}));
+        let missing = "Pod requires node features that are not available: UserNamespacesHostNetworkSupport";
+        assert_eq!(of(&with(&[]), &spaces), refused("PodFeatureUnsupported", missing));
     }
 
     // POD-031, NODE-160: of all that is wrong with a pod the first counts, in upstream's order.

@@ -159,7 +159,7 @@ fn pods_that_are_judged() {
         let beside = |there: &std::sync::Arc<Pod>, judged: &Pod| {
             let mut beside = Beside::default();
             beside.add(there, &pod_amounts(there, Kind::Requests));
-            admit(judged, &beside, Some(&node), Some(&machine), &config)
+            admit(judged, &beside, &node, Some(&machine), &config)
         };
         let _verdicts = (beside(&other, &pod), beside(&own, &other));
         let amounts: BTreeMap<_, _> = pod_amounts(&pod, Kind::Limits);

@@ -335,8 +335,11 @@ pub struct FsUsage {
 pub struct NodeAddresses {
     /// Those of the machine that the node's name resolves to, IPv4 first; `None` while no name server has answered.
     pub named: Option<Vec<IpAddr>>,
-    /// Those on the way to the default gateways, IPv4 first.
+    /// Those of the interfaces of the default routes, IPv4 first.
     pub routed: Vec<IpAddr>,
+    /// Whether there is a default route.
+    #[serde(default)]
+    pub default_routes: bool,
     /// Of those that were asked about, the ones that the machine has.
     pub local: Vec<IpAddr>,
 }
@@ -376,6 +379,9 @@ pub struct MachineInfo {
     pub cpu_cfs_quota: bool,
     /// Whether swap is on.
     pub swap_on: bool,
+    /// Whether volumes in memory can be kept from swap (NODE-146).
+    #[serde(default)]
+    pub tmpfs_no_swap: bool,
     /// Whether the kernel can limit a cgroup's swap (NODE-147).
     #[serde(default)]
     pub swap_controller: bool,

@@ -435,7 +435,8 @@ mod tests {
             let is_asked = |call: &Call| matches!(call, Call::Host(HostCall::NodeAddresses { .. }));
             let asked = actions.iter().find(|action| is_asked(&action.call)).unwrap();
             let ip = "10.0.0.5".parse().unwrap();
-            let found = crate::observation::NodeAddresses { named: Some(vec![]), routed: vec![ip], local: vec![ip] };
+            let found =
+                crate::observation::NodeAddresses { named: Some(vec![]), routed: vec![ip], default_routes: true, local: vec![ip] };
             let outcome = Ok(crate::event::HostReply::NodeAddresses(found));
             kubelet.handle(now(), Event::HostDone { id: asked.id, outcome }, &mut Vec::new());
             assert_eq!(kubelet.parts.host_ips(), ["10.0.0.5"]);

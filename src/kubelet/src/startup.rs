@@ -14,7 +14,7 @@ use crate::node::status::Resources;
 use crate::observation::MachineInfo;
 use crate::out::{Out, Owner};
 use crate::recorder::{Recorded, Subject};
-use crate::resources::cgroup::kubepods_cgroups;
+use crate::resources::cgroup::{cgroup_name, kubepods_cgroups};
 use crate::resources::requests::printed;
 use crate::time::{Mono, Now};
 
@@ -24,6 +24,9 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const CGROUP_V1_DEPRECATED: &str = "cgroup v1 detected. cgroup v1 support is deprecated and will be removed in a future release. \
                                     Please migrate to cgroup v2. More information at \
                                     https://git.k8s.io/enhancements/keps/sig-node/5573-remove-cgroup-v1";
+/// The same (pkg/kubelet/cm/container_manager_linux.go).
+const SWAPPED_VOLUMES: &str = "The tmpfs noswap option is not supported. Memory-backed volumes (e.g. secrets, emptyDirs, etc.) \
+                               might be swapped to disk and should no longer be considered secure.";
 /// How long limits of all pods together that could not be set are left alone (NODE-142).
 const ENFORCE_AGAIN: Duration = Duration::from_secs(60);
 
@@ -40,8 +43,12 @@ enum Step {
 pub struct Startup {
     prepare: Step,
     machine_asked: Step,
+    /// The cgroup that the group of all pods is to lie in, with what is said if it is not there (NODE-132); none if that is the root.
+    root: Option<(String, String, Step)>,
     /// The cgroup of all pods, and from when on it is due (NODE-142).
     kubepods: Option<(String, CgroupSettings, Step)>,
+    /// The same as upstream prints it.
+    kubepods_printed: String,
     enforce_at: Mono,
     /// Whether `kubepods` was tried: what lies in it can be made.
     enforced: bool,
@@ -78,10 +85,13 @@ impl Startup {
     /// When a failed step is tried again.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
-        let waits = (matches!(self.prepare, Step::Waiting) && self.machine.is_some())
+        let asks_for_root = self.root.as_ref().is_some_and(|(.., step)| matches!(step, Step::Waiting));
+        let waits = asks_for_root
+            || (matches!(self.prepare, Step::Waiting) && self.machine.is_some())
             || matches!(self.machine_asked, Step::Waiting)
             || self.tier_due().is_some_and(|(.., step)| matches!(step, Step::Waiting));
-        let enforce = self.kubepods.as_ref().filter(|(.., step)| matches!(step, Step::Waiting)).map(|_| self.enforce_at);
+        let rooted = self.root_is_there();
+        let enforce = self.kubepods.as_ref().filter(|(.., step)| rooted && matches!(step, Step::Waiting)).map(|_| self.enforce_at);
         waits.then_some(self.next).into_iter().chain(enforce).min()
     }
 
@@ -98,6 +108,14 @@ impl Startup {
             let mut groups = kubepods_cgroups(config, driver, machine).into_iter().map(|(name, s)| (name, s, Step::Waiting));
             self.kubepods = groups.next();
             self.tiers = groups.collect();
+            let components: Vec<&str> = config.cgroups.root.split('/').filter(|component| !component.is_empty()).collect();
+            self.kubepods_printed = printed_name(components.iter().copied().chain(["kubepods"]));
+            if !components.is_empty() {
+                let name = cgroup_name(config, driver, &[]);
+                let printed = printed_name(components.iter().copied());
+                let missing = format!("invalid configuration: cgroup {printed} has some missing paths: /sys/fs/cgroup{name}");
+                self.root = Some((name, missing, Step::Waiting));
+            }
         }
     }
 
@@ -108,15 +126,20 @@ impl Startup {
                 *step = Step::Asked(out.issue(Owner::Startup, Lane::Host, TIMEOUT, Call::Host(call)));
             }
         };
+        let rooted = self.root.as_ref().is_none_or(|(.., step)| matches!(step, Step::Done));
         let apply =
             |name: &str, settings: &CgroupSettings| HostCall::ApplyCgroup { name: name.to_owned(), settings: settings.clone() };
         if let Some((name, settings, step)) = self.kubepods.as_mut().filter(|(.., step)| !matches!(step, Step::Done))
             && self.enforce_at <= now.mono
+            && rooted
         {
             ask(step, apply(name, settings));
         }
         if self.next > now.mono {
             return;
+        }
+        if let Some((name, _, step)) = &mut self.root {
+            ask(step, HostCall::CgroupExists { name: name.clone() });
         }
         ask(&mut self.machine_asked, HostCall::MachineInfo);
         // What is made now is not to be taken for what an earlier life left.
@@ -130,6 +153,26 @@ impl Startup {
         {
             ask(step, apply(name, settings));
         }
+    }
+
+    fn root_is_there(&self) -> bool {
+        self.root.as_ref().is_none_or(|(.., step)| matches!(step, Step::Done))
+    }
+
+    /// NODE-132: a root that somebody else has to make is not made here: pods would run outside of what it bounds.
+    fn root_looked_for(&mut self, now: Now, outcome: Result<HostReply, Failure>, out: &mut Out<'_>) {
+        let Some((_, missing, step)) = &mut self.root else { return };
+        let failed = match outcome {
+            Ok(HostReply::Exists(true)) => {
+                *step = Step::Done;
+                return;
+            }
+            Ok(_) => missing.clone(),
+            Err(failure) => format!("invalid configuration: {}", failure.message),
+        };
+        *step = Step::Waiting;
+        self.next = now.mono + RETRY;
+        self.failed(failed, out);
     }
 
     /// The tier that comes next.
@@ -150,7 +193,7 @@ impl Startup {
             Err(failure) => {
                 *step = Step::Waiting;
                 self.enforce_at = now.mono + ENFORCE_AGAIN;
-                let message = format!("Failed to update Node Allocatable Limits [\"kubepods\"]: {}", failure.message);
+                let message = format!("Failed to update Node Allocatable Limits {}: {}", self.kubepods_printed, failure.message);
                 out.record(Recorded::warning(Subject::Node, "FailedNodeAllocatableEnforcement", message));
             }
         }
@@ -158,6 +201,10 @@ impl Startup {
 
     /// A step ended.
     pub fn done(&mut self, now: Now, id: ActionId, outcome: Result<HostReply, Failure>, out: &mut Out<'_>) {
+        if self.root.as_ref().is_some_and(|(.., step)| matches!(step, Step::Asked(asked) if *asked == id)) {
+            self.root_looked_for(now, outcome, out);
+            return;
+        }
         if self.kubepods.as_ref().is_some_and(|(.., step)| matches!(step, Step::Asked(asked) if *asked == id)) {
             self.enforcement_done(now, outcome, out);
             return;
@@ -168,10 +215,7 @@ impl Startup {
             Ok(reply) => {
                 *step = Step::Done;
                 if let HostReply::Machine(machine) = reply {
-                    if !machine.cgroup_v2 {
-                        // NODE-028
-                        out.record(Recorded::warning(Subject::Node, "CgroupV1", CGROUP_V1_DEPRECATED));
-                    }
+                    warn_of(&machine, out);
                     self.machine = Some(*machine);
                 }
             }
@@ -189,6 +233,23 @@ impl Startup {
             self.last_error = Some(message);
         }
     }
+}
+
+/// What of the machine users should know.
+fn warn_of(machine: &MachineInfo, out: &mut Out<'_>) {
+    if !machine.cgroup_v2 {
+        // NODE-028
+        out.record(Recorded::warning(Subject::Node, "CgroupV1", CGROUP_V1_DEPRECATED));
+    }
+    if machine.swap_on && !machine.tmpfs_no_swap {
+        // NODE-146
+        out.record(Recorded::warning(Subject::Node, "PossibleMemoryBackedVolumesOnDisk", SWAPPED_VOLUMES));
+    }
+}
+
+/// A name as upstream's CgroupName is printed with `%q`.
+fn printed_name<'a>(components: impl Iterator<Item = &'a str>) -> String {
+    format!("[{}]", components.map(|component| format!("{component:?}")).collect::<Vec<_>>().join(" "))
 }
 
 /// What is reserved beyond what there is (node_container_manager_linux.go, validateNodeAllocatable).

@@ -87,7 +87,7 @@ impl Kubelet {
         let Some(mut desired) = self.pods.get(uid).cloned() else { return };
         self.status_follows(now, &desired);
         // What it was admitted with stands, whatever its spec asks for since.
-        desired.pod = allocated_before(&desired.pod).pod;
+        desired.pod = allocated_before(&desired.pod, &self.parts.config.pods).pod;
         let name = name_of(&desired.pod);
         if is_static(&desired.pod) {
             if self.housekeeping.is_clearing(uid) {
@@ -113,7 +113,7 @@ impl Kubelet {
         let deleting = desired.pod.metadata.deletion_timestamp.is_some();
         if !phase_is_terminal(&desired.pod)
             && !deleting
-            && let Admission::Refused { reason, message } = self.admit(&desired.pod)
+            && let Admission::Refused { reason, message } = self.admit(now, &desired.pod)
         {
             if reason == NODE_AFFINITY && self.doubt(uid, out) {
                 return;
@@ -209,7 +209,7 @@ impl Kubelet {
         worker.phase <= Phase::Terminating && worker.source.is_some() && !ended
     }
 
-    fn admit(&mut self, pod: &Arc<Pod>) -> Admission {
+    fn admit(&mut self, now: Now, pod: &Arc<Pod>) -> Admission {
         // What runs and cannot be read holds what it asked for all the same.
         let runs = |uid: &PodUid| !self.pleg.has_listed() || self.pleg.runs(uid);
         let unread = self.unreadable.unread_pods(&self.workers).filter(|(uid, _)| runs(uid));
@@ -225,7 +225,9 @@ impl Kubelet {
         for pod in &unread {
             beside.add(pod, &pod_amounts(pod, Kind::Requests));
         }
-        admit(pod, &beside, self.parts.node.node().map(AsRef::as_ref), self.parts.startup.machine(), &self.parts.config)
+        let machine = self.parts.startup.machine();
+        let node = self.parts.node.node_any_way(now, machine, &self.parts.runtime);
+        admit(pod, &beside, &node, machine, &self.parts.config)
     }
 
     pub(crate) fn pod_updated(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {

@@ -178,7 +178,13 @@ impl Bed {
             format!("--hostname-override={NODE}"),
             format!("--node-ip={}", self.serving.lock().unwrap().unwrap_or_default()),
         ];
-        let machine = Machine { hostname: NODE.to_owned(), working_dir: self.directory.clone(), home: None, cgroup_v2: true };
+        let machine = Machine {
+            hostname: NODE.to_owned(),
+            working_dir: self.directory.clone(),
+            home: None,
+            cgroup_v2: true,
+            online_cpus: String::new(),
+        };
         match load(&args, &machine).unwrap() {
             Invocation::Run(resolved) => *resolved,
             Invocation::Print(text) => panic!("{text}"),

@@ -185,6 +185,7 @@ fn settings(options: &Up, dir: &Path, pki: &Pki, kubeconfig: &Path, endpoint: &s
         working_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
         home: None,
         cgroup_v2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+        online_cpus: String::new(),
     };
     match load(&args, &machine)? {
         Invocation::Run(resolved) => Ok(*resolved),

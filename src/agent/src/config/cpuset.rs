@@ -25,9 +25,30 @@ pub(super) fn parse(text: &str) -> Result<BTreeSet<u32>, String> {
     Ok(cpus)
 }
 
+/// As upstream prints them (CPUSet.String).
+pub(super) fn printed(cpus: &BTreeSet<u32>) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for cpu in cpus {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(*cpu) => *last = *cpu,
+            _ => ranges.push((*cpu, *cpu)),
+        }
+    }
+    let range = |(first, last): (u32, u32)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    ranges.into_iter().map(range).collect::<Vec<_>>().join(",")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_are_printed_as_the_shortest_list() {
+        for text in ["", "0", "0-3", "0-1,8", "1,3,5-7"] {
+            assert_eq!(printed(&parse(text).unwrap()), text);
+        }
+        assert_eq!(printed(&parse("3,1,2").unwrap()), "1-3");
+    }
 
     #[test]
     fn ranges_and_single_cpus_add_up() {

@@ -56,6 +56,8 @@ pub struct Machine {
     pub home: Option<String>,
     /// Whether the host has cgroup v2.
     pub cgroup_v2: bool,
+    /// The CPUs that are online, as the kernel lists them, such as `0-3,8`; empty if it does not tell.
+    pub online_cpus: String,
 }
 
 /// What a command line asks for.

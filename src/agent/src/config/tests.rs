@@ -9,8 +9,16 @@ use serde_json::Value;
 use super::flag_table::FLAGS;
 use super::*;
 
+mod machine;
+
 fn machine() -> Machine {
-    Machine { hostname: " Worker-1\n".to_owned(), working_dir: PathBuf::from("/work-dir"), home: None, cgroup_v2: true }
+    Machine {
+        hostname: " Worker-1\n".to_owned(),
+        working_dir: PathBuf::from("/work-dir"),
+        home: None,
+        cgroup_v2: true,
+        online_cpus: "0-7\n".to_owned(),
+    }
 }
 
 fn args(line: &str) -> Vec<String> {

@@ -80,7 +80,7 @@ impl CriRuntime {
             }
             CriCall::RuntimeConfig => {
                 let config = reply(client.runtime_config(RuntimeConfigRequest {}).await)?;
-                Ok(CriReply::RuntimeConfig { systemd_cgroup: convert::systemd_cgroup(&config) })
+                convert::systemd_cgroup(&config).map(|systemd_cgroup| CriReply::RuntimeConfig { systemd_cgroup })
             }
             CriCall::UpdateRuntimeConfig { pod_cidr } => {
                 let network_config = Some(NetworkConfig { pod_cidr });

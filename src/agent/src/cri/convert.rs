@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use kubelet::failure::Failure;
+use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::{ContainerId, PodUid, SandboxId};
 use kubelet::observation::{
     ActualResources, ContainerState, ContainerStatus, FsUsage, Image, LinuxUser, ListedContainer, ListedSandbox, RuntimeCondition,
@@ -220,9 +220,16 @@ pub(super) fn runtime_status(reply: cri::StatusResponse) -> Result<RuntimeStatus
     })
 }
 
-/// Whether the runtime uses the systemd cgroup driver, if it tells (CRI-003).
-pub(super) fn systemd_cgroup(reply: &cri::RuntimeConfigResponse) -> Option<bool> {
-    reply.linux.as_ref().map(|linux| linux.cgroup_driver == cri::CgroupDriver::Systemd as i32)
+/// Whether the runtime uses the systemd cgroup driver, if it tells (CRI-003). One that nobody knows is no driver to go by (NODE-130).
+pub(super) fn systemd_cgroup(reply: &cri::RuntimeConfigResponse) -> Result<Option<bool>, Failure> {
+    let Some(linux) = &reply.linux else { return Ok(None) };
+    match cri::CgroupDriver::try_from(linux.cgroup_driver) {
+        Ok(driver) => Ok(Some(driver == cri::CgroupDriver::Systemd)),
+        Err(_) => {
+            let message = format!("runtime returned an unknown cgroup driver {}", linux.cgroup_driver);
+            Err(Failure::new(FailureKind::Other, message))
+        }
+    }
 }
 
 /// The image that was asked for (CRI-006, CRI-035).
@@ -398,6 +405,17 @@ mod tests {
         let image = || cri::Image { id: "sha256:abc".into(), ..cri::Image::default() };
         assert_eq!(super::image(image()).id, "sha256:abc");
         assert!(image_status(image()).unwrap_err().message.contains("size of image"));
+    }
+
+    // NODE-130, CRI-003: cmd/kubelet/app/server.go, getCgroupDriverFromCRI
+    #[test]
+    fn only_cgroup_drivers_that_are_known_count() {
+        let of = |driver: Option<i32>| {
+            let linux = driver.map(|cgroup_driver| cri::LinuxRuntimeConfiguration { cgroup_driver });
+            systemd_cgroup(&cri::RuntimeConfigResponse { linux }).map_err(|failure| failure.message)
+        };
+        assert_eq!((of(None), of(Some(0)), of(Some(1))), (Ok(None), Ok(Some(true)), Ok(Some(false))));
+        assert_eq!(of(Some(7)), Err("runtime returned an unknown cgroup driver 7".to_owned()));
     }
 
     // CRI-004

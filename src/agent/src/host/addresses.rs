@@ -1,119 +1,148 @@
 //! The addresses that the node may be known by, best first.
 //! Upstream: pkg/kubelet/nodestatus/setters.go (NodeAddress), k8s.io/apimachinery/pkg/util/net/interface.go.
-//! Differs: of the default route's interface the address is taken that the kernel would send from.
+//! Differs: nothing on purpose.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _, UdpSocket};
+use std::net::{IpAddr, ToSocketAddrs as _};
 
 use super::files;
+use super::interfaces::Interface;
 use super::layout::Layout;
 
 /// What the node's name resolves to, of the addresses that this machine has; IPv4 first. Takes as long as name servers take.
-pub(super) fn named(name: &str) -> Vec<IpAddr> {
+pub(super) fn named(name: &str, interfaces: &[Interface]) -> Vec<IpAddr> {
     let resolved = (name, 0).to_socket_addrs().into_iter().flatten();
-    choose(&resolved.map(|a| a.ip()).collect::<Vec<_>>(), is_local)
+    choose(&resolved.map(|a| a.ip()).collect::<Vec<_>>(), interfaces)
 }
 
-/// The addresses towards the default gateways, IPv4 first.
-pub(super) fn routed(layout: &Layout) -> Vec<IpAddr> {
+/// The addresses on the way out, IPv4 first, and whether there is a default route at all (chooseHostInterfaceFromRoute).
+pub(super) fn routed(layout: &Layout, interfaces: &[Interface]) -> (Vec<IpAddr>, bool) {
     let table = |path: &str| files::text(&layout.system(path)).unwrap_or_default();
-    let found = [
-        gateway_v4(&table("proc/net/route")).and_then(|g| source_towards(SocketAddr::new(g.into(), 9))),
-        gateway_v6(&table("proc/net/ipv6_route")).and_then(|g| source_towards(SocketAddr::new(g.into(), 9))),
-    ];
-    choose(&found.into_iter().flatten().collect::<Vec<_>>(), |_| true)
+    let (v4, v6) = (table("proc/net/route"), table("proc/net/ipv6_route"));
+    let (v4, v6) = (default_v4(&v4), default_v6(&v6));
+    let on = |is_on: &dyn Fn(&Interface) -> bool, ipv6: bool| {
+        let mut usable = interfaces.iter().filter(|interface| interface.up && is_on(interface)).flat_map(|on| &on.addresses);
+        usable.find(|ip| ip.is_ipv6() == ipv6 && is_usable(**ip)).copied()
+    };
+    let first = |routes: &[&str], ipv6: bool| {
+        // Where routes go by link-local addresses alone, the loopback interface has the machine's (RFC 5549).
+        routes.iter().find_map(|route| on(&|on| on.name == *route, ipv6).or_else(|| on(&|on| on.loopback, ipv6)))
+    };
+    (first(&v4, false).into_iter().chain(first(&v6, true)).collect(), !(v4.is_empty() && v6.is_empty()))
 }
 
-/// Those of the given ones that this machine has.
-pub(super) fn local(given: &[IpAddr]) -> Vec<IpAddr> {
-    given.iter().copied().filter(|ip| is_local(*ip)).collect()
+/// Those of the given ones that an interface of this machine has.
+pub(super) fn local(given: &[IpAddr], interfaces: &[Interface]) -> Vec<IpAddr> {
+    given.iter().copied().filter(|ip| interfaces.iter().any(|interface| interface.addresses.contains(ip))).collect()
 }
 
 /// What can be a node's address, IPv4 first.
-fn choose(found: &[IpAddr], local: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
-    let mut usable: Vec<_> = found.iter().copied().filter(|ip| is_usable(*ip) && local(*ip)).collect();
+fn choose(found: &[IpAddr], interfaces: &[Interface]) -> Vec<IpAddr> {
+    let mut usable = local(found, interfaces);
+    usable.retain(|ip| is_usable(*ip));
     usable.sort_by_key(IpAddr::is_ipv6);
     usable
 }
 
+/// As Go's IsGlobalUnicast.
 fn is_usable(ip: IpAddr) -> bool {
     let link_local = match ip {
-        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
     !(ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() || link_local)
 }
 
-/// Only what an interface of this machine has can be bound.
-fn is_local(ip: IpAddr) -> bool {
-    UdpSocket::bind((ip, 0)).is_ok()
+/// The interfaces of the default routes in `/proc/net/route`. One into a tunnel has no gateway.
+fn default_v4(table: &str) -> Vec<&str> {
+    let interface = |line| {
+        let mut fields = str::split_whitespace(line);
+        let (interface, destination) = (fields.next()?, fields.next()?);
+        (u32::from_str_radix(destination, 16) == Ok(0)).then_some(interface)
+    };
+    table.lines().skip(1).filter_map(interface).collect()
 }
 
-/// The address that the kernel would send from. Nothing is sent.
-fn source_towards(there: SocketAddr) -> Option<IpAddr> {
-    let any: IpAddr = if there.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).ok()?;
-    socket.connect(there).ok()?;
-    socket.local_addr().ok().map(|a| a.ip())
-}
-
-/// The gateway of the default route in `/proc/net/route`, whose numbers are in the machine's byte order.
-fn gateway_v4(table: &str) -> Option<Ipv4Addr> {
-    const UP_GATEWAY: u32 = 3;
-    table.lines().skip(1).find_map(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let mut number = || u32::from_str_radix(fields.next()?, 16).ok();
-        let (destination, gateway, flags) = (number()?, number()?, number()?);
-        let default = destination == 0 && flags & UP_GATEWAY == UP_GATEWAY;
-        default.then(|| Ipv4Addr::from(gateway.to_ne_bytes()))
-    })
-}
-
-/// The gateway of the default route in `/proc/net/ipv6_route`. One that is link-local tells of no source address by itself,
-/// so an address behind it stands in.
-fn gateway_v6(table: &str) -> Option<Ipv6Addr> {
-    const BEHIND: Ipv6Addr = Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 1);
-    table.lines().find_map(|line| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let [destination, prefix, _, _, gateway, ..] = fields.as_slice() else { return None };
-        let gateway = Ipv6Addr::from(u128::from_str_radix(gateway, 16).ok()?);
-        let default = *prefix == "00" && destination.bytes().all(|b| b == b'0') && !gateway.is_unspecified();
-        default.then_some(if gateway.is_unicast_link_local() { BEHIND } else { gateway })
-    })
+/// The interfaces of the default routes in `/proc/net/ipv6_route`. Those without a gateway are the kernel's own.
+fn default_v6(table: &str) -> Vec<&str> {
+    let all_zero = |text: &str| text.bytes().all(|b| b == b'0');
+    let interface = |line| {
+        let fields: Vec<&str> = str::split_whitespace(line).collect();
+        let [destination, _, _, _, gateway, .., interface] = fields.as_slice() else { return None };
+        (all_zero(destination) && !all_zero(gateway)).then_some(*interface)
+    };
+    table.lines().filter_map(interface).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::Scratch;
     use super::*;
 
-    // NODE-080
+    fn interface(name: &str, addresses: &[&str]) -> Interface {
+        let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
+        Interface { name: name.to_owned(), up: true, loopback: name == "lo", addresses }
+    }
+
+    fn texts(addresses: &[IpAddr]) -> Vec<String> {
+        addresses.iter().map(IpAddr::to_string).collect()
+    }
+
+    // NODE-080: kubelet_node_status.go (validateNodeIP) and Go's IsGlobalUnicast.
     #[test]
     fn unusable_addresses_are_passed_over_and_ipv4_comes_first() {
-        let found = ["127.0.0.1", "::1", "fe80::1", "169.254.1.1", "224.0.0.1", "0.0.0.0", "fd00::5", "10.0.0.5"];
-        let found: Vec<IpAddr> = found.iter().map(|ip| ip.parse().unwrap()).collect();
-        let chosen: Vec<_> = choose(&found, |_| true).iter().map(IpAddr::to_string).collect();
-        assert_eq!(chosen, ["10.0.0.5", "fd00::5"]);
-        assert!(choose(&found, |_| false).is_empty());
+        let all = ["127.0.0.1", "::1", "fe80::1", "169.254.1.1", "224.0.0.1", "255.255.255.255", "0.0.0.0", "fd00::5", "10.0.0.5"];
+        let found: Vec<IpAddr> = all.iter().map(|ip| ip.parse().unwrap()).collect();
+        assert_eq!(texts(&choose(&found, &[interface("eth0", &all)])), ["10.0.0.5", "fd00::5"]);
+        assert!(choose(&found, &[]).is_empty());
     }
 
+    // NODE-082: validateNodeIP goes by net.InterfaceAddrs.
     #[test]
-    fn only_addresses_of_this_machine_are_local() {
-        assert!(is_local("127.0.0.1".parse().unwrap()));
-        // Class E is nobody's.
-        assert!(!is_local("240.0.0.1".parse().unwrap()));
-        let given: Vec<IpAddr> = ["240.0.0.1", "127.0.0.1"].iter().map(|ip| ip.parse().unwrap()).collect();
-        assert_eq!(local(&given), given[1..]);
+    fn only_addresses_of_interfaces_are_local() {
+        let given: Vec<IpAddr> = ["240.0.0.1", "127.0.0.2", "127.0.0.1"].iter().map(|ip| ip.parse().unwrap()).collect();
+        assert_eq!(local(&given, &[interface("lo", &["127.0.0.1"]), interface("eth0", &["10.0.0.5"])]), given[2..]);
+        assert_eq!(local(&given, &super::super::interfaces::interfaces().unwrap()), given[2..]);
     }
 
+    fn found(scratch: &Scratch, interfaces: &[Interface]) -> (Vec<String>, bool) {
+        let (addresses, routes) = routed(&scratch.layout(), interfaces);
+        (texts(&addresses), routes)
+    }
+
+    const HEADING: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\n";
+    const INSIDE: &str = "eth0\t0000000A\t00000000\t0001\t0\t0\t0\t000000FF\n";
+
+    // NODE-080: interface.go (getIPv4DefaultRoutes, chooseHostInterfaceFromRoute): TestGetIPv4DefaultRoutes and its kin in
+    // interface_test.go. A route into a tunnel has no gateway, and is one all the same.
     #[test]
-    fn default_gateways_are_read_from_the_route_tables() {
-        let v4 = "Iface\tDestination\tGateway \tFlags\neth0\t0000000A\t00000000\t0001\neth0\t00000000\t0100000A\t0003\n";
-        let expected = if cfg!(target_endian = "little") { Ipv4Addr::new(10, 0, 0, 1) } else { Ipv4Addr::new(1, 0, 0, 10) };
-        assert_eq!(gateway_v4(v4), Some(expected));
-        assert_eq!(gateway_v4("Iface\n"), None);
+    fn addresses_of_the_default_routes_interface_are_found() {
+        let scratch = Scratch::new();
+        let interfaces = [
+            interface("lo", &["127.0.0.1"]),
+            interface("tun0", &["10.9.8.7"]),
+            interface("eth0", &["fe80::1", "10.0.0.5", "fd00::5"]),
+        ];
+        assert_eq!(found(&scratch, &interfaces), (vec![], false));
+        scratch.put("proc/net/route", &format!("{HEADING}{INSIDE}"));
+        assert_eq!(found(&scratch, &interfaces), (vec![], false));
+        scratch.put("proc/net/route", &format!("{HEADING}{INSIDE}tun0\t00000000\t00000000\t0001\t0\t0\t0\t00000000\n"));
+        assert_eq!(found(&scratch, &interfaces), (vec!["10.9.8.7".to_owned()], true));
         let zero = "0".repeat(32);
-        let line = |gateway: &str| format!("{zero} 00 {zero} 00 {gateway} 00000400 00000000 00000000 00000003 eth0\n");
-        assert_eq!(gateway_v6(&line("fd000000000000000000000000000001")), Some("fd00::1".parse().unwrap()));
-        assert_eq!(gateway_v6(&line(&zero)), None);
+        let line = |gateway: &str, on: &str| format!("{zero} 00 {zero} 00 {gateway} 00000400 00000000 00000000 00000003 {on}\n");
+        scratch.put("proc/net/ipv6_route", &(line(&zero, "lo") + &line("fe800000000000000000000000000001", "eth0")));
+        assert_eq!(found(&scratch, &interfaces), (vec!["10.9.8.7".to_owned(), "fd00::5".to_owned()], true));
+    }
+
+    // NODE-080: interface_test.go, "all link-local" and "interface down": the loopback interface's address, or none.
+    #[test]
+    fn loopback_lends_its_address_where_routes_go_by_link_local_ones() {
+        let scratch = Scratch::new();
+        scratch.put("proc/net/route", &format!("{HEADING}eth0\t00000000\t0100FEA9\t0003\t0\t0\t0\t00000000\n"));
+        let (lo, eth0) = (interface("lo", &["127.0.0.1", "10.1.1.1"]), interface("eth0", &["169.254.1.2"]));
+        assert_eq!(found(&scratch, &[lo.clone(), eth0.clone()]), (vec!["10.1.1.1".to_owned()], true));
+        assert_eq!(found(&scratch, &[eth0]), (vec![], true));
+        let down = Interface { up: false, ..interface("eth0", &["10.0.0.5"]) };
+        assert_eq!(found(&scratch, &[down]), (vec![], true));
     }
 
     #[test]
@@ -124,7 +153,7 @@ mod tests {
         ];
         crate::mangled::each("route table", &seeds, |input| {
             let text = crate::mangled::text(input);
-            let _gateways = (gateway_v4(&text), gateway_v6(&text));
+            let _routes = (default_v4(&text), default_v6(&text));
         });
     }
 }

@@ -10,6 +10,9 @@ use kubelet::ids::PodUid;
 
 use super::error::HostError;
 
+/// Where device plugins look for a kubelet, wherever its root is (k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1, DevicePluginPath).
+pub(super) const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
+
 /// The paths and names that the host adapter goes by.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
@@ -36,7 +39,7 @@ impl Layout {
             protect_kernel_defaults: config.node.protect_kernel_defaults,
             oom_score_adj: config.cgroups.kubelet_oom_score_adj,
             managers: config.managers.clone(),
-            notify_socket: std::env::var_os("NOTIFY_SOCKET").filter(|s| !s.is_empty()),
+            notify_socket: super::notify::socket(),
         }
     }
 

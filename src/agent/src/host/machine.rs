@@ -12,7 +12,8 @@ use serde::de::IgnoredAny;
 use super::cgroups::Cgroups;
 use super::error::{Context as _, HostError};
 use super::files;
-use super::layout::Layout;
+use super::layout::{DEVICE_PLUGINS, Layout};
+use super::mounts;
 
 /// Reads it all (NODE-083, NODE-087). What can be absent on a healthy machine is empty then; what cannot is a failure.
 pub(super) fn info(layout: &Layout) -> Result<MachineInfo, HostError> {
@@ -40,8 +41,9 @@ pub(super) fn info(layout: &Layout) -> Result<MachineInfo, HostError> {
         selinux: layout.system("sys/fs/selinux/enforce").exists(),
         cpu_cfs_quota: cgroups.is_v2() || layout.system("sys/fs/cgroup/cpu/cpu.cfs_quota_us").exists(),
         swap_on: text("proc/swaps").lines().count() > 1,
+        tmpfs_no_swap: mounts::tmpfs_stays_in_memory(),
         swap_controller: cgroups.limits_swap(&text("proc/self/cgroup")),
-        device_resources: device_resources(&layout.root()?),
+        device_resources: device_resources(&layout.root()?, &layout.at(DEVICE_PLUGINS)?),
         online_cpus: text("sys/devices/system/cpu/online"),
         thermal_throttles: thermal_throttles(layout, &text("sys/devices/system/cpu/possible")),
         apparmor: layout.system("sys/kernel/security/apparmor").exists()
@@ -131,7 +133,7 @@ fn hugepages(layout: &Layout) -> Result<BTreeMap<u64, u64>, HostError> {
 
 /// What an earlier kubelet's checkpoint says of device plugins (upstream's pkg/kubelet/cm/devicemanager/checkpoint); `None` if neither
 /// a kubelet nor this agent was ever here.
-fn device_resources(root: &Path) -> Option<Vec<String>> {
+fn device_resources(root: &Path, directory: &Path) -> Option<Vec<String>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Checkpoint {
@@ -142,12 +144,11 @@ fn device_resources(root: &Path) -> Option<Vec<String>> {
     struct Data {
         registered_devices: Option<BTreeMap<String, IgnoredAny>>,
     }
-    let directory = root.join("device-plugins");
     let text = files::text(&directory.join("kubelet_internal_checkpoint")).ok();
     if let Some(found) = text.and_then(|text| serde_json::from_str::<Checkpoint>(&text).ok()) {
         return Some(found.data.registered_devices.unwrap_or_default().into_keys().collect());
     }
-    let empty = files::names(&directory).is_ok_and(|names| names.is_empty());
+    let empty = files::names(directory).is_ok_and(|names| names.is_empty());
     // Where the file of this agent lies, it was here before; where it does not, nothing was.
     (!empty || root.join("cpu_manager_state").exists()).then(Vec::new)
 }
@@ -202,20 +203,26 @@ mod tests {
     use super::super::testing::Scratch;
     use super::*;
 
-    // NODE-045, F13: upstream's checkpoint names the resources; without any trace of an earlier life there is nothing to go by.
+    // NODE-045, F13, DIR-005: upstream's checkpoint names the resources; without any trace of an earlier life there is nothing to go by. It
+    // lies where device plugins look, wherever the root is (devicemanager/manager.go, newManagerImpl: the socket's directory).
     #[test]
     fn resources_of_earlier_device_plugins_are_read_from_their_checkpoint() {
-        let scratch = Scratch::new();
-        let root = scratch.layout().root().unwrap();
-        assert_eq!(device_resources(&root), None);
-        let directory = root.join("device-plugins");
-        std::fs::create_dir_all(&directory).unwrap();
-        assert_eq!(device_resources(&root), None);
-        std::fs::write(root.join("cpu_manager_state"), "{}").unwrap();
-        assert_eq!(device_resources(&root), Some(Vec::new()));
-        let text = r#"{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{"nvidia.com/gpu":["0","1"]}},"Checksum":7}"#;
-        std::fs::write(directory.join("kubelet_internal_checkpoint"), text).unwrap();
-        assert_eq!(device_resources(&root), Some(vec!["nvidia.com/gpu".to_owned()]));
+        for kubelet_root in ["/var/lib/kubelet", "/data/kubelet"] {
+            let scratch = Scratch::new();
+            scratch.put("proc/cpuinfo", "processor: 0\n");
+            scratch.put("proc/meminfo", "MemTotal: 1 kB\n");
+            let mut layout = scratch.layout();
+            kubelet_root.clone_into(&mut layout.kubelet_root);
+            let found = || info(&layout).unwrap().device_resources;
+            assert_eq!(found(), None);
+            std::fs::create_dir_all(scratch.path().join("var/lib/kubelet/device-plugins")).unwrap();
+            assert_eq!(found(), None);
+            scratch.put(&format!("{kubelet_root}/cpu_manager_state")[1..], "{}");
+            assert_eq!(found(), Some(Vec::new()));
+            let text = r#"{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{"nvidia.com/gpu":["0","1"]}},"Checksum":7}"#;
+            scratch.put("var/lib/kubelet/device-plugins/kubelet_internal_checkpoint", text);
+            assert_eq!(found(), Some(vec!["nvidia.com/gpu".to_owned()]), "{kubelet_root}");
+        }
     }
 
     // NODE-083, NODE-087

@@ -10,6 +10,7 @@ mod csi;
 mod error;
 mod files;
 mod inotify;
+mod interfaces;
 mod layout;
 mod log_rotation;
 mod logs;
@@ -54,6 +55,7 @@ use self::plugin_sockets::Registry;
 use self::threads::Threads;
 use crate::env::{CgroupUsage, Host, LogFile};
 
+pub use self::notify::{notify_watchdog, watchdog};
 pub use self::watched_files::read_watched;
 
 /// A Linux machine.
@@ -109,9 +111,12 @@ impl LinuxHost {
     ) -> BoxFuture<'static, Result<HostReply, Failure>> {
         let asked = name.map(|name| {
             let about = format!("addresses of {name}");
-            self.blocking((about.clone(), about), move |_| Ok(addresses::named(&name)))
+            self.blocking((about.clone(), about), move |_| Ok(addresses::named(&name, &interfaces()?)))
         });
-        let own = self.blocking(turn, move |layout| Ok((addresses::routed(layout), addresses::local(&given))));
+        let own = self.blocking(turn, move |layout| {
+            let interfaces = interfaces()?;
+            Ok((addresses::routed(layout, &interfaces), addresses::local(&given, &interfaces)))
+        });
         Box::pin(async move {
             let named = async {
                 match asked {
@@ -120,8 +125,8 @@ impl LinuxHost {
                 }
             };
             let (named, own) = futures::join!(named, own);
-            let (routed, local) = own?;
-            Ok(HostReply::NodeAddresses(NodeAddresses { named, routed, local }))
+            let ((routed, default_routes), local) = own?;
+            Ok(HostReply::NodeAddresses(NodeAddresses { named, routed, default_routes, local }))
         })
     }
 
@@ -164,6 +169,10 @@ async fn on_a_thread<T: Send + 'static>(
         Err(lost) if lost.is_panic() => Err(Failure::new(FailureKind::UnknownOutcome, "internal error: the operation panicked")),
         Err(lost) => Err(Failure::new(FailureKind::UnknownOutcome, lost.to_string())),
     }
+}
+
+fn interfaces() -> Result<Vec<interfaces::Interface>, HostError> {
+    interfaces::interfaces().map_err(|error| HostError::Unfit(format!("list the network interfaces: {error}")))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the real machine's disks block; simulation has another host")]
@@ -369,7 +378,7 @@ mod tests {
         for (name, named) in [(None, Some(Vec::new())), (Some("n1".to_owned()), None)] {
             let call = HostCall::NodeAddresses { name, within: Duration::from_millis(10), given: given.to_vec() };
             let Ok(HostReply::NodeAddresses(found)) = host.call(call).await else { panic!("no answer") };
-            assert_eq!(found, NodeAddresses { named, routed: Vec::new(), local: vec![given[0]] });
+            assert_eq!(found, NodeAddresses { named, local: vec![given[0]], ..NodeAddresses::default() });
         }
         drop(hangs);
     }

@@ -108,6 +108,12 @@ pub(super) fn tmpfs(path: &Path, size: Option<u64>) -> Result<(), HostError> {
     mount("tmpfs", path, &with_size(None)).context("mount tmpfs on", path)
 }
 
+/// Whether a tmpfs of this kernel can be kept from swap (NODE-146). Nothing is mounted.
+pub(super) fn tmpfs_stays_in_memory() -> bool {
+    let context = rustix::mount::fsopen("tmpfs", rustix::mount::FsOpenFlags::FSOPEN_CLOEXEC);
+    !in_user_namespace() && context.is_ok_and(|context| rustix::mount::fsconfig_set_flag(context, "noswap").is_ok())
+}
+
 fn in_user_namespace() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]

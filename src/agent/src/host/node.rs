@@ -7,7 +7,7 @@ use std::fs;
 use rustix::fs::XattrFlags;
 
 use super::error::{Context as _, HostError};
-use super::layout::Layout;
+use super::layout::{DEVICE_PLUGINS, Layout};
 use super::{files, mounts, state_files};
 
 /// NODE-145
@@ -43,9 +43,7 @@ fn make_directories(layout: &Layout) -> Result<(), HostError> {
     {
         files::make_dir(&root.join(name), mode)?;
     }
-    for (path, mode) in
-        [(layout.pod_logs.as_str(), 0o750), ("/var/lib/kubelet/device-plugins", 0o755), (&layout.container_logs, 0o755)]
-    {
+    for (path, mode) in [(layout.pod_logs.as_str(), 0o750), (DEVICE_PLUGINS, 0o755), (&layout.container_logs, 0o755)] {
         let path = layout.at(path)?;
         if let Some(parent) = path.parent() {
             files::make_dirs(parent, 0o755)?;

@@ -1,7 +1,8 @@
 //! The state files of the CPU and memory managers: made where there are none, and read for a policy that does not fit.
 //! Upstream: pkg/kubelet/cm/{cpumanager,memorymanager}/state/{checkpoint,state_checkpoint}.go.
-//! Differs: with the policies `static` and `Static`, which are not supported, no file is made or read; the checkpoints of other
-//! managers are left as they are.
+//! Differs: with the policies `static` and `Static`, which are not supported, no file is made or read; of a file of the idle policies
+//! only the policy counts, and a wrong checksum or list of CPUs in it is passed over, since nothing is handed out by it; the checkpoints of
+//! other managers are left as they are.
 
 use std::fs;
 use std::path::Path;

@@ -19,7 +19,8 @@ pub(crate) fn resolved(fields: &str) -> Resolved {
         "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\ncontainerRuntimeEndpoint: unix:///c\n{fields}\n"
     );
     let config = Some(SourceFile { path: "/c".into(), content: text.into_bytes() });
-    let machine = Machine { hostname: "n1".to_owned(), working_dir: "/".into(), home: None, cgroup_v2: true };
+    let machine =
+        Machine { hostname: "n1".to_owned(), working_dir: "/".into(), home: None, cgroup_v2: true, online_cpus: String::new() };
     match assemble(&["--kubeconfig=/k".to_owned()], Sources { config, drop_ins: None }, &machine) {
         Ok(Invocation::Run(resolved)) => *resolved,
         other => panic!("{other:?}"),

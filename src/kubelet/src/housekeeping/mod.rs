@@ -15,7 +15,7 @@ use self::clearing::{Clearing, Remains};
 use self::dead::DeadContainers;
 use self::image_gc::{ImageGc, InUse};
 use self::log_rotation::LogRotation;
-use crate::action::{Call, CgroupSettings, HostCall, Lane};
+use crate::action::{Call, HostCall, Lane};
 use crate::event::{CriReply, HostReply};
 use crate::failure::Failure;
 use crate::ids::{ActionId, ContainerId, PodUid};
@@ -25,7 +25,7 @@ use crate::out::{Out, Owner};
 use crate::parts::Parts;
 use crate::pleg::Pleg;
 use crate::pod::worker::{Phase, PodWorker};
-use crate::resources::cgroup::{burstable_shares, cgroup_name};
+use crate::resources::cgroup::{burstable_shares, tiers};
 use crate::time::{Mono, Now, earliest};
 use crate::unreadable::Unreadables;
 
@@ -37,6 +37,8 @@ const SURVEY_AGAIN: Duration = Duration::from_secs(10);
 const SURVEY_LATE: Duration = Duration::from_secs(10);
 /// How long after pods came or went the Burstable tier's shares follow (NODE-134).
 const TIER_DELAY: Duration = Duration::from_millis(500);
+/// How often all tiers are set anew, whatever they were set to: others may have changed them (periodicQOSCgroupUpdateInterval).
+const TIER_PERIOD: Duration = Duration::from_secs(60);
 /// How soon they are set again if that failed.
 const TIER_AGAIN: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -91,7 +93,8 @@ pub struct Housekeeping {
     cleared: Vec<PodUid>,
     tier_at: Option<Mono>,
     tier_shares: Option<u64>,
-    tier_asked: Option<ActionId>,
+    tiers_due: Mono,
+    tiers_asked: BTreeSet<ActionId>,
 }
 
 impl Housekeeping {
@@ -120,7 +123,8 @@ impl Housekeeping {
 
     /// Pods came or went: the tier that they share follows.
     pub fn pods_changed(&mut self, now: Now) {
-        self.tier_at.get_or_insert(now.mono + TIER_DELAY);
+        let soon = now.mono + TIER_DELAY;
+        self.tier_at = Some(self.tier_at.map_or(soon, |at| at.min(soon)));
     }
 
     /// A pod ended that only the runtime or the disk knew: its cgroup is found by a survey.
@@ -183,12 +187,11 @@ impl Housekeeping {
                 _ => self.survey_at(now.mono + SURVEY_AGAIN),
             }
         } else if self.survey.removed(now, id, outcome.is_err()) {
-        } else if self.tier_asked == Some(id) {
-            self.tier_asked = None;
+        } else if self.tiers_asked.remove(&id) {
             if outcome.is_err() {
                 // What it has is not known.
-                self.tier_shares = None;
-                self.tier_at = Some(now.mono + TIER_AGAIN);
+                self.tiers_due = now.mono + TIER_AGAIN;
+                self.tier_at = Some(self.tiers_due);
             }
         } else if let Some(outcome) = self.image_gc.host_done(id, outcome) {
             let Some(outcome) = self.log_done(id, outcome) else { return };
@@ -313,14 +316,21 @@ impl Kubelet {
             self.housekeeping.tier_at = Some(now.mono + TIER_DELAY);
             return;
         }
-        self.housekeeping.tier_at = None;
         let active = self.workers.values().filter(|w| w.phase < Phase::Terminated && w.source.is_some());
         let shares = burstable_shares(active.map(|w| Arc::as_ref(&w.pod)));
-        if self.housekeeping.tier_shares.replace(shares) != Some(shares) {
-            let name = cgroup_name(&self.parts.config, self.parts.cgroup_driver(), &["kubepods", "burstable"]);
-            let settings = CgroupSettings { cpu_shares: Some(shares), ..CgroupSettings::default() };
+        let house = &mut self.housekeeping;
+        let all = house.tiers_due <= now.mono;
+        if all {
+            house.tiers_due = now.mono + TIER_PERIOD;
+        }
+        house.tier_at = Some(house.tiers_due);
+        if house.tier_shares.replace(shares) == Some(shares) && !all {
+            return;
+        }
+        let Some(machine) = self.parts.startup.machine() else { return };
+        for (name, settings) in tiers(&self.parts.config, self.parts.cgroup_driver(), machine, shares, all) {
             let call = Call::Host(HostCall::ApplyCgroup { name, settings });
-            self.housekeeping.tier_asked = Some(out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, call));
+            house.tiers_asked.insert(out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, call));
         }
     }
 }
@@ -390,10 +400,20 @@ mod tests {
 
     // NODE-134: what the tier has after a failed call is not known, so it is set again.
     #[test]
-    fn shares_of_the_tier_are_set_again_if_that_failed() {
+    fn tiers_are_set_again_if_that_failed() {
         let id = ActionId(7);
-        let mut housekeeping = Housekeeping { tier_shares: Some(2), tier_asked: Some(id), ..Housekeeping::default() };
+        let mut housekeeping = Housekeeping { tiers_due: at(60).mono, tiers_asked: [id].into(), ..Housekeeping::default() };
         housekeeping.host_done(at(5), id, Err(Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded")));
-        assert_eq!((housekeeping.tier_shares, housekeeping.tier_at), (None, Some(at(5).mono + TIER_AGAIN)));
+        assert_eq!((housekeeping.tiers_due, housekeeping.tier_at), (at(15).mono, Some(at(15).mono)));
+    }
+
+    // NODE-134: pods that come and go put no other look off.
+    #[test]
+    fn tiers_follow_pods_soon_whatever_is_planned() {
+        let mut housekeeping = Housekeeping { tier_at: Some(at(60).mono), ..Housekeeping::default() };
+        housekeeping.pods_changed(at(5));
+        assert_eq!(housekeeping.tier_at, Some(at(5).mono + TIER_DELAY));
+        housekeeping.pods_changed(at(6));
+        assert_eq!(housekeeping.tier_at, Some(at(5).mono + TIER_DELAY));
     }
 }

@@ -125,7 +125,11 @@ impl Kubelet {
                 }
             }
             Part::Pleg => self.pleg.due(now, out),
-            Part::StaticPods => self.static_pods.due(now, parts.startup.machine().is_some(), out),
+            // NODE-160: pods are judged by the machine and by what the runtime says that it can do: before that is known, there are none.
+            Part::StaticPods => {
+                let judged_by = parts.startup.machine().is_some() && parts.runtime.has_told();
+                self.static_pods.due(now, judged_by, out);
+            }
             Part::Images => self.dirty.extend(parts.images.due(now, out)),
             Part::Volumes => self.dirty.extend(parts.volumes.due(now)),
             Part::Objects => self.dirty.extend(parts.objects.due(now)),

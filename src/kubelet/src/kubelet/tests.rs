@@ -1,3 +1,4 @@
+mod node;
 mod volumes;
 
 use serde_json::{Value, json};
@@ -20,6 +21,8 @@ struct Bench {
     runtime_silent: bool,
     systemd_cgroup: Option<bool>,
     network_ready: bool,
+    supplemental_groups: bool,
+    manifests: Vec<Manifest>,
     sandboxes_fail: bool,
     /// What the API server answers of the node.
     stored_node: Option<Value>,
@@ -48,6 +51,8 @@ impl Bench {
             runtime_silent: false,
             systemd_cgroup: Some(false),
             network_ready: true,
+            supplemental_groups: false,
+            manifests: Vec::new(),
             sandboxes_fail: false,
             stored_node: None,
             pod_dirs: Vec::new(),
@@ -119,6 +124,7 @@ impl Bench {
                         self.volumes.entry(pod.clone()).or_default().retain(|directory| directory.volume != *volume);
                         HostReply::Done
                     }
+                    HostCall::ReadManifests { .. } => HostReply::Manifests(self.manifests.clone()),
                     HostCall::ReadFile { .. } => HostReply::Contents(b"nameserver 10.0.0.2\n".to_vec()),
                     HostCall::ReadManifests { .. } => HostReply::Manifests(self.manifests.clone()),
                     _ => HostReply::Done,
@@ -137,6 +143,7 @@ impl Bench {
             CriCall::Status => CriReply::Status(RuntimeStatus {
                 runtime_ready: condition(self.runtime_ready),
                 network_ready: condition(self.network_ready),
+                supplemental_groups_policy: self.supplemental_groups,
                 ..RuntimeStatus::default()
             }),
             CriCall::List => CriReply::Listing { began: self.now, listing: self.listing.clone() },

@@ -24,6 +24,8 @@ const LOOK_UP: Duration = Duration::from_secs(5);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Upstream's words (k8s.io/apimachinery/pkg/util/net/interface.go, getAllDefaultRoutes).
 const NO_ROUTES: &str = r#"no default routes found in "/proc/net/route" or "/proc/net/ipv6_route""#;
+/// The same (chooseHostInterfaceFromRoute), where routes there are.
+const NO_ADDRESS: &str = "unable to select an IP from default routes.";
 
 /// Keeps what the machine says of its addresses, which it is asked for whenever the status is looked at.
 #[derive(Debug, Default)]
@@ -114,7 +116,8 @@ pub fn generate_addresses(
         let own = node.name.parse().ok();
         let found = own.or_else(|| preferred(known.named.as_deref().unwrap_or_default())).or_else(|| preferred(&known.routed));
         let Some(ip) = found else {
-            return Err(format!("can't get ip address of node {}. error: {NO_ROUTES}", node.name));
+            let why = if known.default_routes { NO_ADDRESS } else { NO_ROUTES };
+            return Err(format!("can't get ip address of node {}. error: {why}", node.name));
         };
         addresses.push(address("InternalIP", ip.to_string()));
     }
@@ -176,6 +179,7 @@ mod tests {
         NodeAddresses {
             named: Some(Vec::new()),
             routed: vec![ip("10.0.0.5"), ip("fd00::5")],
+            default_routes: true,
             local: vec![ip("10.0.0.7"), ip("fd00::7")],
         }
     }
@@ -246,6 +250,9 @@ mod tests {
         let nothing = NodeAddresses::default();
         let words =
             r#"can't get ip address of node n1. error: no default routes found in "/proc/net/route" or "/proc/net/ipv6_route""#;
+        assert_eq!(generated(&config(false, &[]), &[], &nothing).unwrap_err(), words);
+        let nothing = NodeAddresses { default_routes: true, ..nothing };
+        let words = "can't get ip address of node n1. error: unable to select an IP from default routes.";
         assert_eq!(generated(&config(false, &[]), &[], &nothing).unwrap_err(), words);
     }
 }

@@ -105,7 +105,8 @@ pub struct NodeManager {
     /// The Node that this life would make, while it is being registered, and the resources of earlier lives' device plugins.
     wanted: Option<(Box<Node>, Option<Vec<String>>)>,
     reboot_told: bool,
-    machine_known: bool,
+    /// Whether all is known that a Node is made of: the machine, and what the runtime says of itself.
+    makings_known: bool,
     volumes_in_use: Arc<[String]>,
     addresses: AddressBook,
     address_error: Option<String>,
@@ -132,7 +133,7 @@ impl NodeManager {
             unschedulable: false,
             wanted: None,
             reboot_told: false,
-            machine_known: false,
+            makings_known: false,
             volumes_in_use: Arc::default(),
             addresses: AddressBook::default(),
             address_error: None,
@@ -153,6 +154,27 @@ impl NodeManager {
             Some(node) => node.status.as_ref().and_then(|status| status.addresses.clone()).unwrap_or_default(),
             None => generate_addresses(&self.config, &[], self.addresses.found()).ok().flatten().unwrap_or_default(),
         }
+    }
+
+    /// The Node that pods are judged by: the one that was seen or, while there is none, the one that would be made, for static pods that
+    /// come before an API server does, or without one (NODE-002; kubelet_nodecache.go, getCachedNode).
+    #[must_use]
+    pub fn node_any_way(&self, now: Now, machine: Option<&MachineInfo>, runtime: &RuntimeHealth) -> Arc<Node> {
+        let facts = NodeFacts {
+            machine,
+            runtime,
+            runtime_known: true,
+            startup_error: None,
+            pleg_error: None,
+            images: &[],
+            pressures: Pressures::default(),
+            volumes_in_use: None,
+        };
+        let initial = || {
+            let (status, _) = self.status(now, &NodeStatus::default(), &facts);
+            Arc::new(initial_node(&self.config, Self::architecture(&facts), status))
+        };
+        self.node.as_ref().map_or_else(initial, Arc::clone)
     }
 
     /// Whether registration succeeded (or is not wanted).
@@ -207,8 +229,8 @@ impl NodeManager {
             return None;
         }
         let status = match (&self.doing, self.registered) {
-            // What the machine is comes with an event of its own.
-            (Doing::Nothing, false) if self.machine_known && self.addresses.is_settled(&self.config.node) => {
+            // What machine and runtime are comes with events of their own.
+            (Doing::Nothing, false) if self.makings_known && self.addresses.is_settled(&self.config.node) => {
                 Some(self.attempts.next())
             }
             (Doing::Nothing, true) if self.urgent || self.doubted => Some(self.next_status.min(self.attempts.next())),
@@ -232,7 +254,7 @@ impl NodeManager {
             }
             return;
         }
-        self.machine_known = facts.machine.is_some();
+        self.makings_known = facts.machine.is_some() && facts.runtime.has_answered();
         if let Some(used) = facts.volumes_in_use.filter(|used| !Arc::ptr_eq(used, &self.volumes_in_use)) {
             // VOL-016: a volume is attached only after it was said to be in use.
             self.urgent |= **used != *self.volumes_in_use;
@@ -243,7 +265,8 @@ impl NodeManager {
         }
         if self.doing == Doing::Nothing {
             if !self.registered {
-                let known = facts.machine.is_some() && self.addresses.is_settled(&self.config.node);
+                // NODE-060: what is told before the runtime was asked would be believed: pods are bound by it, and refused by it.
+                let known = self.makings_known && self.addresses.is_settled(&self.config.node);
                 if self.attempts.next() <= now.mono && known {
                     self.register(now, facts, out);
                 }
@@ -389,7 +412,7 @@ impl NodeManager {
         self.urgent = false;
         self.addresses.ask(now, &self.config.node, out);
         let existing = node.status.clone().unwrap_or_default();
-        if self.would_guess(now, facts) && is_ready(&existing) {
+        if !facts.runtime.has_answered() || self.would_guess(now, facts) && is_ready(&existing) {
             // An agent that has just been restarted does not know yet; what it knew before stands (the node was ready).
             self.next_status = now.mono + RETRY;
             return;

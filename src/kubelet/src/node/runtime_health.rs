@@ -30,11 +30,15 @@ pub struct RuntimeHealth {
     /// When the version is asked for again: one that went away may come back as another one.
     version_until: Mono,
     systemd_cgroup: Option<Option<bool>>,
+    config_error: Option<String>,
     status: Option<RuntimeStatus>,
     last_ready: Option<Mono>,
     next: Option<Mono>,
     asking: Asking,
     down_since_told: bool,
+    /// Whether a first round of questions is over, whatever came of it.
+    answered: bool,
+    polled: bool,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +74,12 @@ impl RuntimeHealth {
         self.systemd_cgroup
     }
 
+    /// Why it could not be told so far how cgroups are named, if it could not (NODE-130): until then no pod can be run.
+    #[must_use]
+    pub fn config_error(&self) -> Option<&str> {
+        self.config_error.as_deref().filter(|_| self.systemd_cgroup.is_none())
+    }
+
     /// The runtime's handlers (NODE-091).
     #[must_use]
     pub fn handlers(&self) -> &[RuntimeHandler] {
@@ -86,6 +96,12 @@ impl RuntimeHealth {
     #[must_use]
     pub fn has_told(&self) -> bool {
         self.status.is_some()
+    }
+
+    /// Whether a first round of questions is over: the runtime has told all that it is asked for, or failed to (NODE-060).
+    #[must_use]
+    pub fn has_answered(&self) -> bool {
+        self.answered
     }
 
     /// Whether it was ever ready in this life (POD-062).
@@ -167,6 +183,12 @@ impl RuntimeHealth {
 
     /// One of the questions was answered.
     pub fn done(&mut self, now: Now, id: ActionId, outcome: Result<CriReply, Failure>) -> HealthChange {
+        let change = self.take(now, id, outcome);
+        self.answered |= self.polled && self.asking.version.is_none() && self.asking.config.is_none();
+        change
+    }
+
+    fn take(&mut self, now: Now, id: ActionId, outcome: Result<CriReply, Failure>) -> HealthChange {
         if self.asking.version == Some(id) {
             self.asking.version = None;
             if let Ok(CriReply::Version(version)) = outcome {
@@ -180,11 +202,16 @@ impl RuntimeHealth {
             match outcome {
                 Ok(CriReply::RuntimeConfig { systemd_cgroup }) => self.systemd_cgroup = Some(systemd_cgroup),
                 Err(failure) if failure.kind == FailureKind::Unimplemented => self.systemd_cgroup = Some(None),
-                _ => return HealthChange::default(),
+                Err(failure) => {
+                    let told = self.config_error.replace(failure.message);
+                    return HealthChange { changed: told != self.config_error };
+                }
+                Ok(_) => return HealthChange::default(),
             }
             return HealthChange { changed: true };
         } else if self.asking.status == Some(id) {
             self.asking.status = None;
+            self.polled = true;
             return self.status_done(now, outcome);
         }
         HealthChange::default()
@@ -262,6 +289,28 @@ mod tests {
         assert_eq!(health.silence_error(Mono::ZERO).as_deref(), Some("container runtime status check may not have completed yet"));
     }
 
+    // NODE-060: kubelet.go (Run): updateRuntimeUp once before the first syncNodeStatus, however it ends.
+    #[test]
+    fn first_round_of_questions_is_over_once_each_is_answered_or_has_failed() {
+        let gone = || Err(Failure::new(FailureKind::Unavailable, "connection refused"));
+        for (status, version) in [(Ok(ready(true)), Ok(CriReply::Version(RuntimeVersion::default()))), (gone(), gone())] {
+            let mut health = RuntimeHealth::new();
+            let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+            health.due(at(0), &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+            let answer = |call: &Call| match call {
+                Call::Cri(CriCall::Status) => status.clone(),
+                Call::Cri(CriCall::Version) => version.clone(),
+                _ => gone(),
+            };
+            assert_eq!(actions.len(), 3);
+            for action in actions.into_iter().rev() {
+                assert!(!health.has_answered());
+                health.done(at(1), action.id, answer(&action.call));
+            }
+            assert!(health.has_answered());
+        }
+    }
+
     // NODE-103: the message prints the condition.
     #[test]
     fn network_condition_is_printed() {
@@ -322,9 +371,9 @@ mod tests {
             let mut health = RuntimeHealth::new();
             let broken = Err(Failure::new(FailureKind::Unavailable, "connection refused"));
             assert!(asked(&mut health, at(0), broken).contains(&"RuntimeConfig"));
-            assert_eq!(health.systemd_cgroup(), None);
+            assert_eq!((health.systemd_cgroup(), health.config_error()), (None, Some("connection refused")));
             assert_eq!(asked(&mut health, at(1), answer), ["RuntimeConfig", "Status"]);
-            assert_eq!(health.systemd_cgroup(), Some(driver));
+            assert_eq!((health.systemd_cgroup(), health.config_error()), (Some(driver), None));
             assert_eq!(asked(&mut health, at(6), unimplemented()), ["Status"]);
         }
     }

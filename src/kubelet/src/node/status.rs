@@ -63,6 +63,7 @@ pub fn generate_node_status(existing: &NodeStatus, inputs: &StatusInputs<'_>) ->
     errors.extend(inputs.pleg_error.map(str::to_owned));
     errors.extend(inputs.runtime.condition_error());
     errors.extend(inputs.runtime.network_error());
+    errors.extend(inputs.runtime.config_error().map(str::to_owned));
     errors.extend(inputs.errors.iter().cloned());
     // An error is told elsewhere: it says nothing of whether pods can run here.
     if let Ok(Some(addresses)) =
@@ -77,7 +78,8 @@ pub fn generate_node_status(existing: &NodeStatus, inputs: &StatusInputs<'_>) ->
     status.node_info = Some(node_info(inputs));
     status.images = Some(status_images(inputs.images, inputs.config.node.status_max_images));
     set_handlers(&mut status, inputs.runtime);
-    status.declared_features = declared_features(&inputs.config.gates);
+    let declared = node_declares(&inputs.config.gates).unwrap_or_default();
+    status.declared_features = (!declared.is_empty()).then(|| declared.into_iter().map(str::to_owned).collect());
     if let Some(used) = inputs.volumes_in_use {
         status.volumes_in_use = (!used.is_empty()).then(|| used.to_vec());
     }
@@ -310,17 +312,24 @@ fn warn_of_missing_quota(conditions: &mut [k8s_openapi::api::core::v1::NodeCondi
 
 /// Of what upstream's nodes declare (nodedeclaredfeatures/features/registry.go), what is built (NODE-092). A kubelet that was here
 /// before leaves its list behind, by which the API server sends streams, and the scheduler pods, that only that could serve.
-fn declared_features(gates: &FeatureGates) -> Option<Vec<String>> {
-    let built = ["RestartAllContainersOnContainerExits"].into_iter().filter(|feature| gates.enabled(feature));
-    let declared: Vec<String> = built.map(str::to_owned).collect();
-    (gates.enabled("NodeDeclaredFeatures") && !declared.is_empty()).then_some(declared)
+/// `None` if a node of these gates declares nothing.
+#[must_use]
+pub fn node_declares(gates: &FeatureGates) -> Option<Vec<&'static str>> {
+    let built = [RESTARTS_ALL].into_iter().filter(|feature| gates.enabled(feature));
+    gates.enabled("NodeDeclaredFeatures").then(|| built.collect())
 }
+
+/// The feature, and its gate, of a rule that restarts all containers.
+pub const RESTARTS_ALL: &str = "RestartAllContainersOnContainerExits";
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::Node;
 
+    use std::time::Duration;
+
+    use crate::config::{Threshold, ThresholdValue};
     use crate::event::CriReply;
     use crate::observation::{RuntimeCondition, RuntimeStatus};
     use crate::out::{Ledger, Out};
@@ -429,6 +438,69 @@ mod tests {
         assert_eq!(resources.allocatable_memory, (24_684_092 << 10) - (1 << 30) - (100 << 20));
         config.reserved.system = [("memory".to_owned(), u64::MAX)].into();
         assert_eq!(Resources::new(&config, &machine()).allocatable["memory"].0, "0");
+    }
+
+    // NODE-084: node_container_manager_linux.go (GetNodeAllocatableReservation, hardEvictionReservation) and setters.go (MachineInfo):
+    // thresholds in percent of what there is, of the disk as well; what huge pages hold is no memory of others.
+    #[test]
+    fn thresholds_in_percent_and_huge_pages_are_taken_off() {
+        let mut config = Config::new("n1");
+        let of = |signal, value| Threshold { signal, value, grace_period: Duration::ZERO, min_reclaim: None };
+        config.eviction.thresholds = vec![
+            of(Signal::MemoryAvailable, ThresholdValue::Fraction(0.25)),
+            of(Signal::NodeFsAvailable, ThresholdValue::Fraction(0.125)),
+        ];
+        let machine = MachineInfo {
+            cpus: 2,
+            memory: 4 << 30,
+            root_fs_capacity: 10 << 30,
+            hugepages: [(2 << 20, 8), (1 << 30, 1)].into(),
+            ..MachineInfo::default()
+        };
+        let told = |config: &Config, name: &str| Resources::new(config, &machine).allocatable[name].0.clone();
+        // A quarter of 4Gi, 16Mi and 1Gi less.
+        assert_eq!((told(&config, "memory"), told(&config, "ephemeral-storage")), ("2032Mi".to_owned(), "8960Mi".to_owned()));
+        assert_eq!((told(&config, "hugepages-2Mi"), told(&config, "hugepages-1Gi")), ("16Mi".to_owned(), "1Gi".to_owned()));
+        config.reserved.kube = [("ephemeral-storage".to_owned(), 1 << 30)].into();
+        assert_eq!(told(&config, "ephemeral-storage"), "7936Mi");
+    }
+
+    // NODE-101: setters.go, ReadyCondition: capacity that is not known makes the node unready, a kernel without quotas does not.
+    #[test]
+    fn missing_capacity_and_missing_quotas_are_told() {
+        let ready = |inputs: &StatusInputs<'_>| {
+            let status = generate_node_status(&NodeStatus::default(), inputs).0;
+            let ready = status.conditions.unwrap().into_iter().find(|one| one.type_ == "Ready").unwrap();
+            (ready.status, ready.message.unwrap_or_default())
+        };
+        let (mut runtime, mut ledger, mut actions) = (RuntimeHealth::new(), Ledger::default(), Vec::new());
+        let now = Now { mono: Mono::ZERO, wall: Timestamp::UNIX_EPOCH };
+        runtime.due(now, &mut Out::new(&mut ledger, &mut actions, &mut Vec::new()));
+        let condition = || Some(RuntimeCondition { status: true, ..RuntimeCondition::default() });
+        let told = RuntimeStatus { runtime_ready: condition(), network_ready: condition(), ..RuntimeStatus::default() };
+        for action in actions {
+            runtime.done(now, action.id, Ok(CriReply::Status(told.clone())));
+        }
+        let (config, mut machine) = (config(), machine());
+        machine.cpu_cfs_quota = false;
+        let mut inputs = StatusInputs {
+            config: &config,
+            machine: Some(&machine),
+            addresses: None,
+            runtime: &runtime,
+            errors: &[],
+            pleg_error: None,
+            images: &[],
+            pressures: Pressures::default(),
+            volumes_in_use: None,
+            mono: Mono::ZERO,
+            wall: Timestamp::UNIX_EPOCH,
+        };
+        let unlimited = "kubelet is posting ready status. WARNING: CPU hardcapping unsupported";
+        assert_eq!(ready(&inputs), ("True".to_owned(), unlimited.to_owned()));
+        inputs.machine = None;
+        let missing = "missing node capacity for resources: ephemeral-storage";
+        assert_eq!(ready(&inputs), ("False".to_owned(), missing.to_owned()));
     }
 
     // NODE-092: what the kubelet before declared goes, or the API server would send here what only that could do.

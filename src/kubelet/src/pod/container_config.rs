@@ -84,10 +84,11 @@ pub fn container_config(
 fn resources(pod: &Pod, container: &Container, config: &Config, machine: &MachineInfo) -> LinuxContainerResources {
     let requests = container_amounts(container, Kind::Requests);
     let mut limits = container_amounts(container, Kind::Limits);
-    // Unset limits are the pod's own, where it has some.
+    // Limits that are unset, or zero, are the pod's own, where it has some (getCPULimit, getMemoryLimit).
     let of_pod = pod.spec.as_ref().and_then(|s| s.resources.as_ref()).and_then(|r| r.limits.as_ref());
     for (name, amount) in amounts_of(of_pod) {
-        limits.entry(name).or_insert(amount);
+        let zero = name == "cpu" || name == "memory";
+        limits.entry(name).and_modify(|limit| *limit = if zero && *limit == 0 { amount } else { *limit }).or_insert(amount);
     }
     let mut resources = LinuxContainerResources {
         oom_score_adj: oom_score_adj(pod, container, machine.memory),
@@ -193,6 +194,23 @@ mod tests {
         assert_eq!(of(&config, serde_json::json!({"cpu": "100m"})), (100_000, 0, 102));
         config.pods.cpu_cfs_quota = false;
         assert_eq!(of(&config, serde_json::json!({"cpu": "100m"})), (0, 0, 102));
+    }
+
+    // POD-178: kuberuntime_container_linux.go (getCPULimit, getMemoryLimit): a limit of zero is none, and the pod's own counts.
+    #[test]
+    fn limit_of_zero_is_the_pods_own() {
+        let of = |limits: serde_json::Value| {
+            let spec = serde_json::json!({
+                "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}},
+                "containers": [{"name": "c", "resources": {"limits": limits}}],
+            });
+            let pod: Pod = serde_json::from_value(serde_json::json!({"spec": spec})).unwrap();
+            let made = resources(&pod, &pod.spec.as_ref().unwrap().containers[0], &Config::new("n1"), &MachineInfo::default());
+            (made.cpu_quota, made.memory_limit_in_bytes)
+        };
+        assert_eq!(of(serde_json::json!({})), (50_000, 64 << 20));
+        assert_eq!(of(serde_json::json!({"cpu": "0", "memory": "0"})), (50_000, 64 << 20));
+        assert_eq!(of(serde_json::json!({"cpu": "200m", "memory": "32Mi"})), (20_000, 32 << 20));
     }
 
     // NODE-137

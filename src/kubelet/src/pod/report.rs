@@ -23,6 +23,7 @@ use crate::pod::chain::StepReply;
 use crate::pod::manager::is_static;
 use crate::prober::ProbedPod;
 use crate::recorder::{Recorded, Subject};
+use crate::resources::qos::qos_class;
 use crate::status_manager::Gate;
 use crate::time::Now;
 use crate::work::Point;
@@ -127,7 +128,7 @@ pub fn rejected_status(pod: &Pod, reason: &str, message: &str, now: Now) -> PodS
         phase: Some("Failed".to_owned()),
         reason: Some(reason.to_owned()),
         message: Some(format!("Pod was rejected: {message}")),
-        qos_class: before.qos_class,
+        qos_class: Some(qos_class(pod).as_str().to_owned()),
         conditions: before.conditions,
         start_time: before.start_time.or(Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now.wall_seconds()))),
         observed_generation: pod.metadata.generation,
@@ -358,6 +359,22 @@ mod tests {
     use crate::out::Ledger;
     use crate::pod::hook::Hook;
     use crate::time::Mono;
+
+    // NODE-161, POD-032: kubelet.go (rejectPod): the class as it was, or as it would be told.
+    #[test]
+    fn rejected_pod_has_failed_with_the_reason_and_its_class() {
+        let now = Now { mono: Mono::ZERO, wall: jiff::Timestamp::UNIX_EPOCH };
+        let of = |pod: serde_json::Value| {
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            let status = serde_json::to_value(rejected_status(&pod, "NodePorts", "why", now)).unwrap();
+            ["phase", "reason", "message", "qosClass"].map(|field| status[field].as_str().unwrap_or_default().to_owned())
+        };
+        let limits = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
+        let spec = json!({"containers": [{"name": "c", "resources": limits}]});
+        let rejected = |class: &str| ["Failed", "NodePorts", "Pod was rejected: why", class].map(str::to_owned);
+        assert_eq!(of(json!({"spec": spec})), rejected("Guaranteed"));
+        assert_eq!(of(json!({"spec": spec, "status": {"qosClass": "Burstable"}})), rejected("Burstable"));
+    }
 
     // POD-230: pkg/kubelet/lifecycle/handlers.go (runHTTPHandler): the hook worked, and the pod's users are told how.
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState as ApiState, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus as ApiStatus, Pod,
-    PodCondition, PodStatus,
+    PodCondition, PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -27,7 +27,14 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
 /// Whether any container may ask for it (upstream's AllContainersCouldRestart).
 #[must_use]
 pub fn is_possible(pod: &Pod) -> bool {
-    containers(pod).any(|c| c.restart_policy_rules.iter().flatten().any(|rule| rule.action == RESTART_ALL))
+    pod.spec.as_ref().is_some_and(restarts_all)
+}
+
+/// The same of a spec.
+#[must_use]
+pub fn restarts_all(spec: &PodSpec) -> bool {
+    let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+    all.any(|c| c.restart_policy_rules.iter().flatten().any(|rule| rule.action == RESTART_ALL))
 }
 
 fn asks(container: &Container, exit_code: i32) -> bool {

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::cgroup::{cpu_quota, quota_to_milli};
+use crate::config::Pods;
 use crate::go_json;
 use crate::quantity::Amount;
 
@@ -41,14 +43,25 @@ pub fn allocated(pod: &Arc<Pod>, known: &Pod) -> Allocated {
 /// What a pod has that an earlier life of the agent may have admitted: what its status says that it got. A container that was not made
 /// yet has what its spec says.
 #[must_use]
-pub fn allocated_before(pod: &Arc<Pod>) -> Allocated {
+pub fn allocated_before(pod: &Arc<Pod>, config: &Pods) -> Allocated {
+    let least = least_limit(config);
     let status = |name: &str| {
         let status = pod.status.as_ref()?;
         let mut all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
         all.find(|status| status.name == name && status.container_id.is_some())
     };
-    let own = pod_level(pod).map(|spec| own_before(pod, spec));
-    with(pod, |container| Some(status(&container.name).map_or_else(|| container.resources.clone(), |s| before(container, s))), own)
+    let own = pod_level(pod).map(|spec| own_before(pod, spec, least));
+    let has = |container: &Container| match status(&container.name) {
+        Some(status) => before(container, status, least),
+        None => container.resources.clone(),
+    };
+    with(pod, |container| Some(has(container)), own)
+}
+
+/// The least limit of the CPU that the kernel keeps, in thousandths of a core: smaller ones are told as this one.
+fn least_limit(config: &Pods) -> i64 {
+    let period = i64::try_from(config.cpu_cfs_quota_period.as_micros()).unwrap_or(i64::MAX).max(1);
+    if config.cpu_cfs_quota { quota_to_milli(cpu_quota(1, period), period) } else { 0 }
 }
 
 fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
@@ -97,11 +110,11 @@ fn same(one: Option<&ResourceRequirements>, other: Option<&ResourceRequirements>
 
 /// What a container has by its status. `allocatedResources` are the requests as they were; its limits may be those that the runtime
 /// reports, which are rounded: where both have the same effect, the spec's is what it has.
-fn before(container: &Container, status: &ContainerStatus) -> Option<ResourceRequirements> {
+fn before(container: &Container, status: &ContainerStatus, least: i64) -> Option<ResourceRequirements> {
     let spec = container.resources.clone();
     let Some(told) = &status.resources else { return spec };
     let mut has = spec.unwrap_or_default();
-    has.limits = has.limits.map(|limits| as_told(limits, told.limits.as_ref(), &List::new()));
+    has.limits = has.limits.map(|limits| as_told(limits, told.limits.as_ref(), &List::new(), least));
     if has.requests.is_some() || status.allocated_resources.is_some() {
         has.requests = status.allocated_resources.clone();
     }
@@ -109,36 +122,37 @@ fn before(container: &Container, status: &ContainerStatus) -> Option<ResourceReq
 }
 
 /// What the pod as a whole has by its status, less its overhead, which is in that.
-fn own_before(pod: &Pod, spec: &ResourceRequirements) -> ResourceRequirements {
+fn own_before(pod: &Pod, spec: &ResourceRequirements, least: i64) -> ResourceRequirements {
     let Some(status) = pod.status.as_ref().filter(|status| status.resources.is_some()) else { return spec.clone() };
     let overhead = pod.spec.as_ref().and_then(|spec| spec.overhead.clone()).unwrap_or_default();
     let told = status.resources.clone().unwrap_or_default();
     ResourceRequirements {
-        limits: spec.limits.clone().map(|limits| as_told(limits, told.limits.as_ref(), &overhead)),
-        requests: spec.requests.clone().map(|requests| as_told(requests, status.allocated_resources.as_ref(), &overhead)),
+        limits: spec.limits.clone().map(|limits| as_told(limits, told.limits.as_ref(), &overhead, least)),
+        requests: spec.requests.clone().map(|requests| as_told(requests, status.allocated_resources.as_ref(), &overhead, 0)),
         claims: spec.claims.clone(),
     }
 }
 
-/// The spec's amounts, but for those that were told otherwise; what was not told at all was not there.
-fn as_told(spec: List, told: Option<&List>, overhead: &List) -> List {
+/// The spec's amounts, but for those that were told otherwise; what was not told at all was not there. Less CPU than `least` is told as that.
+fn as_told(spec: List, told: Option<&List>, overhead: &List, least: i64) -> List {
     let Some(told) = told else { return List::new() };
     let one = |(name, quantity): (String, Quantity)| {
         let told = told.get(&name)?;
         let extra = overhead.get(&name).and_then(Amount::parse).unwrap_or_default();
-        let has = if same_effect(&name, &quantity, told, extra) { quantity } else { told.clone() };
+        let has = if same_effect(&name, &quantity, told, extra, least) { quantity } else { told.clone() };
         Some((name, has))
     };
     spec.into_iter().filter_map(one).collect()
 }
 
-fn same_effect(name: &str, spec: &Quantity, told: &Quantity, extra: Amount) -> bool {
+fn same_effect(name: &str, spec: &Quantity, told: &Quantity, extra: Amount, least: i64) -> bool {
     let (Some(spec), Some(told)) = (Amount::parse(spec), Amount::parse(told)) else { return spec == told };
     let spec = spec.plus(extra);
     match name {
         "cpu" => {
             let (spec, told) = (spec.milli_value(), told.milli_value());
-            spec.abs_diff(told) < MILLI_STEP || spec.max(told).unsigned_abs() <= MILLI_STEP
+            let close = |spec: i64| spec.abs_diff(told) < MILLI_STEP;
+            close(spec) || close(spec.max(least)) || spec.max(told).unsigned_abs() <= MILLI_STEP
         }
         "memory" => spec.value().abs_diff(told.value()) < LARGEST_PAGE,
         _ => spec == told,
@@ -169,12 +183,18 @@ pub fn refusal_message(wanted: &Pod, refused: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use serde_json::{Value, json};
 
     fn pod(spec: Value, status: Value) -> Arc<Pod> {
         let object = json!({"metadata": {"name": "p", "generation": 2}, "spec": spec, "status": status});
         Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    fn allocated_before(pod: &Arc<Pod>) -> Allocated {
+        super::allocated_before(pod, &Pods::default())
     }
 
     fn of(requests: Value, limits: Value) -> Value {
@@ -245,6 +265,22 @@ mod tests {
         // One that had neither requests nor limits.
         let nothing = json!({"containers": [{"name": "c"}]});
         assert!(allocated_before(&pod(nothing, status(Value::Null, json!({})))).refused.is_none());
+    }
+
+    // helpers_linux.go, MilliCPUToQuota: a quota of at least 1000 microseconds in each period, by which small limits are told as others.
+    #[test]
+    fn least_quota_of_a_period_is_no_resize() {
+        let before = |limit: &str, told: &str, period: u64| {
+            let config = Pods { cpu_cfs_quota_period: Duration::from_millis(period), ..Pods::default() };
+            let told = status(Value::Null, json!({"limits": {"cpu": told}}));
+            let known = super::allocated_before(&pod(of(Value::Null, json!({"cpu": limit})), told), &config);
+            known.refused.is_some()
+        };
+        assert!(!before("50m", "100m", 10));
+        assert!(!before("700m", "1", 1));
+        assert!(before("150m", "100m", 10), "more than the least");
+        assert!(before("50m", "100m", 100), "no limit of such a period is told so");
+        assert!(before("50m", "200m", 10));
     }
 
     // As recorded of the kubelet (case 236), but for the reason: pkg/kubelet/allocation/allocation_manager.go.

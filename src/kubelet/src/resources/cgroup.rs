@@ -35,6 +35,12 @@ pub fn cpu_quota(milli: i64, period_us: i64) -> i64 {
     if milli <= 0 { 0 } else { (milli.saturating_mul(period_us) / 1000).max(LEAST_QUOTA) }
 }
 
+/// The thousandths of a core that a quota is; 0 for no limit (upstream's quotaToMilliCPU).
+#[must_use]
+pub fn quota_to_milli(quota: i64, period_us: i64) -> i64 {
+    if period_us > 0 && quota > 0 { quota.saturating_mul(1000) / period_us } else { 0 }
+}
+
 /// What a runtime is told of requests and limits (POD-178, CRI-044). The period is told whether or not there is a quota, and what asks for
 /// no CPU has the least shares: upstream's `calculateLinuxResources`.
 #[must_use]
@@ -171,6 +177,27 @@ pub fn kubepods_cgroups(config: &Config, driver: CgroupDriver, machine: &Machine
     ]
 }
 
+/// What is set anew of the groups above the pods (NODE-134; UpdateCgroups): of the Burstable tier its shares and, of `all`, the BestEffort
+/// tier's, and that huge pages have no bounds.
+#[must_use]
+pub fn tiers(
+    config: &Config,
+    driver: CgroupDriver,
+    machine: &MachineInfo,
+    shares: u64,
+    all: bool,
+) -> Vec<(String, CgroupSettings)> {
+    let mut groups = kubepods_cgroups(config, driver, machine);
+    groups[1].1.cpu_shares = Some(shares);
+    if !all {
+        let (name, _) = groups.swap_remove(1);
+        return vec![(name, CgroupSettings { cpu_shares: Some(shares), ..CgroupSettings::default() })];
+    }
+    groups[0].1 = CgroupSettings { hugetlb: every_page_size(machine, UNBOUNDED), ..CgroupSettings::default() };
+    groups.retain(|(_, settings)| *settings != CgroupSettings::default());
+    groups
+}
+
 /// The Burstable tier's shares: the sum of what its pods ask for (NODE-134).
 #[must_use]
 pub fn burstable_shares<'a>(pods: impl IntoIterator<Item = &'a Pod>) -> u64 {
@@ -253,6 +280,26 @@ mod tests {
         }
     }
 
+    // NODE-134: qos_container_manager_linux.go (UpdateCgroups): the shares of both tiers and, of all three groups, huge pages without
+    // bounds; nothing else of them.
+    #[test]
+    fn tiers_are_set_anew_to_shares_and_huge_pages() {
+        let machine = MachineInfo { cpus: 2, memory: 1 << 30, hugepages: [(2 << 20, 8)].into(), ..MachineInfo::default() };
+        let hugetlb = BTreeMap::from([("2MB".to_owned(), 1 << 62)]);
+        let of = |cpu_shares, hugetlb: &BTreeMap<String, u64>| CgroupSettings {
+            cpu_shares,
+            hugetlb: hugetlb.clone(),
+            ..CgroupSettings::default()
+        };
+        let set = |machine: &MachineInfo, all| tiers(&Config::new("n1"), CgroupDriver::Cgroupfs, machine, 102, all);
+        let burstable = |hugetlb| ("/kubepods/burstable".to_owned(), of(Some(102), hugetlb));
+        let besteffort = |hugetlb| ("/kubepods/besteffort".to_owned(), of(Some(2), hugetlb));
+        let (none, kubepods) = (BTreeMap::new(), ("/kubepods".to_owned(), of(None, &hugetlb)));
+        assert_eq!(set(&machine, true), [kubepods, burstable(&hugetlb), besteffort(&hugetlb)]);
+        assert_eq!(set(&MachineInfo::default(), true), [burstable(&none), besteffort(&none)]);
+        assert_eq!(set(&machine, false), [burstable(&none)]);
+    }
+
     // NODE-141: as captured.
     #[test]
     fn all_pods_together_get_capacity_less_reservations() {
@@ -263,6 +310,17 @@ mod tests {
         assert_eq!(settings.memory_limit, Some(25_276_510_208));
         assert_eq!(settings.pids_max, Some(32_768));
         assert_eq!(settings.cpuset.as_deref(), Some("0-1"));
+        // node_container_manager_linux.go (getNodeAllocatableInternalAbsolute): less what is reserved, unless the pods are not bounded.
+        let mut config = Config::new("n1");
+        config.reserved.system = [("cpu".to_owned(), 500), ("memory".to_owned(), 1 << 30), ("pid".to_owned(), 768)].into();
+        config.reserved.kube = [("memory".to_owned(), 1 << 20)].into();
+        let of = |config: &Config| {
+            let settings = kubepods_settings(config, &machine);
+            (settings.cpu_shares, settings.memory_limit, settings.pids_max)
+        };
+        assert_eq!(of(&config), (Some(1536), Some(25_276_510_208 - (1 << 30) - (1 << 20)), Some(32_000)));
+        config.cgroups.enforce_node_allocatable.clear();
+        assert_eq!(of(&config), (Some(2048), Some(25_276_510_208), Some(32_768)));
     }
 
     // NODE-133

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::cgroup::quota_to_milli;
 use super::requests::{Kind, is_sidecar, of_kind, printed};
 use crate::canonical_quantity::Written;
 use crate::observation::ActualResources;
@@ -71,7 +72,8 @@ fn pod_total(pod: &Pod, kind: Kind) -> List {
 }
 
 /// Upstream's IsSupportedPodLevelResource.
-fn is_pod_level(name: &str) -> bool {
+#[must_use]
+pub fn is_pod_level(name: &str) -> bool {
     name == "cpu" || name == "memory" || name.starts_with("hugepages-")
 }
 
@@ -133,8 +135,7 @@ fn milli(quantity: Option<&Quantity>) -> i64 {
 }
 
 fn milli_of_quota(quota: i64, period: i64) -> Option<i64> {
-    let milli = if period > 0 && quota > 0 { quota.saturating_mul(1000) / period } else { 0 };
-    (milli > 0).then_some(milli)
+    Some(quota_to_milli(quota, period)).filter(|milli| *milli > 0)
 }
 
 fn milli_of_shares(shares: i64) -> Option<i64> {

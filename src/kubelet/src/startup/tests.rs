@@ -7,6 +7,7 @@ struct Bench {
     startup: Startup,
     config: Config,
     machine: MachineInfo,
+    exists: Vec<String>,
     ledger: Ledger,
     recorded: Vec<Recorded>,
 }
@@ -25,6 +26,7 @@ impl Bench {
             startup: Startup::default(),
             config: Config::new("n1"),
             machine: machine(),
+            exists: Vec::new(),
             ledger: Ledger::default(),
             recorded: Vec::new(),
         }
@@ -49,9 +51,13 @@ impl Bench {
 
     /// Does what is asked for until nothing is, and answers the cgroups that were set, in order.
     fn settle(&mut self) -> Vec<String> {
+        self.settle_at(9)
+    }
+
+    fn settle_at(&mut self, seconds: u64) -> Vec<String> {
         let mut set = Vec::new();
         loop {
-            let actions = self.due(9);
+            let actions = self.due(seconds);
             if actions.is_empty() {
                 return set;
             }
@@ -59,13 +65,14 @@ impl Bench {
                 let Call::Host(call) = action.call else { panic!("only the host is asked") };
                 let reply = match call {
                     HostCall::MachineInfo => HostReply::Machine(Box::new(self.machine.clone())),
+                    HostCall::CgroupExists { name } => HostReply::Exists(self.exists.contains(&name)),
                     HostCall::ApplyCgroup { name, .. } => {
                         set.push(name);
                         HostReply::Done
                     }
                     _ => HostReply::Done,
                 };
-                self.done(9, action.id, Ok(reply));
+                self.done(seconds, action.id, Ok(reply));
             }
         }
     }
@@ -175,4 +182,59 @@ fn cgroup_v1_is_warned_of() {
     assert_eq!(told, ["CgroupV1"]);
     assert!(bench.recorded[0].warning);
     assert!(bench.recorded[0].message.starts_with("cgroup v1 detected. cgroup v1 support is deprecated and will be removed"));
+}
+
+// NODE-132: container_manager_linux.go (NewContainerManager, "we need to check that the cgroup root actually exists"): one that is not there
+// is told and waited for, and nothing is made in its place. By the driver's name, as cgroup_v2_manager_linux.go (buildCgroupUnifiedPath) looks.
+#[test]
+fn root_of_cgroups_that_is_not_there_is_not_made() {
+    let mut bench = Bench::new();
+    bench.config.cgroups.root = "/custom/pdos".to_owned();
+    bench.settle();
+    bench.plan_tiers();
+    assert_eq!(bench.settle(), Vec::<String>::new());
+    assert!(!bench.startup.is_done());
+    let missing = "invalid configuration: cgroup [\"custom\" \"pdos\"] has some missing paths: /sys/fs/cgroup/custom/pdos";
+    assert_eq!(bench.startup.last_error(), Some(missing));
+    let told: Vec<_> = bench.recorded.iter().map(|r| (r.warning, r.reason.as_str(), r.message.as_str())).collect();
+    assert_eq!(told, [(true, "KubeletSetupFailed", missing)]);
+    assert_eq!(bench.startup.deadline(), Some(at(10).mono));
+    bench.exists.push("/custom/pdos".to_owned());
+    let asked = bench.due(10);
+    bench.done(10, asked[0].id, Ok(HostReply::Exists(true)));
+    let below = ["", "/burstable", "/besteffort"].map(|tier| format!("/custom/pdos/kubepods{tier}"));
+    assert_eq!(bench.settle_at(10), below);
+    assert!(bench.startup.is_done());
+}
+
+// NODE-142, NODE-132: upstream prints the CgroupName with %q.
+#[test]
+fn limits_below_a_root_of_its_own_are_named_in_full() {
+    let mut bench = Bench::new();
+    bench.config.cgroups.root = "/a".to_owned();
+    bench.exists.push("/a".to_owned());
+    bench.settle();
+    bench.plan_tiers();
+    let asked = bench.due(9);
+    bench.done(9, asked[0].id, Ok(HostReply::Exists(true)));
+    let asked = bench.due(9);
+    bench.done(9, asked[0].id, Err(Failure::new(FailureKind::Other, "EBUSY")));
+    let told = bench.recorded.last().map(|event| event.message.clone());
+    assert_eq!(told.as_deref(), Some("Failed to update Node Allocatable Limits [\"a\" \"kubepods\"]: EBUSY"));
+}
+
+// NODE-146: container_manager_linux.go (NewContainerManager): where there is swap and a tmpfs cannot be kept from it, secrets may lie on the
+// disk.
+#[test]
+fn volumes_in_memory_that_may_be_swapped_are_warned_of() {
+    for (swap_on, tmpfs_no_swap) in [(true, false), (true, true), (false, false)] {
+        let mut bench = Bench::new();
+        bench.machine = MachineInfo { swap_on, tmpfs_no_swap, ..machine() };
+        bench.settle();
+        let told: Vec<_> = bench.recorded.iter().map(|r| (r.warning, r.reason.as_str(), r.message.as_str())).collect();
+        let words = "The tmpfs noswap option is not supported. Memory-backed volumes (e.g. secrets, emptyDirs, etc.) might be swapped to disk \
+                     and should no longer be considered secure.";
+        let expected = (true, "PossibleMemoryBackedVolumesOnDisk", words);
+        assert_eq!(told, if swap_on && !tmpfs_no_swap { vec![expected] } else { vec![] });
+    }
 }

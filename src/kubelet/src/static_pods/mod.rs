@@ -40,7 +40,7 @@ pub(crate) struct StaticPods {
     url: Option<Url>,
     /// What was last read, by path.
     read: BTreeMap<String, Read>,
-    /// Whether the machine is known that the pods are judged by.
+    /// Whether that is known which the pods are judged by.
     ready: bool,
     pub(super) mirrors: Mirrors,
     /// Those of one full name, in the order in which they run.
@@ -89,13 +89,13 @@ impl StaticPods {
         earliest([files, url, self.mirrors.deadline()])
     }
 
-    /// Reads if it is time to. Pods are judged by the machine: before it is known, there are none.
-    pub(crate) fn due(&mut self, now: Now, machine_known: bool, out: &mut Out<'_>) {
-        self.ready = machine_known;
-        if let Some(files) = self.files.as_mut().filter(|_| machine_known) {
+    /// Reads if it is time to, and if that is known which the pods will be judged by.
+    pub(crate) fn due(&mut self, now: Now, ready: bool, out: &mut Out<'_>) {
+        self.ready = ready;
+        if let Some(files) = self.files.as_mut().filter(|_| ready) {
             files.due(now, out);
         }
-        if let Some(url) = self.url.as_mut().filter(|_| machine_known) {
+        if let Some(url) = self.url.as_mut().filter(|_| ready) {
             url.due(now, out);
         }
     }

@@ -264,6 +264,14 @@ impl Resolver<'_> {
         let mut system = reservation("systemReserved", "system-reserved", config.system_reserved.as_ref(), &mut self.problems);
         let mut kube = reservation("kubeReserved", "kube-reserved", config.kube_reserved.as_ref(), &mut self.problems);
         let system_cpus = cpuset::parse(&config.reserved_system_cpus).unwrap_or_default();
+        // What the kernel does not tell refuses nothing.
+        let online = cpuset::parse(self.machine.online_cpus.trim()).unwrap_or_default();
+        if !online.is_empty() && !system_cpus.is_subset(&online) {
+            // NODE-144: getReservedCPUs
+            let (text, online) = (config.reserved_system_cpus.as_str(), cpuset::printed(&online));
+            let message = format!("reserved-cpus: {text} is not a subset of online-cpus: {online}");
+            self.problem("reservedSystemCPUs", text, message, "name CPUs that this machine has");
+        }
         if !system_cpus.is_empty() {
             // NODE-144
             kube.remove("cpu");

@@ -1,9 +1,9 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::action::{Action, HostCall};
+use crate::action::{Action, CriCall, HostCall};
 use crate::event::CriReply;
-use crate::observation::{NodeAddresses, RuntimeCondition, RuntimeStatus};
+use crate::observation::{NodeAddresses, RuntimeCondition, RuntimeStatus, RuntimeVersion};
 use crate::out::Ledger;
 
 struct Bench {
@@ -37,18 +37,23 @@ impl Bench {
             cpu_cfs_quota: true,
             ..MachineInfo::default()
         };
-        let mut bench = Self {
+        let mut bench = Self::before_the_runtime_answers();
+        bench.machine = machine;
+        bench.ask_runtime(0);
+        bench
+    }
+
+    fn before_the_runtime_answers() -> Self {
+        Self {
             manager: NodeManager::new(Arc::new(Config::new("n1"))),
             runtime: RuntimeHealth::new(),
-            machine,
+            machine: MachineInfo::default(),
             known: true,
             address: Some("10.77.0.1"),
             told: Vec::new(),
             ledger: Ledger::default(),
             rng: Rng::new(1),
-        };
-        bench.ask_runtime(0);
-        bench
+        }
     }
 
     /// The runtime is asked, and says that all is well.
@@ -58,7 +63,12 @@ impl Bench {
         let well = || Some(RuntimeCondition { status: true, ..RuntimeCondition::default() });
         for action in actions {
             let status = RuntimeStatus { runtime_ready: well(), network_ready: well(), ..RuntimeStatus::default() };
-            self.runtime.done(at(millis), action.id, Ok(CriReply::Status(status)));
+            let reply = match action.call {
+                Call::Cri(CriCall::Version) => CriReply::Version(RuntimeVersion::default()),
+                Call::Cri(CriCall::RuntimeConfig) => CriReply::RuntimeConfig { systemd_cgroup: None },
+                _ => CriReply::Status(status),
+            };
+            self.runtime.done(at(millis), action.id, Ok(reply));
         }
     }
 
@@ -406,4 +416,38 @@ fn node_that_was_booted_since_is_told_once() {
     }
     let told: Vec<_> = bench.told.iter().filter(|(reason, _)| reason == "Rebooted").map(|(_, message)| message.as_str()).collect();
     assert_eq!(told, ["Node n1 has been rebooted, boot id: new"]);
+}
+
+// NODE-060: upstream's Run has the runtime asked once before syncNodeStatus: a Node that is made before would say that the runtime can
+// do nothing, and pods that come at once would be refused by that. One that fails to answer holds nothing up.
+#[test]
+fn node_is_made_once_the_runtime_was_asked() {
+    let mut bench = Bench { machine: MachineInfo { cpus: 2, ..MachineInfo::default() }, ..Bench::before_the_runtime_answers() };
+    assert!(bench.due(0).is_empty() && bench.due(900).is_empty());
+    assert_eq!(bench.manager.deadline(), None, "the runtime's answer wakes it");
+    bench.ask_runtime(1000);
+    let (_, node) = Bench::created(&bench.due(1000));
+    assert!(node.status.unwrap().features.is_some());
+    let mut bench = Bench { machine: MachineInfo { cpus: 2, ..MachineInfo::default() }, ..Bench::before_the_runtime_answers() };
+    let (mut actions, mut recorded) = (Vec::new(), Vec::new());
+    bench.runtime.due(at(0), &mut Out::new(&mut bench.ledger, &mut actions, &mut recorded));
+    for action in actions {
+        bench.runtime.done(at(5), action.id, Err(Failure::new(FailureKind::Unavailable, "connection refused")));
+    }
+    Bench::created(&bench.due(5));
+}
+
+// NODE-060, NODE-062: the same for a Node that is there and that nobody calls ready: its first report says what the runtime says.
+#[test]
+fn first_report_waits_for_the_runtime_too() {
+    let mut bench = Bench { machine: MachineInfo { cpus: 2, ..MachineInfo::default() }, ..Bench::before_the_runtime_answers() };
+    bench.manager.registered = true;
+    bench.manager.csi = Csi::There;
+    let node = json!({"metadata": {"name": "n1", "uid": "u"}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}});
+    bench.manager.node = Some(Arc::new(serde_json::from_value(node).unwrap()));
+    assert!(bench.due(0).is_empty() && bench.due(2000).is_empty());
+    bench.ask_runtime(3000);
+    bench.manager.hurry();
+    let (_, patch) = Bench::patched(&bench.due(3000));
+    assert_eq!(patch["status"]["features"]["supplementalGroupsPolicy"], false, "{patch}");
 }
