@@ -51,19 +51,28 @@ pub struct Failure {
     /// The gRPC code with which the other side failed the call, if it did, as gRPC names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// The HTTP status with which a server refused the request, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
 }
 
 impl Failure {
     /// A failure of that kind with that message.
     #[must_use]
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), code: None }
+        Self { kind, message: message.into(), code: None, status: None }
     }
 
     /// The same, failed by a gRPC server with that code.
     #[must_use]
     pub fn with_code(self, code: impl Into<String>) -> Self {
         Self { code: Some(code.into()), ..self }
+    }
+
+    /// The same, refused by an HTTP server with that status.
+    #[must_use]
+    pub fn with_status(self, status: u16) -> Self {
+        Self { status: Some(status), ..self }
     }
 
     /// The message as gRPC's own errors print it, which is how users know some failures of the runtime.

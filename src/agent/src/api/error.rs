@@ -53,7 +53,7 @@ pub(super) fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> F
     } else {
         told.message
     };
-    Failure::new(kind_of(status.as_u16(), &told.reason, after), message)
+    Failure::new(kind_of(status.as_u16(), &told.reason, after), message).with_status(status.as_u16())
 }
 
 /// An error that came within a watch.
@@ -149,6 +149,15 @@ mod tests {
         let failure = refused(StatusCode::CONFLICT, &HeaderMap::new(), body);
         assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::AlreadyExists, "nodes \"n1\" already exists"));
         assert_eq!(refused(StatusCode::CONFLICT, &HeaderMap::new(), b"{}").kind, FailureKind::Conflict);
+    }
+
+    // API-147: what calls are counted by is the status of the answer, whatever it means to decisions.
+    #[test]
+    fn status_of_an_answer_is_kept() {
+        for status in [400, 404, 500, 503, 504] {
+            let refused = refused(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), b"{}");
+            assert_eq!((refused.status, refused.rpc_message()), (Some(status), refused.message.clone()));
+        }
     }
 
     #[test]
