@@ -97,6 +97,8 @@ pub(super) fn sandbox_status(status: cri::PodSandboxStatus) -> Result<Identified
     if status.created_at == 0 {
         return Err(wrong("status.CreatedAt is not set"));
     }
+    // kuberuntime/util/util.go (PodSandboxChanged): one of whose network nothing is told lacks nothing.
+    let lacks_ip = status.network.as_ref().is_some_and(|network| network.ip.is_empty());
     let network = status.network.unwrap_or_default();
     let ips = std::iter::once(network.ip).chain(network.additional_ips.into_iter().map(|ip| ip.ip));
     let options = status.linux.and_then(|l| l.namespaces).and_then(|n| n.options);
@@ -106,6 +108,7 @@ pub(super) fn sandbox_status(status: cri::PodSandboxStatus) -> Result<Identified
         state: sandbox_state(status.state),
         created_at: status.created_at,
         ips: ips.filter(|ip| !ip.is_empty()).collect(),
+        lacks_ip,
         host_network: options.is_some_and(|o| o.network == cri::NamespaceMode::Node as i32),
         runtime_handler: status.runtime_handler,
         labels: status.labels,
@@ -364,6 +367,21 @@ mod tests {
         given.network =
             Some(cri::PodSandboxNetworkStatus { ip: "10.0.0.1".into(), additional_ips: vec![cri::PodIp { ip: "fd00::1".into() }] });
         assert_eq!(sandbox_status(given).unwrap().status.ips, ["10.0.0.1", "fd00::1"]);
+    }
+
+    // CRI-042: kuberuntime/util/util.go (PodSandboxChanged): `Network != nil && Network.Ip == ""`.
+    #[test]
+    fn sandbox_lacks_an_ip_if_its_network_is_told_without_a_first_one() {
+        let lacks = |network: Option<cri::PodSandboxNetworkStatus>| {
+            sandbox_status(cri::PodSandboxStatus { network, ..sandbox() }).unwrap().status.lacks_ip
+        };
+        let network = |ip: &str, more: &[&str]| {
+            let additional_ips = more.iter().map(|ip| cri::PodIp { ip: (*ip).to_owned() }).collect();
+            Some(cri::PodSandboxNetworkStatus { ip: ip.to_owned(), additional_ips })
+        };
+        assert!(!lacks(None), "of its network nothing is told");
+        assert!(lacks(network("", &[])) && lacks(network("", &["fd00::1"])));
+        assert!(!lacks(network("10.0.0.1", &[])));
     }
 
     // LOG-003

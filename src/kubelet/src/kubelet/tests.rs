@@ -201,6 +201,7 @@ impl Bench {
             message: String::new(),
             image: "busybox".to_owned(),
             image_ref: "sha256:1".to_owned(),
+            lacks_ip: false,
             image_id: "sha256:1".to_owned(),
             log_path: String::new(),
             labels: BTreeMap::new(),

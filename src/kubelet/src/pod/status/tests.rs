@@ -66,6 +66,7 @@ impl Bench {
             ips: vec![ip.to_owned()],
             host_network: false,
             runtime_handler: String::new(),
+            lacks_ip: ip.is_empty(),
             labels: BTreeMap::new(),
         };
         self.seen.sandboxes = vec![status];
