@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
@@ -221,13 +222,18 @@ impl Parts {
     pub fn pod_ips(&self, pod: &Pod, seen: &PodObservation) -> Vec<String> {
         let host_ips = self.host_ips();
         if pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false) {
-            return host_ips;
+            return self.host_ips();
         }
-        seen.sandboxes.first().map(|s| sorted_ips(&s.ips, &host_ips)).unwrap_or_default()
+        seen.sandboxes.first().map(|s| sorted_ips(&s.ips, self.v6_first())).unwrap_or_default()
+    }
+
+    /// Whether of a pod's IPs the one of IPv6 is the first (NET-005): by `--node-ip`, whatever addresses the Node has.
+    #[must_use]
+    pub fn v6_first(&self) -> bool {
+        self.config.node.ips.first().is_some_and(IpAddr::is_ipv6)
     }
 
     fn environment(&self, pod: &Pod, container: &Container, pod_ips: &[String], room: &mut Room) -> Result<Environment, EnvError> {
-        let host_ips = self.host_ips();
         let allocatable = self.node_allocatable();
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         // Static pods do not wait: the API server may be one of them.
