@@ -542,11 +542,11 @@ impl Kubelet {
                 self.wake(woken);
             }
             Some(Owner::NodeFiles) => {
-                if self.parts.node_files.done(id, outcome) {
+                if let Some(woken) = self.parts.node_files.done(now, id, outcome) {
                     if let Some(why) = self.parts.node_files.first_complaint(&self.parts.config.dns) {
                         out.record(Recorded::warning(Subject::Node, "CheckLimitsForResolvConf", why));
                     }
-                    self.all_dirty();
+                    self.wake(woken);
                 }
             }
             _ => {}

@@ -34,7 +34,7 @@ use crate::pod::manager::{is_static, name_of, uid_of};
 use crate::pod::mounts::{MountInputs, file_mount, from_root, mounts_over, volume_mounts};
 use crate::pod::sandbox_config::{SandboxInputs, sandbox_config};
 use crate::pod::security_context::{SecurityInputs, security_context};
-use crate::pod::status::sorted_ips;
+use crate::pod::status::{all_ips, sorted_ips};
 use crate::pod::worker::PodWorker;
 use crate::prober::Prober;
 use crate::recorder::{Recorded, Subject};
@@ -288,7 +288,8 @@ impl Parts {
         let mounts = volume_mounts(&inputs, room).map_err(config_error)?;
         let mut files = mounts.binds;
         let mut mounts = mounts.mounts;
-        self.own_files(worker, container, &pod_ips, machine.selinux, &mut files, &mut mounts);
+        let hosts_ips = all_ips(&sandbox.ips);
+        self.own_files(worker, container, &hosts_ips, machine.selinux, &mut files, &mut mounts).map_err(config_error)?;
         let groups = self.volume_groups(pod);
         let security = SecurityInputs {
             image,
@@ -335,7 +336,10 @@ impl Parts {
         self.runtime.handlers().iter().any(|h| h.name == name && h.recursive_read_only_mounts)
     }
 
-    /// /etc/hosts (NET-003) and the termination log (MNT-015).
+    /// /etc/hosts (NET-003) and the termination log (MNT-015). `pod_ips` are all of them, in the runtime's order (NET-004).
+    ///
+    /// # Errors
+    /// The node's own hosts file, which the pod is to have, cannot be read.
     fn own_files(
         &mut self,
         worker: &PodWorker,
@@ -344,12 +348,12 @@ impl Parts {
         selinux: bool,
         files: &mut Vec<HostCall>,
         mounts: &mut Vec<proto::cri::Mount>,
-    ) {
+    ) -> Result<(), String> {
         let pod_dir = self.pod_dir(worker);
         let host_network = worker.pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
         if (!pod_ips.is_empty() || host_network) && !mounts_over(container, "/etc/hosts") {
-            let node_file = host_network.then(|| self.node_files.hosts().to_owned());
-            let contents = hosts_file(&worker.pod, pod_ips, &self.config.dns.cluster_domain, node_file.as_deref());
+            let node_file = if host_network { Some(self.node_files.hosts()?) } else { None };
+            let contents = hosts_file(&worker.pod, pod_ips, &self.config.dns.cluster_domain, node_file);
             let path = format!("{pod_dir}/etc-hosts");
             files.push(HostCall::WriteFile { path: path.clone(), contents: contents.into_bytes(), mode: 0o644 });
             mounts.push(file_mount("/etc/hosts", path, selinux));
@@ -382,6 +386,7 @@ impl Parts {
 /// What is known of a pod's pull secrets.
 #[derive(Debug, Default)]
 pub struct PullSecrets {
+        Ok(())
     /// Those that are there.
     pub found: Vec<Sensitive<Arc<Secret>>>,
     /// Those that are not to be had.
@@ -456,7 +461,7 @@ mod tests {
         let worker = PodWorker::new(now(), PodUid::new("u"), pod, None);
         let ips: Vec<String> = ips.iter().map(|ip| (*ip).to_owned()).collect();
         let (mut files, mut mounts) = (Vec::new(), Vec::new());
-        kubelet.parts.own_files(&worker, &container, &ips, false, &mut files, &mut mounts);
+        kubelet.parts.own_files(&worker, &container, &ips, false, &mut files, &mut mounts).unwrap();
         (files, mounts)
     }
 
@@ -473,7 +478,8 @@ mod tests {
             assert_eq!((mounts[0].container_path.as_str(), &mounts[0].host_path, mounts[0].readonly), ("/etc/hosts", path, false));
         }
         assert!(own(&mut kubelet, plain, &[]).1.is_empty());
-        assert_eq!(own(&mut kubelet, json!({"hostNetwork": true, "containers": [{"name": "c"}]}), &[]).1.len(), 1);
+        let no_sandbox_yet = own(&mut kubelet, json!({"containers": [{"name": "c", "terminationMessagePath": ""}]}), &[]);
+        assert!(no_sandbox_yet.0.is_empty());
         let over = json!({"containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/etc/hosts"}]}]});
         assert!(own(&mut kubelet, over, &["10.88.0.2"]).0.is_empty());
     }

@@ -380,10 +380,10 @@ fn sandboxes_to_stop(worker: &PodWorker, seen: &PodObservation) -> Vec<SandboxId
         .collect()
 }
 
-/// Whether the node's files were read since the pod came; if not, the pod is woken when they are.
+/// Whether the node's files were read since the pod came, and not long ago; if not, the pod is woken when they are.
 fn read_node_files(worker: &PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) -> bool {
     let Parts { node_files, config, .. } = parts;
-    node_files.ensure(now, worker.born, &config.dns.resolv_conf, out)
+    node_files.ensure(now, (&worker.uid, worker.born), &config.dns.resolv_conf, out)
 }
 
 fn create_sandbox(

@@ -344,7 +344,8 @@ fn host_network_ips(host_ips: &[String], status: &PodStatus) -> Vec<String> {
     ips
 }
 
-/// One IP of each family, the node's family first; none if any cannot be read.
+/// All IPs as the runtime tells them; none if any cannot be read (determinePodSandboxIPs in
+/// kuberuntime_sandbox.go).
 #[must_use]
 pub fn all_ips(ips: &[String]) -> Vec<String> {
     if ips.iter().all(|ip| ip.parse::<std::net::IpAddr>().is_ok()) { ips.to_vec() } else { Vec::new() }
