@@ -108,7 +108,7 @@ impl Kubelet {
             objects: ObjectCache::new(config.pods.change_detection, config.node.standalone)
                 .synced_every(config.pods.sync_frequency),
             services: ServiceCache::default(),
-            runtime_classes: RuntimeClasses::default(),
+            runtime_classes: RuntimeClasses::new(config.node.standalone),
             tokens: TokenManager::new(rng.next_u64()),
             statuses: StatusManager::new(),
             prober: Prober::new(rng.next_u64()),

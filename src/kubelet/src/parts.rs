@@ -31,7 +31,7 @@ use crate::pod::env::{EnvError, EnvInputs, Environment, environment};
 use crate::pod::fields::FieldContext;
 use crate::pod::hosts::hosts_file;
 use crate::pod::manager::{is_static, name_of, uid_of};
-use crate::pod::mounts::{MountInputs, file_mount, from_root, mounts_over, volume_mounts};
+use crate::pod::mounts::{MountInputs, asks_for_recursion, file_mount, from_root, mounts_over, volume_mounts};
 use crate::pod::sandbox_config::{SandboxInputs, sandbox_config};
 use crate::pod::security_context::{SecurityInputs, security_context};
 use crate::pod::status::{all_ips, sorted_ips};
@@ -283,6 +283,10 @@ impl Parts {
             pod_dir: &pod_dir,
             variable: &variable,
             recursive_read_only: self.mounts_recursively(pod),
+        if asks_for_recursion(container) && !self.runtime_classes.knows(pod) {
+            // The first answer of this life is on its way, and wakes the pod: it is not to lose what it was confined by.
+            return Err(None);
+        }
             selinux: machine.selinux,
         };
         let mounts = volume_mounts(&inputs, room).map_err(config_error)?;

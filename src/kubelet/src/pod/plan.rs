@@ -119,6 +119,7 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
     if !network_allows(worker, parts, out) {
         return false;
     }
+    parts.runtime_classes.want(&worker.pod, out);
     parts.objects.register(now, &worker.pod, out);
     if !worker.prepared {
         let batch = before_it_runs(worker, parts, now, seen, out);
@@ -402,7 +403,7 @@ fn create_sandbox(
     if !read_node_files(worker, parts, now, out) {
         return false;
     }
-    let handler = match parts.runtime_classes.handler(&worker.pod, out) {
+    let handler = match parts.runtime_classes.handler(&worker.pod) {
         Err(None) => return false,
         Err(Some(message)) => Err(message),
         Ok(handler) => Ok(handler),
