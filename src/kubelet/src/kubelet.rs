@@ -7,7 +7,6 @@ mod guard;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use self::due::Part;
 use self::guard::Faults;
@@ -50,9 +49,6 @@ use crate::volumes::csi::StepReply as VolumeReply;
 use crate::volumes::manager::VolumeManager;
 use crate::work::{OnWork, Work};
 use crate::workers::Doubts;
-
-/// How long a look at the runtime may take: one whose answer was lost must not blind the agent for as long as a change may take.
-pub(crate) const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The pure machine. See the crate's head for the reading order.
 #[derive(Debug)]
@@ -101,7 +97,7 @@ impl Kubelet {
         let mut rng = Rng::new(seed);
         let parts = Parts {
             startup: Startup::default(),
-            runtime: RuntimeHealth::new(),
+            runtime: RuntimeHealth::new(config.pods.runtime_request_timeout),
             images: ImageManager::new(&config),
             volumes: VolumeManager::default(),
             plugins: Plugins::default(),
@@ -121,7 +117,7 @@ impl Kubelet {
             parts,
             pods: PodManager::new(sources),
             workers: BTreeMap::new(),
-            pleg: Pleg::new(config.pods.runtime_request_timeout.min(LOOK_TIMEOUT)),
+            pleg: Pleg::new(config.pods.runtime_request_timeout),
             housekeeping: Housekeeping::default(),
             dirty: BTreeSet::new(),
             alarms: Alarms::default(),

@@ -22,7 +22,6 @@ use super::worker::{ERROR_RETRY, Phase, PodWorker, call_limits};
 use crate::action::{CriCall, HostCall};
 use crate::facts::Fact;
 use crate::ids::SandboxId;
-use crate::kubelet::LOOK_TIMEOUT;
 use crate::observation::{MachineInfo, PodObservation, SandboxState};
 use crate::out::Out;
 use crate::parts::Parts;
@@ -74,7 +73,7 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
     let Some(seen) = worker.fresh().cloned() else {
         // Also while the host prepares something, or a step that failed is held back: neither hides that a container died.
         if !worker.look_waits(now) {
-            worker.observe(limits.runtime.min(LOOK_TIMEOUT), out);
+            worker.observe(limits.runtime, out);
         }
         return false;
     };
@@ -119,8 +118,8 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
     if !network_allows(worker, parts, out) {
         return false;
     }
-    parts.runtime_classes.want(&worker.pod, out);
     parts.objects.register(now, &worker.pod, out);
+    parts.runtime_classes.want(&worker.pod, out);
     if !worker.prepared {
         let batch = before_it_runs(worker, parts, now, seen, out);
         return begin(worker, batch);

@@ -39,7 +39,7 @@ impl Bench {
         };
         let mut bench = Self {
             manager: NodeManager::new(Arc::new(Config::new("n1"))),
-            runtime: RuntimeHealth::new(),
+            runtime: RuntimeHealth::new(Duration::from_secs(120)),
             machine,
             known: true,
             address: Some("10.77.0.1"),
