@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use proto::cri::{ImageSpec, PodSandboxConfig};
+use proto::cri::{DnsConfig, ImageSpec, PodSandboxConfig};
 
 use crate::action::HostCall;
 use crate::cache::runtime_classes::RuntimeClasses;
@@ -26,7 +26,7 @@ use crate::out::Out;
 use crate::plugins::Plugins;
 use crate::pod::configs::ContainerPlan;
 use crate::pod::container_config::{ContainerInputs, container_config};
-use crate::pod::dns::{ResolvConf, pod_dns};
+use crate::pod::dns::{PodDns, ResolvConf, pod_dns};
 use crate::pod::env::{EnvError, EnvInputs, Environment, environment};
 use crate::pod::fields::FieldContext;
 use crate::pod::hosts::hosts_file;
@@ -103,7 +103,8 @@ pub struct Wanted<'a> {
     pub room: &'a mut Room,
 }
 
-fn config_error(message: String) -> PlanError {
+/// A container's configuration cannot be made, and why.
+pub(crate) fn config_error(message: String) -> PlanError {
     Some(("CreateContainerConfigError".to_owned(), message))
 }
 
@@ -190,6 +191,25 @@ impl Parts {
     /// # Errors
     /// What `FailedCreatePodSandBox` tells.
     pub fn sandbox_config(&self, pod: &Arc<Pod>, attempt: u32, out: &mut Out<'_>) -> Result<Arc<PodSandboxConfig>, String> {
+        let dns = self.dns_of(pod)?;
+        for (reason, message) in dns.node_warnings {
+            out.record(Recorded::warning(Subject::Node, reason, message));
+        }
+        for (reason, message) in dns.warnings {
+            out.record(Recorded::warning(Subject::Pod(Arc::clone(pod)), reason, message));
+        }
+        self.sandbox_config_with(pod, attempt, dns.config)
+    }
+
+    /// The same for a pull (CRI-034). What is wrong with it users are told when the container is made.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn sandbox_config_of_pull(&self, pod: &Pod, attempt: u32) -> Result<Arc<PodSandboxConfig>, String> {
+        self.sandbox_config_with(pod, attempt, self.dns_of(pod)?.config)
+    }
+
+    fn dns_of(&self, pod: &Pod) -> Result<PodDns, String> {
         let host = match self.node_files.resolv_conf() {
             _ if self.config.dns.resolv_conf.is_empty() => None,
             Some(Ok(text)) => Some(ResolvConf::parse(text)?),
@@ -197,20 +217,17 @@ impl Parts {
             None => return Err(format!("open {}: not read yet", self.config.dns.resolv_conf)),
         };
         let display = format!("{}({})", name_of(pod), pod.metadata.uid.as_deref().unwrap_or_default());
-        let dns = pod_dns(pod, &self.config.dns, host.as_ref(), &self.config.node.ips, &display);
-        for (reason, message) in dns.node_warnings {
-            out.record(Recorded::warning(Subject::Node, reason, message));
-        }
-        for (reason, message) in dns.warnings {
-            out.record(Recorded::warning(Subject::Pod(Arc::clone(pod)), reason, message));
-        }
+        Ok(pod_dns(pod, &self.config.dns, host.as_ref(), &self.config.node.ips, &display))
+    }
+
+    fn sandbox_config_with(&self, pod: &Pod, attempt: u32, dns: DnsConfig) -> Result<Arc<PodSandboxConfig>, String> {
         let cgroup_parent =
             if self.config.cgroups.per_qos { pod_cgroup_name(pod, &self.config, self.cgroup_driver()) } else { String::new() };
         let inputs = SandboxInputs {
             config: &self.config,
             attempt,
             cgroup_parent,
-            dns: dns.config,
+            dns,
             log_directory: self.pod_log_directory(pod),
             volume_groups: self.volume_groups(pod),
         };
@@ -220,7 +237,6 @@ impl Parts {
     /// The pod's IPs: its newest sandbox's, or the node's on the node's network (NET-005).
     #[must_use]
     pub fn pod_ips(&self, pod: &Pod, seen: &PodObservation) -> Vec<String> {
-        let host_ips = self.host_ips();
         if pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false) {
             return self.host_ips();
         }
@@ -234,6 +250,7 @@ impl Parts {
     }
 
     fn environment(&self, pod: &Pod, container: &Container, pod_ips: &[String], room: &mut Room) -> Result<Environment, EnvError> {
+        let host_ips = self.host_ips();
         let allocatable = self.node_allocatable();
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         // Static pods do not wait: the API server may be one of them.
@@ -266,6 +283,10 @@ impl Parts {
         let pod = &worker.pod;
         let Some(sandbox) = seen.sandboxes.first() else { return Err(None) };
         let Some(machine) = self.startup.machine().cloned() else { return Err(None) };
+        if asks_for_recursion(container) && !self.runtime_classes.knows(pod) {
+            // The first answer of this life is on its way, and wakes the pod: it is not to lose what it was confined by.
+            return Err(None);
+        }
         let sandbox_config = self.sandbox_config(pod, sandbox.attempt, out).map_err(config_error)?;
         let pod_ips = self.pod_ips(pod, seen);
         let env = self.environment(pod, container, &pod_ips, room).map_err(|error| match error {
@@ -283,10 +304,6 @@ impl Parts {
             pod_dir: &pod_dir,
             variable: &variable,
             recursive_read_only: self.mounts_recursively(pod),
-        if asks_for_recursion(container) && !self.runtime_classes.knows(pod) {
-            // The first answer of this life is on its way, and wakes the pod: it is not to lose what it was confined by.
-            return Err(None);
-        }
             selinux: machine.selinux,
         };
         let mounts = volume_mounts(&inputs, room).map_err(config_error)?;
@@ -369,6 +386,7 @@ impl Parts {
             files.push(HostCall::CreateFile { path: path.clone(), mode: 0o666 });
             mounts.push(file_mount(&from_root(message_path), path, selinux));
         }
+        Ok(())
     }
 
     /// The pod's pull secrets (POD-104: those that cannot be read count as none, and are told).
@@ -390,7 +408,6 @@ impl Parts {
 /// What is known of a pod's pull secrets.
 #[derive(Debug, Default)]
 pub struct PullSecrets {
-        Ok(())
     /// Those that are there.
     pub found: Vec<Sensitive<Arc<Secret>>>,
     /// Those that are not to be had.

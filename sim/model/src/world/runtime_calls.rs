@@ -193,6 +193,23 @@ fn every_call_of_the_runtime_has_its_deadline() {
     }
 }
 
+// CRI-034: kuberuntime_image.go (PullImage) sends the configuration that the sandbox was made with.
+#[test]
+fn pull_is_told_the_sandbox_that_the_image_is_for() {
+    let (actions, mut sandbox, mut pulls) = (life(), None, 0);
+    for (_, call, _) in calls(&actions) {
+        match call {
+            CriCall::RunPodSandbox { config, .. } => sandbox = Some(config),
+            CriCall::PullImage { sandbox_config, .. } => {
+                assert!(sandbox.is_some() && sandbox_config.as_ref() == sandbox);
+                pulls += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(pulls > 0);
+}
+
 // CRI-012, CRI-013, CRI-019: nothing is removed that was not stopped before, sandboxes in this very life: the network goes with the stop.
 #[test]
 fn what_is_removed_was_stopped_before() {

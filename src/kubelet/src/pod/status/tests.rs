@@ -66,9 +66,9 @@ impl Bench {
             state,
             created_at: 1,
             ips: vec![ip.to_owned()],
+            lacks_ip: ip.is_empty(),
             host_network: false,
             runtime_handler: String::new(),
-            lacks_ip: ip.is_empty(),
             labels: BTreeMap::new(),
         };
         self.seen.sandboxes = vec![status];
