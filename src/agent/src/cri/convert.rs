@@ -394,6 +394,13 @@ mod tests {
         assert!(listed_sandbox(&nameless).is_none());
         let ours = cri::PodSandbox { labels: labels(), metadata, ..stranger };
         assert_eq!(listed_sandbox(&ours).unwrap().unwrap().pod, PodUid::new("u1"));
+        let metadata = Some(cri::ContainerMetadata { name: "main".into(), attempt: 0 });
+        let stranger = cri::Container { id: "c".into(), metadata: metadata.clone(), ..cri::Container::default() };
+        assert!(listed_container(&stranger).is_none());
+        let nameless = cri::Container { id: "c".into(), labels: labels(), ..cri::Container::default() };
+        assert!(listed_container(&nameless).is_none());
+        let ours = cri::Container { labels: labels(), ..stranger };
+        assert_eq!(listed_container(&ours).unwrap().unwrap().pod, PodUid::new("u1"));
     }
 
     // CRI-002
@@ -421,7 +428,39 @@ mod tests {
     // CRI-004
     #[test]
     fn status_needs_both_conditions() {
-        assert!(runtime_status(cri::StatusResponse::default()).is_err());
+        let condition = |kind: &str, status| cri::RuntimeCondition {
+            r#type: kind.to_owned(),
+            status,
+            reason: format!("{kind}Reason"),
+            message: "m".to_owned(),
+        };
+        let handler = cri::RuntimeHandler {
+            name: "runc-x".to_owned(),
+            features: Some(cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
+        };
+        let told = |conditions: &[cri::RuntimeCondition]| {
+            runtime_status(cri::StatusResponse {
+                status: Some(cri::RuntimeStatus { conditions: conditions.to_vec() }),
+                runtime_handlers: vec![cri::RuntimeHandler::default(), handler.clone()],
+                features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..cri::RuntimeFeatures::default() }),
+                ..cri::StatusResponse::default()
+            })
+        };
+        let (runtime, network) = (condition("RuntimeReady", true), condition("NetworkReady", false));
+        // remote_runtime.go (Status)
+        for too_few in [&[][..], std::slice::from_ref(&runtime), std::slice::from_ref(&network)] {
+            assert!(told(too_few).unwrap_err().message.contains("RuntimeReady or NetworkReady condition are not set"));
+        }
+        let status = told(&[network, runtime]).unwrap();
+        assert_eq!(
+            status.runtime_ready.map(|c| (c.status, c.reason, c.message)),
+            Some((true, "RuntimeReadyReason".into(), "m".into()))
+        );
+        assert_eq!(status.network_ready.map(|c| c.status), Some(false));
+        let handlers: Vec<(&str, bool, bool)> =
+            status.handlers.iter().map(|h| (h.name.as_str(), h.recursive_read_only_mounts, h.user_namespaces)).collect();
+        assert_eq!(handlers, [("", false, false), ("runc-x", true, false)]);
+        assert!(status.supplemental_groups_policy);
     }
 
     // A runtime may say anything: what it says is bytes.
