@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use kubelet::action::{ApiCall, Call, CriCall, HostCall, VolumeSetup};
 use kubelet::csi::{CsiCall, CsiReply};
 use kubelet::event::Event;
-use kubelet::failure::{Failure, FailureKind};
+use kubelet::failure::Failure;
 use tokio::time::Instant;
 
 use crate::env::Clock;
@@ -196,7 +196,7 @@ impl Counting {
             Kind::Api { verb } => {
                 let Event::ApiDone { outcome, .. } = event else { return };
                 let code = code(verb, outcome.as_ref().err());
-                registry.add(&REQUESTS, &[("code", code), ("method", verb)], 1.0);
+                registry.add(&REQUESTS, &[("code", &code), ("method", verb)], 1.0);
                 registry.observe(&REQUEST_SECONDS, &[("verb", verb)], took.as_secs_f64());
             }
             Kind::Cgroup(operation) => {
@@ -345,25 +345,19 @@ fn verb(call: &ApiCall) -> Option<&'static str> {
     verbs.into_iter().find(|(begins, _)| call.name().starts_with(begins)).map(|(_, verb)| verb)
 }
 
-/// The status code of an answer; `<error>` if there was none.
-fn code(verb: &str, failure: Option<&Failure>) -> &'static str {
-    match failure.map(|failure| &failure.kind) {
-        None if verb == "POST" => "201",
-        None => "200",
-        Some(FailureKind::Unauthorized) => "401",
-        Some(FailureKind::Forbidden) => "403",
-        Some(FailureKind::NotFound) => "404",
-        Some(FailureKind::AlreadyExists | FailureKind::Conflict) => "409",
-        Some(FailureKind::Gone) => "410",
-        Some(FailureKind::Invalid) => "422",
-        Some(FailureKind::Throttled { .. }) => "429",
-        Some(_) => "<error>",
+/// The status code of an answer; `<error>` if there was none (client-go's rest/request.go).
+fn code(verb: &str, failure: Option<&Failure>) -> String {
+    match failure {
+        None if verb == "POST" => "201".to_owned(),
+        None => "200".to_owned(),
+        Some(failure) => failure.status.map_or_else(|| "<error>".to_owned(), |status| status.to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use kubelet::event::{ApiReply, CriReply, HostReply};
+    use kubelet::failure::FailureKind;
     use kubelet::ids::{ActionId, PodUid};
     use kubelet::observation::Listing;
     use kubelet::time::Mono;
@@ -400,8 +394,13 @@ mod tests {
         let failed = Event::CriDone { id, outcome: Err(refused()) };
         let run = CriCall::RunPodSandbox { config: Arc::default(), runtime_handler: String::new() };
         made(&metrics, &Call::Cri(run), &failed, 1000).await;
-        made(&metrics, &Call::Api(ApiCall::GetNode), &Event::ApiDone { id, outcome: Err(refused()) }, 0).await;
+        let forbidden = refused().with_status(403);
+        made(&metrics, &Call::Api(ApiCall::GetNode), &Event::ApiDone { id, outcome: Err(forbidden) }, 0).await;
         let patch = Call::Api(ApiCall::PatchNodeStatus(serde_json::Value::Null));
+        let unavailable = || Failure::new(FailureKind::Unavailable, "no");
+        for failed in [unavailable().with_status(503), unavailable()] {
+            made(&metrics, &patch, &Event::ApiDone { id, outcome: Err(failed) }, 0).await;
+        }
         made(&metrics, &patch, &Event::ApiDone { id, outcome: Ok(ApiReply::Done) }, 0).await;
         let down = HostCall::TearDownVolume {
             pod: PodUid::new("u"),
@@ -428,7 +427,9 @@ mod tests {
             "kubelet_run_podsandbox_duration_seconds_count{runtime_handler=\"\"} 1",
             "rest_client_requests_total{code=\"403\",method=\"GET\"} 1",
             "rest_client_requests_total{code=\"200\",method=\"PATCH\"} 1",
-            "rest_client_request_duration_seconds_count{verb=\"PATCH\"} 1",
+            "rest_client_requests_total{code=\"503\",method=\"PATCH\"} 1",
+            "rest_client_requests_total{code=\"<error>\",method=\"PATCH\"} 1",
+            "rest_client_request_duration_seconds_count{verb=\"PATCH\"} 3",
             "storage_operation_duration_seconds_count{migrated=\"false\",operation_name=\"volume_unmount\",status=\"success\",volume_plugin=\"kubernetes.io/empty-dir\"} 1",
             "kubelet_cgroup_manager_duration_seconds_count{operation_type=\"destroy\"} 1",
         ] {

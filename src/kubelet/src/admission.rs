@@ -5,6 +5,8 @@
 mod app_armor;
 mod sysctls;
 
+pub(crate) use sysctls::with_dots;
+
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration};
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -7,7 +7,6 @@ mod guard;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use self::due::Part;
 use self::guard::Faults;
@@ -50,9 +49,6 @@ use crate::volumes::csi::StepReply as VolumeReply;
 use crate::volumes::manager::VolumeManager;
 use crate::work::{OnWork, Work};
 use crate::workers::Doubts;
-
-/// How long a look at the runtime may take: one whose answer was lost must not blind the agent for as long as a change may take.
-pub(crate) const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The pure machine. See the crate's head for the reading order.
 #[derive(Debug)]
@@ -101,14 +97,14 @@ impl Kubelet {
         let mut rng = Rng::new(seed);
         let parts = Parts {
             startup: Startup::default(),
-            runtime: RuntimeHealth::new(),
+            runtime: RuntimeHealth::new(config.pods.runtime_request_timeout),
             images: ImageManager::new(&config),
             volumes: VolumeManager::default(),
             plugins: Plugins::default(),
             objects: ObjectCache::new(config.pods.change_detection, config.node.standalone)
                 .synced_every(config.pods.sync_frequency),
             services: ServiceCache::default(),
-            runtime_classes: RuntimeClasses::default(),
+            runtime_classes: RuntimeClasses::new(config.node.standalone),
             tokens: TokenManager::new(rng.next_u64()),
             statuses: StatusManager::new(),
             prober: Prober::new(rng.next_u64()),
@@ -121,7 +117,7 @@ impl Kubelet {
             parts,
             pods: PodManager::new(sources),
             workers: BTreeMap::new(),
-            pleg: Pleg::new(config.pods.runtime_request_timeout.min(LOOK_TIMEOUT)),
+            pleg: Pleg::new(config.pods.runtime_request_timeout),
             housekeeping: Housekeeping::default(),
             dirty: BTreeSet::new(),
             alarms: Alarms::default(),
@@ -544,11 +540,11 @@ impl Kubelet {
                 self.wake(woken);
             }
             Some(Owner::NodeFiles) => {
-                if self.parts.node_files.done(id, outcome) {
+                if let Some(woken) = self.parts.node_files.done(now, id, outcome) {
                     if let Some(why) = self.parts.node_files.first_complaint(&self.parts.config.dns) {
                         out.record(Recorded::warning(Subject::Node, "CheckLimitsForResolvConf", why));
                     }
-                    self.all_dirty();
+                    self.wake(woken);
                 }
             }
             _ => {}

@@ -93,6 +93,9 @@ pub struct SandboxStatus {
     pub created_at: i64,
     /// All IPs in the runtime's order, unparsable ones included.
     pub ips: Vec<String>,
+    /// Whether the runtime tells of its network and has no first IP for it (CRI-042).
+    #[serde(default)]
+    pub lacks_ip: bool,
     /// Whether it uses the node's network namespace.
     pub host_network: bool,
     /// The RuntimeClass handler that it was made with; empty for the default.

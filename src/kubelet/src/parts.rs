@@ -4,11 +4,12 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use proto::cri::{ImageSpec, PodSandboxConfig};
+use proto::cri::{DnsConfig, ImageSpec, PodSandboxConfig};
 
 use crate::action::HostCall;
 use crate::cache::runtime_classes::RuntimeClasses;
@@ -25,15 +26,15 @@ use crate::out::Out;
 use crate::plugins::Plugins;
 use crate::pod::configs::ContainerPlan;
 use crate::pod::container_config::{ContainerInputs, container_config};
-use crate::pod::dns::{ResolvConf, pod_dns};
+use crate::pod::dns::{PodDns, ResolvConf, pod_dns};
 use crate::pod::env::{EnvError, EnvInputs, Environment, environment};
 use crate::pod::fields::FieldContext;
 use crate::pod::hosts::hosts_file;
 use crate::pod::manager::{is_static, name_of, uid_of};
-use crate::pod::mounts::{MountInputs, file_mount, from_root, mounts_over, volume_mounts};
+use crate::pod::mounts::{MountInputs, asks_for_recursion, file_mount, from_root, mounts_over, volume_mounts};
 use crate::pod::sandbox_config::{SandboxInputs, sandbox_config};
 use crate::pod::security_context::{SecurityInputs, security_context};
-use crate::pod::status::sorted_ips;
+use crate::pod::status::{all_ips, sorted_ips};
 use crate::pod::worker::PodWorker;
 use crate::prober::Prober;
 use crate::recorder::{Recorded, Subject};
@@ -102,7 +103,8 @@ pub struct Wanted<'a> {
     pub room: &'a mut Room,
 }
 
-fn config_error(message: String) -> PlanError {
+/// A container's configuration cannot be made, and why.
+pub(crate) fn config_error(message: String) -> PlanError {
     Some(("CreateContainerConfigError".to_owned(), message))
 }
 
@@ -189,6 +191,25 @@ impl Parts {
     /// # Errors
     /// What `FailedCreatePodSandBox` tells.
     pub fn sandbox_config(&self, pod: &Arc<Pod>, attempt: u32, out: &mut Out<'_>) -> Result<Arc<PodSandboxConfig>, String> {
+        let dns = self.dns_of(pod)?;
+        for (reason, message) in dns.node_warnings {
+            out.record(Recorded::warning(Subject::Node, reason, message));
+        }
+        for (reason, message) in dns.warnings {
+            out.record(Recorded::warning(Subject::Pod(Arc::clone(pod)), reason, message));
+        }
+        self.sandbox_config_with(pod, attempt, dns.config)
+    }
+
+    /// The same for a pull (CRI-034). What is wrong with it users are told when the container is made.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn sandbox_config_of_pull(&self, pod: &Pod, attempt: u32) -> Result<Arc<PodSandboxConfig>, String> {
+        self.sandbox_config_with(pod, attempt, self.dns_of(pod)?.config)
+    }
+
+    fn dns_of(&self, pod: &Pod) -> Result<PodDns, String> {
         let host = match self.node_files.resolv_conf() {
             _ if self.config.dns.resolv_conf.is_empty() => None,
             Some(Ok(text)) => Some(ResolvConf::parse(text)?),
@@ -196,20 +217,17 @@ impl Parts {
             None => return Err(format!("open {}: not read yet", self.config.dns.resolv_conf)),
         };
         let display = format!("{}({})", name_of(pod), pod.metadata.uid.as_deref().unwrap_or_default());
-        let dns = pod_dns(pod, &self.config.dns, host.as_ref(), &self.config.node.ips, &display);
-        for (reason, message) in dns.node_warnings {
-            out.record(Recorded::warning(Subject::Node, reason, message));
-        }
-        for (reason, message) in dns.warnings {
-            out.record(Recorded::warning(Subject::Pod(Arc::clone(pod)), reason, message));
-        }
+        Ok(pod_dns(pod, &self.config.dns, host.as_ref(), &self.config.node.ips, &display))
+    }
+
+    fn sandbox_config_with(&self, pod: &Pod, attempt: u32, dns: DnsConfig) -> Result<Arc<PodSandboxConfig>, String> {
         let cgroup_parent =
             if self.config.cgroups.per_qos { pod_cgroup_name(pod, &self.config, self.cgroup_driver()) } else { String::new() };
         let inputs = SandboxInputs {
             config: &self.config,
             attempt,
             cgroup_parent,
-            dns: dns.config,
+            dns,
             log_directory: self.pod_log_directory(pod),
             volume_groups: self.volume_groups(pod),
         };
@@ -219,11 +237,16 @@ impl Parts {
     /// The pod's IPs: its newest sandbox's, or the node's on the node's network (NET-005).
     #[must_use]
     pub fn pod_ips(&self, pod: &Pod, seen: &PodObservation) -> Vec<String> {
-        let host_ips = self.host_ips();
         if pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false) {
-            return host_ips;
+            return self.host_ips();
         }
-        seen.sandboxes.first().map(|s| sorted_ips(&s.ips, &host_ips)).unwrap_or_default()
+        seen.sandboxes.first().map(|s| sorted_ips(&s.ips, self.v6_first())).unwrap_or_default()
+    }
+
+    /// Whether of a pod's IPs the one of IPv6 is the first (NET-005): by `--node-ip`, whatever addresses the Node has.
+    #[must_use]
+    pub fn v6_first(&self) -> bool {
+        self.config.node.ips.first().is_some_and(IpAddr::is_ipv6)
     }
 
     fn environment(&self, pod: &Pod, container: &Container, pod_ips: &[String], room: &mut Room) -> Result<Environment, EnvError> {
@@ -260,6 +283,10 @@ impl Parts {
         let pod = &worker.pod;
         let Some(sandbox) = seen.sandboxes.first() else { return Err(None) };
         let Some(machine) = self.startup.machine().cloned() else { return Err(None) };
+        if asks_for_recursion(container) && !self.runtime_classes.knows(pod) {
+            // The first answer of this life is on its way, and wakes the pod: it is not to lose what it was confined by.
+            return Err(None);
+        }
         let sandbox_config = self.sandbox_config(pod, sandbox.attempt, out).map_err(config_error)?;
         let pod_ips = self.pod_ips(pod, seen);
         let env = self.environment(pod, container, &pod_ips, room).map_err(|error| match error {
@@ -282,7 +309,8 @@ impl Parts {
         let mounts = volume_mounts(&inputs, room).map_err(config_error)?;
         let mut files = mounts.binds;
         let mut mounts = mounts.mounts;
-        self.own_files(worker, container, &pod_ips, machine.selinux, &mut files, &mut mounts);
+        let hosts_ips = all_ips(&sandbox.ips);
+        self.own_files(worker, container, &hosts_ips, machine.selinux, &mut files, &mut mounts).map_err(config_error)?;
         let groups = self.volume_groups(pod);
         let security = SecurityInputs {
             image,
@@ -329,7 +357,10 @@ impl Parts {
         self.runtime.handlers().iter().any(|h| h.name == name && h.recursive_read_only_mounts)
     }
 
-    /// /etc/hosts (NET-003) and the termination log (MNT-015).
+    /// /etc/hosts (NET-003) and the termination log (MNT-015). `pod_ips` are all of them, in the runtime's order (NET-004).
+    ///
+    /// # Errors
+    /// The node's own hosts file, which the pod is to have, cannot be read.
     fn own_files(
         &mut self,
         worker: &PodWorker,
@@ -338,12 +369,12 @@ impl Parts {
         selinux: bool,
         files: &mut Vec<HostCall>,
         mounts: &mut Vec<proto::cri::Mount>,
-    ) {
+    ) -> Result<(), String> {
         let pod_dir = self.pod_dir(worker);
         let host_network = worker.pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
         if (!pod_ips.is_empty() || host_network) && !mounts_over(container, "/etc/hosts") {
-            let node_file = host_network.then(|| self.node_files.hosts().to_owned());
-            let contents = hosts_file(&worker.pod, pod_ips, &self.config.dns.cluster_domain, node_file.as_deref());
+            let node_file = if host_network { Some(self.node_files.hosts()?) } else { None };
+            let contents = hosts_file(&worker.pod, pod_ips, &self.config.dns.cluster_domain, node_file);
             let path = format!("{pod_dir}/etc-hosts");
             files.push(HostCall::WriteFile { path: path.clone(), contents: contents.into_bytes(), mode: 0o644 });
             mounts.push(file_mount("/etc/hosts", path, selinux));
@@ -355,6 +386,7 @@ impl Parts {
             files.push(HostCall::CreateFile { path: path.clone(), mode: 0o666 });
             mounts.push(file_mount(&from_root(message_path), path, selinux));
         }
+        Ok(())
     }
 
     /// The pod's pull secrets (POD-104: those that cannot be read count as none, and are told).
@@ -451,7 +483,7 @@ mod tests {
         let worker = PodWorker::new(now(), PodUid::new("u"), pod, None);
         let ips: Vec<String> = ips.iter().map(|ip| (*ip).to_owned()).collect();
         let (mut files, mut mounts) = (Vec::new(), Vec::new());
-        kubelet.parts.own_files(&worker, &container, &ips, false, &mut files, &mut mounts);
+        kubelet.parts.own_files(&worker, &container, &ips, false, &mut files, &mut mounts).unwrap();
         (files, mounts)
     }
 
@@ -468,7 +500,8 @@ mod tests {
             assert_eq!((mounts[0].container_path.as_str(), &mounts[0].host_path, mounts[0].readonly), ("/etc/hosts", path, false));
         }
         assert!(own(&mut kubelet, plain, &[]).1.is_empty());
-        assert_eq!(own(&mut kubelet, json!({"hostNetwork": true, "containers": [{"name": "c"}]}), &[]).1.len(), 1);
+        let no_sandbox_yet = own(&mut kubelet, json!({"containers": [{"name": "c", "terminationMessagePath": ""}]}), &[]);
+        assert!(no_sandbox_yet.0.is_empty());
         let over = json!({"containers": [{"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/etc/hosts"}]}]});
         assert!(own(&mut kubelet, over, &["10.88.0.2"]).0.is_empty());
     }

@@ -1,6 +1,7 @@
 //! Decides which of the things that happened become API events: folds repeated ones, limits chatter, gives up in the end.
 //! Upstream: staging/src/k8s.io/client-go/tools/record/{event,events_cache}.go, pkg/kubelet/events/event.go.
-//! Differs: a full queue drops the newest; upstream's broadcaster blocks or drops by chance.
+//! Differs: a full queue drops the newest; upstream's broadcaster blocks or drops by chance. Of an event whose object has too long a name,
+//! the name begins with as much of that as there is room for; upstream gives it a UUID.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -32,6 +33,8 @@ const QUEUE: usize = 1000;
 const TRIES: u32 = 12;
 const RETRY: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// A DNS subdomain has no more letters.
+const LONGEST_NAME: usize = 253;
 
 /// One thing worth telling the users.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,7 +120,8 @@ struct Allowance {
 #[derive(Debug)]
 struct Waiting {
     event: Box<ApiEvent>,
-    key: SeriesKey,
+    /// Whether the API server has it not yet, or not any more.
+    is_new: bool,
     tries: u32,
     not_before: Mono,
 }
@@ -197,7 +201,7 @@ impl Recorder {
                 self.tokens -= 1.0;
             }
             let Some(waiting) = self.queue.pop_front() else { return };
-            let call = call_of(&waiting.event);
+            let call = call_of(&waiting);
             let id = out.issue(Owner::Recorder, Lane::Events, TIMEOUT, Call::Api(call));
             self.in_flight.insert(id, waiting);
         }
@@ -208,13 +212,9 @@ impl Recorder {
         let Some(mut waiting) = self.in_flight.remove(&id) else { return };
         let Err(failure) = outcome else { return };
         match failure.kind {
-            // The event that was to be counted up has expired: it begins anew.
-            FailureKind::NotFound if waiting.event.count > Some(1) => {
-                waiting.event.count = Some(1);
-                waiting.event.first_timestamp.clone_from(&waiting.event.last_timestamp);
-                if let Some(series) = self.series.get_mut(&waiting.key) {
-                    series.count = 1;
-                }
+            // The event that was to be counted up has expired, or the first of its series was withheld: it is made with all that it counts.
+            FailureKind::NotFound if !waiting.is_new => {
+                waiting.is_new = true;
                 self.requeue(waiting);
             }
             FailureKind::Unavailable | FailureKind::UnknownOutcome | FailureKind::Throttled { .. } if waiting.tries < TRIES => {
@@ -250,12 +250,8 @@ impl Recorder {
             uid: reference.uid.clone().unwrap_or_default(),
         };
         let spam_key = (object, item.warning);
-        if !self.object_may(now.mono, &spam_key) {
-            self.dropped += 1;
-            return;
-        }
         let mut key = SeriesKey {
-            object: spam_key.0,
+            object: spam_key.0.clone(),
             field_path: reference.field_path.clone().unwrap_or_default(),
             warning: item.warning,
             reason: item.reason.clone(),
@@ -270,8 +266,13 @@ impl Recorder {
             item.message.clone()
         };
         let series = self.count(now, &key, &reference);
-        let event = self.event(now, &item, reference, message, &series);
-        self.requeue(Waiting { event: Box::new(event), key, tries: 0, not_before: Mono::ZERO });
+        // EventCorrelate: what an object has no allowance for counts all the same, and the next that is sent says so.
+        if self.object_may(now.mono, &spam_key) {
+            let event = Box::new(self.event(now, &item, reference, message, &series));
+            self.requeue(Waiting { event, is_new: series.count == 1, tries: 0, not_before: Mono::ZERO });
+        } else {
+            self.dropped += 1;
+        }
         self.forget_oldest();
     }
 
@@ -307,11 +308,7 @@ impl Recorder {
     fn count(&mut self, now: Now, key: &SeriesKey, reference: &ObjectReference) -> Series {
         let uses = self.uses;
         let series = self.series.entry(key.clone()).or_insert_with(|| Series {
-            event_name: format!(
-                "{}.{:x}",
-                reference.name.as_deref().unwrap_or_default(),
-                now.wall.as_nanosecond() + i128::from(uses)
-            ),
+            event_name: event_name(reference.name.as_deref().unwrap_or_default(), now.wall.as_nanosecond() + i128::from(uses)),
             first: now.wall,
             count: 0,
             used: uses,
@@ -382,10 +379,19 @@ fn evict<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, used: impl Fn(&V) -> u64) 
     }
 }
 
+/// An event's name, which has to be a DNS subdomain as its object's is (GenerateEventName in tools/record/util/util.go).
+fn event_name(object: &str, nanoseconds: i128) -> String {
+    let moment = format!(".{nanoseconds:x}");
+    let room = LONGEST_NAME - moment.len();
+    // Names are of ASCII letters and digits, and may be cut before one of those only.
+    let kept = object.get(..room).map_or(object, |cut| cut.trim_end_matches(['-', '.']));
+    format!("{kept}{moment}")
+}
+
 /// API-226: the first of a series is created, the later ones are patches of its count.
-fn call_of(event: &ApiEvent) -> ApiCall {
-    if event.count == Some(1) {
-        return ApiCall::CreateEvent(Box::new(event.clone()));
+fn call_of(Waiting { event, is_new, .. }: &Waiting) -> ApiCall {
+    if *is_new {
+        return ApiCall::CreateEvent(event.clone());
     }
     ApiCall::PatchEvent {
         namespace: event.metadata.namespace.clone().unwrap_or_default(),
@@ -508,7 +514,51 @@ mod tests {
         let sent = calls(&mut recorder, at(0), (0..40).map(|_| same()).collect());
         assert_eq!(sent.len(), 25);
         assert_eq!(recorder.dropped(), 15);
-        assert_eq!(calls(&mut recorder, at(301), vec![same(), same()]).len(), 1);
+        let next = calls(&mut recorder, at(301), vec![same(), same()]);
+        let [(_, ApiCall::PatchEvent { patch, .. })] = next.as_slice() else { panic!("{next:?}") };
+        // events_cache.go, EventCorrelate: it is counted first, and filtered then.
+        assert_eq!(patch["count"], 41);
+    }
+
+    // API-223, API-226: one whose first was withheld is counted up, and made with its count because it is not there. event.go
+    // (recordEvent) does so with one that has expired, too.
+    #[test]
+    fn event_that_is_not_there_is_made_with_its_count() {
+        let mut recorder = Recorder::new("n1", 0, 0);
+        let of = |reason: &str| Recorded::warning(Subject::Pod(pod()), reason, "again");
+        calls(&mut recorder, at(0), (0..25).map(|_| of("BackOff")).collect());
+        assert!(calls(&mut recorder, at(1), vec![of("Failed"), of("Failed")]).is_empty());
+        let gone = || Err(Failure::new(FailureKind::NotFound, "events \"p.1\" not found"));
+        for (reason, now, count, since) in [("Failed", 400, 3, 1), ("BackOff", 800, 26, 0)] {
+            let sent = calls(&mut recorder, at(now), vec![of(reason)]);
+            let [(id, ApiCall::PatchEvent { name, .. })] = sent.as_slice() else { panic!("{sent:?}") };
+            recorder.done(at(now), *id, gone());
+            let sent = calls(&mut recorder, at(now), Vec::new());
+            let [(id, ApiCall::CreateEvent(event))] = sent.as_slice() else { panic!("{sent:?}") };
+            assert_eq!((event.metadata.name.as_ref(), event.count), (Some(name), Some(count)));
+            assert_eq!(event.first_timestamp, Some(Time(at(since).wall)));
+            assert_eq!(event.last_timestamp, Some(Time(at(now).wall)));
+            recorder.done(at(now), *id, gone());
+            assert!(calls(&mut recorder, at(now), Vec::new()).is_empty(), "its namespace is gone");
+        }
+        let sent = calls(&mut recorder, at(1200), vec![of("Failed")]);
+        let [(_, ApiCall::PatchEvent { patch, .. })] = sent.as_slice() else { panic!("{sent:?}") };
+        assert_eq!(patch["count"], 4);
+    }
+
+    // API-223: tools/record/util/util.go (GenerateEventName): the name is always one that the API server takes.
+    #[test]
+    fn event_of_an_object_with_a_long_name_has_a_valid_name() {
+        let nanoseconds = at(0).wall.as_nanosecond();
+        assert_eq!(event_name("p", nanoseconds), format!("p.{nanoseconds:x}"));
+        for (object, kept) in [
+            ("a".repeat(236), "a".repeat(236)),
+            ("a".repeat(253), "a".repeat(236)),
+            (format!("{}-.b", "a".repeat(234)), "a".repeat(234)),
+        ] {
+            assert_eq!(event_name(&object, nanoseconds), format!("{kept}.{nanoseconds:x}"));
+        }
+        assert_eq!(event_name(&"a".repeat(253), nanoseconds).len(), 253);
     }
 
     // API-223 (events_cache.go, getSpamKey): the event's type is part of the key, so 25 of each.

@@ -63,8 +63,9 @@ pub struct Scene<'a> {
 
 /// How long the agent may not know yet that a pod is gone: the API server may be silent meanwhile.
 const TOLD_WITHIN: Duration = Duration::from_secs(15);
-/// How long the agent may say what was: a look and a status that get lost are given up after half a minute each.
-const SAYS_WITHIN: Duration = Duration::from_secs(75);
+/// How long the agent may say what was: a look that gets lost is given up after `runtimeRequestTimeout`, two minutes unless it is set, and
+/// a status after half a minute.
+const SAYS_WITHIN: Duration = Duration::from_secs(165);
 
 /// How soon the agent looks at a pod of which the runtime said that something changed: whatever else it waits for.
 const LOOKS_WITHIN: Duration = Duration::from_secs(2);

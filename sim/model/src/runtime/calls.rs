@@ -305,6 +305,7 @@ impl RuntimeModel {
                 } else {
                     vec![sandbox.ip.clone()]
                 },
+                lacks_ip: sandbox.ip.is_empty() || sandbox.state == SandboxState::NotReady,
                 host_network: host_network(&sandbox.config),
                 runtime_handler: sandbox.handler.clone(),
                 labels: sandbox.config.labels.clone(),

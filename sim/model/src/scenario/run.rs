@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use kubelet::config::{ChangeDetection, Config, CredentialProvider};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
-use kubelet::observation::Image;
+use kubelet::observation::{Image, RuntimeHandler};
 use kubelet::sensitive::Sensitive;
 use kubelet::work::Point;
 use serde_json::{Value, json};
@@ -140,6 +140,11 @@ pub fn furnish(cluster: &mut impl Cluster, node: &NodeSpec) {
             let (user, password) = login.split_once(':').unwrap_or((login, ""));
             runtime.private.insert(image.clone(), (user.to_owned(), password.to_owned()));
         }
+        runtime.handlers.extend(node.recursive_read_only.iter().map(|name| RuntimeHandler {
+            name: name.clone(),
+            recursive_read_only_mounts: true,
+            user_namespaces: false,
+        }));
         runtime.registry_closed = !node.registry.is_empty();
         let repo_tags = vec!["busybox:1.36".to_owned()];
         let image = Image { id: "sha256:busybox".to_owned(), repo_tags, size: 2 << 20, ..Image::default() };

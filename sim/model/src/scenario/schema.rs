@@ -75,6 +75,8 @@ pub struct NodeSpec {
     pub external_cloud: bool,
     /// The machine's addresses on the way to its default gateways.
     pub addresses: Vec<IpAddr>,
+    /// Handlers of the runtime that mount recursively read-only.
+    pub recursive_read_only: Vec<String>,
 }
 
 impl Default for NodeSpec {
@@ -95,6 +97,7 @@ impl Default for NodeSpec {
             static_url: false,
             external_cloud: false,
             addresses: vec![[10, 77, 0, 1].into()],
+            recursive_read_only: Vec::new(),
         }
     }
 }

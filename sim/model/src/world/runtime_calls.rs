@@ -1,6 +1,7 @@
 //! Which calls of the runtime a pod's whole life is made of, in which order, and with which deadlines.
 //! Upstream: staging/src/k8s.io/cri-client/pkg/{remote_runtime,remote_image}.go, pkg/kubelet/kuberuntime.
-//! Differs: looks and polls are given up sooner than `runtimeRequestTimeout`; what is read from them is asked for again anyway.
+//! Differs: a look at a pod is one call here, and has the time that upstream gives to each request of it; polls of the runtime's health are
+//! given up sooner, so that another is answered before the runtime counts as down.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -19,8 +20,8 @@ use crate::api::write::DeleteOptions;
 
 /// `runtimeRequestTimeout`.
 const T: Duration = Duration::from_secs(120);
-const LOOK: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_secs(10);
+/// How long the runtime's health is waited for.
+const POLL: Duration = Duration::from_secs(23);
 const GRACE: Duration = Duration::from_secs(20);
 const PROBE: Duration = Duration::from_secs(3);
 
@@ -50,8 +51,10 @@ fn deadline(call: &CriCall) -> Deadline {
         // CRI-010
         CriCall::Version | CriCall::Status | CriCall::RuntimeConfig => Deadline::Is(POLL),
         CriCall::UpdateRuntimeConfig { .. } => Deadline::Is(T),
-        // CRI-014, CRI-015, CRI-020, CRI-021: a listing, or a pod's listing with the status of each.
-        CriCall::List | CriCall::Observe { .. } => Deadline::Is(LOOK),
+        // CRI-014, CRI-015, CRI-020, CRI-021: a listing, or a pod's listing with the status of each. One that hangs hides only its own pod,
+        // for no longer than a change that hangs: so what must come true after faults has no longer to wait (`swarm::settle`), and a slow
+        // disk is no reason to know nothing.
+        CriCall::List | CriCall::Observe { .. } => Deadline::Is(T),
         // CRI-011
         CriCall::RunPodSandbox { .. } => Deadline::Is(2 * T),
         // CRI-018
@@ -188,6 +191,23 @@ fn every_call_of_the_runtime_has_its_deadline() {
     for command in ["probe", "post-start", "pre-stop"] {
         assert!(commands.contains(&command), "{command} is not run");
     }
+}
+
+// CRI-034: kuberuntime_image.go (PullImage) sends the configuration that the sandbox was made with.
+#[test]
+fn pull_is_told_the_sandbox_that_the_image_is_for() {
+    let (actions, mut sandbox, mut pulls) = (life(), None, 0);
+    for (_, call, _) in calls(&actions) {
+        match call {
+            CriCall::RunPodSandbox { config, .. } => sandbox = Some(config),
+            CriCall::PullImage { sandbox_config, .. } => {
+                assert!(sandbox.is_some() && sandbox_config.as_ref() == sandbox);
+                pulls += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(pulls > 0);
 }
 
 // CRI-012, CRI-013, CRI-019: nothing is removed that was not stopped before, sandboxes in this very life: the network goes with the stop.

@@ -2,6 +2,8 @@
 //! Upstream: k8s.io/cri-api ImageService.
 //! Differs: nothing on purpose.
 
+use std::sync::Arc;
+
 use kubelet::action::CriCall;
 use kubelet::event::CriReply;
 use kubelet::sensitive::Sensitive;
@@ -51,7 +53,8 @@ impl ImageService for CriServer {
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Result<Response<PullImageResponse>, Status> {
         let request = request.into_inner();
         let (image, auth) = (name_of(request.image), request.auth.map(Sensitive::new));
-        let call = CriCall::PullImage { image, annotations: Default::default(), auth, sandbox_config: None };
+        let sandbox_config = request.sandbox_config.map(Arc::new);
+        let call = CriCall::PullImage { image, annotations: Default::default(), auth, sandbox_config };
         match self.call("PullImage", call).await? {
             CriReply::Pulled { image_ref } => Ok(Response::new(PullImageResponse { image_ref })),
             other => Err(unexpected(&other)),

@@ -97,6 +97,8 @@ pub(super) fn sandbox_status(status: cri::PodSandboxStatus) -> Result<Identified
     if status.created_at == 0 {
         return Err(wrong("status.CreatedAt is not set"));
     }
+    // kuberuntime/util/util.go (PodSandboxChanged): one of whose network nothing is told lacks nothing.
+    let lacks_ip = status.network.as_ref().is_some_and(|network| network.ip.is_empty());
     let network = status.network.unwrap_or_default();
     let ips = std::iter::once(network.ip).chain(network.additional_ips.into_iter().map(|ip| ip.ip));
     let options = status.linux.and_then(|l| l.namespaces).and_then(|n| n.options);
@@ -106,6 +108,7 @@ pub(super) fn sandbox_status(status: cri::PodSandboxStatus) -> Result<Identified
         state: sandbox_state(status.state),
         created_at: status.created_at,
         ips: ips.filter(|ip| !ip.is_empty()).collect(),
+        lacks_ip,
         host_network: options.is_some_and(|o| o.network == cri::NamespaceMode::Node as i32),
         runtime_handler: status.runtime_handler,
         labels: status.labels,
@@ -373,6 +376,21 @@ mod tests {
         assert_eq!(sandbox_status(given).unwrap().status.ips, ["10.0.0.1", "fd00::1"]);
     }
 
+    // CRI-042: kuberuntime/util/util.go (PodSandboxChanged): `Network != nil && Network.Ip == ""`.
+    #[test]
+    fn sandbox_lacks_an_ip_if_its_network_is_told_without_a_first_one() {
+        let lacks = |network: Option<cri::PodSandboxNetworkStatus>| {
+            sandbox_status(cri::PodSandboxStatus { network, ..sandbox() }).unwrap().status.lacks_ip
+        };
+        let network = |ip: &str, more: &[&str]| {
+            let additional_ips = more.iter().map(|ip| cri::PodIp { ip: (*ip).to_owned() }).collect();
+            Some(cri::PodSandboxNetworkStatus { ip: ip.to_owned(), additional_ips })
+        };
+        assert!(!lacks(None), "of its network nothing is told");
+        assert!(lacks(network("", &[])) && lacks(network("", &["fd00::1"])));
+        assert!(!lacks(network("10.0.0.1", &[])));
+    }
+
     // LOG-003
     #[test]
     fn what_is_no_pods_is_not_listed() {
@@ -383,6 +401,13 @@ mod tests {
         assert!(listed_sandbox(&nameless).is_none());
         let ours = cri::PodSandbox { labels: labels(), metadata, ..stranger };
         assert_eq!(listed_sandbox(&ours).unwrap().unwrap().pod, PodUid::new("u1"));
+        let metadata = Some(cri::ContainerMetadata { name: "main".into(), attempt: 0 });
+        let stranger = cri::Container { id: "c".into(), metadata: metadata.clone(), ..cri::Container::default() };
+        assert!(listed_container(&stranger).is_none());
+        let nameless = cri::Container { id: "c".into(), labels: labels(), ..cri::Container::default() };
+        assert!(listed_container(&nameless).is_none());
+        let ours = cri::Container { labels: labels(), ..stranger };
+        assert_eq!(listed_container(&ours).unwrap().unwrap().pod, PodUid::new("u1"));
     }
 
     // CRI-002
@@ -421,7 +446,39 @@ mod tests {
     // CRI-004
     #[test]
     fn status_needs_both_conditions() {
-        assert!(runtime_status(cri::StatusResponse::default()).is_err());
+        let condition = |kind: &str, status| cri::RuntimeCondition {
+            r#type: kind.to_owned(),
+            status,
+            reason: format!("{kind}Reason"),
+            message: "m".to_owned(),
+        };
+        let handler = cri::RuntimeHandler {
+            name: "runc-x".to_owned(),
+            features: Some(cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
+        };
+        let told = |conditions: &[cri::RuntimeCondition]| {
+            runtime_status(cri::StatusResponse {
+                status: Some(cri::RuntimeStatus { conditions: conditions.to_vec() }),
+                runtime_handlers: vec![cri::RuntimeHandler::default(), handler.clone()],
+                features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..cri::RuntimeFeatures::default() }),
+                ..cri::StatusResponse::default()
+            })
+        };
+        let (runtime, network) = (condition("RuntimeReady", true), condition("NetworkReady", false));
+        // remote_runtime.go (Status)
+        for too_few in [&[][..], std::slice::from_ref(&runtime), std::slice::from_ref(&network)] {
+            assert!(told(too_few).unwrap_err().message.contains("RuntimeReady or NetworkReady condition are not set"));
+        }
+        let status = told(&[network, runtime]).unwrap();
+        assert_eq!(
+            status.runtime_ready.map(|c| (c.status, c.reason, c.message)),
+            Some((true, "RuntimeReadyReason".into(), "m".into()))
+        );
+        assert_eq!(status.network_ready.map(|c| c.status), Some(false));
+        let handlers: Vec<(&str, bool, bool)> =
+            status.handlers.iter().map(|h| (h.name.as_str(), h.recursive_read_only_mounts, h.user_namespaces)).collect();
+        assert_eq!(handlers, [("", false, false), ("runc-x", true, false)]);
+        assert!(status.supplemental_groups_policy);
     }
 
     // A runtime may say anything: what it says is bytes.

@@ -59,7 +59,9 @@ fn matches(pattern: &str, name: &str) -> bool {
 }
 
 /// `net/ipv4/conf/eth0.1/x` is `net.ipv4.conf.eth0/1.x`: what separates first is the separator.
-fn with_dots(name: &str) -> String {
+/// (NormalizeName in component-helpers/node/util/sysctl/sysctl.go; CRI-011)
+#[must_use]
+pub(crate) fn with_dots(name: &str) -> String {
     if name.find(['.', '/']).is_none_or(|at| name[at..].starts_with('.')) {
         return name.to_owned();
     }

@@ -90,13 +90,13 @@ impl FetchStore {
         due
     }
 
-    /// CFG-020: the annotation overrides; what does not parse is ignored.
+    /// CFG-020: the annotation overrides for as long as it is there and parses.
     pub(super) fn node_seen(&mut self, node: &Node) {
         let annotation = node.metadata.annotations.as_ref().and_then(|annotations| annotations.get(TTL_ANNOTATION));
-        if self.aging
-            && let Some(seconds) = annotation.and_then(|text| text.parse().ok())
-        {
-            self.ttl = Duration::from_secs(seconds);
+        if self.aging {
+            let seconds = annotation.and_then(|text| text.parse::<i64>().ok());
+            // By a negative one nothing is ever fresh.
+            self.ttl = seconds.map_or(DEFAULT_TTL, |seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)));
         }
     }
 

@@ -68,7 +68,7 @@ pub struct ImageNeed<'a> {
     pub policy: &'a str,
     /// The pod's pull secrets.
     pub secrets: &'a [Sensitive<Arc<Secret>>],
-    /// Goes to the runtime with the pull.
+    /// Goes to the runtime with the pull (CRI-034); needed only where [`ImageManager::begins`] says so.
     pub sandbox_config: Option<Arc<PodSandboxConfig>>,
 }
 
@@ -228,6 +228,12 @@ impl ImageManager {
         self.start_pulls(now, out);
         self.records.due(now, out);
         self.entries.get(&key).map_or(ImageState::Pending, |entry| entry.shown())
+    }
+
+    /// Whether asking for that image looks for it anew: what goes with a pull is kept from then on.
+    #[must_use]
+    pub fn begins(&self, uid: &PodUid, name: &str, image: &str) -> bool {
+        self.entries.get(&(uid.clone(), name.to_owned())).is_none_or(|entry| entry.requested != image)
     }
 
     /// How long images of a pod were being pulled, in all: what went on side by side counts once.

@@ -1,7 +1,10 @@
 mod node;
+mod starts;
 mod volumes;
 
 use serde_json::{Value, json};
+
+use std::time::Duration;
 
 use super::*;
 use crate::action::{Action, CriCall, HostCall};
@@ -9,8 +12,8 @@ use crate::event::{Manifest, VolumeDirectory};
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{ContainerId, SandboxId};
 use crate::observation::{
-    ContainerState, ContainerStatus, ListedContainer, Listing, MachineInfo, PodObservation, RuntimeCondition, RuntimeStatus,
-    RuntimeVersion, SandboxState, SandboxStatus,
+    ContainerState, ContainerStatus, Image, ListedContainer, Listing, MachineInfo, PodObservation, RuntimeCondition,
+    RuntimeHandler, RuntimeStatus, RuntimeVersion, SandboxState, SandboxStatus,
 };
 
 /// An agent whose calls are answered a millisecond later, in order, by a node that is well unless a test says otherwise.
@@ -39,6 +42,11 @@ struct Bench {
     cgroups: BTreeSet<String>,
     /// What lies at the static pod path.
     manifests: Vec<Manifest>,
+    /// What the runtime says of any image; `None` if it does not answer.
+    image: Option<Option<Image>>,
+    /// What the runtime's handlers can.
+    handlers: Vec<RuntimeHandler>,
+    hosts_file_is_missing: bool,
     calls: Vec<Call>,
 }
 
@@ -63,6 +71,9 @@ impl Bench {
             listing: Listing::default(),
             cgroups: BTreeSet::new(),
             manifests: Vec::new(),
+            image: None,
+            handlers: Vec::new(),
+            hosts_file_is_missing: false,
             calls: Vec::new(),
         }
     }
@@ -99,6 +110,10 @@ impl Bench {
             Call::Cri(call) => self.answer_of_runtime(call).map(|reply| Event::CriDone { id, outcome: Ok(reply) }),
             Call::Host(HostCall::TearDownVolume { .. }) if self.volumes_are_busy => {
                 Some(Event::HostDone { id, outcome: Err(Failure::new(FailureKind::Other, "target is busy")) })
+            }
+            Call::Host(HostCall::ReadFile { path }) if path == "/etc/hosts" && self.hosts_file_is_missing => {
+                let failure = Failure::new(FailureKind::NotFound, "open /etc/hosts: no such file or directory");
+                Some(Event::HostDone { id, outcome: Err(failure) })
             }
             Call::Host(call) => {
                 let reply = match call {
@@ -144,8 +159,11 @@ impl Bench {
                 runtime_ready: condition(self.runtime_ready),
                 network_ready: condition(self.network_ready),
                 supplemental_groups_policy: self.supplemental_groups,
+                handlers: self.handlers.clone(),
                 ..RuntimeStatus::default()
             }),
+            CriCall::ImageStatus { .. } => CriReply::Image(self.image.clone()?),
+            CriCall::PullImage { image, .. } => CriReply::Pulled { image_ref: image.clone() },
             CriCall::List => CriReply::Listing { began: self.now, listing: self.listing.clone() },
             CriCall::Observe { pod } => {
                 let seen = self.seen.get(pod).cloned().unwrap_or_else(|| PodObservation::empty(pod.clone(), self.now));
@@ -195,6 +213,7 @@ impl Bench {
             state: SandboxState::Ready,
             created_at: 1,
             ips: vec!["10.0.0.7".to_owned()],
+            lacks_ip: false,
             host_network: false,
             runtime_handler: String::new(),
             labels: BTreeMap::new(),

@@ -1,6 +1,7 @@
 //! Decides whether the runtime and its network are up, from what the runtime says of itself.
 //! Upstream: pkg/kubelet/runtime.go, pkg/kubelet/kubelet.go (updateRuntimeUp).
-//! Differs: a failed poll is asked again after one second instead of five, so that a restarted runtime is seen at once.
+//! Differs: a failed poll is asked again after one second instead of five, so that a restarted runtime is seen at once; one that hangs is
+//! given up after 23 seconds, though `runtimeRequestTimeout` may be longer, so that it alone does not make the node unready.
 
 use std::time::Duration;
 
@@ -18,14 +19,16 @@ const POLL: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 /// NODE-104: a runtime not heard of for this long is down.
 const DOWN_AFTER: Duration = Duration::from_secs(30);
-/// A poll is given up after this, long before the runtime counts as down.
-const POLL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A poll is given up after `runtimeRequestTimeout`, but so soon that after one that hangs another is answered before the runtime counts
+/// as down. Upstream waits for the hanging one; nor is a runtime up there that takes longer, for its polls are five seconds apart.
+const POLL_MOST: Duration = Duration::from_secs(23);
 /// CRI-010: for how long the version that the runtime told counts, as long as it answers.
 const VERSION_FOR: Duration = Duration::from_secs(60);
 
 /// What is known of the runtime's health.
 #[derive(Debug, Default)]
 pub struct RuntimeHealth {
+    poll_limit: Duration,
     version: Option<RuntimeVersion>,
     /// When the version is asked for again: one that went away may come back as another one.
     version_until: Mono,
@@ -56,10 +59,10 @@ pub struct HealthChange {
 }
 
 impl RuntimeHealth {
-    /// Nothing is known yet; the first poll is due at once.
+    /// Nothing is known yet; the first poll is due at once. `limit` is `runtimeRequestTimeout` (CRI-010).
     #[must_use]
-    pub fn new() -> Self {
-        Self { next: Some(Mono::ZERO), ..Self::default() }
+    pub fn new(limit: Duration) -> Self {
+        Self { poll_limit: limit.min(POLL_MOST), next: Some(Mono::ZERO), ..Self::default() }
     }
 
     /// The runtime's name and version, once it has said them.
@@ -163,7 +166,8 @@ impl RuntimeHealth {
             change.changed = true;
         }
         if self.asking.status.is_none() && self.next.is_some_and(|next| next <= now.mono) {
-            let mut ask = |call| Some(out.issue(Owner::RuntimeHealth, Lane::Runtime, POLL_TIMEOUT, Call::Cri(call)));
+            let limit = self.poll_limit;
+            let mut ask = |call| Some(out.issue(Owner::RuntimeHealth, Lane::Runtime, limit, Call::Cri(call)));
             if (self.version.is_none() || self.version_until <= now.mono) && self.asking.version.is_none() {
                 self.asking.version = ask(CriCall::Version);
             }
@@ -249,6 +253,9 @@ mod tests {
     use super::*;
     use crate::out::Ledger;
 
+    /// `runtimeRequestTimeout`.
+    const T: Duration = Duration::from_secs(120);
+
     fn at(seconds: u64) -> Now {
         Now { mono: Mono::from_start(Duration::from_secs(seconds)), wall: jiff::Timestamp::UNIX_EPOCH }
     }
@@ -284,7 +291,7 @@ mod tests {
     // NODE-103, POD-052: before the first answer nothing is ready.
     #[test]
     fn nothing_is_ready_before_the_first_answer() {
-        let health = RuntimeHealth::new();
+        let health = RuntimeHealth::new(T);
         assert_eq!(health.network_error().as_deref(), Some("network state unknown"));
         assert_eq!(health.silence_error(Mono::ZERO).as_deref(), Some("container runtime status check may not have completed yet"));
     }
@@ -314,7 +321,7 @@ mod tests {
     // NODE-103: the message prints the condition.
     #[test]
     fn network_condition_is_printed() {
-        let mut health = RuntimeHealth::new();
+        let mut health = RuntimeHealth::new(T);
         assert!(poll(&mut health, at(0), Ok(ready(false))).changed);
         assert_eq!(health.silence_error(at(0).mono), None);
         assert_eq!(
@@ -329,7 +336,7 @@ mod tests {
     // has both to say.
     #[test]
     fn runtime_that_is_not_ready_is_down_as_well_in_the_end() {
-        let mut health = RuntimeHealth::new();
+        let mut health = RuntimeHealth::new(T);
         let condition = RuntimeCondition { status: false, reason: "R".to_owned(), message: "M".to_owned() };
         let not_ready =
             || Ok(CriReply::Status(RuntimeStatus { runtime_ready: Some(condition.clone()), ..RuntimeStatus::default() }));
@@ -368,7 +375,7 @@ mod tests {
         for (answer, driver) in
             [(unimplemented(), None), (told(None), None), (told(Some(true)), Some(true)), (told(Some(false)), Some(false))]
         {
-            let mut health = RuntimeHealth::new();
+            let mut health = RuntimeHealth::new(T);
             let broken = Err(Failure::new(FailureKind::Unavailable, "connection refused"));
             assert!(asked(&mut health, at(0), broken).contains(&"RuntimeConfig"));
             assert_eq!((health.systemd_cgroup(), health.config_error()), (None, Some("connection refused")));
@@ -400,7 +407,7 @@ mod tests {
     // CRI-010: a runtime that was replaced under the agent is found out within a minute, and at once if it was seen to go.
     #[test]
     fn version_of_the_runtime_follows_its_upgrade() {
-        let mut health = RuntimeHealth::new();
+        let mut health = RuntimeHealth::new(T);
         let version = |health: &RuntimeHealth| health.version().unwrap().version.clone();
         assert_eq!(told(&mut health, at(0), "1.7"), (true, HealthChange { changed: true }));
         assert!((1..12).all(|poll| !told(&mut health, at(5 * poll), "2.1").0), "what was told counts for a minute");
@@ -413,10 +420,23 @@ mod tests {
         assert_eq!(version(&health), "2.2");
     }
 
+    // CRI-010: remote_runtime.go gives each of them `runtimeRequestTimeout`. A Status that takes twelve seconds makes no node unready; one
+    // that hangs is followed by another before its silence counts: it began five seconds after the last good one.
+    #[test]
+    fn poll_may_take_its_time_but_not_all_of_it() {
+        for (timeout, limit) in [(5, 5), (20, 20), (120, 23)] {
+            let mut health = RuntimeHealth::new(Duration::from_secs(timeout));
+            let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+            health.due(at(0), &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+            assert_eq!(actions.iter().map(|action| action.timeout).collect::<Vec<_>>(), [Some(Duration::from_secs(limit)); 3]);
+        }
+        assert!(POLL + POLL_MOST + RETRY < DOWN_AFTER);
+    }
+
     // NODE-104: age alone decides, whether the call fails or hangs.
     #[test]
     fn silent_runtime_is_down_after_thirty_seconds() {
-        let mut health = RuntimeHealth::new();
+        let mut health = RuntimeHealth::new(T);
         poll(&mut health, at(0), Ok(ready(true)));
         let gone = || Err(Failure::new(FailureKind::Unavailable, "connection refused"));
         assert!(!poll(&mut health, at(5), gone()).changed);

@@ -102,7 +102,7 @@ pub fn needs_sandbox(pod: &Pod, seen: &PodObservation) -> Option<u32> {
     let next = newest.attempt.saturating_add(1);
     let host_network = pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
     let more_than_one = seen.ready_sandboxes().count() > 1;
-    let lacks_ip = !host_network && newest.ips.iter().all(String::is_empty);
+    let lacks_ip = !host_network && newest.lacks_ip;
     let broken = newest.state != SandboxState::Ready || newest.host_network != host_network || lacks_ip;
     (more_than_one || broken).then_some(next)
 }
@@ -317,6 +317,7 @@ mod tests {
             state: SandboxState::NotReady,
             created_at: 1,
             ips: vec![],
+            lacks_ip: false,
             host_network: false,
             runtime_handler: String::new(),
             labels: BTreeMap::new(),

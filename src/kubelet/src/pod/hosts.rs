@@ -109,8 +109,17 @@ mod tests {
         let mut named = pod(json!({}));
         named.metadata.name = Some(format!("{}-.x", "a".repeat(62)));
         assert_eq!(sandbox_hostname(&named, "").unwrap(), "a".repeat(62));
-        let too_long = json!({"subdomain": "s".repeat(60), "setHostnameAsFQDN": true});
-        assert!(sandbox_hostname(&pod(too_long), "cluster.local").is_err());
+        // kubelet/util/util.go (GetNodenameForKernel): 64 letters are the most that the kernel takes.
+        let qualified = |letters: usize| {
+            let subdomain = "s".repeat(letters - "gold-running..default.svc.cluster.local".len());
+            sandbox_hostname(&pod(json!({"subdomain": subdomain, "setHostnameAsFQDN": true})), "cluster.local")
+        };
+        assert_eq!(qualified(64).unwrap().len(), 64);
+        let name = format!("gold-running.{}.default.svc.cluster.local", "s".repeat(26));
+        let why = format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long (64 characters is the max, 65 characters requested)"
+        );
+        assert_eq!(qualified(65), Err(why));
         assert_eq!(sandbox_hostname(&pod(json!({"hostNetwork": true})), "").unwrap(), "");
     }
 

@@ -148,6 +148,13 @@ fn propagation(mount: &VolumeMount, inputs: &MountInputs<'_>, read_only: bool) -
     Ok((propagation, recursive && read_only))
 }
 
+/// Whether the container has a mount for which it matters whether the runtime can mount recursively read-only.
+#[must_use]
+pub fn asks_for_recursion(container: &Container) -> bool {
+    let asks = |mount: &VolumeMount| matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
+    container.volume_mounts.iter().flatten().any(asks)
+}
+
 /// Whether the container mounts something over that path itself.
 #[must_use]
 pub fn mounts_over(container: &Container, path: &str) -> bool {

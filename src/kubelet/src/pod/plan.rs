@@ -22,7 +22,6 @@ use super::worker::{ERROR_RETRY, Phase, PodWorker, call_limits};
 use crate::action::{CriCall, HostCall};
 use crate::facts::Fact;
 use crate::ids::SandboxId;
-use crate::kubelet::LOOK_TIMEOUT;
 use crate::observation::{MachineInfo, PodObservation, SandboxState};
 use crate::out::Out;
 use crate::parts::Parts;
@@ -74,7 +73,7 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
     let Some(seen) = worker.fresh().cloned() else {
         // Also while the host prepares something, or a step that failed is held back: neither hides that a container died.
         if !worker.look_waits(now) {
-            worker.observe(limits.runtime.min(LOOK_TIMEOUT), out);
+            worker.observe(limits.runtime, out);
         }
         return false;
     };
@@ -120,6 +119,7 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
         return false;
     }
     parts.objects.register(now, &worker.pod, out);
+    parts.runtime_classes.want(&worker.pod, out);
     if !worker.prepared {
         let batch = before_it_runs(worker, parts, now, seen, out);
         return begin(worker, batch);
@@ -380,10 +380,10 @@ fn sandboxes_to_stop(worker: &PodWorker, seen: &PodObservation) -> Vec<SandboxId
         .collect()
 }
 
-/// Whether the node's files were read since the pod came; if not, the pod is woken when they are.
+/// Whether the node's files were read since the pod came, and not long ago; if not, the pod is woken when they are.
 fn read_node_files(worker: &PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) -> bool {
     let Parts { node_files, config, .. } = parts;
-    node_files.ensure(now, worker.born, &config.dns.resolv_conf, out)
+    node_files.ensure(now, (&worker.uid, worker.born), &config.dns.resolv_conf, out)
 }
 
 fn create_sandbox(
@@ -402,7 +402,7 @@ fn create_sandbox(
     if !read_node_files(worker, parts, now, out) {
         return false;
     }
-    let handler = match parts.runtime_classes.handler(&worker.pod, out) {
+    let handler = match parts.runtime_classes.handler(&worker.pod) {
         Err(None) => return false,
         Err(Some(message)) => Err(message),
         Ok(handler) => Ok(handler),

@@ -77,6 +77,7 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
         terminated: worker.phase >= Phase::Terminated,
         verdict: worker.termination.as_ref().and_then(|t| t.verdict.as_ref()),
         host_ips: &host_ips,
+        v6_first: parts.v6_first(),
         runtime_name: parts.runtime.version().map_or("containerd", |v| &v.name),
         recursive_read_only: parts.mounts_recursively(&worker.pod),
         resize_refused: worker.resize_refused,

@@ -12,6 +12,7 @@ use proto::cri::{
 use super::hosts::sandbox_hostname;
 use super::labels::sandbox_labels;
 use super::security_context::{is_privileged, namespace_options, pod_context, selinux_options};
+use crate::admission::with_dots;
 use crate::config::Config;
 use crate::resources::cgroup::runtime_resources;
 use crate::resources::requests::{Amounts, Kind, amounts_of, pod_amounts};
@@ -79,7 +80,7 @@ fn linux(pod: &Pod, inputs: &SandboxInputs<'_>) -> LinuxPodSandboxConfig {
             supplemental_groups_policy: i32::from(context.supplemental_groups_policy.as_deref() == Some("Strict")),
             ..LinuxSandboxSecurityContext::default()
         }),
-        sysctls: context.sysctls.iter().flatten().map(|s| (s.name.replace('/', "."), s.value.clone())).collect(),
+        sysctls: context.sysctls.iter().flatten().map(|s| (with_dots(&s.name), s.value.clone())).collect(),
         // What weighs nothing is not told of.
         overhead: Some(
             spec.and_then(|s| s.overhead.as_ref())
@@ -232,6 +233,21 @@ mod tests {
         let own = [("io.kubernetes.pod.name", "p"), ("io.kubernetes.pod.namespace", "ns"), ("io.kubernetes.pod.uid", "u")];
         assert_eq!(labels, [&[("app", "web")], own.as_slice()].concat());
         assert_eq!(made.annotations["a"], "1");
+    }
+
+    // CRI-011: component-helpers/node/util/sysctl/sysctl.go (NormalizeName) and its test.
+    #[test]
+    fn sysctls_are_told_with_dots_but_for_the_dots_of_an_interface() {
+        for (name, told) in [
+            ("kernel.shm_rmid_forced", "kernel.shm_rmid_forced"),
+            ("kernel/shm_rmid_forced", "kernel.shm_rmid_forced"),
+            ("net.ipv4.conf.eno2/100.rp_filter", "net.ipv4.conf.eno2/100.rp_filter"),
+            ("net/ipv4/conf/eno2.100/rp_filter", "net.ipv4.conf.eno2/100.rp_filter"),
+        ] {
+            let spec = json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}, "containers": []});
+            let sysctls: Vec<(String, String)> = of_spec(spec).linux.unwrap().sysctls.into_iter().collect();
+            assert_eq!(sysctls, [(told.to_owned(), "1".to_owned())]);
+        }
     }
 
     // CRI-043

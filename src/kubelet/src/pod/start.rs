@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container, ContainerStatus as ApiStatus};
-use proto::cri::ImageSpec;
+use proto::cri::{ImageSpec, PodSandboxConfig};
 
 use super::actions::PodActions;
 use super::batch::{Batch, Stage};
 use super::chain::{Chain, Purpose, Step};
 use super::configs::ContainerPlan;
-use super::image_volumes::{ImageVolumes, image_volumes};
+use super::image_volumes::{ImageVolumes, image_volumes, looks_anew};
 use super::report::set_error;
 use super::stop::{field_path_of, hook_of, pod_grace};
 use super::worker::PodWorker;
@@ -23,7 +23,7 @@ use crate::images::{ImageNeed, ImageState, ResolvedImage};
 use crate::limits::{BATCH_BYTES, Room};
 use crate::observation::{ContainerState, PodObservation};
 use crate::out::Out;
-use crate::parts::{Parts, Wanted};
+use crate::parts::{Parts, PlanError, Wanted, config_error};
 use crate::recorder::{Recorded, Subject};
 use crate::time::{Now, earliest, go_seconds};
 
@@ -113,7 +113,14 @@ fn readiness(
         return Readiness::HoldsOthers;
     }
     pull_secrets_missing(worker, &secrets.missing, out);
-    let volumes = match image_volumes(worker, parts, now, container, &secrets.found, out) {
+    let sandbox_config = match config_of_pulls(worker, parts, seen, container) {
+        Ok(config) => config,
+        Err(error) => {
+            config_failed(worker, parts, now, container, error, out);
+            return Readiness::Skipped;
+        }
+    };
+    let volumes = match image_volumes(worker, parts, now, container, &secrets.found, sandbox_config.as_ref(), out) {
         ImageVolumes::Ready(volumes) => volumes,
         ImageVolumes::OnTheirWay => return Readiness::HoldsOthers,
         ImageVolumes::Failed => return Readiness::Skipped,
@@ -126,7 +133,7 @@ fn readiness(
         image: &image,
         policy: container.image_pull_policy.as_deref().unwrap_or("IfNotPresent"),
         secrets: &secrets.found,
-        sandbox_config: None,
+        sandbox_config,
     };
     match parts.images.ensure(now, &need, out) {
         ImageState::Ready(image) => Readiness::Now(image, volumes),
@@ -136,6 +143,34 @@ fn readiness(
             Readiness::Skipped
         }
     }
+}
+
+/// CRI-034: the sandbox's configuration as pulls are told it: where the image is unpacked, which policy it must meet, and whose cgroup the
+/// pull is charged to may hang on it. It is made only if an image is looked for anew, for this is asked with each plan.
+fn config_of_pulls(
+    worker: &PodWorker,
+    parts: &Parts,
+    seen: &PodObservation,
+    container: &Container,
+) -> Result<Option<Arc<PodSandboxConfig>>, PlanError> {
+    let image = container.image.as_deref().unwrap_or_default();
+    let begins = parts.images.begins(&worker.uid, &container.name, image);
+    if !begins && !looks_anew(&parts.images, &worker.uid, &worker.pod, container) {
+        return Ok(None);
+    }
+    let Some(sandbox) = seen.sandboxes.first() else { return Err(None) };
+    parts.sandbox_config_of_pull(&worker.pod, sandbox.attempt).map(Some).map_err(config_error)
+}
+
+/// A container waits, for its configuration cannot be made: with the reason, unless something is still on its way.
+fn config_failed(worker: &mut PodWorker, parts: &mut Parts, now: Now, container: &Container, error: PlanError, out: &mut Out<'_>) {
+    let Some((reason, message)) = error else { return };
+    if worker.warn_once(&format!("{}: {message}", container.name)) {
+        let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, &container.name));
+        out.record(Recorded::warning(subject, "Failed", format!("Error: {message}")));
+    }
+    set_error(worker, &container.name, &reason, message);
+    worker.wake_at = earliest([worker.wake_at, Some(now.mono + parts.rng.jitter(super::worker::ERROR_RETRY, 0.5))]);
 }
 
 /// POD-104
@@ -198,14 +233,7 @@ fn start_chain(
     let plan = match parts.container_plan(worker, seen, wanted, out) {
         Ok(plan) => plan,
         Err(error) => {
-            let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, &container.name));
-            if let Some((reason, message)) = error {
-                if worker.warn_once(&format!("{}: {message}", container.name)) {
-                    out.record(Recorded::warning(subject, "Failed", format!("Error: {message}")));
-                }
-                set_error(worker, &container.name, &reason, message);
-                worker.wake_at = earliest([worker.wake_at, Some(now.mono + parts.rng.jitter(super::worker::ERROR_RETRY, 0.5))]);
-            }
+            config_failed(worker, parts, now, container, error, out);
             return None;
         }
     };

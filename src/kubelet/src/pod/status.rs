@@ -52,6 +52,8 @@ pub struct StatusInputs<'a> {
     pub verdict: Option<&'a Verdict>,
     /// The node's IPs, the primary one first (NET-006).
     pub host_ips: &'a [String],
+    /// Whether the pod's IPv6 address is its first (NET-005).
+    pub v6_first: bool,
     /// Such as `containerd`.
     pub runtime_name: &'a str,
     /// Whether it can mount recursively read-only.
@@ -318,7 +320,7 @@ fn set_addresses(inputs: &StatusInputs<'_>, host_network: bool, status: &mut Pod
         host_network_ips(inputs.host_ips, status)
     } else {
         let newest = inputs.seen.sandboxes.first().filter(|s| s.state == crate::observation::SandboxState::Ready);
-        newest.map(|s| sorted_ips(&s.ips, inputs.host_ips)).unwrap_or_default()
+        newest.map(|s| sorted_ips(&s.ips, inputs.v6_first)).unwrap_or_default()
     };
     if let Some(first) = ips.first() {
         status.pod_ip = Some(first.clone());
@@ -342,11 +344,17 @@ fn host_network_ips(host_ips: &[String], status: &PodStatus) -> Vec<String> {
     ips
 }
 
-/// One IP of each family, the node's family first; none if any cannot be read.
+/// All IPs as the runtime tells them; none if any cannot be read (determinePodSandboxIPs in
+/// kuberuntime_sandbox.go).
 #[must_use]
-pub fn sorted_ips(ips: &[String], host_ips: &[String]) -> Vec<String> {
+pub fn all_ips(ips: &[String]) -> Vec<String> {
+    if ips.iter().all(|ip| ip.parse::<std::net::IpAddr>().is_ok()) { ips.to_vec() } else { Vec::new() }
+}
+
+/// One IP of each family, that of `--node-ip` first (sortPodIPs in kubelet_pods.go); none if any cannot be read.
+#[must_use]
+pub fn sorted_ips(ips: &[String], v6_first: bool) -> Vec<String> {
     let Ok(parsed) = ips.iter().map(|ip| ip.parse::<std::net::IpAddr>()).collect::<Result<Vec<_>, _>>() else { return Vec::new() };
-    let v6_first = host_ips.first().and_then(|ip| ip.parse::<std::net::IpAddr>().ok()).is_some_and(|ip| ip.is_ipv6());
     let of = |v6: bool| parsed.iter().find(|ip| ip.is_ipv6() == v6).map(ToString::to_string);
     [of(v6_first), of(!v6_first)].into_iter().flatten().collect()
 }

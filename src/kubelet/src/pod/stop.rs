@@ -118,9 +118,16 @@ fn pre_stop(pod: &Pod, container: &ContainerStatus, pod_ip: Option<&str>) -> Opt
         None => {
             let text = container.annotations.get("io.kubernetes.container.preStopHandler")?;
             let handler: LifecycleHandler = serde_json::from_str(text).ok()?;
-            Some(hook_of(&handler, &Container::default(), Some(&container.id), pod_ip))
+            Some(hook_of(&handler, &as_labelled(container), Some(&container.id), pod_ip))
         }
     }
+}
+
+/// What of a container's spec its hook goes by, as far as its annotations keep it (kuberuntime_container.go,
+/// restoreSpecsFromContainerLabels): a hook may name a port.
+fn as_labelled(container: &ContainerStatus) -> Container {
+    let ports = container.annotations.get("io.kubernetes.container.ports").and_then(|text| serde_json::from_str(text).ok());
+    Container { name: container.name.clone(), ports, ..Container::default() }
 }
 
 /// What a lifecycle handler means (POD-230). `container` is `None` for a postStart hook, which runs in the container just started.
@@ -184,6 +191,27 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    // LOG-002: kuberuntime_container.go (restoreSpecsFromContainerLabels) reads the ports as well, and lifecycle/handlers.go looks the
+    // name up among them.
+    #[test]
+    fn hook_of_a_container_without_a_pod_knows_its_ports() {
+        let mut pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": []}})).unwrap();
+        let lifecycle = json!({"preStop": {"httpGet": {"path": "/drain", "port": "web", "scheme": "HTTP"}}});
+        let container = json!({"name": "main", "lifecycle": lifecycle, "ports": [
+            {"name": "metrics", "containerPort": 9090, "protocol": "TCP"}, {"name": "web", "containerPort": 8080, "protocol": "TCP"}]});
+        let container: Container = serde_json::from_value(container).unwrap();
+        let annotations = crate::pod::labels::container_annotations(&pod, &container, 0);
+        let seen = json!({"id": "c", "sandbox": "s", "name": "main", "attempt": 0, "state": "Running", "created_at": 1, "started_at": 2,
+            "finished_at": 0, "exit_code": 0, "reason": "", "message": "", "image": "", "image_ref": "", "image_id": "", "log_path": "",
+            "labels": {}, "annotations": annotations, "user": null, "resources": null, "termination_log": "", "stop_signal": ""});
+        let seen: ContainerStatus = serde_json::from_value(seen).unwrap();
+        let orphan = pre_stop(&pod, &seen, Some("10.0.0.7"));
+        let Some(Hook::Http(ProbeCall::Http { host, port, path, .. })) = &orphan else { panic!("{orphan:?}") };
+        assert_eq!((host.as_str(), *port, path.as_str()), ("10.0.0.7", 8080, "/drain"));
+        pod.spec.as_mut().unwrap().containers = vec![container];
+        assert_eq!(format!("{:?}", pre_stop(&pod, &seen, Some("10.0.0.7"))), format!("{orphan:?}"), "as with its pod");
+    }
 
     // POD-168: of a hook's command nothing is expanded, not even what the spec itself gives.
     #[test]

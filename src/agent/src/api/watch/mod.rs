@@ -1,7 +1,8 @@
 //! Keeps one watch of the core open for ever: lists once, resumes where it was, lists again only when the server has forgotten.
 //! Upstream: k8s.io/client-go/tools/cache/reflector.go.
 //! Differs: a watch on which nothing comes for too long is opened anew, even if its connection looks healthy (kubernetes#125380);
-//! one that was silent all its life is listed anew, for the server may have gone back in time (etcd restored from a backup).
+//! one that was silent all its life is listed anew, for the server may have gone back in time (etcd restored from a backup). What is there at
+//! first comes by a list, never by a streaming one (client-go's WatchListClient).
 
 mod complaints;
 mod decode;

@@ -82,7 +82,11 @@ pub(crate) async fn probes(State(shared): State<Arc<Shared>>, headers: HeaderMap
     // While nobody answers, nobody knows what is gone.
     if let Some(pods) = shared.view.pods().await {
         let known: BTreeSet<(String, String)> = pods.iter().map(|pod| namespace_and_name(pod)).collect();
-        shared.metrics.keep_pods(PROBES, |namespace, pod| known.contains(&(namespace.to_owned(), pod.to_owned())));
+        let uids: BTreeSet<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
+        shared.metrics.keep_pods(PROBES, |namespace, pod, uid| match uid {
+            Some(uid) => uids.contains(uid),
+            None => known.contains(&(namespace.to_owned(), pod.to_owned())),
+        });
     }
     some(&shared, &headers, PROBES)
 }

@@ -2,7 +2,7 @@
 //! Upstream: k8s.io/component-base/metrics, github.com/prometheus/client_golang.
 //! Differs: series beyond 10 000 in a family are not begun, instead of growing without end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::text::{Encoder, Kind};
@@ -101,10 +101,27 @@ impl Registry {
         }
     }
 
-    /// Forgets the series of pods that are not known any more, by namespace and name, of the families whose names begin so.
-    pub(super) fn keep_pods(&self, prefix: &str, known: impl Fn(&str, &str) -> bool) {
-        for (_, family) in self.lock().iter_mut().filter(|(name, _)| name.starts_with(prefix)) {
-            family.series.retain(|labels, _| known(label(labels, "namespace"), label(labels, "pod")));
+    /// Forgets the series of pods that are not known any more, by namespace, name and UID, of the families whose names begin so. A series
+    /// without a UID goes with those of its pod that have one: whichever pod has the name then begins anew.
+    pub(super) fn keep_pods(&self, prefix: &str, known: impl Fn(&str, &str, Option<&str>) -> bool) {
+        let mut families = self.lock();
+        let mut of_probes: Vec<&mut Family> =
+            families.iter_mut().filter(|(name, _)| name.starts_with(prefix)).map(|(_, family)| family).collect();
+        let mut gone = BTreeSet::new();
+        for family in &mut of_probes {
+            family.series.retain(|labels, _| {
+                let (namespace, pod) = (label(labels, "namespace"), label(labels, "pod"));
+                let keep = known(namespace, pod, Some(label(labels, "pod_uid")).filter(|uid| !uid.is_empty()));
+                if !keep {
+                    gone.insert((namespace.to_owned(), pod.to_owned()));
+                }
+                keep
+            });
+        }
+        for family in of_probes {
+            let has_uid = |labels: &Labels| !label(labels, "pod_uid").is_empty();
+            let pod_of = |labels: &Labels| (label(labels, "namespace").to_owned(), label(labels, "pod").to_owned());
+            family.series.retain(|labels, _| has_uid(labels) || !gone.contains(&pod_of(labels)));
         }
     }
 
@@ -211,17 +228,40 @@ b_total{from="b",to="y"} 2
         registry.add(&COUNTER, &[("pod", "a")], 1.0);
         registry.add(&COUNTER, &[("pod", "b")], 1.0);
         registry.set(&LEFT, &[], 100.7);
-        registry.keep_pods("b_", |_, pod| pod == "b");
+        registry.keep_pods("b_", |_, pod, _| pod == "b");
         let mut encoder = Encoder::default();
         registry.encode(&mut encoder, 40.0, |_| true);
         let text = encoder.finish();
         assert!(text.contains("b_total{pod=\"b\"} 1\n") && !text.contains("pod=\"a\""), "{text}");
         assert!(text.contains("c_seconds 60\n"), "{text}");
-        // API-146: a certificate that has expired is none.
+        // API-146: certificate_manager.go (Current) has no certificate any more once it has ended, and the gauges then say +Inf.
         let mut encoder = Encoder::default();
         registry.encode(&mut encoder, 101.0, |_| true);
         let text = encoder.finish();
         assert!(text.contains("c_seconds +Inf\n"), "{text}");
+    }
+
+    // API-144, INV-09: prober/worker.go (run) deletes its worker's series of both families when it ends, whoever has the pod's name then.
+    #[test]
+    fn series_of_a_pod_go_though_another_has_its_name() {
+        let registry = Registry::new();
+        for (pod, uid) in [("web-0", "old"), ("web-0", "new"), ("web-1", "other")] {
+            registry.add(&COUNTER, &[("namespace", "ns"), ("pod", pod), ("pod_uid", uid)], 1.0);
+            registry.observe(&SECONDS, &[("namespace", "ns"), ("pod", pod)], 0.1);
+        }
+        let known = |_: &str, _: &str, uid: Option<&str>| uid != Some("old");
+        let told = || {
+            registry.keep_pods("", known);
+            let mut encoder = Encoder::default();
+            registry.encode(&mut encoder, 0.0, |_| true);
+            encoder.finish()
+        };
+        let text = told();
+        assert!(!text.contains("old") && text.contains("pod_uid=\"new\"") && text.contains("pod_uid=\"other\""), "{text}");
+        assert!(!text.contains("a_seconds_count{namespace=\"ns\",pod=\"web-0\"}"), "{text}");
+        assert!(text.contains("a_seconds_count{namespace=\"ns\",pod=\"web-1\"} 1"), "{text}");
+        registry.observe(&SECONDS, &[("namespace", "ns"), ("pod", "web-0")], 0.1);
+        assert!(told().contains("a_seconds_count{namespace=\"ns\",pod=\"web-0\"} 1"));
     }
 
     #[test]

@@ -251,6 +251,7 @@ fn observation(uid: &PodUid, name: &str, state: ContainerState) -> PodObservatio
         state: SandboxState::Ready,
         created_at: 1,
         ips: Vec::new(),
+        lacks_ip: false,
         host_network: false,
         runtime_handler: String::new(),
         labels: [].into(),

@@ -46,7 +46,7 @@ impl Bench {
     fn before_the_runtime_answers() -> Self {
         Self {
             manager: NodeManager::new(Arc::new(Config::new("n1"))),
-            runtime: RuntimeHealth::new(),
+            runtime: RuntimeHealth::new(Duration::from_secs(120)),
             machine: MachineInfo::default(),
             known: true,
             address: Some("10.77.0.1"),

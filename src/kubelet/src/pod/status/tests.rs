@@ -23,6 +23,7 @@ struct Bench {
     prober: Prober,
     stopping: Stopping,
     host_ips: Vec<String>,
+    v6_first: bool,
     mounts_recursively: bool,
     resize_refused: Option<&'static str>,
     now: Timestamp,
@@ -47,6 +48,7 @@ impl Bench {
             prober: Prober::new(1),
             stopping: Stopping::Not,
             host_ips: vec!["10.77.0.1".to_owned()],
+            v6_first: false,
             mounts_recursively: true,
             resize_refused: None,
             now: Timestamp::UNIX_EPOCH,
@@ -64,6 +66,7 @@ impl Bench {
             state,
             created_at: 1,
             ips: vec![ip.to_owned()],
+            lacks_ip: ip.is_empty(),
             host_network: false,
             runtime_handler: String::new(),
             labels: BTreeMap::new(),
@@ -87,6 +90,7 @@ impl Bench {
             terminated: self.stopping == Stopping::Terminated,
             verdict: None,
             host_ips: &self.host_ips,
+            v6_first: self.v6_first,
             runtime_name: "containerd",
             recursive_read_only: self.mounts_recursively,
             resize_refused: self.resize_refused,
@@ -348,9 +352,10 @@ fn ips_of(status: &PodStatus) -> (Vec<&str>, Vec<&str>) {
     (host, status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).collect())
 }
 
-// POD-298, NET-005: of each family one, the node's first.
+// POD-298, NET-005: of each family one, that of `--node-ip` first, and IPv4 without it, whatever addresses the Node has: kubelet_pods.go
+// (sortPodIPs) goes by nodeIPs, which are the flag's (cmd/kubelet/app/server.go, RunKubelet).
 #[test]
-fn first_ip_of_each_family_is_told_the_nodes_family_first() {
+fn first_ip_of_each_family_is_told_that_of_the_flag_first() {
     let mut bench = Bench::of(&json!({"containers": []}));
     bench.sandbox("fd00::2", SandboxState::Ready);
     bench.seen.sandboxes[0].ips.extend(["10.0.0.2".to_owned(), "10.0.0.3".to_owned()]);
@@ -358,6 +363,8 @@ fn first_ip_of_each_family_is_told_the_nodes_family_first() {
     assert_eq!(ips_of(&status), (vec!["10.77.0.1"], vec!["10.0.0.2", "fd00::2"]));
     assert_eq!((status.host_ip.as_deref(), status.pod_ip.as_deref()), (Some("10.77.0.1"), Some("10.0.0.2")));
     bench.host_ips = vec!["fd77::1".to_owned()];
+    assert_eq!(ips_of(&bench.generate()), (vec!["fd77::1"], vec!["10.0.0.2", "fd00::2"]));
+    bench.v6_first = true;
     assert_eq!(ips_of(&bench.generate()), (vec!["fd77::1"], vec!["fd00::2", "10.0.0.2"]));
 }
 
