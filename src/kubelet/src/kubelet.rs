@@ -533,7 +533,11 @@ impl Kubelet {
             Some(Owner::Csi(name)) => self.volume_done(now, &name, id, outcome.map(VolumeReply::Host), out),
             Some(Owner::Plugins) => self.parts.plugins.host_done(now, id, outcome),
             Some(Owner::Manifests) => self.manifests_read(now, outcome, out),
-            Some(Owner::CsiSurvey) => self.parts.volumes.csi.surveyed(now, outcome),
+            Some(Owner::CsiSurvey) => {
+                self.parts.volumes.csi.surveyed(now, outcome);
+                // Volumes for one pod only wait for it.
+                self.all_dirty();
+            }
             Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.host_done(now, id, outcome),
             Some(Owner::ImageRecords) => {
                 let woken = self.parts.images.host_done(now, id, outcome, out);

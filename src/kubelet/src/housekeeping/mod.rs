@@ -51,6 +51,8 @@ struct Survey {
     late: Option<Mono>,
     dirs: Option<ActionId>,
     logs: Option<ActionId>,
+    /// The removal of links to logs that are no more.
+    sweep: Option<ActionId>,
     cgroups: Option<ActionId>,
     /// Cgroups that are being removed.
     removals: BTreeSet<ActionId>,
@@ -180,6 +182,8 @@ impl Housekeeping {
             if let Ok(HostReply::PodLogs(found)) = outcome {
                 self.found_logs = found;
             }
+        } else if self.survey.sweep == Some(id) {
+            self.survey.sweep = None;
         } else if self.survey.cgroups == Some(id) {
             self.survey.cgroups = None;
             match outcome {
@@ -264,8 +268,9 @@ impl Kubelet {
             survey.plan_next(now);
             let mut ask = |call| out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(call));
             survey.dirs = Some(ask(HostCall::ListPodDirs));
-            survey.logs = Some(ask(HostCall::ListPodLogs));
-            let _swept = ask(HostCall::SweepLogLinks);
+            // Of these one at a time: surveys may follow each other soon.
+            survey.logs = survey.logs.or_else(|| Some(ask(HostCall::ListPodLogs)));
+            survey.sweep = survey.sweep.or_else(|| Some(ask(HostCall::SweepLogLinks)));
             survey.cgroups = self.parts.config.cgroups.per_qos.then(|| ask(HostCall::ListPodCgroups));
         }
         for uid in std::mem::take(&mut self.housekeeping.found_dirs) {
@@ -297,7 +302,12 @@ impl Kubelet {
             let uid = PodUid::new(name.rsplit('_').next().unwrap_or_default());
             let known = self.workers.contains_key(&uid) || self.pods.get(&uid).is_some() || self.unreadable.has_pod(&uid);
             if !known && !self.housekeeping.is_clearing(&uid) && !self.pleg.holds(&uid) {
-                let call = HostCall::RemovePodLogs { path: format!("{}/{name}", self.parts.config.paths.pod_logs) };
+                let path = format!("{}/{name}", self.parts.config.paths.pod_logs);
+                // The UID that a manifest names may have such a line in it, too.
+                if uid_with_line(&name) && self.workers.values().any(|worker| self.parts.pod_log_directory(&worker.pod) == path) {
+                    continue;
+                }
+                let call = HostCall::RemovePodLogs { path };
                 let _removed = out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, Call::Host(call));
             }
         }
@@ -333,6 +343,11 @@ impl Kubelet {
             house.tiers_asked.insert(out.issue(Owner::Housekeeping, Lane::Housekeeping, TIMEOUT, call));
         }
     }
+}
+
+/// Whether a directory's name has more lines than part namespace, name and UID.
+fn uid_with_line(directory: &str) -> bool {
+    directory.matches('_').count() > 2
 }
 
 /// The logs of containers that run, by path. A pod that cannot be read writes them as any other.

@@ -578,6 +578,24 @@ fn logs_of_an_unknown_pod_go() {
     assert_eq!((bench.count(of_gone), bench.count(removed)), (1, 1));
 }
 
+// POD-343: the UID that a static pod's manifest names may have such a line in it.
+#[test]
+fn logs_of_a_pod_stay_whatever_its_uid_is() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.pod_logs = vec!["default_web_a_b".to_owned(), "default_gone_a_b".to_owned()];
+    bench.handle(Event::Started);
+    bench.list_node();
+    let mut web = pod("web");
+    web["metadata"]["uid"] = "a_b".into();
+    bench.list_pods(&[web]);
+    bench.pass(120);
+    let removed = bench.calls.iter().filter_map(|call| match call {
+        Call::Host(HostCall::RemovePodLogs { path }) => Some(path.as_str()),
+        _ => None,
+    });
+    assert_eq!(removed.collect::<BTreeSet<_>>(), BTreeSet::from(["/var/log/pods/default_gone_a_b"]));
+}
+
 // POD-057: a look that began before something changed tells nothing of what is now: it is looked again.
 #[test]
 fn look_that_began_before_a_change_does_not_count() {

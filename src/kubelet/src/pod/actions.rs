@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::hash::container_hash;
 use super::restart::{RestartPolicy, effective_policy, init_failed, is_sidecar, pod_policy, restarts_after, should_start};
@@ -75,7 +75,7 @@ pub fn compute_pod_actions(pod: &Pod, seen: &PodObservation, verdicts: &Verdicts
     let mut actions = PodActions { sandbox: seen.sandboxes.first().map(|s| s.id.clone()), ..PodActions::default() };
     let ephemeral = spec.ephemeral_containers.iter().flatten().enumerate();
     actions.ephemeral = ephemeral.filter(|(_, c)| seen.newest(&c.name).is_none()).map(|(at, _)| at).collect();
-    let initialised = init_actions(pod, inits, &spec.containers, seen, verdicts, &mut actions);
+    let initialised = init_actions(pod, spec, seen, verdicts, to_restart, &mut actions);
     if actions.kill_pod {
         return PodActions { ephemeral: Vec::new(), ..actions };
     }
@@ -130,12 +130,13 @@ fn sandbox_actions(pod: &Pod, seen: &PodObservation, attempt: u32) -> PodActions
 /// Plans the init containers; true once the regular ones may start (POD-123 to POD-125).
 fn init_actions(
     pod: &Pod,
-    inits: &[Container],
-    regulars: &[Container],
+    spec: &PodSpec,
     seen: &PodObservation,
     verdicts: &VerdictsByName,
+    to_restart: &ToRestart,
     actions: &mut PodActions,
 ) -> bool {
+    let (inits, regulars) = (spec.init_containers.as_deref().unwrap_or_default(), &spec.containers);
     let Some(last) = inits.len().checked_sub(1) else { return true };
     // What an earlier sandbox left (a reboot) does not count.
     let sandbox = actions.sandbox.clone();
@@ -159,6 +160,11 @@ fn init_actions(
             }
             Some(_) if !is_furthest && !is_sidecar(init) => continue,
             Some(status) if is_sidecar(init) => sidecar(at, init, status, verdicts, actions, pod),
+            // It was stopped to run again: whatever it ended with, it has not done its work.
+            Some(status) if status.state == ContainerState::Exited && to_restart.contains(&status.id) => {
+                actions.inits.push(at);
+                false
+            }
             Some(status) => plain_init(pod, at, init, status, actions),
         };
         if actions.kill_pod {
@@ -261,7 +267,10 @@ fn running_kill(pod: &Pod, container: &Container, status: &ContainerStatus, verd
     let verdict = verdicts.get(&container.name).copied().unwrap_or_default();
     let hash = container_hash(container);
     let other_spec = status.annotations.get(HASH_ANNOTATION).is_some_and(|made_from| *made_from != hash);
-    let waits_for_startup = is_sidecar(container) && verdict.has_startup && verdict.startup != Some(true);
+    // A regular container may have a sidecar's policy too, and is none for it.
+    let inits = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
+    let is_init = is_init(inits, &container.name);
+    let waits_for_startup = is_init && is_sidecar(container) && verdict.has_startup && verdict.startup != Some(true);
     let (what, by_probe) = if other_spec && !waits_for_startup {
         ("definition changed", None)
     } else if verdict.liveness == Some(false) {
@@ -272,9 +281,7 @@ fn running_kill(pod: &Pod, container: &Container, status: &ContainerStatus, verd
         return None;
     };
     let again = by_probe.is_none() || effective_policy(pod, container) != RestartPolicy::Never;
-    // A regular container may have that policy too, and is none for it.
-    let inits = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
-    let message = match (is_init(inits, &container.name), again) {
+    let message = match (is_init, again) {
         (true, _) => format!("Init container {} {what}", container.name),
         (false, true) => format!("Container {} {what}, will be restarted", container.name),
         (false, false) => format!("Container {} {what}", container.name),
@@ -535,6 +542,44 @@ mod tests {
         // pkg/kubelet/container/runtime.go: ContainerStateUnknown is "unknown".
         let (.., kills, _) = planned("Always", &spec, &[("i", Unknown, 0)]);
         assert_eq!(kills, ["Init container is in \"unknown\" state, try killing it before restart"]);
+    }
+
+    // POD-124: kuberuntime_container.go (computeInitContainerActions): one of an unknown state that was stopped is begun again, whatever it
+    // ended with.
+    #[test]
+    fn init_container_that_was_stopped_to_run_again_has_not_done_its_work() {
+        let spec = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]});
+        let mut seen = seen(&[("i", 0)]);
+        seen.sandboxes[0].state = SandboxState::Ready;
+        seen.sandboxes[0].ips = vec!["10.0.0.2".to_owned()];
+        let plan = |to_restart: &ToRestart| {
+            let actions = compute_pod_actions(&pod("OnFailure", &spec), &seen, &VerdictsByName::new(), to_restart);
+            (actions.inits, actions.containers)
+        };
+        assert_eq!(plan(&ToRestart::from([seen.containers[0].id.clone()])), (vec![0], vec![]));
+        assert_eq!(plan(&ToRestart::new()), (vec![], vec![0]));
+    }
+
+    // POD-120: kuberuntime_manager.go (containerChanged): only a sidecar is not asked before its startup probe has passed, and not each
+    // container with its policy.
+    #[test]
+    fn changed_container_is_made_anew_whatever_its_startup_probe_says() {
+        let changed = |spec: &Value| {
+            let mut seen = seen(&[("s", 0)]);
+            seen.sandboxes[0].state = SandboxState::Ready;
+            seen.sandboxes[0].ips = vec!["10.0.0.2".to_owned()];
+            seen.containers[0].state = ContainerState::Running;
+            seen.containers[0].annotations = [(HASH_ANNOTATION.to_owned(), "of another image".to_owned())].into();
+            let verdict = Verdicts { has_startup: true, startup: None, ..Verdicts::default() };
+            let verdicts = VerdictsByName::from([("s".to_owned(), verdict)]);
+            let actions = compute_pod_actions(&pod("Always", spec), &seen, &verdicts, &ToRestart::new());
+            actions.kills.into_iter().map(|kill| kill.message).collect::<Vec<_>>()
+        };
+        let of = |kind: &str| json!({kind: [{"name": "s", "image": "new", "restartPolicy": "Always"}]});
+        assert_eq!(changed(&of("containers")), ["Container s definition changed, will be restarted"]);
+        let mut sidecar = of("initContainers");
+        sidecar["containers"] = json!([{"name": "a"}]);
+        assert!(changed(&sidecar).is_empty());
     }
 
     // POD-119: kuberuntime_manager.go (computePodActions): what is of an unknown state is stopped and begun again, also where nothing else is.

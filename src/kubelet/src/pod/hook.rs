@@ -13,6 +13,7 @@ use crate::action::{Call, CriCall, Lane, ProbeCall};
 use crate::event::{CriReply, ProbeOutcome};
 use crate::ids::ContainerId;
 use crate::time::{Mono, Now};
+use crate::volumes::downward::quoted;
 
 /// A hook without a bound of its own is still given up some day, so that a call cannot hang for ever.
 const NO_HOOK_LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -98,8 +99,9 @@ pub fn post_start_failure(pod: &Pod, container: &str, end: &StepEnd) -> Option<S
     let why = hook_failure(end)?;
     let handler = spec_of(pod, container)?.lifecycle.as_ref()?.post_start.as_ref()?;
     let of = format!(
-        "for Container {container:?} in Pod {:?} failed - error: {why}",
-        format!("{}({})", name_of(pod), pod.metadata.uid.as_deref().unwrap_or_default())
+        "for Container {} in Pod {} failed - error: {why}",
+        quoted(container),
+        quoted(&format!("{}({})", name_of(pod), pod.metadata.uid.as_deref().unwrap_or_default()))
     );
     Some(if let Some(exec) = &handler.exec {
         let command = exec.command.as_deref().unwrap_or_default().join(" ");
@@ -107,7 +109,7 @@ pub fn post_start_failure(pod: &Pod, container: &str, end: &StepEnd) -> Option<S
             Ok(StepReply::Cri(CriReply::Exec { output, .. })) => output.as_str(),
             _ => "",
         };
-        format!("Exec lifecycle hook ([{command}]) {of}, message: {output:?}")
+        format!("Exec lifecycle hook ([{command}]) {of}, message: {}", quoted(output))
     } else if let Some(http) = &handler.http_get {
         format!("HTTP lifecycle hook ({}) {of}", http.path.as_deref().unwrap_or_default())
     } else {
@@ -146,6 +148,9 @@ mod tests {
             exited with 3: err\n, message: \"out\\nerr\\n\"";
         assert_eq!(failure(&spec, exec(), reply(3)).as_deref(), Some(said));
         assert_eq!(failure(&spec, exec(), reply(0)), None);
+        let red = Ok(StepReply::Cri(CriReply::Exec { exit_code: 3, output: "\u{1b}[31m\0".to_owned(), stderr: 0 }));
+        let said = failure(&spec, exec(), red).unwrap_or_default();
+        assert!(said.ends_with(r#", message: "\x1b[31m\x00""#), "as Go writes it: {said}");
         let gone = Failure::new(FailureKind::Other, "gone").with_code("Unknown");
         let said = "Exec lifecycle hook ([sh -c exit 3]) for Container \"c\" in Pod \"p_ns(u)\" failed - error: rpc error: code = Unknown \
             desc = gone, message: \"\"";

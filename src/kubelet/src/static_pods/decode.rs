@@ -88,9 +88,24 @@ fn pod_of(document: Value, origin: Origin<'_>) -> Result<Arc<Pod>, String> {
     pod_from(document, origin)
 }
 
+/// What is wrong, without the value that is: it may be a secret, and events are for everybody. Go's decoder tells none either.
+fn without_value(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    match said.rsplit_once(", expected ") {
+        // What was found is told by its kind and then, between quotes, as it is.
+        Some((found, expected)) => {
+            let kind = found.split(['`', '"']).next().unwrap_or_default().trim_end();
+            format!("{kind}, expected {expected}")
+        }
+        None if said.starts_with("missing field") || said.starts_with("duplicate field") => said,
+        None => "a value cannot be read".to_owned(),
+    }
+}
+
 fn pod_from(document: Value, origin: Origin<'_>) -> Result<Arc<Pod>, String> {
     // Unknown fields are left out, as a server would.
-    let read = |document: Value| serde_json::from_value::<Pod>(document).map_err(|error| format!("json: {error}"));
+    let read =
+        |document: Value| serde_json::from_value::<Pod>(document).map_err(|error| format!("json: {}", without_value(&error)));
     let pod = read(document)?;
     let mut document = serde_json::to_value(&pod).map_err(|error| error.to_string())?;
     if pod.metadata.name.as_deref().unwrap_or_default().is_empty() {

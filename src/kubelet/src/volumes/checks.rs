@@ -41,9 +41,13 @@ fn is_for_node(volume: &PersistentVolume, labels: &BTreeMap<String, String>) -> 
     required.is_none_or(|required| selects(&required.node_selector_terms, labels, &BTreeMap::new()))
 }
 
+/// The annotation goes before the field, and empty ones do not count (pkg/volume/util/util.go, MountOptionFromSpec).
 fn has_options(volume: &PersistentVolume) -> bool {
-    let named = volume.metadata.annotations.iter().flatten().any(|(name, _)| name == "volume.beta.kubernetes.io/mount-options");
-    named || volume.spec.iter().flat_map(|spec| &spec.mount_options).flatten().next().is_some()
+    let annotation = volume.metadata.annotations.as_ref().and_then(|all| all.get("volume.beta.kubernetes.io/mount-options"));
+    match annotation {
+        Some(options) => options.split(',').any(|option| !option.is_empty()),
+        None => volume.spec.iter().flat_map(|spec| &spec.mount_options).flatten().any(|option| !option.is_empty()),
+    }
 }
 
 #[cfg(test)]
@@ -89,6 +93,10 @@ mod tests {
         let annotations = json!({"volume.beta.kubernetes.io/mount-options": "noatime"});
         assert_eq!(checked(json!({"metadata": {"annotations": annotations}})), refused);
         assert_eq!(checked(json!({"spec": {"mountOptions": []}})), None);
+        // pkg/volume/util/util.go: empty ones do not count, and the annotation goes before the field.
+        assert_eq!(checked(json!({"spec": {"mountOptions": [""]}})), None);
+        let empty = json!({"volume.beta.kubernetes.io/mount-options": ""});
+        assert_eq!(checked(json!({"metadata": {"annotations": empty}, "spec": {"mountOptions": ["noatime"]}})), None);
     }
 
     // CSI-006: operation_generator.go (GenerateMountVolumeFunc); only if it is the one mode that the volume has.

@@ -81,7 +81,7 @@ fn lines(map: Option<&BTreeMap<String, String>>) -> String {
 }
 
 /// As Go's `%q` has it: escapes that Go does not know are written its way.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
         match c {

@@ -350,6 +350,8 @@ impl PodVolumes {
                             return Ok(());
                         }
                         match claimed {
+                            // Whose it is tells the disk, after a restart of the agent.
+                            Claimed::Driver(spec) if spec.is_for_one_pod() && !csi.is_surveyed() => {}
                             Claimed::Driver(spec) => self.mount_by_driver(pod, uid, volume, (*spec, group), inputs.root_dir, csi),
                             Claimed::Machine(volume, plugin) => {
                                 let origin = Origin { name: &name, read_only, group };

@@ -63,6 +63,18 @@ fn an_answer_replaces_what_was_and_an_error_leaves_it() {
     assert_eq!((pods, told.len()), (None, 1));
     assert!(!told[0].message.contains("secret"), "{told:?}");
     assert_eq!(answered(&mut url, Ok(b"<html>secret</html>")), (None, Vec::new()), "it is told once");
+    // What is of the wrong kind is told by its kind: the commonest mistake is a password that looks like a number.
+    for (field, value, kind) in
+        [("env", json!([{"name": "P", "value": 8_675_309}]), "integer"), ("args", json!("hunter2"), "string")]
+    {
+        let mut wrong = pod("a");
+        wrong["spec"]["containers"][0][field] = value;
+        let (pods, told) = answered(&mut url, Ok(wrong.to_string().as_bytes()));
+        assert_eq!((pods, told.len()), (None, 1));
+        let message = &told[0].message;
+        assert!(message.contains(&format!("invalid type: {kind}, expected ")), "{message}");
+        assert!(!message.contains("8675309") && !message.contains("hunter2"), "{message}");
+    }
     assert_eq!(answered(&mut url, Ok(&list(&[]))).0, names(&[]));
     let mut bad = pod("b");
     bad["spec"]["containers"] = json!([]);

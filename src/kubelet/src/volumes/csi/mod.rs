@@ -257,6 +257,11 @@ impl CsiVolumes {
         }
     }
 
+    /// Whether it is known what earlier lives mounted.
+    pub(super) fn is_surveyed(&self) -> bool {
+        matches!(self.survey, Survey::Done)
+    }
+
     /// The disk was read (VOL-027).
     pub fn surveyed(&mut self, now: Now, outcome: Result<HostReply, Failure>) {
         let Ok(HostReply::CsiVolumes { staged, published }) = outcome else {

@@ -66,7 +66,7 @@ impl CsiSpec {
     }
 
     /// Whether no two pods may have it.
-    pub(super) fn is_for_one_pod(&self) -> bool {
+    pub(in crate::volumes) fn is_for_one_pod(&self) -> bool {
         self.access_modes == [RWOP]
     }
 
