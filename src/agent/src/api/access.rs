@@ -101,6 +101,27 @@ pub(super) struct Stamps {
 pub struct AccessError {
     file: String,
     why: String,
+    /// Whether it is as good as any, but for something that is not supported here.
+    pub is_unsupported: bool,
+}
+
+/// What is wrong with what is in it.
+#[derive(Debug)]
+enum Wrong {
+    Broken(String),
+    Unsupported(&'static str),
+}
+
+impl From<String> for Wrong {
+    fn from(why: String) -> Self {
+        Self::Broken(why)
+    }
+}
+
+impl From<&str> for Wrong {
+    fn from(why: &str) -> Self {
+        Self::Broken(why.to_owned())
+    }
 }
 
 impl Access {
@@ -109,8 +130,14 @@ impl Access {
     /// # Errors
     /// Names the field and the remedy.
     pub fn from_kubeconfig(path: &Path) -> Result<Self, AccessError> {
-        let fails = |why: String| AccessError { file: path.display().to_string(), why };
-        let config = Kubeconfig::read_from(path).map_err(|e| fails(chain(&e)))?;
+        let fails = |wrong: Wrong| {
+            let (why, is_unsupported) = match wrong {
+                Wrong::Broken(why) => (why, false),
+                Wrong::Unsupported(why) => (why.to_owned(), true),
+            };
+            AccessError { file: path.display().to_string(), why, is_unsupported }
+        };
+        let config = Kubeconfig::read_from(path).map_err(|e| fails(chain(&e).into()))?;
         // k8s.io/apimachinery/pkg/util/net/http.go (SetTransportDefaults)
         let http1_only = std::env::var_os("DISABLE_HTTP2").is_some_and(|value| !value.is_empty());
         Ok(Self { http1_only, ..Self::of(&config).map_err(fails)? })
@@ -154,7 +181,7 @@ impl Access {
         })
     }
 
-    fn of(config: &Kubeconfig) -> Result<Self, String> {
+    fn of(config: &Kubeconfig) -> Result<Self, Wrong> {
         let name = config
             .current_context
             .clone()
@@ -170,22 +197,26 @@ impl Access {
         Self::from_parts(cluster, &user)
     }
 
-    fn from_parts(cluster: &Cluster, user: &AuthInfo) -> Result<Self, String> {
+    fn from_parts(cluster: &Cluster, user: &AuthInfo) -> Result<Self, Wrong> {
         if user.exec.is_some() {
-            return Err("users[].user.exec: exec plugins are not supported; give a client certificate or a token".to_owned());
+            return Err(Wrong::Unsupported(
+                "users[].user.exec: exec plugins are not supported; give a client certificate or a token",
+            ));
         }
         if user.auth_provider.is_some() || user.username.is_some() {
-            return Err("users[].user: only client certificates and tokens are supported".to_owned());
+            return Err(Wrong::Unsupported("users[].user: only client certificates and tokens are supported"));
         }
         let as_name = [&user.impersonate, &user.impersonate_uid].into_iter().flatten().any(|name| !name.is_empty());
         let as_groups = user.impersonate_groups.as_ref().is_some_and(|groups| !groups.is_empty());
         if as_name || as_groups || user.impersonate_user_extra.as_ref().is_some_and(|extra| !extra.is_empty()) {
-            return Err("users[].user.as, as-groups: impersonation is not supported; give the user's own credentials".to_owned());
+            return Err(Wrong::Unsupported(
+                "users[].user.as, as-groups: impersonation is not supported; give the user's own credentials",
+            ));
         }
         if cluster.proxy_url.as_ref().is_some_and(|url| !url.is_empty()) {
-            return Err(
-                "clusters[].cluster.proxy-url: proxies are not supported; the API server must be reached directly".to_owned()
-            );
+            return Err(Wrong::Unsupported(
+                "clusters[].cluster.proxy-url: proxies are not supported; the API server must be reached directly",
+            ));
         }
         let server = cluster.server.clone().ok_or("clusters[].cluster.server: is not set")?;
         let server: http::Uri = server.parse().map_err(|e| format!("clusters[].cluster.server: {server:?} is not a URL: {e}"))?;
@@ -244,7 +275,10 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Access, String> {
-        Access::of(&Kubeconfig::from_yaml(text).unwrap())
+        Access::of(&Kubeconfig::from_yaml(text).unwrap()).map_err(|wrong| match wrong {
+            Wrong::Broken(why) => why,
+            Wrong::Unsupported(why) => why.to_owned(),
+        })
     }
 
     const GOOD: &str = "

@@ -105,9 +105,11 @@ fn start(kubeconfig: &Path, now: Timestamp) -> Result<Start, JoinError> {
     let found = match fs::metadata(kubeconfig) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Found::Nothing,
         Err(error) => return Err(JoinError::Unreadable { path: kubeconfig.display().to_string(), error }),
-        Ok(_) => match Access::from_kubeconfig(kubeconfig).map_err(|e| e.to_string()).and_then(|access| expiries(&access)) {
-            Ok(ends) => Found::Expiries(ends),
-            Err(why) => Found::Unusable(why),
+        Ok(_) => match Access::from_kubeconfig(kubeconfig) {
+            // Somebody's who means it is not written over.
+            Err(error) if error.is_unsupported => return Err(JoinError::Kubeconfig(error)),
+            Err(error) => Found::Unusable(error.to_string()),
+            Ok(access) => expiries(&access).map_or_else(Found::Unusable, Found::Expiries),
         },
     };
     let start = compute_start(found, now);

@@ -216,6 +216,47 @@ async fn good_kubeconfig_goes_before_the_bootstrap_kubeconfig() {
     assert_eq!(fs::read(scratch.path("kubelet.conf")).unwrap(), before);
 }
 
+// API-190, API-191: as good as any other: one whose certificate is of version 1, and one without an authority.
+#[tokio::test]
+async fn good_kubeconfig_is_known_whatever_it_is_made_of() {
+    let scratch = Scratch::new();
+    write_bootstrap(&scratch);
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
+    params.distinguished_name.push(DnType::CommonName, "system:node:n1");
+    (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2030, 12, 31));
+    let like = params.self_signed(&key).unwrap();
+    let old = crate::tls::tests::first_version(like.der(), &key, crate::tls::tests::ECDSA_SHA256);
+    fs::write(scratch.path("own.pem"), format!("{}{}", pem::encode("CERTIFICATE", &old), key.serialize_pem())).unwrap();
+    let pem = scratch.path("own.pem").display().to_string();
+    let text = config("https://10.0.0.2:6443", &format!("{{client-certificate: {pem}, client-key: {pem}}}"));
+    let (before, after) = (text.find(", certificate-authority-data").unwrap(), text.find("}}]\nusers").unwrap());
+    for text in [text.clone(), format!("{}{}", &text[..before], &text[after..])] {
+        fs::write(scratch.path("kubelet.conf"), &text).unwrap();
+        let (access, renewal) = begun(&scratch, true).await.unwrap();
+        assert_eq!((access.server.host(), is_due(renewal)), (Some("10.0.0.2"), false));
+        assert_eq!(fs::read_to_string(scratch.path("kubelet.conf")).unwrap(), text);
+    }
+}
+
+// API-190: what is not supported is told, and stays as it is: another who reads it may need it.
+#[tokio::test]
+async fn kubeconfig_with_what_is_not_supported_is_not_written_over() {
+    let proxied = ("{server:", "{proxy-url: 'http://proxy:3128', server:");
+    for (what, instead) in [proxied, ("{client-certificate", "{as: admin, as-groups: [g], client-certificate")] {
+        let scratch = Scratch::new();
+        write_bootstrap(&scratch);
+        with_files(&scratch, 2030);
+        let text = fs::read_to_string(scratch.path("kubelet.conf")).unwrap().replace(what, instead);
+        fs::write(scratch.path("kubelet.conf"), &text).unwrap();
+        let error = begun(&scratch, true).await.err().unwrap().to_string();
+        assert!(error.starts_with("unable to load kubeconfig: ") && error.contains("supported"), "{error}");
+        assert_eq!(fs::read_to_string(scratch.path("kubelet.conf")).unwrap(), text);
+    }
+}
+
 // API-190: one that is missing, expired, without a certificate, or nonsense is written anew.
 #[tokio::test]
 async fn kubeconfig_that_cannot_be_used_is_replaced_by_one_that_points_to_the_store() {

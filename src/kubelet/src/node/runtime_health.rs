@@ -301,7 +301,7 @@ mod tests {
     fn first_round_of_questions_is_over_once_each_is_answered_or_has_failed() {
         let gone = || Err(Failure::new(FailureKind::Unavailable, "connection refused"));
         for (status, version) in [(Ok(ready(true)), Ok(CriReply::Version(RuntimeVersion::default()))), (gone(), gone())] {
-            let mut health = RuntimeHealth::new();
+            let mut health = RuntimeHealth::new(Duration::from_secs(120));
             let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
             health.due(at(0), &mut Out::new(&mut ledger, &mut actions, &mut recorded));
             let answer = |call: &Call| match call {

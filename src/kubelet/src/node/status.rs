@@ -474,7 +474,7 @@ mod tests {
             let ready = status.conditions.unwrap().into_iter().find(|one| one.type_ == "Ready").unwrap();
             (ready.status, ready.message.unwrap_or_default())
         };
-        let (mut runtime, mut ledger, mut actions) = (RuntimeHealth::new(), Ledger::default(), Vec::new());
+        let (mut runtime, mut ledger, mut actions) = (RuntimeHealth::new(Duration::from_secs(120)), Ledger::default(), Vec::new());
         let now = Now { mono: Mono::ZERO, wall: Timestamp::UNIX_EPOCH };
         runtime.due(now, &mut Out::new(&mut ledger, &mut actions, &mut Vec::new()));
         let condition = || Some(RuntimeCondition { status: true, ..RuntimeCondition::default() });

@@ -170,7 +170,7 @@ async fn a_missing_file_is_named() {
     assert!(named(&pki.path("current.pem")), "{}", failure.message);
 }
 
-// API-220: heartbeats have connections of their own, and upstream closes all when one fails.
+// API-197, API-220: heartbeats have connections of their own, and upstream closes all when one fails.
 #[tokio::test(start_paused = true)]
 async fn a_request_that_was_given_up_is_not_followed_by_another_on_its_connection() {
     let pki = Pki::new("given-up");
