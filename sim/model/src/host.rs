@@ -81,7 +81,11 @@ impl HostModel {
             pod_dirs: BTreeSet::new(),
             volumes: BTreeMap::new(),
             cgroups: BTreeSet::new(),
-            files: [("/etc/resolv.conf".to_owned(), b"nameserver 10.0.0.2\nsearch example.com\n".to_vec())].into(),
+            files: [
+                ("/etc/resolv.conf".to_owned(), b"nameserver 10.0.0.2\nsearch example.com\n".to_vec()),
+                ("/etc/hosts".to_owned(), b"127.0.0.1 localhost\n".to_vec()),
+            ]
+            .into(),
             credential_plugins: BTreeMap::new(),
             manifests: BTreeMap::new(),
             manifest_changes: 0,
