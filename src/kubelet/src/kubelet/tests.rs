@@ -40,8 +40,6 @@ struct Bench {
     /// What the runtime lists.
     listing: Listing,
     cgroups: BTreeSet<String>,
-    /// What lies at the static pod path.
-    manifests: Vec<Manifest>,
     /// What the runtime says of any image; `None` if it does not answer.
     image: Option<Option<Image>>,
     /// What the runtime's handlers can.
@@ -70,7 +68,6 @@ impl Bench {
             seen: BTreeMap::new(),
             listing: Listing::default(),
             cgroups: BTreeSet::new(),
-            manifests: Vec::new(),
             image: None,
             handlers: Vec::new(),
             hosts_file_is_missing: false,
@@ -141,7 +138,6 @@ impl Bench {
                     }
                     HostCall::ReadManifests { .. } => HostReply::Manifests(self.manifests.clone()),
                     HostCall::ReadFile { .. } => HostReply::Contents(b"nameserver 10.0.0.2\n".to_vec()),
-                    HostCall::ReadManifests { .. } => HostReply::Manifests(self.manifests.clone()),
                     _ => HostReply::Done,
                 };
                 Some(Event::HostDone { id, outcome: Ok(reply) })

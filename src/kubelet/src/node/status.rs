@@ -401,8 +401,7 @@ mod tests {
     // N10, NODE-101: pkg/kubelet/runtime.go (runtimeErrors): what is not there yet or down, then the PLEG, then what the runtime says.
     #[test]
     fn errors_come_in_upstreams_order() {
-        let (mut runtime, mut ledger, mut actions) =
-            (RuntimeHealth::new(std::time::Duration::from_secs(120)), Ledger::default(), Vec::new());
+        let (mut runtime, mut ledger, mut actions) = (RuntimeHealth::new(Duration::from_secs(120)), Ledger::default(), Vec::new());
         let now = Now { mono: Mono::ZERO, wall: Timestamp::UNIX_EPOCH };
         runtime.due(now, &mut Out::new(&mut ledger, &mut actions, &mut Vec::new()));
         let condition = |status| Some(RuntimeCondition { status, reason: "R".to_owned(), message: "M".to_owned() });
