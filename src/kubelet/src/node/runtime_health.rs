@@ -1,6 +1,7 @@
 //! Decides whether the runtime and its network are up, from what the runtime says of itself.
 //! Upstream: pkg/kubelet/runtime.go, pkg/kubelet/kubelet.go (updateRuntimeUp).
-//! Differs: a failed poll is asked again after one second instead of five, so that a restarted runtime is seen at once.
+//! Differs: a failed poll is asked again after one second instead of five, so that a restarted runtime is seen at once; while it cannot be
+//! told how cgroups are named the node is not ready, instead of the process exiting.
 
 use std::time::Duration;
 
