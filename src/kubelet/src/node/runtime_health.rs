@@ -1,7 +1,8 @@
 //! Decides whether the runtime and its network are up, from what the runtime says of itself.
 //! Upstream: pkg/kubelet/runtime.go, pkg/kubelet/kubelet.go (updateRuntimeUp).
-//! Differs: a failed poll is asked again after one second instead of five, so that a restarted runtime is seen at once; one that hangs is
-//! given up after 23 seconds, though `runtimeRequestTimeout` may be longer, so that it alone does not make the node unready.
+//! Differs: a failed poll is asked again after one second, so that a restarted runtime is seen at once; one that hangs is given up after
+//! 23 seconds, though `runtimeRequestTimeout` may be longer, so that it alone does not make the node unready; while it cannot be told how
+//! cgroups are named the node is not ready, instead of the process exiting.
 
 use std::time::Duration;
 
