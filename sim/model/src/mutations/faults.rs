@@ -356,8 +356,8 @@ pub(super) fn static_pods_go_with_the_api_server() -> Planted {
     let mut away = false;
     Planted::in_events(move |mut event| {
         match &mut event {
-            Event::WatchFailed { .. } => away = true,
-            Event::WatchListed { .. } | Event::WatchApplied { .. } => away = false,
+            Event::ApiDone { outcome: Err(failure), .. } if failure.kind == FailureKind::Unavailable => away = true,
+            Event::ApiDone { outcome: Ok(_), .. } | Event::WatchListed { .. } | Event::WatchApplied { .. } => away = false,
             Event::HostDone { outcome: Ok(HostReply::Manifests(read)), .. } if away => read.clear(),
             _ => {}
         }

@@ -222,3 +222,20 @@ steps:
   - wait: 5s
     expect: {within: 60s, settled: true}
 "#;
+
+pub(super) const AWAY: &str = r#"
+about: A static pod whose manifest has said the same for long goes on while there is no API server and another manifest comes.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, ready: true}]}
+  - wait: 30s
+    kill: {pod: web-n1, container: main}
+    expect: {within: 60s, pods: [{name: web-n1, ready: true, starts: 2}]}
+  - api: {away: 40s}
+  - wait: 10s
+    manifest: {file: other.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: other}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+  - wait: 60s
+    expect: {within: 60s, pods: [{name: web-n1, ready: true, starts: 2}, {name: other-n1, ready: true, starts: 1}]}
+"#;

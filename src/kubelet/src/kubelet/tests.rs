@@ -156,7 +156,6 @@ impl Bench {
                 network_ready: condition(self.network_ready),
                 supplemental_groups_policy: self.supplemental_groups,
                 handlers: self.handlers.clone(),
-                ..RuntimeStatus::default()
             }),
             CriCall::ImageStatus { .. } => CriReply::Image(self.image.clone()?),
             CriCall::PullImage { image, .. } => CriReply::Pulled { image_ref: image.clone() },
