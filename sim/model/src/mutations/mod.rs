@@ -132,13 +132,13 @@ fn every_sentence_of_the_architecture_has_a_planted_fault() {
     assert_eq!(sentences, planted);
 }
 
-// The faults of static pods that the swarm must find by what it draws, each within a hundred runs. That they go with the API server only a
-// scenario finds: S6 judges a static pod's container only if its manifest has said the same for long, and chaos does not last that long.
+// The faults of static pods that the swarm must find by what it draws, each within a hundred runs.
 #[test]
 fn swarm_finds_planted_faults_of_static_pods() {
     let faults = [
         ("a mirror is not made again", mirror_is_not_made_again as fn() -> Planted),
         ("a changed manifest is not read", changed_manifests_are_not_read),
+        ("static pods go with the API server", static_pods_go_with_the_api_server),
     ];
     for (what, plant) in faults {
         let found = (0..100).find(|seed| !crate::swarm::run(*seed, |world| world.planted = Some(plant())).0.held());
