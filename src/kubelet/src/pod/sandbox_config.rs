@@ -15,7 +15,7 @@ use super::security_context::{is_privileged, namespace_options, pod_context, sel
 use crate::admission::with_dots;
 use crate::config::Config;
 use crate::resources::cgroup::runtime_resources;
-use crate::resources::requests::{Amounts, Kind, amounts_of, pod_amounts};
+use crate::resources::requests::{Kind, amounts_of, amounts_without_overhead};
 
 /// What a sandbox is made of, beyond the pod.
 #[derive(Clone, Debug)]
@@ -88,19 +88,11 @@ fn linux(pod: &Pod, inputs: &SandboxInputs<'_>) -> LinuxPodSandboxConfig {
                 .unwrap_or_default(),
         ),
         resources: Some(runtime_resources(
-            &without_overhead(pod, Kind::Requests),
-            &without_overhead(pod, Kind::Limits),
+            &amounts_without_overhead(pod, Kind::Requests),
+            &amounts_without_overhead(pod, Kind::Limits),
             inputs.config,
         )),
     }
-}
-
-fn without_overhead(pod: &Pod, kind: Kind) -> Amounts {
-    let mut pod = pod.clone();
-    if let Some(spec) = &mut pod.spec {
-        spec.overhead = None;
-    }
-    pod_amounts(&pod, kind)
 }
 
 /// NET-007

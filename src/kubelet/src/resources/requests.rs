@@ -91,12 +91,8 @@ pub fn container_sums(pod: &Pod, kind: Kind) -> Amounts {
 /// only where there is a limit).
 #[must_use]
 pub fn pod_amounts(pod: &Pod, kind: Kind) -> Amounts {
-    let Some(spec) = &pod.spec else { return Amounts::new() };
-    let mut total = container_sums(pod, kind);
-    if let Some(resources) = &spec.resources {
-        total.extend(amounts_of(of_kind(resources, kind)));
-    }
-    for (name, amount) in amounts_of(spec.overhead.as_ref()) {
+    let mut total = amounts_without_overhead(pod, kind);
+    for (name, amount) in amounts_of(pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref())) {
         match kind {
             Kind::Requests => {
                 let sum = total.entry(name).or_default();
@@ -108,6 +104,17 @@ pub fn pod_amounts(pod: &Pod, kind: Kind) -> Amounts {
                 }
             }
         }
+    }
+    total
+}
+
+/// The same without what the pod costs beside its containers.
+#[must_use]
+pub fn amounts_without_overhead(pod: &Pod, kind: Kind) -> Amounts {
+    let Some(spec) = &pod.spec else { return Amounts::new() };
+    let mut total = container_sums(pod, kind);
+    if let Some(resources) = &spec.resources {
+        total.extend(amounts_of(of_kind(resources, kind)));
     }
     total
 }
