@@ -9,6 +9,8 @@ use crate::source::{root, text_of};
 
 /// Where the tables are.
 const FOLDER: &str = "tests/corpus";
+/// Stage `live` on a containerd that is older than the recordings'.
+pub(super) const OLD_RUNTIME: &str = "live-1.6";
 /// Who writes a table.
 static WRITING: Mutex<()> = Mutex::new(());
 
@@ -177,7 +179,9 @@ impl Line {
 
     fn is_about(&self, stage: &str, case: &str) -> bool {
         let among = |list: &[String], one: &str| list.is_empty() || list.iter().any(|word| word == one);
-        among(&self.stages, stage) && among(&self.cases, number(case))
+        // An older containerd is another runtime under the same stage: what may differ in stage `live` may differ there too.
+        let in_stage = among(&self.stages, stage) || stage == OLD_RUNTIME && among(&self.stages, "live");
+        in_stage && among(&self.cases, number(case))
     }
 }
 

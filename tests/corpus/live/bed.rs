@@ -8,6 +8,7 @@ use model::api::authorize::Identity;
 use serde_json::{Value, json};
 
 use super::super::case::image;
+use super::super::tables::OLD_RUNTIME;
 use super::ears::Ears;
 use super::http::{PORT, call, must};
 use super::registry;
@@ -23,8 +24,8 @@ use crate::live::wait::until;
 const ROOT: &str = "/var/lib/kubelet";
 /// How long anything may take before the first case.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The containerd of the recordings is 2.1: older ones have other words.
-const OLDEST_CONTAINERD: u32 = 2;
+/// The containerd of the recordings is 2.1: what an older one cannot do, or words otherwise, stands in the tables under its own stage.
+const CONTAINERD_OF_RECORDINGS: u32 = 2;
 
 /// A runtime, a control plane, an agent, and ears.
 pub(super) struct Bed {
@@ -38,6 +39,8 @@ pub(super) struct Bed {
 pub(super) struct Means {
     machine: Machine,
     programs: Programs,
+    /// The stage in the tables' words.
+    pub(super) stage: &'static str,
 }
 
 impl Means {
@@ -53,13 +56,12 @@ impl Means {
         let version = std::process::Command::new(&machine.containerd).arg("--version").output();
         let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         let major = version.split(' ').nth(2).and_then(|word| word.trim_start_matches('v').split('.').next()?.parse::<u32>().ok());
-        if major.is_none_or(|major| major < OLDEST_CONTAINERD) {
-            return Err(format!("the recordings are of containerd 2.1, not of {}", version.trim()));
-        }
+        let Some(major) = major else { return Err(format!("containerd tells no version: {:?}", version.trim())) };
+        let stage = if major < CONTAINERD_OF_RECORDINGS { OLD_RUNTIME } else { "live" };
         if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
             return Err("the recordings are of a machine with cgroup v1".to_owned());
         }
-        Ok(Self { machine, programs })
+        Ok(Self { machine, programs, stage })
     }
 }
 

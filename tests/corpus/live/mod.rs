@@ -51,8 +51,9 @@ fn cases_come_out_on_a_machine_as_under_the_kubelet() {
     };
     // A thread of its own, since it moves into another network and can never come back.
     let ran = std::thread::spawn(move || -> anyhow::Result<Judge> {
+        let judge = Judge::new(means.stage, whole);
         let bed = Bed::up(means)?;
-        let judge = on(&bed, cases, Judge::new("live", whole));
+        let judge = on(&bed, cases, judge);
         bed.down(judge.is_surprised())?;
         Ok(judge)
     });
