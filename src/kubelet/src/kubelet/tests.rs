@@ -1,3 +1,4 @@
+mod mirrors;
 mod node;
 mod starts;
 mod volumes;

@@ -21,7 +21,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::ids::{ActionId, ContainerId, PodUid};
 use crate::observation::{ContainerState, PodObservation};
 use crate::out::{Out, Owner};
-use crate::pod::manager::uid_of;
+use crate::pod::manager::{is_static, uid_of};
 use crate::recorder::{Recorded, Subject};
 use crate::rng::Rng;
 use crate::time::{Mono, Now, go_seconds};
@@ -186,7 +186,11 @@ impl Prober {
                     let known = known_verdict(probed.told, &key.container, &container.id, spec.kind);
                     worker.begin(now, container, known);
                 }
-                Some(container) => worker.recall(|| known_verdict(probed.told, &key.container, &container.id, spec.kind)),
+                // Only a mirror may be shown after its pod began; what is written to a pod's status meanwhile decides nothing.
+                Some(container) if is_static(probed.pod) => {
+                    worker.recall(|| known_verdict(probed.told, &key.container, &container.id, spec.kind))
+                }
+                Some(_) => {}
                 // Not running is a failure of readiness until there is a new instance (POD-243).
                 None => worker.instance = None,
             }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A bench without an API server, with one manifest.
-fn standalone(node: impl FnOnce(&mut Config), spec: Value) -> Bench {
+pub(super) fn standalone(node: impl FnOnce(&mut Config), spec: Value) -> Bench {
     let mut config = Config::new("n1");
     config.node.standalone = true;
     config.static_pods.path = Some("/manifests".to_owned());
