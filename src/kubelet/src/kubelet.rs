@@ -523,7 +523,10 @@ impl Kubelet {
                     self.all_dirty();
                 }
             }
-            Some(Owner::Node) => self.parts.node.addresses_done(id, outcome),
+            Some(Owner::Node) => {
+                self.parts.node.addresses_done(id, outcome);
+                self.addresses_follow();
+            }
             Some(Owner::Pod(uid)) => self.pod_done(now, &uid, id, outcome.map(StepReply::Host), out),
             Some(Owner::Volume(uid, volume)) => {
                 if self.parts.volumes.done(now, &uid, &volume, id, outcome, out) {

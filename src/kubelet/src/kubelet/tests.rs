@@ -13,7 +13,7 @@ use crate::event::{Manifest, VolumeDirectory};
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{ContainerId, SandboxId};
 use crate::observation::{
-    ContainerState, ContainerStatus, Image, ListedContainer, Listing, MachineInfo, PodObservation, RuntimeCondition,
+    ContainerState, ContainerStatus, Image, ListedContainer, Listing, MachineInfo, NodeAddresses, PodObservation, RuntimeCondition,
     RuntimeHandler, RuntimeStatus, RuntimeVersion, SandboxState, SandboxStatus,
 };
 
@@ -28,6 +28,7 @@ struct Bench {
     supplemental_groups: bool,
     manifests: Vec<Manifest>,
     sandboxes_fail: bool,
+    containers_fail: bool,
     /// What the API server answers of the node.
     stored_node: Option<Value>,
     pod_dirs: Vec<PodUid>,
@@ -46,6 +47,8 @@ struct Bench {
     /// What the runtime's handlers can.
     handlers: Vec<RuntimeHandler>,
     hosts_file_is_missing: bool,
+    /// The machine's address; none while it has no network.
+    address: Option<&'static str>,
     calls: Vec<Call>,
 }
 
@@ -61,6 +64,7 @@ impl Bench {
             supplemental_groups: false,
             manifests: Vec::new(),
             sandboxes_fail: false,
+            containers_fail: false,
             stored_node: None,
             pod_dirs: Vec::new(),
             pod_logs: Vec::new(),
@@ -72,6 +76,7 @@ impl Bench {
             image: None,
             handlers: Vec::new(),
             hosts_file_is_missing: false,
+            address: None,
             calls: Vec::new(),
         }
     }
@@ -102,7 +107,7 @@ impl Bench {
             Call::Cri(CriCall::Status) if self.runtime_silent => {
                 Some(Event::CriDone { id, outcome: Err(Failure::new(FailureKind::Unavailable, "connection refused")) })
             }
-            Call::Cri(CriCall::RunPodSandbox { .. }) if self.sandboxes_fail => {
+            Call::Cri(call) if self.cannot(call) => {
                 Some(Event::CriDone { id, outcome: Err(Failure::new(FailureKind::Other, "no")) })
             }
             Call::Cri(call) => self.answer_of_runtime(call).map(|reply| Event::CriDone { id, outcome: Ok(reply) }),
@@ -121,6 +126,11 @@ impl Bench {
                         root_fs_capacity: 1 << 30,
                         ..MachineInfo::default()
                     })),
+                    HostCall::NodeAddresses { .. } => {
+                        let routed: Vec<std::net::IpAddr> = self.address.iter().map(|ip| ip.parse().unwrap()).collect();
+                        let (local, default_routes) = (routed.clone(), !routed.is_empty());
+                        HostReply::NodeAddresses(NodeAddresses { named: Some(Vec::new()), routed, default_routes, local })
+                    }
                     HostCall::ListPodDirs => HostReply::PodDirs(self.pod_dirs.clone()),
                     HostCall::ListPodLogs => HostReply::PodLogs(self.pod_logs.clone()),
                     HostCall::ListPodCgroups => HostReply::PodCgroups(BTreeMap::new()),
@@ -144,6 +154,14 @@ impl Bench {
                 Some(Event::HostDone { id, outcome: Ok(reply) })
             }
             _ => None,
+        }
+    }
+
+    fn cannot(&self, call: &CriCall) -> bool {
+        match call {
+            CriCall::RunPodSandbox { .. } => self.sandboxes_fail,
+            CriCall::CreateContainer { .. } => self.containers_fail,
+            _ => false,
         }
     }
 
