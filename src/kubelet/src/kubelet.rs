@@ -537,9 +537,10 @@ impl Kubelet {
             Some(Owner::Plugins) => self.parts.plugins.host_done(now, id, outcome),
             Some(Owner::Manifests) => self.manifests_read(now, outcome, out),
             Some(Owner::CsiSurvey) => {
-                self.parts.volumes.csi.surveyed(now, outcome);
                 // Volumes for one pod only wait for it.
-                self.all_dirty();
+                if self.parts.volumes.csi.surveyed(now, outcome) {
+                    self.all_dirty();
+                }
             }
             Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.host_done(now, id, outcome),
             Some(Owner::ImageRecords) => {
