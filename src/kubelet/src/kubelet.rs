@@ -107,7 +107,7 @@ impl Kubelet {
             runtime_classes: RuntimeClasses::new(config.node.standalone),
             tokens: TokenManager::new(rng.next_u64()),
             statuses: StatusManager::new(),
-            prober: Prober::new(rng.next_u64()),
+            prober: Prober::new(rng.next_u64()).synced_every(config.pods.sync_frequency),
             node: NodeManager::new(Arc::clone(&config)),
             node_files: NodeFiles::default(),
             rng,

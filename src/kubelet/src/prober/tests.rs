@@ -196,6 +196,33 @@ fn readiness_is_asked_for_again_soon_after_the_start_and_when_a_container_of_the
     assert_eq!(bench.prober.deadline(), Some(at(20).mono), "its delay was over before (case 586)");
 }
 
+// POD-240: prober_manager.go (UpdatePodStatus) asks at each sync of a pod that is not ready, and the pod is synced when a verdict changes
+// (kubelet.go, handleProbeSync) and, jittered by half, every syncFrequency (pod_workers.go, completeWork).
+#[test]
+fn readiness_is_asked_for_at_each_sync_of_what_is_not_ready() {
+    let mut bench = Bench::new(json!({"name": "c", "readinessProbe": exec(20)}));
+    bench.sync(0, false);
+    assert!(bench.round(0, true));
+    bench.sync(0, false);
+    assert!(!bench.round(20, false) && !bench.round(40, false) && bench.round(60, false));
+    bench.sync(60, false);
+    assert_eq!(bench.prober.deadline(), Some(at(60).mono), "it has just failed for good");
+    assert!(!bench.round(60, false));
+    bench.sync(60, false);
+    assert_eq!(bench.prober.deadline(), Some(at(80).mono));
+    let mut bench = Bench::new(json!({"name": "c", "readinessProbe": exec(600)}));
+    bench.sync(1000, false);
+    assert!(!bench.round(1000, false) && !bench.round(1001, false));
+    for _ in 0..3 {
+        let before = bench.prober.deadline().unwrap();
+        assert!((at(1061).mono..=at(1091).mono).contains(&before), "{before:?}");
+        bench.sync(1030, false);
+        assert_eq!(bench.prober.deadline(), Some(before), "a plan is no sync");
+    }
+    assert!(bench.round(1091, true));
+    assert!(bench.prober.deadline().unwrap() > at(1600).mono, "what is ready is left in its rhythm");
+}
+
 // POD-242: `int32(time.Since(startedAt).Seconds()) < initialDelaySeconds` (worker.go), where the status has the start in whole seconds:
 // started at 3.7 s, it may be probed from 3 s + 17 s on, at a tick. Readiness has its ticks from when it was asked for by hand.
 #[test]
