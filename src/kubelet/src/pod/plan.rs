@@ -21,6 +21,7 @@ use super::stop::{Kill, field_path_of, kill_all, kill_batch, pod_grace, spec_of,
 use super::worker::{ERROR_RETRY, Phase, PodWorker, call_limits};
 use crate::action::{CriCall, HostCall};
 use crate::facts::Fact;
+use crate::backoff::start_failed;
 use crate::ids::SandboxId;
 use crate::observation::{MachineInfo, PodObservation, SandboxState};
 use crate::out::Out;
@@ -53,7 +54,12 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
         let failed = worker.end_batch(now).filter(|_| worker.phase != Phase::Finished);
         if let Some((wait, failed)) = failed.filter(|(wait, _)| !wait.is_zero()) {
             let until = now.mono + parts.rng.jitter(wait, 0.5);
-            failed.into_iter().for_each(|chain| worker.held.hold(chain, until));
+            for (purpose, made) in failed {
+                if let (Purpose::Start { container }, None) = (&purpose, &made) {
+                    start_failed(&mut worker.backoffs, container);
+                }
+                worker.held.hold((purpose, made), until);
+            }
         }
     }
     cut_short_for_termination(worker, now, out);

@@ -6,7 +6,7 @@ use proto::cri::{ContainerConfig, PodSandboxConfig};
 use super::*;
 
 /// The containers that were made, in order.
-fn made(bench: &Bench) -> Vec<&ContainerConfig> {
+pub(super) fn made(bench: &Bench) -> Vec<&ContainerConfig> {
     let mut made = Vec::new();
     for call in &bench.calls {
         if let Call::Cri(CriCall::CreateContainer { config, .. }) = call {
@@ -99,6 +99,30 @@ fn hosts_file_has_all_addresses_in_the_runtimes_order() {
     assert!(file.ends_with("ip6-allrouters\nfd00::2\tweb\n10.0.0.2\tweb\n10.0.0.3\tweb\n"), "{file}");
     let ips = made(&bench)[0].envs.iter().find(|variable| variable.key == "IPS").unwrap();
     assert_eq!(ips.value, b"10.0.0.2,fd00::2");
+}
+
+// POD-225: kuberuntime_manager.go (doBackOff): each pass that may start it doubles the wait, which runs from the last end, although no
+// container comes of it.
+#[test]
+fn container_that_cannot_be_made_again_waits_twice_as_long_each_time() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.image = Some(Some(Image { id: "sha256:1".to_owned(), size: 1, ..Image::default() }));
+    bench.containers_fail = true;
+    bench.running("web");
+    let ended = &mut bench.seen.get_mut(&PodUid::new("web")).unwrap().containers[0];
+    (ended.state, ended.exit_code, ended.finished_at) = (ContainerState::Exited, 1, 2);
+    begin(&mut bench, &pod("web"));
+    let mut tries = vec![made(&bench).len()];
+    for _ in 0..8 {
+        bench.pass(20);
+        tries.push(made(&bench).len());
+    }
+    // At 0, and from 10, 20, 40, 80 and 160 s on; what failed is left alone for ten seconds at least besides.
+    assert_eq!((tries[0], tries[2], tries[4], tries[6]), (2, 4, 5, 5), "{tries:?}");
+    let status = bench.kubelet.parts.statuses.status(&PodUid::new("web")).unwrap();
+    let state = status.container_statuses.as_ref().unwrap()[0].state.as_ref().unwrap();
+    let told = state.waiting.as_ref().and_then(|waiting| waiting.message.as_deref()).unwrap();
+    assert!(told.contains("restarting failed container=main") || told == "no", "{told}");
 }
 
 // NET-003: kubelet_pods.go (nodeHostsFileContent): the read fails, and with it makeMounts. Only who is to have the file needs it.
