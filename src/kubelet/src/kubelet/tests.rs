@@ -29,6 +29,8 @@ struct Bench {
     manifests: Vec<Manifest>,
     sandboxes_fail: bool,
     containers_fail: bool,
+    /// A pull never ends.
+    pulls_hang: bool,
     /// What the API server answers of the node.
     stored_node: Option<Value>,
     pod_dirs: Vec<PodUid>,
@@ -65,6 +67,7 @@ impl Bench {
             manifests: Vec::new(),
             sandboxes_fail: false,
             containers_fail: false,
+            pulls_hang: false,
             stored_node: None,
             pod_dirs: Vec::new(),
             pod_logs: Vec::new(),
@@ -177,6 +180,7 @@ impl Bench {
                 handlers: self.handlers.clone(),
             }),
             CriCall::ImageStatus { .. } => CriReply::Image(self.image.clone()?),
+            CriCall::PullImage { .. } if self.pulls_hang => return None,
             CriCall::PullImage { image, .. } => CriReply::Pulled { image_ref: image.clone() },
             CriCall::List => CriReply::Listing { began: self.now, listing: self.listing.clone() },
             CriCall::Observe { pod } => {

@@ -63,7 +63,7 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
             }
         }
     }
-    cut_short_for_termination(worker, now, out);
+    cut_short_for_termination(worker, parts, now, out);
     out.works_for(Point::Probe, &worker.uid);
     report::probe(worker, parts, now);
     report::report(worker, parts, now, out);
@@ -97,10 +97,11 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
     }
 }
 
-/// POD-076: a pod that is to stop does not go on starting, and does not wait for a hook or a stop with a longer grace.
-fn cut_short_for_termination(worker: &mut PodWorker, now: Now, out: &mut Out<'_>) {
+/// POD-076: a pod that is to stop does not go on starting or pulling, and does not wait for a hook or a stop with a longer grace.
+fn cut_short_for_termination(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) {
     let Some(termination) = &worker.termination else { return };
     let grace = termination.grace;
+    parts.images.give_up(&worker.uid, out);
     let Some(batch) = &mut worker.batch else { return };
     let stopping = batch.purposes().all(|p| matches!(p, Purpose::Kill { .. } | Purpose::StopSandbox));
     if !stopping {

@@ -57,6 +57,21 @@ fn pull_is_told_the_sandbox_that_it_is_for() {
     }
 }
 
+// POD-076: pod_workers.go (UpdatePod): `cancelFn` of a pod that is deleted ends its pull, while what runs of it has its grace.
+#[test]
+fn pull_of_a_pod_that_is_deleted_is_withdrawn_at_once() {
+    let mut bench = with_a_sandbox();
+    (bench.image, bench.pulls_hang) = (Some(None), true);
+    let mut web = pod("web");
+    begin(&mut bench, &web);
+    let withdrawn = |bench: &Bench| bench.count(|call| matches!(call, Call::Cancel(_)));
+    assert_eq!((bench.count(|call| matches!(call, Call::Cri(CriCall::PullImage { .. }))), withdrawn(&bench)), (1, 0));
+    web["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let object = Object::Pod(Arc::new(serde_json::from_value(web).unwrap()));
+    bench.handle(Event::WatchApplied { key: WatchKey::Pods, object });
+    assert_eq!(withdrawn(&bench), 1);
+}
+
 // CRI-004, MNT-009: kubelet_pods.go (runtimeClassSupportsRecursiveReadOnlyMounts) asks an informer that runs from the start, so also of a
 // pod whose sandbox an earlier life of the agent made. What does not hang on the class does not wait for it.
 #[test]
