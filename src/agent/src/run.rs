@@ -19,6 +19,7 @@ use crate::env::{Env, Net};
 use crate::event_loop::{EventLoop, Handle, Tap, handle};
 use crate::executor::{Callers, Executor};
 use crate::lanes::LaneLimits;
+use crate::log_lines::LogLines;
 use crate::loop_gauge::LoopGauge;
 use crate::server::auth::Guard;
 use crate::server::stats::{Collector, StatsSettings};
@@ -210,6 +211,7 @@ pub fn server_settings(resolved: &Resolved) -> Settings {
         auth: resolved.auth.clone(),
         strict_streaming: false,
         configz: serde_json::to_value(resolved.effective()).unwrap_or_default(),
+        log: LogLines::default(),
     }
 }
 

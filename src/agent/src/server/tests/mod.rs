@@ -31,6 +31,7 @@ use super::stats::{Collector, StatsSettings};
 use super::{ClientCa, Gate, Listener, Settings, Shared, metrics, serve};
 use crate::config::{Auth, Authorization, Server};
 use crate::env::{BoxedStream, Endpoint, Env, Net as _, UserInfo};
+use crate::log_lines::LogLines;
 
 const MAIN: &str = "10.0.0.1:10250";
 
@@ -77,6 +78,7 @@ pub(crate) fn settings() -> Settings {
         },
         strict_streaming: false,
         configz: json!({ "cgroupDriver": "cgroupfs", "kind": "KubeletConfiguration" }),
+        log: LogLines::default(),
     }
 }
 
