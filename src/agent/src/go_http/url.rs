@@ -73,11 +73,7 @@ impl Url {
             other => return Err(format!("unsupported protocol scheme {}", quote(other.unwrap_or_default().as_bytes()))),
         };
         let authority = reference.authority.filter(|authority| !authority.is_empty()).ok_or("http: no Host in request URL")?;
-        let login = authority.rsplit_once('@').map(|(login, _)| {
-            let (user, password) = login.split_once(':').unwrap_or((login, ""));
-            Some((unescape(user)?, unescape(password)?))
-        });
-        let login = login.map(|login| login.ok_or("net/url: invalid userinfo")).transpose()?;
+        let login = login_in(authority).map(|login| login.ok_or("net/url: invalid userinfo")).transpose()?;
         let (host, port) = split_authority(authority).ok_or("it has no valid host or port")?;
         Ok((Self { https, host, port, path: reference.path, query: reference.query, fragment: reference.fragment }, login))
     }
@@ -110,6 +106,15 @@ impl Url {
         let same_document = !absolute && reference.path.is_empty() && reference.query.is_none();
         let query = if same_document { self.query.clone() } else { reference.query };
         Ok(Self { https, host, port, path, query, fragment: reference.fragment })
+    }
+
+    /// Who asks after a redirect there: a location with a host of its own has its own login or none, any other keeps that of the URL
+    /// before (net/url, ResolveReference).
+    pub(crate) fn login_after(kept: Option<Login>, location: &str) -> Option<Login> {
+        match Reference::parse(location)?.authority {
+            Some(authority) => login_in(authority).flatten(),
+            None => kept,
+        }
     }
 
     /// The port that is connected to.
@@ -182,6 +187,13 @@ fn split_scheme(text: &str) -> Option<(Option<&str>, &str)> {
         }
     }
     Some((None, text))
+}
+
+/// The login in an authority, if there is one; `Some(None)` if it cannot be read.
+fn login_in(authority: &str) -> Option<Option<Login>> {
+    let (login, _) = authority.rsplit_once('@')?;
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    Some(unescape(user).zip(unescape(password)))
 }
 
 /// Host without brackets, and port. `None` if it is none.
