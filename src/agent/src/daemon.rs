@@ -28,6 +28,7 @@ use crate::run::{Agent, Turns};
 use crate::server::health;
 use crate::serving_certificate::{Prepared, serving};
 use crate::standalone::Standalone;
+use crate::tls::machine_roots;
 use crate::view::CoreView;
 use crate::watchdog::{Check, Watched};
 
@@ -182,6 +183,10 @@ fn on_its_own_thread(turns: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
 /// If the kubeconfig or an endpoint cannot be used, or the node cannot join.
 pub async fn surroundings(resolved: &Resolved) -> anyhow::Result<Surroundings> {
     let world = World { net: Arc::new(SystemNet), clock: Arc::new(SystemClock), seed: seed()? };
+    if resolved.kubelet.static_pods.url.is_some() {
+        // Here it keeps nobody waiting.
+        let _read = machine_roots();
+    }
     let host = Arc::new(LinuxHost::new(&resolved.kubelet));
     Ok(Surroundings { turns: on_its_own_thread, ..surroundings_in(resolved, world, host).await? })
 }
