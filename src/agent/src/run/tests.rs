@@ -1,5 +1,6 @@
 //! The agent as a whole, with an API server, a runtime and a machine that answer little.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -31,16 +32,45 @@ fn env(net: &FakeNet) -> Env {
     }
 }
 
+fn serving(settings: Settings) -> Serving {
+    let made = self_signed("n1", &[], 1_767_225_600).unwrap();
+    let certificate = certified_key(made.certificate.as_bytes(), made.key.as_bytes()).unwrap();
+    let tls = server_config(&crate::config::Terms::default(), ServingCertificate::new(Some(certificate)), None).unwrap();
+    Serving { settings, tls: Arc::new(tls), client_ca: None }
+}
+
+// API-004: pkg/kubelet/server/server.go, ListenAndServeKubeletServer and ListenAndServeKubeletReadOnlyServer: either ends the process; the
+// healthz listener, which is another matter, ends nothing (API-003).
+#[tokio::test(start_paused = true)]
+async fn agent_ends_with_a_listener_that_cannot_be_had() {
+    let address: SocketAddr = "10.0.0.1:10250".parse().unwrap();
+    type Listener = fn(&mut Settings) -> &mut Option<SocketAddr>;
+    let listeners: [(Listener, bool); 3] = [
+        (|settings| &mut settings.listeners.https, true),
+        (|settings| &mut settings.listeners.read_only, true),
+        (|settings| &mut settings.listeners.healthz, false),
+    ];
+    for (listener, ends) in listeners {
+        let net = FakeNet::default();
+        let _taken = net.listen(address).await.unwrap();
+        let mut settings = settings();
+        *listener(&mut settings) = Some(address);
+        let agent = Agent::new(Arc::new(Config::new("n1")), env(&net), None);
+        let running = agent.run(Some(serving(settings)), CancellationToken::new());
+        let ended = tokio::time::timeout(Duration::from_secs(60), running).await;
+        let told = ended.ok().map(|ended| ended.unwrap_err().to_string());
+        let why = format!("Failed to listen and serve: listen tcp {address}: bind: address already in use");
+        assert_eq!(told, ends.then_some(why));
+    }
+}
+
 // API-321: kubeadm waits for this before there is anything that the node could do: neither API server nor runtime answers.
 #[tokio::test(start_paused = true)]
 async fn healthz_answers_as_soon_as_the_agent_runs() {
     let net = FakeNet::default();
-    let made = self_signed("n1", &[], 1_767_225_600).unwrap();
-    let certificate = certified_key(made.certificate.as_bytes(), made.key.as_bytes()).unwrap();
-    let tls = server_config(&crate::config::Terms::default(), ServingCertificate::new(Some(certificate)), None).unwrap();
     let mut settings = settings();
     settings.listeners.healthz = Some("127.0.0.1:10248".parse().unwrap());
-    let serving = Serving { settings, tls: Arc::new(tls), client_ca: None };
+    let serving = serving(settings);
     let agent = Agent::new(Arc::new(Config::new("n1")), env(&net), None);
     let asked = async {
         let endpoint = || Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 10248 };
