@@ -217,14 +217,14 @@ impl Host for LinuxHost {
         self.blocking(who, move |layout| Ok(Box::new(logs::Log::open(layout.at(&path)?, opened)?) as Box<dyn LogFile>))
     }
 
-    fn cgroup_usage(&self, cgroup: String) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
+    fn cgroup_usage(&self, cgroup: String, pressure: bool) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
         self.blocking((format!("usage of cgroup {cgroup}"), "usage of cgroups".to_owned()), move |layout| {
             let mut whole = cgroups::Whole::default();
             if cgroup == "/" {
                 (whole.memory, whole.swap) = machine::memory(layout)?;
                 whole.swap_used = machine::swap_used(layout)?;
             }
-            cgroups::usage(&Cgroups::of(layout), &cgroup, whole)
+            cgroups::usage(&Cgroups::of(layout), &cgroup, whole, pressure)
         })
     }
 
@@ -383,6 +383,20 @@ mod tests {
         drop(hangs);
     }
 
+    // cost-usage (NODE-125): there is no such file to read, and only the root misses it.
+    #[tokio::test]
+    async fn memory_of_the_machine_is_read_for_the_root_alone() {
+        let scratch = Scratch::new();
+        scratch.put("sys/fs/cgroup/cgroup.controllers", "cpu\n");
+        scratch.put("sys/fs/cgroup/kubepods/memory.current", "10\n");
+        let host = LinuxHost::below(scratch.path(), &Config::new("n1"));
+        let usage = |cgroup: &str| host.cgroup_usage(cgroup.to_owned(), false);
+        assert_eq!(usage("/kubepods").await.unwrap().unwrap().memory, 10);
+        assert!(usage("/").await.unwrap_err().message.contains("proc/meminfo"));
+        scratch.put("proc/meminfo", "MemTotal: 1 kB\n");
+        assert_eq!(usage("/").await.unwrap().unwrap().memory_limit, Some(1024));
+    }
+
     /// Shows what this machine is: `cargo test -p agent --lib this_machine -- --nocapture`.
     #[tokio::test]
     async fn this_machine_has_processors_and_memory() {
@@ -390,7 +404,7 @@ mod tests {
         let Ok(HostReply::Machine(machine)) = host.call(HostCall::MachineInfo).await else { panic!("no machine") };
         println!("{machine:?}");
         assert!(machine.cpus > 0 && machine.memory > 0 && machine.max_pids > 0);
-        let root = host.cgroup_usage("/".into()).await.unwrap();
+        let root = host.cgroup_usage("/".into(), true).await.unwrap();
         println!("{root:?}");
     }
 }

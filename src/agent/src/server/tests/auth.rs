@@ -32,7 +32,8 @@ fn filled(path: &str) -> String {
 #[tokio::test(start_paused = true)]
 async fn no_route_answers_anything_but_401_without_credentials() {
     // INV-01, API-027: every route there is, taken from the router's own table.
-    // API-010: the refusal is plain text and offers no way to authenticate. API-048: who is unknown is not even judged.
+    // API-010: the refusal is plain text and offers no way to authenticate. API-048: who is unknown is not even judged,
+    // and nobody is asked anything for him.
     for debugging in [true, false] {
         let mut settings = settings();
         settings.listeners.debugging_handlers = debugging;
@@ -50,7 +51,15 @@ async fn no_route_answers_anything_but_401_without_credentials() {
             }
         }
         assert!(world.api.access_reviews.lock().unwrap().is_empty());
+        assert_eq!(looked_up(&world), 0);
     }
+}
+
+/// How often anybody was asked on behalf of a request that was let in.
+fn looked_up(world: &World) -> u64 {
+    let measured: usize = world.host.measured.lock().unwrap().values().sum();
+    let asked = world.view.questions.load(std::sync::atomic::Ordering::Relaxed);
+    asked + (world.runtime.sessions.lock().unwrap().len() + measured) as u64
 }
 
 #[tokio::test(start_paused = true)]
@@ -63,6 +72,11 @@ async fn a_user_without_rights_gets_403_on_every_route() {
         assert_eq!(answer.status, 403, "{path}");
         assert!(answer.body.starts_with("Forbidden (user=eve, verb=get, resource=nodes, subresource(s)=["), "{}", answer.body);
     }
+    // API-048: pkg/kubelet/server/server.go, InstallAuthFilter: each was judged, once it was known who asks, and before anything was done.
+    assert_eq!(*world.api.token_reviews.lock().unwrap(), 1);
+    assert!(!world.api.access_reviews.lock().unwrap().is_empty());
+    assert_eq!(looked_up(&world), 0);
+    assert!(world.ask("GET", "/pods", ADMIN).await.status == 200 && looked_up(&world) == 1);
     assert_eq!(
         world.ask("GET", "/pods", "t").await.body,
         "Forbidden (user=eve, verb=get, resource=nodes, subresource(s)=[pods proxy])\n"

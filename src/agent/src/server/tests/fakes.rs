@@ -149,6 +149,8 @@ pub(crate) struct FakeHost {
     pub(crate) fs: Mutex<BTreeMap<String, HostReply>>,
     pub(crate) cgroups: Mutex<BTreeMap<String, CgroupUsage>>,
     pub(crate) trees: Mutex<BTreeMap<String, (u64, u64)>>,
+    /// How often a cgroup was measured, with and without its pressure.
+    pub(crate) measured: Mutex<BTreeMap<bool, usize>>,
     /// How many trees are being walked, and the most that were.
     pub(crate) walks: Mutex<(usize, usize)>,
     pub(crate) hints: Arc<Hints>,
@@ -228,7 +230,8 @@ impl Host for FakeHost {
         .boxed()
     }
 
-    fn cgroup_usage(&self, cgroup: String) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
+    fn cgroup_usage(&self, cgroup: String, pressure: bool) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
+        *self.measured.lock().unwrap().entry(pressure).or_default() += 1;
         let usage = self.cgroups.lock().unwrap().get(&cgroup).cloned();
         async move { Ok(usage) }.boxed()
     }
@@ -388,15 +391,25 @@ pub(crate) struct FakeView {
     /// Whether nobody answers about pods.
     pub(crate) silent: AtomicBool,
     pub(crate) tallies: Mutex<Tallies>,
+    /// How many questions were asked.
+    pub(crate) questions: AtomicU64,
+}
+
+impl FakeView {
+    fn asked(&self) {
+        self.questions.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl NodeView for FakeView {
     fn pods(&self) -> BoxFuture<'_, Option<Vec<Arc<Pod>>>> {
+        self.asked();
         let pods = (!self.silent.load(Ordering::Relaxed)).then(|| self.pods.lock().unwrap().clone());
         async move { pods }.boxed()
     }
 
     fn pod(&self, namespace: String, name: String) -> BoxFuture<'_, Option<Option<Arc<Pod>>>> {
+        self.asked();
         let is = |pod: &&Arc<Pod>| pod.metadata.namespace.as_ref() == Some(&namespace) && pod.metadata.name.as_ref() == Some(&name);
         let pod = self.pods.lock().unwrap().iter().find(is).cloned();
         if let Some(then) = self.then.lock().unwrap().take() {
@@ -407,30 +420,36 @@ impl NodeView for FakeView {
     }
 
     fn observation(&self, pod: PodUid) -> BoxFuture<'_, Option<Observed>> {
+        self.asked();
         let seen = self.observations.lock().unwrap().get(&pod).cloned();
         async move { seen }.boxed()
     }
 
     fn observations(&self) -> BoxFuture<'_, Vec<Observed>> {
+        self.asked();
         let seen = self.observations.lock().unwrap().values().cloned().collect();
         async move { seen }.boxed()
     }
 
     fn tallies(&self) -> BoxFuture<'_, Option<Tallies>> {
+        self.asked();
         let tallies = self.tallies.lock().unwrap().clone();
         async move { Some(tallies) }.boxed()
     }
 
     fn volume_directories(&self, _: PodUid) -> BoxFuture<'_, BTreeMap<String, String>> {
+        self.asked();
         let directories = self.directories.lock().unwrap().clone();
         async move { directories }.boxed()
     }
 
     fn pods_cgroup(&self) -> BoxFuture<'_, Option<String>> {
+        self.asked();
         async { Some("/kubepods".to_owned()) }.boxed()
     }
 
     fn cgroup_driver(&self) -> BoxFuture<'_, Option<&'static str>> {
+        self.asked();
         async { Some("systemd") }.boxed()
     }
 

@@ -271,7 +271,7 @@ async fn the_agent_counts_its_own_requests() {
     assert!(!metrics::text_of(&world.shared.metrics).contains("path=\"healthz\""));
 }
 
-const GOLD: &str = "3160140d-d642-4b75-acb1-34bbe06483fc";
+pub(super) const GOLD: &str = "3160140d-d642-4b75-acb1-34bbe06483fc";
 
 fn nanoseconds(time: &str) -> i64 {
     i64::try_from(time.parse::<jiff::Timestamp>().unwrap().as_nanosecond()).unwrap()
@@ -336,7 +336,7 @@ fn disk(used: u64, inodes_used: u64) -> FsUsage {
     }
 }
 
-fn set_cgroups(world: &World, ten_seconds_ago: bool) {
+pub(super) fn set_cgroups(world: &World, ten_seconds_ago: bool) {
     let cpu = |now: u64, rate: u64| if ten_seconds_ago { now - 10 * rate } else { now };
     let mut cgroups = world.host.cgroups.lock().unwrap();
     let root = cgroup(cpu(4_469_493_962_597, 171_230_479), 1_452_212_224, 1_285_509_120, 1_003_024_384, (196_964, 0), None);
@@ -348,7 +348,7 @@ fn set_cgroups(world: &World, ten_seconds_ago: bool) {
 }
 
 /// The machine where the golden files were made, as far as its numbers come from files and the runtime.
-fn golden_machine(world: &World) {
+pub(super) fn golden_machine(world: &World) {
     *world.runtime.answers.lock().unwrap() = fakes::Answers {
         listing: Some(listing()),
         image_fs: Some(CriReply::ImageFs(vec![disk(137_347_072, 1286)])),
@@ -400,7 +400,7 @@ fn golden_machine(world: &World) {
     host.write("/proc/net/dev", &table);
 }
 
-fn gold_pod() -> Pod {
+pub(super) fn gold_pod() -> Pod {
     let volumes = json!([
         { "name": "cm", "configMap": { "name": "cm" } },
         { "name": "kube-api-access-5fj2n", "projected": {} },
@@ -571,7 +571,7 @@ async fn a_pod_whose_cgroup_tells_nothing_uses_what_its_containers_use() {
 }
 
 /// INV-09
-fn no_series_twice(text: &str) {
+pub(super) fn no_series_twice(text: &str) {
     let mut series: Vec<&str> = text
         .lines()
         .filter(|line| !line.starts_with('#'))
@@ -585,7 +585,7 @@ fn no_series_twice(text: &str) {
 }
 
 /// A container, its sandbox, a tier with a quota, and the runtime's own.
-fn set_more_cgroups(world: &World) {
+pub(super) fn set_more_cgroups(world: &World) {
     let table = "h\nh\n  eth0: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n    lo: 9 9 9 9 0 0 0 0 9 9 9 9 0 0 0 0\n";
     world.host.write("/proc/42/net/dev", table);
     let stall = Pressure { some: Stall { total: 2_500_000, ..Stall::default() }, full: Stall::default() };

@@ -8,6 +8,7 @@ mod listeners;
 mod logs;
 mod recorded;
 mod streaming;
+mod usage;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
