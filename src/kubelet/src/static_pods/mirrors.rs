@@ -95,8 +95,7 @@ impl Kubelet {
         if self.parts.config.node.standalone || !self.pods.has_delivered(PodSource::Api) {
             return;
         }
-        let unreadable = self.unreadable.mirrors();
-        let names = self.static_pods.order.keys().chain(self.pods.mirrors()).chain(unreadable.keys());
+        let names = self.static_pods.order.keys().chain(self.pods.mirrors()).chain(self.unreadable.mirrors().keys());
         let names: BTreeSet<PodName> = names.cloned().collect();
         self.static_pods
             .mirrors
@@ -111,7 +110,7 @@ impl Kubelet {
             if let Some(uid) = first.as_ref().filter(|_| running.is_some()).or(wanted.as_ref().filter(|_| first.is_none())) {
                 self.show_mirror(now, uid, mirror.as_ref(), out);
             }
-            let unreadable = unreadable.get(&name);
+            let unreadable = self.unreadable.mirrors().get(&name);
             let syncing = first.as_ref().and_then(|uid| self.workers.get(uid)).is_some_and(|w| w.phase == Phase::Syncing);
             let nobodys = first.is_none() && self.pods.sources_ready() && wanted.is_none();
             let (doing, call) = match (running.filter(|_| syncing), mirror) {
