@@ -143,7 +143,7 @@ fn write_files(directory: &Path, payload: &Files) -> Result<(), HostError> {
     for (path, file) in payload {
         let full = directory.join(path);
         if let Some(parent) = full.parent() {
-            files::make_dirs(parent, 0o755)?;
+            make_parents(parent)?;
         }
         let mut open = files::open(&full, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW, 0o600)?;
         open.write_all(file.data.reveal()).context("write", &full)?;
@@ -151,6 +151,14 @@ fn write_files(directory: &Path, payload: &Files) -> Result<(), HostError> {
         give(&full, file.owner)?;
     }
     Ok(())
+}
+
+/// Of a file in the way it is said what Go's os.MkdirAll says, which upstream calls with a slash at the end (filepath.Split).
+fn make_parents(directory: &Path) -> Result<(), HostError> {
+    match directory.ancestors().find(|above| fs::metadata(above).is_ok_and(|found| !found.is_dir())) {
+        Some(file) => Err(rustix::io::Errno::EXIST).context("mkdir", &file.join("")),
+        None => files::make_dirs(directory, 0o755),
+    }
 }
 
 fn give(path: &Path, owner: Option<i64>) -> Result<(), HostError> {
@@ -264,8 +272,8 @@ mod tests {
         told
     }
 
-    // AWR-004: pkg/volume/util/atomic_writer.go, Write, steps 5 to 12: the volume is given to the group after the files are written and
-    // before anybody can see them, and only if any are written.
+    // AWR-004: pkg/volume/util/atomic_writer.go, Write, steps 5 to 12: the volume is given to the group before anybody can see the
+    // files, and only if any are written.
     #[test]
     fn steps_of_a_write_have_their_order() {
         let scratch = Scratch::new();
@@ -339,8 +347,11 @@ mod tests {
     fn failed_write_leaves_what_was_there_and_nothing_else() {
         let scratch = Scratch::new();
         write(scratch.path(), &payload(&[("a", "1")]), None).unwrap();
-        // A file cannot be a directory as well.
-        assert!(write(scratch.path(), &payload(&[("a", "2"), ("a/b", "2")]), None).is_err());
+        // A file cannot be a directory as well; in the words of os.MkdirAll (writePayloadToDir).
+        for below in ["a/b", "a/b/c"] {
+            let why = write(scratch.path(), &payload(&[("a", "2"), (below, "2")]), None).unwrap_err().to_string();
+            assert!(why.starts_with("mkdir /") && why.ends_with("/a/: file exists"), "{why}");
+        }
         assert_eq!((scratch.get("a"), dated_in(scratch.path()).len()), ("1".into(), 1));
         write(scratch.path(), &payload(&[("a", "3")]), None).unwrap();
         assert_eq!(scratch.get("a"), "3");
