@@ -38,6 +38,8 @@ pub(crate) struct FakeApi {
     pub(crate) tokens: Mutex<BTreeMap<String, UserInfo>>,
     pub(crate) allowed: Mutex<BTreeSet<String>>,
     pub(crate) down: Mutex<Option<Failure>>,
+    /// It takes questions and answers none.
+    pub(crate) hung: Mutex<bool>,
     pub(crate) token_reviews: Mutex<u32>,
     pub(crate) access_reviews: Mutex<Vec<String>>,
 }
@@ -60,7 +62,8 @@ impl ApiServer for FakeApi {
     fn review_token(&self, token: String) -> BoxFuture<'_, Result<Option<UserInfo>, Failure>> {
         *self.token_reviews.lock().unwrap() += 1;
         let answer = self.failure().map_or_else(|| Ok(self.tokens.lock().unwrap().get(&token).cloned()), Err);
-        async move { answer }.boxed()
+        let hung = *self.hung.lock().unwrap();
+        async move { if hung { futures::future::pending().await } else { answer } }.boxed()
     }
 
     fn review_access(&self, review: AccessReview) -> BoxFuture<'_, Result<bool, Failure>> {

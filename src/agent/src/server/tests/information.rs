@@ -277,7 +277,14 @@ fn nanoseconds(time: &str) -> i64 {
     i64::try_from(time.parse::<jiff::Timestamp>().unwrap().as_nanosecond()).unwrap()
 }
 
-fn cgroup(cpu_nanos: u64, memory: u64, working_set: u64, rss: u64, faults: (u64, u64), limit: Option<u64>) -> CgroupUsage {
+pub(super) fn cgroup(
+    cpu_nanos: u64,
+    memory: u64,
+    working_set: u64,
+    rss: u64,
+    faults: (u64, u64),
+    limit: Option<u64>,
+) -> CgroupUsage {
     CgroupUsage {
         cpu_nanos,
         memory,

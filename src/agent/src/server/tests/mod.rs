@@ -4,6 +4,7 @@ mod auth;
 pub(crate) mod fakes;
 mod golden;
 mod information;
+mod invariants;
 mod listeners;
 mod logs;
 mod recorded;
