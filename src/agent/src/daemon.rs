@@ -182,7 +182,7 @@ fn on_its_own_thread(turns: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
 /// # Errors
 /// If the kubeconfig or an endpoint cannot be used, or the node cannot join.
 pub async fn surroundings(resolved: &Resolved) -> anyhow::Result<Surroundings> {
-    let world = World { net: Arc::new(SystemNet), clock: Arc::new(SystemClock), seed: seed()? };
+    let world = World { net: Arc::new(SystemNet::default()), clock: Arc::new(SystemClock), seed: seed()? };
     if resolved.kubelet.static_pods.url.is_some() {
         // Here it keeps nobody waiting.
         let _read = machine_roots();

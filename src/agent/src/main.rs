@@ -61,7 +61,7 @@ fn run_logged(resolved: Resolved, log: &LogLines) -> ExitCode {
         tracing::warn!("{warning}");
     }
     // Two threads beside the loop's own, and what blocks has threads of its own. Those are made when they are needed; the bounds that
-    // keep a pod from holding them all are the host adapter's, and what it never takes is for name servers.
+    // keep a pod from holding them all are the host adapter's; names are looked up on others (`net/names.rs`).
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4096).enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {

@@ -7,14 +7,15 @@ use std::time::Duration;
 use axum::body::Body;
 use http::Request;
 use http_body_util::BodyExt as _;
-use kubelet::action::{Action, ApiCall, Call, HostCall, Lane};
-use kubelet::event::Event;
+use kubelet::action::{Action, ApiCall, Call, HostCall, Lane, ProbeCall};
+use kubelet::event::{Event, ProbeOutcome};
 use kubelet::ids::{ActionId, PodUid};
 
 use super::*;
 use crate::certificate::self_signed;
 use crate::env::Endpoint;
 use crate::event_loop::Pulse;
+use crate::net::{Servers, SystemNet};
 use crate::server::tests::fakes::{FakeApi, FakeClock, FakeHost, FakeNet, FakeRuntime};
 use crate::server::tests::{send, settings};
 use crate::serving_certificate::ServingCertificate;
@@ -193,4 +194,40 @@ async fn calls_of_one_pod_that_have_ended_keep_no_others_waiting() {
         }
     }
     assert!(before < 50, "after {before} others");
+}
+
+// POD-248: the words as recorded of the kubelet, at the probe's own deadline. net/lookup.go (lookupIPAddr): whoever gives up leaves nothing
+// behind that another would wait for; here it leaves few threads, its pod's.
+#[tokio::test(start_paused = true)]
+async fn probes_of_names_that_nobody_answers_for_end_in_time_and_leave_little() {
+    let servers = Arc::new(Servers::default());
+    let net = SystemNet::by(&servers);
+    let env = Env { net: Arc::new(net.clone()), ..env(&FakeNet::default()) };
+    let (sink, _sources) = mpsc::channel(SOURCE_BACKLOG);
+    let callers = callers(&env.net);
+    let mut executor = Executor::new(env, Instant::now(), callers, sink, &LaneLimits { images: 1, sandboxes: 4 }, Arc::default());
+    let host = |number| format!("c{number}.blackhole.example");
+    for number in 0..200 {
+        let call = match number % 2 {
+            0 => ProbeCall::Tcp { host: host(number), port: 80 },
+            _ => ProbeCall::Grpc { host: host(number), port: 80, service: String::new() },
+        };
+        let pod = Some(PodUid::new(["a", "b"][usize::from(number > 99)]));
+        let (id, began) = (ActionId(number), Instant::now());
+        executor.start(Action { id, lane: Lane::Probes, timeout: Some(Duration::from_secs(1)), pod, call: Call::Probe(call) });
+        if number % 20 == 19 {
+            for _ in 0..20 {
+                let Event::ProbeDone { id, outcome: Ok(ProbeOutcome::Failure(why)) } = executor.next().await else { panic!() };
+                let host = host(id.0);
+                let expected = match id.0 % 2 {
+                    0 => format!("dial tcp: lookup {host}: i/o timeout"),
+                    _ => format!("timeout: failed to connect service \"{host}:80\" within 1s: context deadline exceeded"),
+                };
+                assert_eq!(why, expected);
+            }
+            assert_eq!(began.elapsed(), Duration::from_secs(1));
+        }
+    }
+    assert_eq!(net.looked_up_for_pods(), 2 * 8);
+    servers.answer();
 }
