@@ -154,6 +154,8 @@ pub(crate) struct FakeHost {
     pub(crate) trees: Mutex<BTreeMap<String, (u64, u64)>>,
     /// How often a cgroup was measured, with and without its pressure.
     pub(crate) measured: Mutex<BTreeMap<bool, usize>>,
+    /// The beginnings of paths of which nothing is ever known, nor that there is nothing.
+    pub(crate) hung: Mutex<Vec<String>>,
     /// How many trees are being walked, and the most that were.
     pub(crate) walks: Mutex<(usize, usize)>,
     pub(crate) hints: Arc<Hints>,
@@ -203,6 +205,11 @@ impl Host for FakeHost {
     }
 
     fn call(&self, call: HostCall) -> BoxFuture<'_, Result<HostReply, Failure>> {
+        if let HostCall::FsUsage { path } = &call
+            && self.hung.lock().unwrap().iter().any(|hung| path.starts_with(hung))
+        {
+            return futures::future::pending().boxed();
+        }
         let canned = |name| self.replies.lock().unwrap().get(name).cloned().ok_or_else(|| not_found(name));
         let answer = match call {
             HostCall::ReadFile { path } => match self.files.lock().unwrap().get(&path) {

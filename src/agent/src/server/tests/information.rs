@@ -695,6 +695,43 @@ async fn usage_by_cgroup_has_the_names_that_dashboards_ask_for() {
     assert!(text.lines().any(|line| line == "container_scrape_error 1"), "{text}");
 }
 
+// API-128: volume_stat_calculator.go: each pod is measured by itself, so that one with hung mounts is nobody else's loss.
+#[tokio::test(start_paused = true)]
+async fn volumes_that_hang_keep_nobody_elses_from_being_measured() {
+    let world = World::new().start().await;
+    let claim = |name: &str| json!({ "name": name, "persistentVolumeClaim": { "claimName": name } });
+    let many: Vec<_> = (0..100).map(|number| format!("v{number}")).collect();
+    let directory = |name: &String| VolumeDirectory { plugin: "kubernetes.io~csi".to_owned(), volume: name.clone(), data: None };
+    world.host.replies.lock().unwrap().insert("volumes", HostReply::Volumes(many.iter().map(directory).collect()));
+    for (name, volumes) in [("a", &many[..]), ("b", &many[..1])] {
+        let mut with_claims = pod(name, &json!({ "running": {} }), "r://c1");
+        let volumes: Vec<_> = volumes.iter().map(|name| claim(name)).collect();
+        with_claims.spec = Some(serde_json::from_value(json!({ "containers": [], "volumes": volumes })).unwrap());
+        world.view.pods.lock().unwrap().push(Arc::new(with_claims));
+    }
+    let path = |pod: &str, volume: &str| format!("/var/lib/kubelet/pods/uid-{pod}/volumes/kubernetes.io~csi/{volume}/mount");
+    world.host.hung.lock().unwrap().push(path("a", "").replace("//mount", "/"));
+    let told = async |wanted: &str| {
+        let text = world.get("/metrics").await.body;
+        text.lines().any(|line| line.starts_with("kubelet_volume_stats_used_bytes") && line.ends_with(wanted))
+    };
+    let set = |pod: &str, volume: &str, used| world.host.fs.lock().unwrap().insert(path(pod, volume), HostReply::Fs(disk(used, 7)));
+    set("b", "v0", 77);
+    assert!(!told(" 77").await);
+    let (collector, view, shutdown) = (world.shared.stats.clone(), world.view.clone(), world.shutdown.clone());
+    tokio::spawn(async move { collector.run(view.as_ref(), shutdown).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(told(" 77").await, "as soon as it is measured");
+    set("b", "v0", 78);
+    tokio::time::sleep(Duration::from_secs(121)).await;
+    assert!(told(" 78").await, "and again in the next round");
+    // Its own are taken in turn: one that answers is told though those before it do not.
+    set("a", "v3", 79);
+    *world.host.hung.lock().unwrap() = many.iter().filter(|name| *name != "v3").map(|name| path("a", name)).collect();
+    tokio::time::sleep(Duration::from_secs(4 * 121)).await;
+    assert!(told(" 79").await);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_claim_is_measured_once_and_by_its_own_filesystem() {
     // API-128, API-146; issue 10, S30: the directory is called as the PersistentVolume, not as the pod's volume.
