@@ -36,6 +36,8 @@ enum Behaviour {
     Says(u16),
     /// Answers every call with the list of one image whose ID is that long; 0 is a message with nothing in it.
     Tells(usize),
+    /// Answers every call with a gRPC status, in so many letters, and nothing else.
+    SaysAtLength(u16, usize),
 }
 
 struct Scripted {
@@ -106,6 +108,11 @@ async fn answer(
         Behaviour::Says(code) => response
             .header("grpc-status", code)
             .header("grpc-message", "said the runtime")
+            .body(Empty::<Bytes>::new().boxed())
+            .unwrap(),
+        Behaviour::SaysAtLength(code, length) => response
+            .header("grpc-status", code)
+            .header("grpc-message", "x".repeat(length))
             .body(Empty::<Bytes>::new().boxed())
             .unwrap(),
         Behaviour::Tells(length) => {
@@ -279,6 +286,14 @@ async fn exec_over_a_broken_connection_says_nothing_of_the_container() {
     let failure = runtime(&[Behaviour::Says(deadline_exceeded)]).call(exec).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::UnknownOutcome);
     assert!(failure.message.starts_with("command timed out"), "{failure}");
+}
+
+// CRI-001: internal/transport/defaults.go (defaultClientMaxHeaderListSize): what a runtime repeats of a long command, or of a registry's
+// answer, is told, and it is known that the call failed.
+#[tokio::test]
+async fn long_error_arrives_whole() {
+    let failure = runtime(&[Behaviour::SaysAtLength(2, 100_000)]).call(CriCall::Status).await.unwrap_err();
+    assert_eq!((failure.kind, failure.message.len()), (FailureKind::Other, 100_000), "{}", &failure.message[..100.min(failure.message.len())]);
 }
 
 // CRI-032
