@@ -334,7 +334,8 @@ current-context: x";
         let insecure = GOOD.replace("certificate-authority-data: QUJD", "insecure-skip-tls-verify: true");
         assert_eq!(parse(&insecure).unwrap().trusted().unwrap(), Trust::Anybody);
         // client-go/transport/transport.go (TLSConfigFor)
-        let both = GOOD.replace("certificate-authority-data: QUJD", "certificate-authority-data: QUJD, insecure-skip-tls-verify: true");
+        let both =
+            GOOD.replace("certificate-authority-data: QUJD", "certificate-authority-data: QUJD, insecure-skip-tls-verify: true");
         let wrong = parse(&both).unwrap_err();
         assert_eq!(wrong, "clusters[].cluster: specifying a root certificates file with the insecure flag is not allowed");
     }

@@ -256,6 +256,9 @@ pub(super) mod tests {
             tokio::task::yield_now().await;
         }
         assert!(names.of_node.lock().is_empty());
-        assert_eq!(names.find(None, "nobody").await.unwrap_err().to_string().split(':').next(), Some("failed to lookup address information"));
+        assert_eq!(
+            names.find(None, "nobody").await.unwrap_err().to_string().split(':').next(),
+            Some("failed to lookup address information")
+        );
     }
 }

@@ -173,7 +173,8 @@ mod tests {
         let written = r#"{"metadata":{"name":"it","namespace":"ns","uid":"u"},"spec":{"clusterIP":"10.0.0.1","externalIPs":["192.0.2.1"],
             "loadBalancerSourceRanges":["192.0.2.0/24"],"selector":{"a":"b"},"ports":[{"name":"http","port":80,"protocol":"TCP","targetPort":8080}]}}"#;
         let Object::Service(service) = object(&WatchKey::Services, written.as_bytes(), true) else { panic!("unreadable") };
-        let port = ServicePort { name: Some("http".to_owned()), port: 80, protocol: Some("TCP".to_owned()), ..ServicePort::default() };
+        let port =
+            ServicePort { name: Some("http".to_owned()), port: 80, protocol: Some("TCP".to_owned()), ..ServicePort::default() };
         let kept = ServiceSpec { cluster_ip: Some("10.0.0.1".to_owned()), ports: Some(vec![port]), ..ServiceSpec::default() };
         assert_eq!(service.spec, Some(kept));
     }

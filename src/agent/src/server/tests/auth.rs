@@ -264,7 +264,8 @@ async fn connections_that_ask_for_nothing_keep_nobody_out_for_long() {
 #[tokio::test(start_paused = true)]
 async fn one_who_may_ask_for_healthz_keeps_few_connections_and_little_on_each() {
     let world = World::new().start().await;
-    let listeners = [("127.0.0.1:10248", Gate::healthz(world.shared.clone())), ("10.0.0.1:10255", Gate::read_only(world.shared.clone()))];
+    let listeners =
+        [("127.0.0.1:10248", Gate::healthz(world.shared.clone())), ("10.0.0.1:10255", Gate::read_only(world.shared.clone()))];
     for (address, gate) in listeners {
         world.serve(address, gate, None).await;
         let mut all = Vec::new();

@@ -124,11 +124,8 @@ fn of_policy(number: u64, content: &[u8]) -> CustomExtension {
 // API-021, API-190: parser.go (processExtensions) understands 36, 33 and 54; verify.go (policiesValid) leaves the trust anchor out.
 #[test]
 fn authority_with_policies_vouches() {
-    let extensions: [(u64, &[u8]); 3] = [
-        (36, &[0x30, 3, 0x81, 1, 0]),
-        (54, &[2, 1, 0]),
-        (33, &[0x30, 0x0c, 0x30, 0x0a, 6, 3, 0x2a, 3, 4, 6, 3, 0x2a, 3, 5]),
-    ];
+    let extensions: [(u64, &[u8]); 3] =
+        [(36, &[0x30, 3, 0x81, 1, 0]), (54, &[2, 1, 0]), (33, &[0x30, 0x0c, 0x30, 0x0a, 6, 3, 0x2a, 3, 4, 6, 3, 0x2a, 3, 5])];
     for (number, content) in extensions {
         let root = root(|it| it.custom_extensions = vec![of_policy(number, content)]);
         assert!(believes(&[root.der()], &[&leaf(&root, |_| ())]), "{number}");
