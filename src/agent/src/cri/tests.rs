@@ -293,7 +293,12 @@ async fn exec_over_a_broken_connection_says_nothing_of_the_container() {
 #[tokio::test]
 async fn long_error_arrives_whole() {
     let failure = runtime(&[Behaviour::SaysAtLength(2, 100_000)]).call(CriCall::Status).await.unwrap_err();
-    assert_eq!((failure.kind, failure.message.len()), (FailureKind::Other, 100_000), "{}", &failure.message[..100.min(failure.message.len())]);
+    assert_eq!(
+        (failure.kind, failure.message.len()),
+        (FailureKind::Other, 100_000),
+        "{}",
+        &failure.message[..100.min(failure.message.len())]
+    );
 }
 
 // CRI-032
