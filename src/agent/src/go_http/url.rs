@@ -86,6 +86,13 @@ impl Url {
 
     /// Where a `Location` of an answer to this URL leads (POD-247).
     pub(crate) fn resolve(&self, location: &str) -> Result<Self, Unresolved> {
+        if let Some((Some(scheme), rest)) = split_scheme(location)
+            && !rest.starts_with('/')
+            && !matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https")
+        {
+            // What Go calls opaque: it leads to no host.
+            return Err(Unresolved::Scheme(scheme.to_owned(), String::new()));
+        }
         let reference = Reference::parse(location).ok_or(Unresolved::Malformed)?;
         let https = match reference.scheme.map(str::to_ascii_lowercase).as_deref() {
             None => self.https,
@@ -334,7 +341,8 @@ mod tests {
         assert_eq!(to("ftp://10.0.0.2/x"), Err(Unresolved::Scheme("ftp".to_owned(), "10.0.0.2".to_owned())));
         assert_eq!(to("http://h:port/"), Err(Unresolved::Malformed));
         assert_eq!(to("::"), Err(Unresolved::Malformed));
-        assert_eq!(to("a:b/c"), Err(Unresolved::Malformed));
+        // Opaque, as recorded of a kubelet 1.36.2 (`mailto:x`): it leads to no host.
+        assert_eq!(to("a:b/c"), Err(Unresolved::Scheme("a".to_owned(), String::new())));
         assert_eq!(to("/%zz"), Err(Unresolved::Malformed));
     }
 

@@ -536,7 +536,9 @@ impl Worker {
                 } else {
                     instance.retries = 0;
                     let why = failure.rpc_message();
-                    let text = format!("{} probe errored and resulted in unknown state: {why}", kind.as_str());
+                    // Of a request over HTTP it is known that it failed (DoHTTPProbe).
+                    let state = if self.spec.is_http() { "failure" } else { "unknown" };
+                    let text = format!("{} probe errored and resulted in {state} state: {why}", kind.as_str());
                     out.record(Recorded::warning(subject, "Unhealthy", text));
                 }
                 return false;

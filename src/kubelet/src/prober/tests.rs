@@ -321,6 +321,25 @@ fn internal_error_changes_nothing() {
     assert_eq!(bench.verdicts("id-1").liveness, Some(true));
 }
 
+// POD-245, POD-247: pkg/probe/http/http.go (DoHTTPProbe: an error and Failure), prober.go (runProbeWithRetries, probe: `errored and resulted in
+// %s state`); as a kubelet 1.36.2 was recorded.
+#[test]
+fn answer_over_http_that_cannot_be_read_is_told_as_a_failure() {
+    let probe = json!({"httpGet": {"port": 80}, "periodSeconds": 10});
+    let mut bench = Bench::new(json!({"name": "c", "readinessProbe": probe}));
+    bench.sync(0, false);
+    for _ in 0..RETRIES {
+        let actions = bench.due(0);
+        let Some(Owner::Probe(_, number)) = bench.ledger.take(actions[0].id) else { panic!("a probe is the prober's") };
+        let mut none = Vec::new();
+        let mut out = Out::new(&mut bench.ledger, &mut none, &mut bench.recorded);
+        let failure = Failure::new(FailureKind::Other, "unexpected EOF");
+        assert!(bench.prober.done(at(0), number, actions[0].id, Err(failure), &mut out).is_none());
+    }
+    let told: Vec<&str> = bench.recorded.iter().map(|event| event.message.as_str()).collect();
+    assert_eq!(told, ["Readiness probe errored and resulted in failure state: unexpected EOF"]);
+}
+
 // POD-247: named ports and the pod's IP.
 #[test]
 fn http_probe_resolves_named_ports() {
