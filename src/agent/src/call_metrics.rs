@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use kubelet::action::{ApiCall, Call, CriCall, HostCall, VolumeSetup};
 use kubelet::csi::{CsiCall, CsiReply};
 use kubelet::event::Event;
-use kubelet::failure::Failure;
+use kubelet::failure::{Failure, FailureKind};
 use tokio::time::Instant;
 
 use crate::env::Clock;
@@ -209,10 +209,7 @@ impl Counting {
             Kind::Csi { endpoint, method, operation } => {
                 let Event::CsiDone { outcome, .. } = event else { return };
                 let driver = self.metrics.driver(&endpoint);
-                let code = match outcome {
-                    Ok(_) => "OK",
-                    Err(failure) => failure.code.as_deref().unwrap_or("unknown-non-grpc"),
-                };
+                let code = outcome.as_ref().map_or_else(grpc_code, |_| "OK");
                 let labels =
                     [("driver_name", driver.as_str()), ("grpc_status_code", code), ("method_name", method), ("migrated", "false")];
                 registry.observe(&CSI_SECONDS, &labels, took.as_secs_f64());
@@ -228,6 +225,16 @@ impl Counting {
                 }
             }
         }
+    }
+}
+
+/// `getErrorCode`. What was made, and given up by us, fails at upstream in gRPC.
+fn grpc_code(failure: &Failure) -> &str {
+    match (&failure.code, failure.kind) {
+        (Some(code), _) => code,
+        (None, FailureKind::UnknownOutcome) => "DeadlineExceeded",
+        (None, FailureKind::Canceled) => "Canceled",
+        (None, _) => "unknown-non-grpc",
     }
 }
 
@@ -357,7 +364,6 @@ fn code(verb: &str, failure: Option<&Failure>) -> String {
 #[cfg(test)]
 mod tests {
     use kubelet::event::{ApiReply, CriReply, HostReply};
-    use kubelet::failure::FailureKind;
     use kubelet::ids::{ActionId, PodUid};
     use kubelet::observation::Listing;
     use kubelet::time::Mono;
@@ -455,13 +461,24 @@ mod tests {
         let endpoint = "/d/csi.sock".to_owned();
         let unpublish = CsiCall::Unpublish { endpoint, volume: "v".to_owned(), target: "/t".to_owned() };
         let refused = Failure::new(FailureKind::Other, "no").with_code("Internal");
-        made(&metrics, &Call::Csi(unpublish), &Event::CsiDone { id, outcome: Err(refused) }, 0).await;
+        let late = Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded");
+        let withdrawn = Failure::new(FailureKind::Canceled, "context canceled");
+        let odd = Failure::new(FailureKind::Invalid, "no such file");
+        for failure in [refused, late, withdrawn, odd] {
+            made(&metrics, &Call::Csi(unpublish.clone()), &Event::CsiDone { id, outcome: Err(failure) }, 0).await;
+        }
         let text = text_of(&registry);
         for line in [
             "csi_operations_seconds_count{driver_name=\"disk.example.com\",grpc_status_code=\"Internal\",method_name=\"/csi.v1.Node/NodeUnpublishVolume\",migrated=\"false\"} 1",
-            "storage_operation_duration_seconds_count{migrated=\"false\",operation_name=\"volume_unmount\",status=\"fail-unknown\",volume_plugin=\"kubernetes.io/csi:disk.example.com\"} 1",
+            "storage_operation_duration_seconds_count{migrated=\"false\",operation_name=\"volume_unmount\",status=\"fail-unknown\",volume_plugin=\"kubernetes.io/csi:disk.example.com\"} 4",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nnot in\n{text}");
+        }
+        for code in ["DeadlineExceeded", "Canceled", "unknown-non-grpc"] {
+            assert!(
+                text.contains(&format!("grpc_status_code=\"{code}\",method_name=\"/csi.v1.Node/NodeUnpublishVolume\"")),
+                "{code}\n{text}"
+            );
         }
     }
 

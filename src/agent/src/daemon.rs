@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -18,13 +19,18 @@ use crate::config::{Resolved, read_credential_providers};
 use crate::containment::kept_up;
 use crate::cri::{CriRuntime, parse_endpoint};
 use crate::env::{ApiServer, Clock, Env, Host};
+use crate::event_loop::Handle;
 use crate::host::{self, LinuxHost};
+use crate::log_lines::LogLines;
 use crate::net::SystemNet;
 use crate::reloading::Subject;
 use crate::run::{Agent, Turns};
+use crate::server::health;
 use crate::serving_certificate::{Prepared, serving};
 use crate::standalone::Standalone;
-use crate::watchdog::Watched;
+use crate::tls::machine_roots;
+use crate::view::CoreView;
+use crate::watchdog::{Check, Watched};
 
 /// The system's clock.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +51,9 @@ pub struct Surroundings {
     pub renewal: Option<Renewal>,
     /// The way to the API server as the node, for requests of a serving certificate; none where there is no API server.
     pub access: Option<Access>,
-    /// What is told of the event loop, if systemd watches the process.
+    /// The lines that the process logs and has not written yet.
+    pub log: LogLines,
+    /// What is told whether the process is healthy, if systemd watches it.
     pub watched: Watched,
     /// Where the event loop turns: on a real node on a thread of its own; where time is pretended, with all the rest.
     pub turns: Turns,
@@ -55,9 +63,9 @@ pub struct Surroundings {
 ///
 /// # Errors
 /// What keeps it from starting, the end of a listener, or of its credentials.
-pub async fn run(mut resolved: Resolved) -> anyhow::Result<()> {
+pub async fn run(mut resolved: Resolved, log: LogLines) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
-    tokio::spawn(signals(shutdown.clone()));
+    tokio::spawn(signals(shutdown.clone(), log.clone()));
     let watched = Watched::default();
     if let Some(limit) = host::watchdog().map_err(anyhow::Error::msg)? {
         tracing::info!(?limit, "Starting systemd watchdog");
@@ -76,7 +84,7 @@ pub async fn run(mut resolved: Resolved) -> anyhow::Result<()> {
         biased;
         // The first certificate may take an hour.
         () = shutdown.cancelled() => return Ok(()),
-        surroundings = surroundings(&resolved) => Surroundings { watched, ..surroundings? },
+        surroundings = surroundings(&resolved) => Surroundings { watched, log, ..surroundings? },
     };
     if let Err(error) = limit_open_files(resolved.process.max_open_files) {
         tracing::warn!(%error, wanted = resolved.process.max_open_files, "Failed to set rlimit on max file handles");
@@ -104,11 +112,12 @@ fn limit_open_files(most: u64) -> io::Result<()> {
 /// # Errors
 /// What keeps it from starting, the end of a listener, or of its credentials.
 pub async fn run_in(surroundings: Surroundings, resolved: &Resolved, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Surroundings { env, renewal, access, watched, turns } = surroundings;
-    let Prepared { serving, files, requested } = serving(resolved, env.clock.now())?;
+    let Surroundings { env, renewal, access, log, watched, turns } = surroundings;
+    let Prepared { mut serving, files, requested } = serving(resolved, env.clock.now())?;
+    serving.settings.log = log.clone();
     let world = World { net: Arc::clone(&env.net), clock: Arc::clone(&env.clock), seed: env.seed };
     let agent = Agent::new(Arc::new(resolved.kubelet.clone()), env, None);
-    watched.watch(agent.handle());
+    watched.watch(health_of(agent.handle(), resolved.kubelet.pods.sync_frequency, log));
     tracing::info!(node = %resolved.kubelet.node.name, version = env!("CARGO_PKG_VERSION"), "Keelson runs");
     let renewed = match renewal {
         Some(renewal) => renewal.run(agent.metrics()).boxed(),
@@ -132,6 +141,12 @@ pub async fn run_in(surroundings: Surroundings, resolved: &Resolved, shutdown: C
     }
     tracing::info!("Keelson stops; containers go on running");
     Ok(())
+}
+
+/// What the watchdog goes by: the checks of /healthz.
+pub(crate) fn health_of(core: Handle, sync_frequency: Duration, log: LogLines) -> Check {
+    let view = CoreView::new(core, sync_frequency);
+    Box::new(move || health::check(&view, &log))
 }
 
 /// Follows all of them; comes to no end, also if there are none.
@@ -167,7 +182,11 @@ fn on_its_own_thread(turns: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
 /// # Errors
 /// If the kubeconfig or an endpoint cannot be used, or the node cannot join.
 pub async fn surroundings(resolved: &Resolved) -> anyhow::Result<Surroundings> {
-    let world = World { net: Arc::new(SystemNet), clock: Arc::new(SystemClock), seed: seed()? };
+    let world = World { net: Arc::new(SystemNet::default()), clock: Arc::new(SystemClock), seed: seed()? };
+    if resolved.kubelet.static_pods.url.is_some() {
+        // Here it keeps nobody waiting.
+        let _read = machine_roots();
+    }
     let host = Arc::new(LinuxHost::new(&resolved.kubelet));
     Ok(Surroundings { turns: on_its_own_thread, ..surroundings_in(resolved, world, host).await? })
 }
@@ -198,7 +217,7 @@ pub async fn surroundings_in(resolved: &Resolved, world: World, host: Arc<dyn Ho
     let runtime = CriRuntime::new(&net, &runtime, &images, tokio::time::Instant::now());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let env = Env { api, runtime: Arc::new(runtime), host, net, clock, seed, cores };
-    Ok(Surroundings { env, renewal, access, watched: Watched::default(), turns: |turns| turns })
+    Ok(Surroundings { env, renewal, access, log: LogLines::default(), watched: Watched::default(), turns: |turns| turns })
 }
 
 fn seed() -> io::Result<u64> {
@@ -211,7 +230,7 @@ fn seed() -> io::Result<u64> {
 }
 
 /// API-294: the first signal ends the agent in good order; who asks twice does not want to wait.
-async fn signals(shutdown: CancellationToken) {
+async fn signals(shutdown: CancellationToken, log: LogLines) {
     use tokio::signal::unix::{Signal, SignalKind, signal};
     async fn either(term: &mut Signal, interrupt: &mut Signal) {
         tokio::select! {
@@ -224,6 +243,7 @@ async fn signals(shutdown: CancellationToken) {
     either(&mut term, &mut interrupt).await;
     shutdown.cancel();
     either(&mut term, &mut interrupt).await;
+    log.flush();
     std::process::exit(1);
 }
 

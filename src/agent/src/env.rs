@@ -145,8 +145,9 @@ pub trait Host: Send + Sync {
     /// Opens a log file for reading; reads at its end wait neither for more nor for ever (see [`LogFile::changed`]).
     fn open_log(&self, path: String) -> BoxFuture<'_, Result<Box<dyn LogFile>, Failure>>;
 
-    /// CPU, memory and processes of one cgroup, by its name such as `/kubepods`; `Ok(None)` if there is none.
-    fn cgroup_usage(&self, cgroup: String) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>>;
+    /// CPU, memory and processes of one cgroup, by its name such as `/kubepods`; `Ok(None)` if there is none. Pressure, which is in files
+    /// of its own, is read only if that is asked for.
+    fn cgroup_usage(&self, cgroup: String, pressure: bool) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>>;
 
     /// Bytes and inodes that a directory tree uses, without crossing mounts.
     fn tree_usage(&self, path: String) -> BoxFuture<'_, Result<(u64, u64), Failure>>;
@@ -254,7 +255,7 @@ pub struct CgroupUsage {
     pub memory_failures: Option<u64>,
     /// How often something of it was killed for want of memory.
     pub oom_kills: Option<u64>,
-    /// Pressure for CPU; `None` if the kernel does not measure it.
+    /// Pressure for CPU; `None` if it was not asked for or the kernel does not measure it.
     pub cpu_pressure: Option<Pressure>,
     /// Pressure for memory.
     pub memory_pressure: Option<Pressure>,
@@ -340,6 +341,12 @@ pub enum Endpoint {
 pub trait Net: Send + Sync {
     /// Opens a stream. The deadline is the caller's.
     fn connect(&self, endpoint: Endpoint) -> BoxFuture<'_, io::Result<BoxedStream>>;
+
+    /// The same for a pod, whose spec names the host: should nobody answer for that name, it is this pod that waits.
+    fn connect_for(&self, pod: String, endpoint: Endpoint) -> BoxFuture<'_, io::Result<BoxedStream>> {
+        let _counted_nowhere = pod;
+        self.connect(endpoint)
+    }
 
     /// Listens on an address.
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;

@@ -26,7 +26,7 @@ use crate::plugins::Caller;
 use crate::server::metrics::Registry;
 use crate::termination_message::with_termination_messages;
 
-/// Probes a container over the network; implemented beside the probe adapters.
+/// Probes a container over the network, for whom it is counted against; implemented beside the probe adapters.
 pub type Prober = Arc<ProbeFn>;
 
 /// Asks the static pod URL.
@@ -43,7 +43,7 @@ pub struct Callers {
     pub fetches: Fetcher,
 }
 
-type ProbeFn = dyn Fn(ProbeCall, Duration) -> BoxFuture<'static, Result<ProbeOutcome, Failure>> + Send + Sync;
+type ProbeFn = dyn Fn(ProbeCall, String, Duration) -> BoxFuture<'static, Result<ProbeOutcome, Failure>> + Send + Sync;
 
 /// Runs actions. Dropping it aborts everything that is in flight, and nothing else: `Drop` does no I/O.
 pub struct Executor {
@@ -109,7 +109,8 @@ impl Executor {
         self.cancels.insert(id, token.clone());
         // A probe that runs out of time says so itself, in its own words.
         let limit = if matches!(call, Call::Probe(_)) { timeout.map(|timeout| timeout + PROBE_ANSWER) } else { timeout };
-        let limits = self.lanes.limits(lane, call.subject(pod.as_ref()), limit, token);
+        let subject = call.subject(pod.as_ref());
+        let limits = self.lanes.limits(lane, subject.clone(), limit, token);
         let (env, callers, epoch) = (self.env.clone(), self.callers.clone(), self.epoch);
         let counting = self.metrics.counting(&call);
         self.calls.spawn(async move {
@@ -136,7 +137,8 @@ impl Executor {
                     (Event::CsiDone { id, outcome }, held)
                 }
                 Call::Probe(call) => {
-                    let probe = |left| contained(async move { probe(callers.probes.as_ref(), call, left).await });
+                    let whose = subject.unwrap_or_default();
+                    let probe = |left| contained(async move { probe(callers.probes.as_ref(), (call, whose), left).await });
                     let (outcome, held) = limits.hold(probe).await;
                     (Event::ProbeDone { id, outcome }, held)
                 }
@@ -200,12 +202,12 @@ fn completed(event: &Event) -> Option<ActionId> {
 const PROBE_ANSWER: Duration = Duration::from_secs(1);
 
 /// Probes for as long as is left; one whose time went by while others of its pod had all places says nothing of the container.
-async fn probe(prober: &ProbeFn, call: ProbeCall, left: Option<Duration>) -> Result<ProbeOutcome, Failure> {
+async fn probe(prober: &ProbeFn, (call, whose): (ProbeCall, String), left: Option<Duration>) -> Result<ProbeOutcome, Failure> {
     let left = left.map_or(DEFAULT_PROBE_TIMEOUT, |left| left.saturating_sub(PROBE_ANSWER));
     if left.is_zero() {
         return Err(Failure::new(FailureKind::UnknownOutcome, "context deadline exceeded"));
     }
-    prober(call, left).await
+    prober(call, whose, left).await
 }
 
 /// What a look finds carries when it began: only the executor knows both the moment and the core's epoch.

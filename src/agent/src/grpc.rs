@@ -20,6 +20,10 @@ use crate::env::{Endpoint, Net};
 /// How long a connection may take to come up (CRI-001).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long an error may be: it comes in a header, and a server breaks off the call rather than send one that is longer
+/// (internal/transport/defaults.go: defaultClientMaxHeaderListSize).
+const MAX_HEADERS: u32 = 16 << 20;
+
 /// The connection could not be made, so nothing was sent.
 #[derive(Debug, Error)]
 #[error("connection error: desc = \"transport: Error while dialing: {0}\"")]
@@ -39,7 +43,8 @@ pub(crate) fn channel(net: Arc<dyn Net>, endpoint: Endpoint) -> Channel {
         }
     });
     // The authority is what gRPC servers see as host (CRI-001).
-    tonic::transport::Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
+    let endpoint = tonic::transport::Endpoint::from_static("http://localhost").http2_max_header_list_size(MAX_HEADERS);
+    endpoint.connect_with_connector_lazy(connector)
 }
 
 /// What a failed call means.

@@ -294,7 +294,7 @@ mod tests {
         }
     }
 
-    // INV-15: whatever else hangs, the lease is renewed.
+    // INV-11, INV-15: whatever else hangs, the lease is renewed.
     #[tokio::test(start_paused = true)]
     async fn lease_waits_for_nothing_else() {
         let lanes = lanes(1, 1);

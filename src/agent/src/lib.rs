@@ -20,6 +20,7 @@ mod go_text;
 mod grpc;
 pub mod host;
 pub mod lanes;
+pub mod log_lines;
 mod loop_gauge;
 pub mod manifest_events;
 pub mod manifest_url;

@@ -105,7 +105,7 @@ static PULLS: Metric = Metric {
     ]),
 };
 
-/// Upstream's imageSizeBuckets: from how many MiB on.
+/// Upstream's imageSizeBuckets: above how many MiB.
 const SIZES: [(u64, &str); 12] = [
     (0, "0-10MB"),
     (10, "10MB-100MB"),
@@ -121,8 +121,9 @@ const SIZES: [(u64, &str); 12] = [
     (100 << 10, "GT100GB"),
 ];
 
+/// `GetImageSizeBucket`: what is just as large as a bound is below it; of what has none, the size could not be had.
 fn size_of(bytes: u64) -> &'static str {
-    SIZES.iter().rev().find(|(mib, _)| bytes >> 20 >= *mib).map_or("0-10MB", |(_, name)| name)
+    SIZES.iter().rev().find(|(mib, _)| bytes > mib << 20).map_or("N/A", |(_, name)| name)
 }
 
 static PROBES: Metric = Metric {
@@ -299,6 +300,8 @@ mod tests {
             Fact::StartFailed(ContainerType::Ordinary, "ErrImagePull".to_owned()),
             Fact::ContainerEnded { kind: ContainerType::Ordinary, exit_code: 3, reason: "Error".to_owned() },
             Fact::ImagePulled { took: Duration::from_secs(4), size: 500 << 20 },
+            Fact::ImagePulled { took: Duration::from_secs(4), size: (500 << 20) + 1 },
+            Fact::ImagePulled { took: Duration::from_secs(4), size: 0 },
         ]);
         let text = text_of(&registry);
         for line in [
@@ -316,7 +319,10 @@ mod tests {
             r#"kubelet_started_containers_total{container_type="init_container"} 1"#,
             r#"kubelet_started_containers_errors_total{code="ErrImagePull",container_type="container"} 1"#,
             r#"kubelet_terminated_containers_total{container_type="container",exit_code="3",reason="Error"} 1"#,
+            // pkg/kubelet/metrics/metrics.go, GetImageSizeBucket.
+            r#"kubelet_image_pull_duration_seconds_bucket{image_size_in_bytes="100MB-500MB",le="5"} 1"#,
             r#"kubelet_image_pull_duration_seconds_bucket{image_size_in_bytes="500MB-1GB",le="5"} 1"#,
+            r#"kubelet_image_pull_duration_seconds_bucket{image_size_in_bytes="N/A",le="5"} 1"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\nnot in\n{text}");
         }

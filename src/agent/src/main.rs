@@ -1,11 +1,13 @@
 //! The daemon `keelson`: a kubelet's command line, and nothing in it that is not in the library.
 
 use std::io::Write as _;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agent::config::{EXIT_CODE, Invocation, Machine, Resolved, load};
 use agent::env::Clock as _;
+use agent::log_lines::LogLines;
 use agent::{daemon, telemetry};
 
 fn main() -> ExitCode {
@@ -40,20 +42,30 @@ fn tell_of_panics() {
 }
 
 fn run(resolved: Resolved) -> ExitCode {
-    if let Err(error) = telemetry::init(&resolved.logging, || daemon::SystemClock.now()) {
-        complain(&error);
-        return ExitCode::FAILURE;
-    }
+    let log = match telemetry::init(&resolved.logging, || daemon::SystemClock.now()) {
+        Ok(log) => log,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::FAILURE;
+        }
+    };
     tell_of_panics();
+    // Whatever ends it, what it had to say last is written.
+    let ended = std::panic::catch_unwind(AssertUnwindSafe(|| run_logged(resolved, &log)));
+    log.flush();
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn run_logged(resolved: Resolved, log: &LogLines) -> ExitCode {
     for warning in &resolved.warnings {
         tracing::warn!("{warning}");
     }
     // Two threads beside the loop's own, and what blocks has threads of its own. Those are made when they are needed; the bounds that
-    // keep a pod from holding them all are the host adapter's, and what it never takes is for name servers.
+    // keep a pod from holding them all are the host adapter's; names are looked up on others (`net/names.rs`).
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4096).enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {
-            let outcome = runtime.block_on(daemon::run(resolved));
+            let outcome = runtime.block_on(daemon::run(resolved, log.clone()));
             // A hung file system must not keep the process from ending.
             runtime.shutdown_background();
             outcome

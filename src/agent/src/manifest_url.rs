@@ -1,6 +1,6 @@
 //! Asks the static pod URL: one GET, redirects followed, and what went wrong said a few times only.
 //! Upstream: pkg/kubelet/config/http.go, Go's net/http (Client).
-//! Differs: HTTP/1.1 only, no proxy of the environment; a URL in the log has neither login nor query.
+//! Differs: HTTP/1.1 only, no proxy of the environment; a URL in the log or a Referer has neither login nor query.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,18 +83,14 @@ struct Answer {
 /// The last answer's body, if its status is 200 (POD-010).
 async fn fetch(net: &dyn Net, call: &FetchCall) -> Result<Vec<u8>, String> {
     let deadline = Instant::now() + call.within;
-    let (mut url, login) = Url::parse(call.url.reveal())?;
+    let (mut url, mut login) = Url::parse(call.url.reveal())?;
     let first = url.host.clone();
     let mut headers = headers(call.headers.reveal())?;
-    if let Some(login) = login
-        && !headers.contains_key(AUTHORIZATION)
-    {
-        log_in(&mut headers, &login)?;
-    }
+    let mut from: Option<Url> = None;
     for requests in 1.. {
         let of = |url: &Url, why: &str| format!("Get \"{}\": {why}", url.told());
-        set(&mut headers, HOST, &url.authority());
-        let answer = get(net, &url, headers.clone(), deadline).await.map_err(|why| of(&url, &why))?;
+        let headers_now = headers_to(&url, &headers, login.as_ref(), from.as_ref())?;
+        let answer = get(net, &url, headers_now, deadline).await.map_err(|why| of(&url, &why))?;
         let Some(location) = answer.location.filter(|to| !to.is_empty() && redirects(answer.status)) else {
             let body = answer.body?;
             return if answer.status == StatusCode::OK { Ok(body) } else { Err(status(&url, answer.status)) };
@@ -103,8 +99,11 @@ async fn fetch(net: &dyn Net, call: &FetchCall) -> Result<Vec<u8>, String> {
         if requests >= MOST_REQUESTS {
             return Err(of(&url, &format!("stopped after {MOST_REQUESTS} redirects")));
         }
-        follow(&mut headers, &first, &url, &next);
-        url = next;
+        if !is_same_or_below(&next.host, &first) {
+            withhold_credentials(&mut headers);
+        }
+        login = Url::login_after(login, &location);
+        from = Some(std::mem::replace(&mut url, next));
     }
     Err("stopped".to_owned())
 }
@@ -113,18 +112,27 @@ fn status(url: &Url, status: StatusCode) -> String {
     format!("{}: {} {}", url.told(), status.as_u16(), status.canonical_reason().unwrap_or_default()).trim_end().to_owned()
 }
 
-/// What changes with a redirect: another host gets no credentials, and the server is told where it sent us from, without them, but not
-/// from HTTPS to HTTP.
-fn follow(headers: &mut HeaderMap, first: &str, from: &Url, to: &Url) {
-    if !is_same_or_below(&to.host, first) {
-        let secret = ["www-authenticate", "cookie2", "proxy-authorization", "proxy-authenticate"];
-        let secret = secret.map(HeaderName::from_static).into_iter().chain([AUTHORIZATION, COOKIE]);
-        secret.for_each(|name| while headers.remove(&name).is_some() {});
+/// What one request of several has: the headers that were given; the login of its own URL where none was given; and, but from HTTPS to
+/// HTTP, where the server was sent from, unless that was given (refererForURL).
+fn headers_to(url: &Url, given: &HeaderMap, login: Option<&Login>, from: Option<&Url>) -> Result<HeaderMap, String> {
+    let mut headers = given.clone();
+    if let Some(login) = login
+        && given.get(AUTHORIZATION).is_none_or(HeaderValue::is_empty)
+    {
+        log_in(&mut headers, login)?;
     }
-    headers.remove(REFERER);
-    if !from.https || to.https {
-        set(headers, REFERER, &from.told());
+    if let Some(from) = from.filter(|from| !given.contains_key(REFERER) && (!from.https || url.https)) {
+        set(&mut headers, REFERER, &from.told());
     }
+    set(&mut headers, HOST, &url.authority());
+    Ok(headers)
+}
+
+/// Once another host was asked, no request has them any more (makeHeadersCopier).
+fn withhold_credentials(headers: &mut HeaderMap) {
+    let secret = ["www-authenticate", "cookie2", "proxy-authorization", "proxy-authenticate"];
+    let secret = secret.map(HeaderName::from_static).into_iter().chain([AUTHORIZATION, COOKIE]);
+    secret.for_each(|name| while headers.remove(&name).is_some() {});
 }
 
 /// Go's `isDomainOrSubdomain`.

@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use kubelet::config::Config;
 use kubelet::kubelet::Kubelet;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use crate::env::{Env, Net};
 use crate::event_loop::{EventLoop, Handle, Tap, handle};
 use crate::executor::{Callers, Executor};
 use crate::lanes::LaneLimits;
+use crate::log_lines::LogLines;
 use crate::loop_gauge::LoopGauge;
 use crate::server::auth::Guard;
 use crate::server::stats::{Collector, StatsSettings};
@@ -59,8 +60,8 @@ impl Agent {
         let (sink, sources) = mpsc::channel(SOURCE_BACKLOG);
         let (handle, queries) = handle();
         let epoch = Instant::now();
-        // POD-203: no limit is a limit that nobody reaches.
-        let images = config.images.max_parallel_pulls.map_or(64, |n| n as usize);
+        // POD-203: no limit is none: one pod could have as many images on their way as any other number.
+        let images = config.images.max_parallel_pulls.map_or(Semaphore::MAX_PERMITS, |n| n as usize);
         let callers = callers(&env.net);
         let metrics = Arc::new(metrics::Registry::new());
         let limits = LaneLimits { images, sandboxes: (2 * env.cores).max(4) };
@@ -210,6 +211,7 @@ pub fn server_settings(resolved: &Resolved) -> Settings {
         auth: resolved.auth.clone(),
         strict_streaming: false,
         configz: serde_json::to_value(resolved.effective()).unwrap_or_default(),
+        log: LogLines::default(),
     }
 }
 

@@ -4,7 +4,6 @@
 //! secrets are masked, whatever is in them.
 
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -21,6 +20,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
 
 use crate::config::LogSettings;
+use crate::log_lines::LogLines;
 
 /// Where finished lines go, each with its line feed.
 pub type Sink = Arc<dyn Fn(&[u8]) + Send + Sync>;
@@ -39,16 +39,22 @@ impl VerbosityHandle {
     }
 }
 
-/// Logs to standard error from here on, for the whole process. For `main`; a simulation has its own subscriber.
+/// Logs to standard error from here on, for the whole process. For `main`, which has the lines flushed before it ends; a simulation has
+/// its own subscriber.
 ///
 /// # Errors
 /// If the process logs already.
-pub fn init(settings: &LogSettings, now: Clock) -> Result<VerbosityHandle, SetGlobalDefaultError> {
-    // A standard error that is gone is no reason to stop running pods.
-    let sink: Sink = Arc::new(|line| drop(std::io::stderr().lock().write_all(line)));
-    let (subscriber, handle) = subscriber(settings, sink, now);
+pub fn init(settings: &LogSettings, now: Clock) -> Result<LogLines, SetGlobalDefaultError> {
+    let lines = LogLines::default();
+    let sink: Sink = Arc::new({
+        let lines = lines.clone();
+        move |line| lines.push(line)
+    });
+    let (subscriber, _verbosity) = subscriber(settings, sink, now);
     tracing::subscriber::set_global_default(subscriber)?;
-    Ok(handle)
+    let tell = |dropped| tracing::warn!(dropped, "Lines of the log were dropped: nobody read standard error");
+    lines.write_to(std::io::stderr(), tell);
+    Ok(lines)
 }
 
 /// What turns events into lines, and the handle to its verbosity.

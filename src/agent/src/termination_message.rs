@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use kubelet::failure::Failure;
 use kubelet::observation::{ContainerState, ContainerStatus, PodObservation};
 
 use crate::env::Host;
@@ -50,24 +51,40 @@ fn falls_back(container: &ContainerStatus) -> bool {
 }
 
 async fn message_of(host: &dyn Host, container: &ContainerStatus) -> String {
-    if !container.termination_log.is_empty()
-        && let Ok(Some(bytes)) = host.read_tail(container.termination_log.clone(), MESSAGE_LIMIT).await
-        && !bytes.is_empty()
-    {
-        return String::from_utf8_lossy(&bytes).into_owned();
+    if !container.termination_log.is_empty() {
+        let read = host.read_tail(container.termination_log.clone(), MESSAGE_LIMIT).await;
+        if let Some(said) = said_in_file(&container.termination_log, read) {
+            return said;
+        }
     }
     if falls_back(container) {
-        let read = |limit| async move { host.read_tail(container.log_path.clone(), limit).await.ok().flatten() };
-        return last_of_log(read).await;
+        return last_of_log(&container.log_path, |limit| host.read_tail(container.log_path.clone(), limit)).await;
     }
     String::new()
 }
 
+/// What the termination log says, or why it cannot be read; `None` if nobody wrote it, so that the log may stand in.
+fn said_in_file(path: &str, read: Result<Option<Vec<u8>>, Failure>) -> Option<String> {
+    match read {
+        Ok(said) => said.filter(|bytes| !bytes.is_empty()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+        Err(failure) => Some(format!("Error on reading termination log {path}: {failure}")),
+    }
+}
+
 /// What was said in the last lines of a CRI log (LOG-006), at most 80 lines and 2048 bytes. `read` gives the last bytes of the log, that
-/// many at most. A line may be longer than all that is told of it; then its beginning is looked for further back.
-async fn last_of_log<F: Future<Output = Option<Vec<u8>>>>(read: impl Fn(usize) -> F) -> String {
+/// many at most. A line may be longer than all that is told of it; then its beginning is looked for further back. A log that cannot be read
+/// is named with the reason; one that is missing is missed where upstream resolves its links.
+async fn last_of_log<F: Future<Output = Result<Option<Vec<u8>>, Failure>>>(path: &str, read: impl Fn(usize) -> F) -> String {
+    let cannot = |why: String| format!("Error on reading termination message from logs: {why}");
     for limit in [LOG_READ_LIMIT, LONG_LINE_LIMIT] {
-        let Some(bytes) = read(limit).await else { return String::new() };
+        let bytes = match read(limit).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => {
+                let missing = format!("lstat {path}: no such file or directory");
+                return cannot(format!("failed to try resolving symlinks in path {path:?}: {missing}"));
+            }
+            Err(failure) => return cannot(format!("failed to open log file {path:?}: {failure}")),
+        };
         let is_last = limit == LONG_LINE_LIMIT;
         if let Some(said) = last_said(&bytes, bytes.len() < limit, is_last) {
             return String::from_utf8_lossy(&said).into_owned();
@@ -109,11 +126,13 @@ fn content(line: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use kubelet::failure::FailureKind;
+
     use super::*;
 
     async fn told(log: &str) -> String {
-        let tail = |limit: usize| std::future::ready(Some(log.as_bytes()[log.len().saturating_sub(limit)..].to_vec()));
-        last_of_log(tail).await
+        let tail = |limit: usize| std::future::ready(Ok(Some(log.as_bytes()[log.len().saturating_sub(limit)..].to_vec())));
+        last_of_log("/var/log/pods/p/c/0.log", tail).await
     }
 
     fn line(tag: &str, said: &str) -> String {
@@ -126,6 +145,26 @@ mod tests {
         let log = [line("F", "first"), line("P", "half "), line("F", "line")].concat();
         assert_eq!(told(&log).await, "first\nhalf line\n");
         assert_eq!(told("").await, "");
+    }
+
+    // POD-175, MNT-015: kuberuntime_container.go (getTerminationMessage, readLastStringFromContainerLogs) and logs.go (ReadLogs): what cannot
+    // be read is told; a termination log that nobody wrote is not missed.
+    #[tokio::test]
+    async fn message_that_cannot_be_read_says_why() {
+        let denied = |path: &str| Failure::new(FailureKind::Other, format!("open {path}: permission denied"));
+        let file = "/var/lib/kubelet/pods/u/containers/c/1";
+        let told = format!("Error on reading termination log {file}: open {file}: permission denied");
+        assert_eq!(said_in_file(file, Err(denied(file))), Some(told));
+        assert_eq!(said_in_file(file, Ok(None)), None);
+        assert_eq!(said_in_file(file, Ok(Some(Vec::new()))), None);
+        assert_eq!(said_in_file(file, Ok(Some(b"bye".to_vec()))).as_deref(), Some("bye"));
+        let log = "/var/log/pods/p/c/0.log";
+        let why = "Error on reading termination message from logs: failed to open log file \"/var/log/pods/p/c/0.log\": \
+                   open /var/log/pods/p/c/0.log: permission denied";
+        assert_eq!(last_of_log(log, |_| std::future::ready(Err(denied(log)))).await, why);
+        let why = "Error on reading termination message from logs: failed to try resolving symlinks in path \
+                   \"/var/log/pods/p/c/0.log\": lstat /var/log/pods/p/c/0.log: no such file or directory";
+        assert_eq!(last_of_log(log, |_| std::future::ready(Ok(None))).await, why);
     }
 
     // MNT-015

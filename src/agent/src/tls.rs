@@ -3,10 +3,10 @@
 //! Differs: rustls, so no TLS 1.0 and 1.1, and only its cipher suites.
 
 mod authorities;
+mod machine_roots;
 mod verifiers;
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
@@ -20,6 +20,7 @@ use rustls::{CipherSuite, ClientConfig, InconsistentKeys, ServerConfig, Supporte
 use tokio_rustls::TlsConnector;
 
 pub use self::authorities::{Authorities, Usage};
+pub(crate) use self::machine_roots::machine_roots;
 use self::verifiers::{Servers, public_key_of};
 pub(crate) use self::verifiers::{verify_tls12, verify_tls13};
 use crate::config::Terms;
@@ -82,18 +83,18 @@ pub enum Trust {
     These(Vec<u8>),
 }
 
-fn trusted(trust: &Trust) -> Result<Option<Authorities>, TlsError> {
+fn trusted(trust: &Trust) -> Result<Option<Arc<Authorities>>, TlsError> {
     let what = "certificate-authority";
     let algorithms = provider().signature_verification_algorithms;
     match trust {
         Trust::Anybody => Ok(None),
-        Trust::Machine => Ok(Some(roots_in(&machine_files()))),
+        Trust::Machine => Ok(Some(machine_roots())),
         Trust::These(pem) => {
             let authorities = Authorities::new(certificates(what, pem)?, algorithms);
             if authorities.is_empty() {
                 return Err(TlsError::Pem { what, why: "no certificate in it can be read".to_owned() });
             }
-            Ok(Some(authorities))
+            Ok(Some(Arc::new(authorities)))
         }
     }
 }
@@ -180,30 +181,6 @@ pub async fn connect_unverified(stream: BoxedStream, host: &str) -> io::Result<B
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     Ok(Box::pin(stream))
-}
-
-/// Where Go looks for the authorities that a Linux machine trusts (crypto/x509/root_linux.go).
-const MACHINE_ROOTS: [&str; 6] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/tls/cacert.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
-/// The files of the authorities that the machine trusts: `SSL_CERT_FILE`, or where they may be.
-fn machine_files() -> Vec<PathBuf> {
-    match std::env::var_os("SSL_CERT_FILE").filter(|path| !path.is_empty()) {
-        Some(given) => vec![given.into()],
-        None => MACHINE_ROOTS.map(PathBuf::from).to_vec(),
-    }
-}
-
-/// The authorities in the first of those files that is there. What is no certificate in it is passed over.
-fn roots_in(files: &[PathBuf]) -> Authorities {
-    let pem = files.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
-    Authorities::new(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok), provider().signature_verification_algorithms)
 }
 
 /// TLS to a server whose certificate an authority of the machine's has signed. Speaks HTTP/1.1.

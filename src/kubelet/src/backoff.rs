@@ -87,6 +87,14 @@ pub fn restart_wait(
     None
 }
 
+/// A start that was granted failed before there was a container: the end before it still counts, so the next one waits again, twice as
+/// long (doBackOff: `Next` goes by the last container that ended, in each pass).
+pub fn start_failed(backoffs: &mut RestartBackoffs, container: &str) {
+    if let Some(backoff) = backoffs.get_mut(container) {
+        backoff.granted = None;
+    }
+}
+
 /// An end that was seen.
 #[derive(Clone, Debug, PartialEq)]
 struct End {
@@ -257,6 +265,23 @@ mod tests {
         assert_eq!(killed("b", 6), None);
         assert_eq!(killed("c", 9), Some((10, 10)));
         assert_eq!(killed("c", 19), None);
+    }
+
+    // POD-225 (kuberuntime_manager.go, doBackOff; client-go, backoff.go): each pass that may start it doubles the wait, which runs from the
+    // last end, whether or not a container comes of it.
+    #[test]
+    fn start_that_leaves_no_container_doubles_the_wait() {
+        let (mut backoffs, last) = (RestartBackoffs::new(), ended("a", 1));
+        let mut starts = Vec::new();
+        for second in 0..200 {
+            if restart_wait(&mut backoffs, &container("i"), exits(&last), MOST, at(second, 0)).is_none() {
+                starts.push(second);
+                start_failed(&mut backoffs, "main");
+            }
+        }
+        assert_eq!(starts, [0, 10, 20, 40, 80, 160]);
+        start_failed(&mut backoffs, "never started");
+        assert_eq!(backoffs.len(), 1);
     }
 
     // POD-225: upstream goes by the wall clock; set back, it holds the container until the old time comes again.

@@ -22,7 +22,7 @@ pub enum FailureKind {
     Unauthorized,
     /// Authenticated, not allowed (403). Counted: a node identity should never meet it.
     Forbidden,
-    /// Asked to come back later (429, or gRPC ResourceExhausted).
+    /// Asked to come back later (429, a 5xx with `Retry-After`, or gRPC ResourceExhausted).
     Throttled {
         /// What `Retry-After` said.
         after: Option<Duration>,

@@ -107,7 +107,7 @@ impl Kubelet {
             runtime_classes: RuntimeClasses::new(config.node.standalone),
             tokens: TokenManager::new(rng.next_u64()),
             statuses: StatusManager::new(),
-            prober: Prober::new(rng.next_u64()),
+            prober: Prober::new(rng.next_u64()).synced_every(config.pods.sync_frequency),
             node: NodeManager::new(Arc::clone(&config)),
             node_files: NodeFiles::default(),
             rng,
@@ -523,7 +523,10 @@ impl Kubelet {
                     self.all_dirty();
                 }
             }
-            Some(Owner::Node) => self.parts.node.addresses_done(id, outcome),
+            Some(Owner::Node) => {
+                self.parts.node.addresses_done(id, outcome);
+                self.addresses_follow();
+            }
             Some(Owner::Pod(uid)) => self.pod_done(now, &uid, id, outcome.map(StepReply::Host), out),
             Some(Owner::Volume(uid, volume)) => {
                 if self.parts.volumes.done(now, &uid, &volume, id, outcome, out) {
@@ -534,9 +537,10 @@ impl Kubelet {
             Some(Owner::Plugins) => self.parts.plugins.host_done(now, id, outcome),
             Some(Owner::Manifests) => self.manifests_read(now, outcome, out),
             Some(Owner::CsiSurvey) => {
-                self.parts.volumes.csi.surveyed(now, outcome);
                 // Volumes for one pod only wait for it.
-                self.all_dirty();
+                if self.parts.volumes.csi.surveyed(now, outcome) {
+                    self.all_dirty();
+                }
             }
             Some(Owner::Housekeeping | Owner::ImageGc) => self.housekeeping.host_done(now, id, outcome),
             Some(Owner::ImageRecords) => {

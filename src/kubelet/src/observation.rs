@@ -199,11 +199,15 @@ impl PodObservation {
         Self { pod, namespace: String::new(), name: String::new(), began, sandboxes: Vec::new(), containers: Vec::new() }
     }
 
-    /// The authoritative instance of a container name: the newest one (POD-129), unless an older one runs. What the runtime makes
-    /// long after it was asked for must not hide, and so double, what runs.
+    /// The authoritative instance of one container name: the newest one (POD-129), unless an older one runs. What the runtime makes
+    /// long after it was asked for must not hide, and so double, what runs. Whoever asks about each container of a pod asks for all at
+    /// once, for it looks at every instance.
     #[must_use]
     pub fn newest(&self, name: &str) -> Option<&ContainerStatus> {
-        self.instances(name).next()
+        let mut instances = self.containers.iter().filter(|c| c.name == name);
+        let first = instances.next()?;
+        let running = |c: &&ContainerStatus| c.state == ContainerState::Running;
+        std::iter::once(first).chain(instances).find(running).or(Some(first))
     }
 
     /// The authoritative instance of each container name: as [`Self::newest`], for whoever asks about all of them.
@@ -219,7 +223,7 @@ impl PodObservation {
         newest
     }
 
-    /// All instances of each container name, the authoritative one first: as [`Self::instances`], for whoever asks about all of them.
+    /// All instances of each container name, the authoritative one first; the others newest first.
     #[must_use]
     pub fn instances_by_name(&self) -> BTreeMap<&str, Vec<&ContainerStatus>> {
         let mut instances: BTreeMap<&str, Vec<&ContainerStatus>> = BTreeMap::new();
@@ -228,14 +232,6 @@ impl PodObservation {
             instances.entry(container.name.as_str()).or_default().push(container);
         }
         instances
-    }
-
-    /// All instances of a container name, the authoritative one first.
-    pub fn instances(&self, name: &str) -> impl Iterator<Item = &ContainerStatus> {
-        let instances = move |running: bool| {
-            self.containers.iter().filter(move |c| c.name == name && (c.state == ContainerState::Running) == running)
-        };
-        instances(true).chain(instances(false))
     }
 
     /// Containers that run, or of which the runtime does not know that they do not.
@@ -438,5 +434,9 @@ mod tests {
         assert_eq!(newest(&[("ended", "Exited"), ("old", "Exited")]).as_deref(), Some("ended"));
         assert_eq!(newest(&[("made", "Created"), ("old", "Exited")]).as_deref(), Some("made"));
         assert_eq!(newest(&[]), None);
+        let all = observation(&[("late", "Created"), ("runs", "Running"), ("old", "Exited")]);
+        assert_eq!(all.newest_by_name()["main"].id.as_str(), "runs");
+        let ids: Vec<_> = all.instances_by_name()["main"].iter().map(|c| c.id.as_str()).collect();
+        assert_eq!(ids, ["runs", "late", "old"]);
     }
 }

@@ -3,7 +3,7 @@
 //! Differs: a full queue drops the newest; upstream's broadcaster blocks or drops by chance. Of an event whose object has too long a name,
 //! the name begins with as much of that as there is room for; upstream gives it a UUID.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event as ApiEvent, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use crate::action::{ApiCall, Call, Lane};
 use crate::event::ApiReply;
@@ -82,7 +83,14 @@ struct SeriesKey {
     warning: bool,
     reason: String,
     /// `None` once the messages are folded.
-    message: Option<String>,
+    message: Option<TextDigest>,
+}
+
+/// Stands for a message. What is remembered outlives its pod, and a message may be as long as a spec.
+type TextDigest = [u8; 32];
+
+fn digest(message: &str) -> TextDigest {
+    Sha256::digest(message.as_bytes()).into()
 }
 
 /// What the API server is spared too many events of: Warnings of an object have an allowance beside its others (getSpamKey).
@@ -105,7 +113,7 @@ struct Series {
 
 #[derive(Clone, Debug)]
 struct Similar {
-    messages: std::collections::BTreeSet<String>,
+    messages: BTreeSet<TextDigest>,
     since: Mono,
     used: u64,
 }
@@ -257,12 +265,13 @@ impl Recorder {
             reason: item.reason.clone(),
             message: None,
         };
-        let message = if self.too_similar(now.mono, &key, &item.message) {
+        let digest = digest(&item.message);
+        let message = if self.too_similar(now.mono, &key, digest) {
             // Folded, they are one series, whichever container they are of.
             key.field_path.clear();
             format!("(combined from similar events): {}", item.message)
         } else {
-            key.message = Some(item.message.clone());
+            key.message = Some(digest);
             item.message.clone()
         };
         let series = self.count(now, &key, &reference);
@@ -289,9 +298,9 @@ impl Recorder {
         true
     }
 
-    fn too_similar(&mut self, now: Mono, key: &SeriesKey, message: &str) -> bool {
+    fn too_similar(&mut self, now: Mono, key: &SeriesKey, message: TextDigest) -> bool {
         let uses = self.uses;
-        let fresh = || Similar { messages: std::collections::BTreeSet::new(), since: now, used: uses };
+        let fresh = || Similar { messages: BTreeSet::new(), since: now, used: uses };
         // Of all containers of a pod together (EventAggregatorByReasonFunc).
         let key = SeriesKey { field_path: String::new(), ..key.clone() };
         let similar = self.similar.entry(key).or_insert_with(fresh);
@@ -300,9 +309,9 @@ impl Recorder {
         }
         similar.used = uses;
         similar.since = now;
-        similar.messages.insert(message.to_owned());
+        similar.messages.insert(message);
         // The tenth is folded and not remembered (EventAggregate pops any): those before it go on being told by themselves.
-        similar.messages.len() >= SIMILAR_MOST && similar.messages.remove(message)
+        similar.messages.len() >= SIMILAR_MOST && similar.messages.remove(&message)
     }
 
     fn count(&mut self, now: Now, key: &SeriesKey, reference: &ObjectReference) -> Series {
@@ -422,6 +431,22 @@ mod tests {
                 other => panic!("a recorder asks only the API server, not {other:?}"),
             })
             .collect()
+    }
+
+    // Series outlive their pods, so what is kept of a message is as long whatever it says: a path of a probe may be as long as its pod.
+    #[test]
+    fn long_messages_are_not_kept() {
+        let mut recorder = Recorder::new("n1", 0, 0);
+        for number in 0..50 {
+            let message = format!("Readiness probe failed: Get \"{}{number}\"", "x".repeat(1 << 20));
+            let sent = calls(&mut recorder, at(number), vec![Recorded::warning(Subject::Pod(pod()), "Unhealthy", message)]);
+            for (id, _) in sent {
+                recorder.done(at(number), id, Err(Failure::new(FailureKind::Forbidden, "no")));
+            }
+        }
+        assert!(!recorder.series.is_empty() && recorder.queue.is_empty() && recorder.in_flight.is_empty());
+        let kept = format!("{:?}{:?}{:?}", recorder.series, recorder.similar, recorder.allowances).len();
+        assert!(kept < 1 << 20, "{kept}");
     }
 
     fn pod() -> Arc<Pod> {

@@ -161,9 +161,9 @@ impl StatusManager {
     }
 
     /// The API server has a mirror of a static pod, as it is shown, or has none. Answers whether the pod's status is to be computed
-    /// anew: the mirror tells what an earlier life told, and that goes on (`updateStatusInternal`).
+    /// anew, which it can be if `is_computed`: the mirror tells what an earlier life told, and that goes on (`updateStatusInternal`).
     #[must_use]
-    pub fn mirror_seen(&mut self, now: Now, uid: &PodUid, mirror: Option<&Arc<Pod>>, out: &mut Out<'_>) -> bool {
+    pub fn mirror_seen(&mut self, now: Now, uid: &PodUid, mirror: Option<&Arc<Pod>>, is_computed: bool, out: &mut Out<'_>) -> bool {
         let Some(tracked) = self.pods.get_mut(uid) else { return false };
         let shown = mirror.and_then(|mirror| uid_of(mirror));
         let Some(mirror) = mirror else {
@@ -172,9 +172,13 @@ impl StatusManager {
         };
         let version = version_of(mirror);
         if tracked.mirror.as_ref() != Some(&shown) {
-            let (wanted, gate) = (tracked.wanted.take(), tracked.gate);
+            let (mut wanted, gate) = (tracked.wanted.take(), tracked.gate);
             let told = shown_status(mirror);
             let goes_on = tracked.mirror == Some(None) && told.start_time.is_some();
+            if let Some(last) = wanted.as_mut().filter(|_| goes_on) {
+                last.start_time.clone_from(&told.start_time);
+            }
+            let goes_on = goes_on && is_computed;
             let wanted = wanted.filter(|_| !goes_on);
             *tracked = Tracked { mirror: Some(shown), wanted, gate, ..Tracked::new(mirror, told) };
             tracked.watched = version;
@@ -218,6 +222,17 @@ impl StatusManager {
             canonical_status(&mut status);
             tracked.wanted = Some(status);
             tracked.gate = gate;
+        }
+    }
+
+    /// Nothing of a static pod runs any more: how it ended is not withheld any longer (`SyncTerminatedPod`).
+    pub fn ended(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
+        if let Some(tracked) = self.pods.get_mut(uid)
+            && tracked.wanted.is_some()
+            && tracked.gate.may_run
+        {
+            tracked.gate.may_run = false;
+            self.tell(now, uid, out);
         }
     }
 
@@ -362,8 +377,8 @@ impl Tracked {
             status.reason.clone_from(&self.api.reason);
             status.message.clone_from(&self.api.message);
         }
-        // POD-286, POD-288: never back.
-        if is_terminal(&self.api) {
+        // POD-286, POD-288: never back. A mirror has no life of its own: its pod may run again.
+        if is_terminal(&self.api) && self.mirror.is_none() {
             status.phase.clone_from(&self.api.phase);
         }
         status.observed_generation = status.observed_generation.max(self.api.observed_generation);

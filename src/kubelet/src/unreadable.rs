@@ -27,6 +27,8 @@ const NAMED: usize = 3;
 #[derive(Debug, Default)]
 pub struct Unreadables {
     objects: BTreeMap<WatchKey, BTreeMap<String, Unreadable>>,
+    /// Those of them that are mirrors of static pods.
+    mirrors: BTreeMap<PodName, PodUid>,
     /// When it is to be told.
     next: Option<Mono>,
     /// How often in a row it was.
@@ -66,6 +68,9 @@ impl Unreadables {
     pub fn listed(&mut self, now: Now, key: &WatchKey, objects: &[Object]) {
         if is_ours(key) {
             let before = self.objects.remove(key).unwrap_or_default();
+            if *key == WatchKey::Pods {
+                self.mirrors.clear();
+            }
             for object in objects {
                 self.note(now, key, object, &before);
             }
@@ -90,6 +95,9 @@ impl Unreadables {
         if self.objects.get(key).is_some_and(BTreeMap::is_empty) {
             self.objects.remove(key);
         }
+        if let Some((_, unknown)) = known.as_ref().filter(|_| *key == WatchKey::Pods) {
+            self.forget_mirror(unknown);
+        }
         known.into_iter().collect()
     }
 
@@ -101,7 +109,22 @@ impl Unreadables {
         if !before.contains_key(&unknown.uid) {
             self.next.get_or_insert(now.mono);
         }
+        if unknown.mirror && *key == WatchKey::Pods {
+            self.mirrors.insert(full_name(unknown), PodUid::new(&unknown.uid));
+        }
         self.objects.entry(key.clone()).or_default().insert(unknown.uid.clone(), (**unknown).clone());
+    }
+
+    /// That one is not there any more. Another of its name may be.
+    fn forget_mirror(&mut self, gone: &Unreadable) {
+        let name = full_name(gone);
+        if self.mirrors.get(&name).is_some_and(|uid| uid.as_str() == gone.uid) {
+            let other = self.of(&WatchKey::Pods).find(|other| other.mirror && full_name(other) == name);
+            match other.map(|other| PodUid::new(&other.uid)) {
+                Some(uid) => self.mirrors.insert(name, uid),
+                None => self.mirrors.remove(&name),
+            };
+        }
     }
 
     /// Whether that pod is there and cannot be read.
@@ -124,9 +147,8 @@ impl Unreadables {
 
     /// The mirrors of static pods that cannot be read, by full name.
     #[must_use]
-    pub fn mirrors(&self) -> BTreeMap<PodName, PodUid> {
-        let mirrors = self.of(&WatchKey::Pods).filter(|unknown| unknown.mirror);
-        mirrors.map(|unknown| (PodName::new(&unknown.namespace, &unknown.name), PodUid::new(&unknown.uid))).collect()
+    pub fn mirrors(&self) -> &BTreeMap<PodName, PodUid> {
+        &self.mirrors
     }
 
     /// The objects of one watch that cannot be read.
@@ -172,6 +194,10 @@ impl Unreadables {
         let named = named.join("; ");
         format!("{count} objects cannot be read and are left alone, mend or delete them: {named}{more}")
     }
+}
+
+fn full_name(unknown: &Unreadable) -> PodName {
+    PodName::new(&unknown.namespace, &unknown.name)
 }
 
 /// A pod of which nothing is known but who it is, and perhaps some of its spec.
@@ -228,6 +254,40 @@ mod tests {
         let secret = WatchKey::Secret { namespace: "ns".into(), name: "s".into() };
         all.applied(at(0), &secret, &unknown("s"));
         assert!(all.counts().is_empty(), "its users are told");
+    }
+
+    // S3, POD-014: every event looks at the mirrors, so they are kept as they come and go, whichever watch tells of them.
+    #[test]
+    fn mirrors_that_cannot_be_read_are_those_that_a_scan_finds() {
+        let mirror = |uid: &str, name: &str, mirror| {
+            let (namespace, name, uid) = ("ns".to_owned(), name.to_owned(), uid.to_owned());
+            Object::Unreadable(Box::new(Unreadable { namespace, name, uid, mirror, ..Unreadable::default() }))
+        };
+        let (mut all, key) = (Unreadables::default(), WatchKey::Pods);
+        let is = |all: &Unreadables, known: &[(&str, &str)]| {
+            let known = known.iter().map(|(name, uid)| (PodName::new("ns", name), PodUid::new(*uid))).collect();
+            assert_eq!(*all.mirrors(), known);
+        };
+        all.listed(at(0), &key, &[mirror("1", "a", true), mirror("2", "b", true), mirror("3", "c", false)]);
+        is(&all, &[("a", "1"), ("b", "2")]);
+        all.listed(at(0), &WatchKey::Services, &[mirror("4", "d", true)]);
+        all.deleted(&WatchKey::Services, &mirror("1", "a", true));
+        all.applied(at(0), &key, &mirror("5", "a", true));
+        is(&all, &[("a", "5"), ("b", "2")]);
+        all.deleted(&key, &mirror("1", "a", true));
+        is(&all, &[("a", "5"), ("b", "2")]);
+        all.applied(at(0), &key, &mirror("6", "a", true));
+        all.deleted(&key, &mirror("6", "a", true));
+        is(&all, &[("a", "5"), ("b", "2")]);
+        let readable = Pod { metadata: ObjectMeta { uid: Some("2".into()), ..ObjectMeta::default() }, ..Pod::default() };
+        all.applied(at(0), &key, &Object::Pod(readable.into()));
+        is(&all, &[("a", "5")]);
+        all.applied(at(0), &key, &mirror("5", "a", false));
+        is(&all, &[]);
+        all.listed(at(0), &key, &[mirror("7", "e", true)]);
+        is(&all, &[("e", "7")]);
+        all.listed(at(0), &key, &[]);
+        is(&all, &[]);
     }
 
     // S17: at once, then ever more rarely; one more does not make it more often.

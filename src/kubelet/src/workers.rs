@@ -119,12 +119,12 @@ impl Kubelet {
                 return;
             }
             out.record(Recorded::warning(Subject::Pod(Arc::clone(&desired.pod)), reason.clone(), message.clone()));
-            self.unqueue(&name_of(&desired.pod), uid);
             if self.was_here(&desired.pod, uid) {
                 let verdict = Verdict { reason, message: format!("Pod was rejected: {message}"), disruption: false };
                 self.stop_refused(now, uid, verdict);
                 return;
             }
+            self.unqueue(&name_of(&desired.pod), uid);
             let status = rejected_status(&desired.pod, &reason, &message, now);
             self.parts.statuses.reject(now, &desired.pod, status, out);
             return;
@@ -179,7 +179,11 @@ impl Kubelet {
 
     /// A pod that an earlier life began with is refused: it is stopped, and has failed once nothing of it runs any more.
     fn stop_refused(&mut self, now: Now, uid: &PodUid, verdict: Verdict) {
-        let Some(desired) = self.pods.get(uid) else { return };
+        let Some(desired) = self.pods.get(uid).cloned() else { return };
+        if is_static(&desired.pod) {
+            // Nothing else of its name starts before it is gone (POD-081).
+            self.queue(name_of(&desired.pod), uid, true);
+        }
         let mut worker = PodWorker::new(now, uid.clone(), Arc::clone(&desired.pod), Some(desired.source));
         worker.terminate(now, pod_grace(&desired.pod), Some(verdict));
         self.workers.insert(uid.clone(), worker);

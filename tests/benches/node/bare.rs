@@ -44,7 +44,7 @@ impl Bare {
     pub(crate) fn connect(socket: &Path, logs: &Path) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let endpoint = Endpoint::Unix(socket.display().to_string());
-        let net: Arc<dyn Net> = Arc::new(SystemNet);
+        let net: Arc<dyn Net> = Arc::new(SystemNet::default());
         let client = runtime.block_on(async { CriRuntime::new(&net, &endpoint, &endpoint, tokio::time::Instant::now()) });
         Ok(Self { client, logs: logs.to_owned(), runtime })
     }

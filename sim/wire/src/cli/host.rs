@@ -33,7 +33,7 @@ impl Host for PretendHost {
         async move { Ok(Box::new(PretendLog { text: text.into_bytes(), at: 0 }) as Box<dyn LogFile>) }.boxed()
     }
 
-    fn cgroup_usage(&self, _: String) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
+    fn cgroup_usage(&self, _: String, _: bool) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
         async { Ok(None) }.boxed()
     }
 

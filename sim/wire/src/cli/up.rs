@@ -81,8 +81,9 @@ async fn cluster(options: &Up, dir: &Path) -> anyhow::Result<bool> {
         surroundings.env.host = Arc::new(PretendHost(Arc::new(Mutex::new(host))));
     }
     if options.v > 0 {
-        agent::telemetry::init(&resolved.logging, now)?;
+        surroundings.log = agent::telemetry::init(&resolved.logging, now)?;
     }
+    let log = surroundings.log.clone();
     let shutdown = CancellationToken::new();
     let agent = {
         let shutdown = shutdown.clone();
@@ -103,6 +104,7 @@ async fn cluster(options: &Up, dir: &Path) -> anyhow::Result<bool> {
         }
     }
     shutdown.cancel();
+    log.flush();
     Ok(ran)
 }
 

@@ -45,7 +45,7 @@ impl Host for SimHost {
         async move { Err(Failure::new(FailureKind::NotFound, format!("open {path}: no such file or directory"))) }.boxed()
     }
 
-    fn cgroup_usage(&self, _: String) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
+    fn cgroup_usage(&self, _: String, _: bool) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
         async { Ok(None) }.boxed()
     }
 

@@ -220,18 +220,24 @@ impl Access {
         }
         let server = cluster.server.clone().ok_or("clusters[].cluster.server: is not set")?;
         let server: http::Uri = server.parse().map_err(|e| format!("clusters[].cluster.server: {server:?} is not a URL: {e}"))?;
+        let insecure = cluster.insecure_skip_tls_verify.unwrap_or(false);
+        let authority = material(
+            "certificate-authority",
+            cluster.certificate_authority_data.as_deref(),
+            cluster.certificate_authority.as_deref(),
+        )?;
+        if insecure && authority.is_some() {
+            let why = "clusters[].cluster: specifying a root certificates file with the insecure flag is not allowed";
+            return Err(Wrong::Broken(why.to_owned()));
+        }
         let secret = |text: &secrecy::SecretString| secrecy::ExposeSecret::expose_secret(text).to_owned();
         let key_data = user.client_key_data.as_ref().map(secret);
         let token = user.token.as_ref().map(secret).map(|token| Material::Data(token.into_bytes()));
         Ok(Self {
             server,
             server_name: cluster.tls_server_name.clone(),
-            authority: material(
-                "certificate-authority",
-                cluster.certificate_authority_data.as_deref(),
-                cluster.certificate_authority.as_deref(),
-            )?,
-            insecure: cluster.insecure_skip_tls_verify.unwrap_or(false),
+            authority,
+            insecure,
             certificate: material(
                 "client-certificate",
                 user.client_certificate_data.as_deref(),
@@ -327,6 +333,11 @@ current-context: x";
         assert_eq!(parse(&empty).unwrap().trusted().unwrap(), Trust::These(Vec::new()));
         let insecure = GOOD.replace("certificate-authority-data: QUJD", "insecure-skip-tls-verify: true");
         assert_eq!(parse(&insecure).unwrap().trusted().unwrap(), Trust::Anybody);
+        // client-go/transport/transport.go (TLSConfigFor)
+        let both =
+            GOOD.replace("certificate-authority-data: QUJD", "certificate-authority-data: QUJD, insecure-skip-tls-verify: true");
+        let wrong = parse(&both).unwrap_err();
+        assert_eq!(wrong, "clusters[].cluster: specifying a root certificates file with the insecure flag is not allowed");
     }
 
     // API-280, S27

@@ -47,18 +47,25 @@ pub(super) fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> F
     let header = headers.get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
     let after = header.or(told.details.as_ref().map(|d| d.retry_after_seconds)).filter(|s| *s > 0).map(Duration::from_secs);
     let after = after.map(|after| after.min(RETRY_AFTER_MOST));
+    let asked = header.is_some() || after.is_some();
     let message = if told.message.is_empty() {
         let text: String = String::from_utf8_lossy(body).trim().chars().take(512).collect();
         if text.is_empty() { format!("the server answered {status}") } else { text }
     } else {
         told.message
     };
-    Failure::new(kind_of(status.as_u16(), &told.reason, after), message).with_status(status.as_u16())
+    let kind = match kind_of(status.as_u16(), &told.reason) {
+        // client-go/rest/with_retry.go (checkWait), SuggestsClientDelay: any 5xx may ask for it, and is asked again then.
+        FailureKind::Throttled { .. } => FailureKind::Throttled { after },
+        FailureKind::Unavailable if asked => FailureKind::Throttled { after },
+        kind => kind,
+    };
+    Failure::new(kind, message).with_status(status.as_u16())
 }
 
 /// An error that came within a watch.
 pub(super) fn in_watch(status: &Status) -> Failure {
-    Failure::new(kind_of(status.code, &status.reason, None), status.message.clone())
+    Failure::new(kind_of(status.code, &status.reason), status.message.clone())
 }
 
 /// Whether a server whose cache is behind was asked for what it has not seen yet.
@@ -67,7 +74,7 @@ pub(super) fn is_too_large_revision(failure: &Failure) -> bool {
     failure.message.contains("Too large resource version")
 }
 
-fn kind_of(code: u16, reason: &str, after: Option<Duration>) -> FailureKind {
+fn kind_of(code: u16, reason: &str) -> FailureKind {
     match code {
         401 => FailureKind::Unauthorized,
         403 => FailureKind::Forbidden,
@@ -75,7 +82,7 @@ fn kind_of(code: u16, reason: &str, after: Option<Duration>) -> FailureKind {
         409 if reason == "AlreadyExists" => FailureKind::AlreadyExists,
         409 => FailureKind::Conflict,
         410 => FailureKind::Gone,
-        429 => FailureKind::Throttled { after },
+        429 => FailureKind::Throttled { after: None },
         400 | 405 | 406 | 413 | 415 | 422 => FailureKind::Invalid,
         // The server may have done it before the gateway gave up.
         504 => FailureKind::UnknownOutcome,
@@ -141,6 +148,25 @@ mod tests {
             let failure = refused(StatusCode::TOO_MANY_REQUESTS, &headers, b"");
             assert_eq!(failure.kind, FailureKind::Throttled { after: Some(Duration::from_secs(300)) });
         }
+    }
+
+    // API-023, API-220: client-go/rest/with_retry.go, checkWait: 429 and every 5xx, if there is such a header.
+    #[test]
+    fn server_that_cannot_now_tells_when_to_come_back() {
+        let kind = |status: u16, after: Option<&str>, body: &str| {
+            let headers = after.map(|after| (RETRY_AFTER, after.parse().unwrap()));
+            refused(StatusCode::from_u16(status).unwrap(), &headers.into_iter().collect(), body.as_bytes()).kind
+        };
+        let throttled = |after: Option<u64>| FailureKind::Throttled { after: after.map(Duration::from_secs) };
+        assert_eq!(kind(503, Some("7"), ""), throttled(Some(7)));
+        assert_eq!(kind(500, Some("0"), ""), throttled(None));
+        // errors.go, SuggestsClientDelay.
+        assert_eq!(kind(500, None, r#"{"reason":"ServerTimeout","details":{"retryAfterSeconds":2}}"#), throttled(Some(2)));
+        assert_eq!(kind(503, Some("Wed, 21 Oct 2026 07:28:00 GMT"), ""), FailureKind::Unavailable);
+        assert_eq!(kind(503, None, ""), FailureKind::Unavailable);
+        assert_eq!(kind(404, Some("7"), ""), FailureKind::NotFound);
+        // Whether it was done is not known all the same.
+        assert_eq!(kind(504, Some("7"), ""), FailureKind::UnknownOutcome);
     }
 
     #[test]

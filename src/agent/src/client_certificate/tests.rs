@@ -170,7 +170,7 @@ impl Clock for Fixed {
 }
 
 fn world() -> World {
-    World { net: Arc::new(SystemNet), clock: Arc::new(Fixed), seed: 7 }
+    World { net: Arc::new(SystemNet::default()), clock: Arc::new(Fixed), seed: 7 }
 }
 
 async fn begun(scratch: &Scratch, bootstrap: bool) -> Result<(Access, Option<Renewal>), JoinError> {

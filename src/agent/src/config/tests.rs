@@ -63,7 +63,7 @@ fn an_empty_file_gives_the_core_upstreams_defaults() {
 
 #[test]
 fn a_start_without_file_keeps_the_legacy_defaults() {
-    // API-002, API-242, NODE-020, NODE-021
+    // API-002, API-242, NODE-020, NODE-021; INV-05: nobody is let in unasked but by a start without a file, or by one that says so.
     let legacy = run("--kubeconfig=/k", None, None).expect("valid");
     assert!(legacy.auth.anonymous);
     assert_eq!(legacy.auth.token_webhook, None);
@@ -76,6 +76,18 @@ fn a_start_without_file_keeps_the_legacy_defaults() {
     assert_eq!(strict.auth.token_webhook, Some(Duration::from_mins(2)));
     assert!(matches!(strict.auth.authorization, Authorization::Webhook { .. }));
     assert_eq!(strict.server.read_only, None);
+    let open = with("authentication: {anonymous: {enabled: true}}\nauthorization: {mode: AlwaysAllow}", "");
+    assert!(open.auth.anonymous && matches!(open.auth.authorization, Authorization::AlwaysAllow));
+    let half = with("", "--anonymous-auth=true");
+    assert!(half.auth.anonymous && matches!(half.auth.authorization, Authorization::Webhook { .. }));
+    // CRI-001: apis/config/v1beta1/defaults.go, kubelet.go (PreInitRuntimeService).
+    assert_eq!(strict.runtime.endpoint, "unix:///run/containerd/containerd.sock");
+    assert_eq!(strict.runtime.image_endpoint, strict.runtime.endpoint);
+    let apart = with("imageServiceEndpoint: unix:///run/images.sock", "").runtime;
+    assert_eq!(
+        (apart.endpoint.as_str(), apart.image_endpoint.as_str()),
+        (strict.runtime.endpoint.as_str(), "unix:///run/images.sock")
+    );
     assert_eq!(with("readOnlyPort: 10355", "").server.read_only, Some("0.0.0.0:10355".parse().expect("an address")));
     assert_eq!(strict.kubelet.eviction.thresholds.len(), 6);
 

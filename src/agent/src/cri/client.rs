@@ -174,10 +174,10 @@ impl CriRuntime {
         let mut client = self.images.clone();
         match call {
             CriCall::ImageStatus { image } => {
-                let request = ImageStatusRequest { image: image_spec(image), verbose: false };
+                let request = ImageStatusRequest { image: image_spec(image.clone()), verbose: false };
                 match reply(client.image_status(request).await)?.image {
                     None => Ok(CriReply::Image(None)),
-                    Some(found) => convert::image_status(found).map(|found| CriReply::Image(Some(found))),
+                    Some(found) => convert::image_status(&image, found).map(|found| CriReply::Image(Some(found))),
                 }
             }
             CriCall::PullImage { image, annotations, auth, sandbox_config } => {

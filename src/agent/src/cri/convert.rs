@@ -187,9 +187,15 @@ fn stop_signal(signal: i32) -> String {
 
 /// CRI-002: all four fields, or it is no runtime.
 pub(super) fn version(reply: cri::VersionResponse) -> Result<RuntimeVersion, Failure> {
-    let fields = [&reply.version, &reply.runtime_name, &reply.runtime_version, &reply.runtime_api_version];
-    if fields.into_iter().any(String::is_empty) {
-        return Err(malformed(format!("not all fields are set in VersionResponse ({reply:?})")));
+    let fields = [
+        ("Version", &reply.version),
+        ("RuntimeName", &reply.runtime_name),
+        ("RuntimeApiVersion", &reply.runtime_api_version),
+        ("RuntimeVersion", &reply.runtime_version),
+    ];
+    let missing: Vec<&str> = fields.into_iter().filter(|(_, value)| value.is_empty()).map(|(name, _)| name).collect();
+    if !missing.is_empty() {
+        return Err(malformed(format!("not all fields are set in VersionResponse (missing {})", missing.join(", "))));
     }
     Ok(RuntimeVersion { name: reply.runtime_name, version: reply.runtime_version, api_version: reply.runtime_api_version })
 }
@@ -236,9 +242,8 @@ pub(super) fn systemd_cgroup(reply: &cri::RuntimeConfigResponse) -> Result<Optio
 }
 
 /// The image that was asked for (CRI-006, CRI-035).
-pub(super) fn image_status(found: cri::Image) -> Result<Image, Failure> {
-    set(!found.id.is_empty(), || format!("Id of image {:?} is not set", found.repo_tags))?;
-    set(found.size > 0, || format!("size of image {:?} is not set", found.id))?;
+pub(super) fn image_status(asked: &str, found: cri::Image) -> Result<Image, Failure> {
+    set(!found.id.is_empty() && found.size > 0, || format!("Id or size of image {asked:?} is not set"))?;
     Ok(image(found))
 }
 
@@ -410,7 +415,7 @@ mod tests {
         assert_eq!(listed_container(&ours).unwrap().unwrap().pod, PodUid::new("u1"));
     }
 
-    // CRI-002
+    // CRI-002: remote_runtime.go (versionV1), and its words.
     #[test]
     fn version_needs_all_four_fields() {
         let whole = cri::VersionResponse {
@@ -420,16 +425,31 @@ mod tests {
             runtime_api_version: "v1".into(),
         };
         assert_eq!(version(whole.clone()).unwrap().name, "containerd");
-        let failure = version(cri::VersionResponse { runtime_name: String::new(), ..whole }).unwrap_err();
-        assert!(failure.message.starts_with("not all fields are set in VersionResponse"), "{failure}");
+        let missing = |reply: cri::VersionResponse| version(reply).unwrap_err().message;
+        let spoil: [(Spoil<cri::VersionResponse>, &str); 4] = [
+            (|v| v.version.clear(), "Version"),
+            (|v| v.runtime_name.clear(), "RuntimeName"),
+            (|v| v.runtime_api_version.clear(), "RuntimeApiVersion"),
+            (|v| v.runtime_version.clear(), "RuntimeVersion"),
+        ];
+        for (spoil, name) in spoil {
+            let mut reply = whole.clone();
+            spoil(&mut reply);
+            assert_eq!(missing(reply), format!("not all fields are set in VersionResponse (missing {name})"));
+        }
+        let all = "not all fields are set in VersionResponse (missing Version, RuntimeName, RuntimeApiVersion, RuntimeVersion)";
+        assert_eq!(missing(cri::VersionResponse::default()), all);
     }
 
-    // CRI-006
+    // CRI-006: remote_image.go (imageStatusV1), and its words.
     #[test]
     fn image_without_a_size_is_listed_but_no_answer() {
         let image = || cri::Image { id: "sha256:abc".into(), ..cri::Image::default() };
         assert_eq!(super::image(image()).id, "sha256:abc");
-        assert!(image_status(image()).unwrap_err().message.contains("size of image"));
+        for odd in [image(), cri::Image { size: 1, ..cri::Image::default() }] {
+            assert_eq!(image_status("busybox", odd).unwrap_err().message, "Id or size of image \"busybox\" is not set");
+        }
+        assert!(image_status("busybox", cri::Image { size: 1, ..image() }).is_ok());
     }
 
     // NODE-130, CRI-003: cmd/kubelet/app/server.go, getCgroupDriverFromCRI
@@ -514,7 +534,7 @@ mod tests {
             let _listed = cri::PodSandbox::decode(input).map(|listed| listed_sandbox(&listed).is_some());
             let _status = cri::StatusResponse::decode(input).map(runtime_status);
             let _version = cri::VersionResponse::decode(input).map(version);
-            let _image = cri::Image::decode(input).map(image_status);
+            let _image = cri::Image::decode(input).map(|image| image_status("i", image));
             let _usage = cri::FilesystemUsage::decode(input).map(|usage| filesystem(&usage));
         });
     }

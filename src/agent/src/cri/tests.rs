@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kubelet::failure::FailureKind;
 use kubelet::ids::SandboxId;
+use prost::Message as _;
 use proto::cri::{PodSandboxConfig, PodSandboxMetadata};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -32,16 +34,20 @@ enum Behaviour {
     IsSilent,
     /// Answers every call with a gRPC status and nothing else.
     Says(u16),
+    /// Answers every call with the list of one image whose ID is that long; 0 is a message with nothing in it.
+    Tells(usize),
+    /// Answers every call with a gRPC status, in so many letters, and nothing else.
+    SaysAtLength(u16, usize),
 }
 
 struct Scripted {
     script: Vec<Behaviour>,
     connections: AtomicUsize,
-    /// The methods that were called, by their path.
+    /// The methods that were called, by their path, and with what.
     called: Called,
 }
 
-type Called = Arc<Mutex<Vec<String>>>;
+type Called = Arc<Mutex<Vec<(String, Bytes)>>>;
 
 impl Net for Scripted {
     fn connect(&self, _: Endpoint) -> BoxFuture<'_, io::Result<BoxedStream>> {
@@ -53,8 +59,7 @@ impl Net for Scripted {
             match behaviour {
                 Behaviour::Refuses => return Err(io::ErrorKind::ConnectionRefused.into()),
                 Behaviour::HangsUp => drop(tokio::spawn(hang_up(theirs))),
-                Behaviour::IsSilent => drop(tokio::spawn(say(theirs, None, called))),
-                Behaviour::Says(code) => drop(tokio::spawn(say(theirs, Some(code), called))),
+                other => drop(tokio::spawn(say(theirs, other, called))),
             }
             Ok(Box::pin(ours) as BoxedStream)
         })
@@ -84,23 +89,44 @@ async fn hang_up(mut stream: tokio::io::DuplexStream) {
     }
 }
 
-async fn say(stream: tokio::io::DuplexStream, code: Option<u16>, called: Called) {
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        called.lock().unwrap().push(request.uri().path().to_owned());
-        answer(request, code)
-    });
+async fn say(stream: tokio::io::DuplexStream, behaviour: Behaviour, called: Called) {
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| answer(request, behaviour, Arc::clone(&called)));
     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn answer(request: Request<Incoming>, code: Option<u16>) -> Result<Response<Empty<Bytes>>, hyper::Error> {
-    request.into_body().collect().await?;
-    let Some(code) = code else { return std::future::pending().await };
-    let response = Response::builder()
-        .header("content-type", "application/grpc")
-        .header("grpc-status", code)
-        .header("grpc-message", "said the runtime");
-    Ok(response.body(Empty::<Bytes>::new()).unwrap())
+async fn answer(
+    request: Request<Incoming>,
+    behaviour: Behaviour,
+    called: Called,
+) -> Result<Response<BoxBody<Bytes, std::convert::Infallible>>, hyper::Error> {
+    let path = request.uri().path().to_owned();
+    let framed = request.into_body().collect().await?.to_bytes();
+    called.lock().unwrap().push((path, framed.slice(5.min(framed.len())..)));
+    let response = Response::builder().header("content-type", "application/grpc");
+    Ok(match behaviour {
+        Behaviour::Says(code) => response
+            .header("grpc-status", code)
+            .header("grpc-message", "said the runtime")
+            .body(Empty::<Bytes>::new().boxed())
+            .unwrap(),
+        Behaviour::SaysAtLength(code, length) => response
+            .header("grpc-status", code)
+            .header("grpc-message", "x".repeat(length))
+            .body(Empty::<Bytes>::new().boxed())
+            .unwrap(),
+        Behaviour::Tells(length) => {
+            let image = proto::cri::Image { id: "x".repeat(length), ..proto::cri::Image::default() };
+            let images = if length == 0 { Vec::new() } else { vec![image] };
+            let message = proto::cri::ListImagesResponse { images }.encode_to_vec();
+            let mut frame = vec![0];
+            frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+            frame.extend(message);
+            let well = http::HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), http::HeaderValue::from(0))]);
+            response.body(Full::from(frame).with_trailers(std::future::ready(Some(Ok(well)))).boxed()).unwrap()
+        }
+        _ => std::future::pending().await,
+    })
 }
 
 fn runtime(script: &[Behaviour]) -> CriRuntime {
@@ -180,12 +206,74 @@ async fn runtime_is_spoken_to_in_v1() {
     for call in [CriCall::Version, CriCall::List, CriCall::ListImages] {
         assert_eq!(runtime.call(call).await.unwrap_err().kind, FailureKind::Unimplemented);
     }
-    let mut called = called.lock().unwrap().clone();
+    let mut called: Vec<String> = called.lock().unwrap().iter().map(|(path, _)| path.clone()).collect();
     called.sort_unstable();
     called.dedup();
     assert!(called.contains(&"/runtime.v1.RuntimeService/Version".to_owned()), "{called:?}");
     assert!(called.contains(&"/runtime.v1.ImageService/ListImages".to_owned()), "{called:?}");
     assert!(called.iter().all(|path| path.starts_with("/runtime.v1.")), "{called:?}");
+}
+
+// CRI-001: remote_runtime.go (maxMsgSize): 16 MiB, four times what a client of gRPC takes by itself, and no more.
+#[tokio::test]
+async fn answers_of_up_to_sixteen_mebibytes_are_taken() {
+    for (length, fits) in [(5 << 20, true), ((16 << 20) - 64, true), (16 << 20, false)] {
+        let told = runtime(&[Behaviour::Tells(length)]).call(CriCall::ListImages).await;
+        assert_eq!(told.as_ref().is_ok_and(|told| matches!(told, CriReply::Images(images) if images.len() == 1)), fits, "{length}");
+    }
+}
+
+// CRI-001: the image service is at the runtime's endpoint unless it has one of its own; then the runtime is not asked for images.
+#[tokio::test]
+async fn images_are_asked_for_where_they_are() {
+    for (own, connections) in [(false, 1), (true, 2)] {
+        let scripted = Arc::new(Scripted {
+            script: vec![Behaviour::Tells(0); 2],
+            connections: AtomicUsize::new(0),
+            called: Called::default(),
+        });
+        let (net, endpoint) = (Arc::clone(&scripted) as Arc<dyn Net>, Endpoint::Unix("/run/nobody.sock".into()));
+        let images = if own { Endpoint::Unix("/run/images.sock".into()) } else { endpoint.clone() };
+        let runtime = CriRuntime::new(&net, &endpoint, &images, Instant::now());
+        assert!(matches!(runtime.call(CriCall::ListImages).await, Ok(CriReply::Images(images)) if images.is_empty()));
+        assert!(matches!(runtime.call(CriCall::List).await, Ok(CriReply::Listing { .. })));
+        assert_eq!(scripted.connections.load(Ordering::Relaxed), connections);
+    }
+}
+
+// CRI-002: remote_runtime.go (kubeRuntimeAPIVersion): the version that the kubelet says it speaks.
+#[tokio::test]
+async fn runtime_is_told_which_version_is_spoken() {
+    let (runtime, called) = watched(&[Behaviour::Tells(0)]);
+    let failure = runtime.call(CriCall::Version).await.unwrap_err();
+    assert!(failure.message.starts_with("not all fields are set in VersionResponse"), "{failure}");
+    let (path, request) = called.lock().unwrap()[0].clone();
+    assert_eq!(path, "/runtime.v1.RuntimeService/Version");
+    assert_eq!(proto::cri::VersionRequest::decode(request).unwrap().version, "0.1.0");
+}
+
+// CRI-006: remote_runtime.go and remote_image.go: an answer without what was asked for is none.
+#[tokio::test]
+async fn answer_without_what_was_asked_for_is_refused() {
+    let runtime = runtime(&[Behaviour::Tells(0)]);
+    let metadata = PodSandboxMetadata { name: "web".into(), ..PodSandboxMetadata::default() };
+    let sandbox = Arc::new(PodSandboxConfig { metadata: Some(metadata), ..PodSandboxConfig::default() });
+    let metadata = proto::cri::ContainerMetadata { name: "main".into(), attempt: 0 };
+    let config = Box::new(proto::cri::ContainerConfig { metadata: Some(metadata), ..proto::cri::ContainerConfig::default() });
+    let create = CriCall::CreateContainer { sandbox: SandboxId::new("s1"), config, sandbox_config: Arc::clone(&sandbox) };
+    let run = CriCall::RunPodSandbox { config: sandbox, runtime_handler: String::new() };
+    let pull = CriCall::PullImage { image: "busybox".into(), annotations: BTreeMap::new(), auth: None, sandbox_config: None };
+    for (call, why) in [
+        (run, "PodSandboxId is not set for sandbox \"web\""),
+        (create, "ContainerId is not set for container \"main\""),
+        (pull, "imageRef of image \"busybox\" is not set"),
+        (CriCall::Status, "RuntimeReady or NetworkReady condition are not set"),
+    ] {
+        let failure = runtime.call(call).await.unwrap_err();
+        assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::Other, why));
+    }
+    let session = StreamRequest::PortForward { sandbox: "s1".into(), ports: vec![80] };
+    assert_eq!(runtime.stream_url(session).await.unwrap_err().message, "URL is not set");
 }
 
 // RTD-011
@@ -198,6 +286,19 @@ async fn exec_over_a_broken_connection_says_nothing_of_the_container() {
     let failure = runtime(&[Behaviour::Says(deadline_exceeded)]).call(exec).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::UnknownOutcome);
     assert!(failure.message.starts_with("command timed out"), "{failure}");
+}
+
+// CRI-001: internal/transport/defaults.go (defaultClientMaxHeaderListSize): what a runtime repeats of a long command, or of a registry's
+// answer, is told, and it is known that the call failed.
+#[tokio::test]
+async fn long_error_arrives_whole() {
+    let failure = runtime(&[Behaviour::SaysAtLength(2, 100_000)]).call(CriCall::Status).await.unwrap_err();
+    assert_eq!(
+        (failure.kind, failure.message.len()),
+        (FailureKind::Other, 100_000),
+        "{}",
+        &failure.message[..100.min(failure.message.len())]
+    );
 }
 
 // CRI-032

@@ -73,11 +73,7 @@ impl Url {
             other => return Err(format!("unsupported protocol scheme {}", quote(other.unwrap_or_default().as_bytes()))),
         };
         let authority = reference.authority.filter(|authority| !authority.is_empty()).ok_or("http: no Host in request URL")?;
-        let login = authority.rsplit_once('@').map(|(login, _)| {
-            let (user, password) = login.split_once(':').unwrap_or((login, ""));
-            Some((unescape(user)?, unescape(password)?))
-        });
-        let login = login.map(|login| login.ok_or("net/url: invalid userinfo")).transpose()?;
+        let login = login_in(authority).map(|login| login.ok_or("net/url: invalid userinfo")).transpose()?;
         let (host, port) = split_authority(authority).ok_or("it has no valid host or port")?;
         Ok((Self { https, host, port, path: reference.path, query: reference.query, fragment: reference.fragment }, login))
     }
@@ -90,6 +86,13 @@ impl Url {
 
     /// Where a `Location` of an answer to this URL leads (POD-247).
     pub(crate) fn resolve(&self, location: &str) -> Result<Self, Unresolved> {
+        if let Some((Some(scheme), rest)) = split_scheme(location)
+            && !rest.starts_with('/')
+            && !matches!(scheme.to_ascii_lowercase().as_str(), "http" | "https")
+        {
+            // What Go calls opaque: it leads to no host.
+            return Err(Unresolved::Scheme(scheme.to_owned(), String::new()));
+        }
         let reference = Reference::parse(location).ok_or(Unresolved::Malformed)?;
         let https = match reference.scheme.map(str::to_ascii_lowercase).as_deref() {
             None => self.https,
@@ -110,6 +113,15 @@ impl Url {
         let same_document = !absolute && reference.path.is_empty() && reference.query.is_none();
         let query = if same_document { self.query.clone() } else { reference.query };
         Ok(Self { https, host, port, path, query, fragment: reference.fragment })
+    }
+
+    /// Who asks after a redirect there: a location with a host of its own has its own login or none, any other keeps that of the URL
+    /// before (net/url, ResolveReference).
+    pub(crate) fn login_after(kept: Option<Login>, location: &str) -> Option<Login> {
+        match Reference::parse(location)?.authority {
+            Some(authority) => login_in(authority).flatten(),
+            None => kept,
+        }
     }
 
     /// The port that is connected to.
@@ -182,6 +194,13 @@ fn split_scheme(text: &str) -> Option<(Option<&str>, &str)> {
         }
     }
     Some((None, text))
+}
+
+/// The login in an authority, if there is one; `Some(None)` if it cannot be read.
+fn login_in(authority: &str) -> Option<Option<Login>> {
+    let (login, _) = authority.rsplit_once('@')?;
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    Some(unescape(user).zip(unescape(password)))
 }
 
 /// Host without brackets, and port. `None` if it is none.
@@ -322,7 +341,8 @@ mod tests {
         assert_eq!(to("ftp://10.0.0.2/x"), Err(Unresolved::Scheme("ftp".to_owned(), "10.0.0.2".to_owned())));
         assert_eq!(to("http://h:port/"), Err(Unresolved::Malformed));
         assert_eq!(to("::"), Err(Unresolved::Malformed));
-        assert_eq!(to("a:b/c"), Err(Unresolved::Malformed));
+        // Opaque, as recorded of a kubelet 1.36.2 (`mailto:x`): it leads to no host.
+        assert_eq!(to("a:b/c"), Err(Unresolved::Scheme("a".to_owned(), String::new())));
         assert_eq!(to("/%zz"), Err(Unresolved::Malformed));
     }
 

@@ -15,7 +15,7 @@ use crate::go_text::{dial_error, io_error, quote};
 use crate::tls::{connect_trusted, connect_unverified};
 
 /// As much of an answer as an error may quote.
-const KEPT: usize = 256;
+const KEPT: usize = 1024;
 
 /// What Go says of a server that answers a TLS handshake in plain HTTP; a lifecycle hook is then tried again without TLS.
 pub(crate) const HTTP_ON_HTTPS: &str = "http: server gave HTTP response to HTTPS client";
@@ -139,11 +139,14 @@ fn handshake_error(error: &io::Error, heard: &[u8]) -> String {
 /// What Go says of an exchange that hyper could not make, after the other side had said so much.
 pub(crate) fn exchange_error(error: &hyper::Error, heard: &[u8]) -> String {
     if error.is_parse() {
-        return malformed(heard).unwrap_or_else(|| error.to_string());
+        return malformed(heard).or_else(|| malformed_header(heard)).unwrap_or_else(|| error.to_string());
     }
     if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
         // Go's word for a server that hangs up.
         return if heard.is_empty() { "EOF".to_owned() } else { "unexpected EOF".to_owned() };
+    }
+    if cause(error).is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidInput && cause.to_string().contains("chunk")) {
+        return "invalid byte in chunk length".to_owned();
     }
     // A body that ends too soon.
     if cause(error).is_some_and(|cause| cause.kind() == io::ErrorKind::UnexpectedEof) {
@@ -173,9 +176,70 @@ fn malformed(heard: &[u8]) -> Option<String> {
     (!known).then(|| format!("malformed HTTP version {}", quote(version)))
 }
 
+/// What is wrong with the headers of an answer, if their end or the fault was heard (net/textproto, readMIMEHeader; net/http,
+/// fixLength).
+fn malformed_header(heard: &[u8]) -> Option<String> {
+    let mut lines = heard.split(|byte| *byte == b'\n');
+    let rest = lines.next_back().unwrap_or_default();
+    let lines = lines.skip(1).map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let mut lengths: Vec<String> = Vec::new();
+    let mut is_whole = false;
+    for (at, line) in lines.enumerate() {
+        is_whole = line.is_empty();
+        if is_whole {
+            break;
+        }
+        if line.starts_with(b" ") || line.starts_with(b"\t") {
+            if at == 0 {
+                return Some(format!("malformed MIME header initial line: {}", String::from_utf8_lossy(line)));
+            }
+            continue;
+        }
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            return Some(format!("malformed MIME header: missing colon: {}", quote(line)));
+        };
+        let (name, value) = (line[..colon].trim_ascii_end(), line[colon + 1..].trim_ascii());
+        if name.is_empty() || name.iter().chain(value).any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+            return Some(format!("malformed MIME header line: {}", String::from_utf8_lossy(line)));
+        }
+        if name.eq_ignore_ascii_case(b"content-length") {
+            if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+                return Some(format!("bad Content-Length {}", quote(value)));
+            }
+            lengths.push(quote(value));
+        }
+    }
+    lengths.dedup();
+    if lengths.len() > 1 {
+        return Some(format!("http: message cannot contain multiple Content-Length headers; got [{}]", lengths.join(" ")));
+    }
+    // The connection ended within a line, or more was said than is kept.
+    (!is_whole && heard.len() < KEPT && !rest.is_empty() && !rest.contains(&b':'))
+        .then(|| format!("malformed MIME header: missing colon: {}", quote(rest)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Each as recorded of a kubelet 1.36.2.
+    #[test]
+    fn headers_that_are_none_are_told_in_gos_words() {
+        for (headers, told) in [
+            ("no colon here\r\n\r\n", "malformed MIME header: missing colon: \"no colon here\""),
+            (" first: b\r\n\r\n", "malformed MIME header initial line:  first: b"),
+            (": b\r\n\r\n", "malformed MIME header line: : b"),
+            ("Content-Length: many\r\n\r\n", "bad Content-Length \"many\""),
+            (
+                "Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+                "http: message cannot contain multiple Content-Length headers; got [\"3\" \"4\"]",
+            ),
+        ] {
+            let heard = format!("HTTP/1.1 200 OK\r\n{headers}");
+            assert_eq!(malformed_header(heard.as_bytes()).as_deref(), Some(told));
+        }
+        assert_eq!(malformed_header(b"HTTP/1.1 200 OK\r\nA: b\r\n folded\r\nContent-Length: 2\r\n\r\nok"), None);
+    }
 
     // The first as recorded of the kubelet (case 098), the others after net/http's ReadResponse.
     #[test]

@@ -143,7 +143,7 @@ fn write_files(directory: &Path, payload: &Files) -> Result<(), HostError> {
     for (path, file) in payload {
         let full = directory.join(path);
         if let Some(parent) = full.parent() {
-            files::make_dirs(parent, 0o755)?;
+            make_parents(parent)?;
         }
         let mut open = files::open(&full, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW, 0o600)?;
         open.write_all(file.data.reveal()).context("write", &full)?;
@@ -151,6 +151,14 @@ fn write_files(directory: &Path, payload: &Files) -> Result<(), HostError> {
         give(&full, file.owner)?;
     }
     Ok(())
+}
+
+/// Of a file in the way it is said what Go's os.MkdirAll says, which upstream calls with a slash at the end (filepath.Split).
+fn make_parents(directory: &Path) -> Result<(), HostError> {
+    match directory.ancestors().find(|above| fs::metadata(above).is_ok_and(|found| !found.is_dir())) {
+        Some(file) => Err(rustix::io::Errno::EXIST).context("mkdir", &file.join("")),
+        None => files::make_dirs(directory, 0o755),
+    }
 }
 
 fn give(path: &Path, owner: Option<i64>) -> Result<(), HostError> {
@@ -204,7 +212,7 @@ mod tests {
         files::names(volume).unwrap().into_iter().filter(|n| dated(Path::new(n))).collect()
     }
 
-    // AWR-001
+    // AWR-001: pkg/volume/util/atomic_writer.go, newTimestampDir and writePayloadToDir.
     #[test]
     fn files_are_seen_through_links_into_a_dated_directory() {
         let scratch = Scratch::new();
@@ -217,8 +225,17 @@ mod tests {
         let dated = dated_in(scratch.path());
         assert_eq!(fs::read_link(scratch.path().join("..data")).unwrap(), Path::new(&dated[0]));
         let (date, number) = dated[0][2..].split_once('.').unwrap();
-        assert_eq!(date.len(), "2006_01_02_15_04_05".len());
-        assert!(number.bytes().all(|b| b.is_ascii_digit()), "{number}");
+        assert!(!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()), "{number}");
+        let directory = scratch.path().join(&dated[0]);
+        let made = jiff::civil::DateTime::strptime("%Y_%m_%d_%H_%M_%S", date).unwrap().to_zoned(jiff::tz::TimeZone::UTC).unwrap();
+        let changed = jiff::Timestamp::try_from(fs::metadata(&directory).unwrap().modified().unwrap()).unwrap();
+        assert!(changed.duration_since(made.timestamp()).as_secs().abs() <= 5, "{date} is not {changed}");
+        let mode = |path: &Path| fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(&directory), mode(&directory.join("dir")), mode(&directory.join("dir/inner"))), (0o755, 0o755, 0o755));
+        for name in ["key", "dir"] {
+            assert_eq!(fs::read_link(scratch.path().join(name)).unwrap(), Path::new("..data").join(name));
+        }
+        assert_eq!(files::names(scratch.path()).unwrap(), [dated[0].as_str(), "..data", "dir", "key"]);
     }
 
     // AWR-004
@@ -233,6 +250,76 @@ mod tests {
         assert_eq!(after.len(), 1);
         assert_ne!(before, after);
         assert_eq!(files::names(scratch.path()).unwrap(), [after[0].as_str(), "..data", "a"]);
+    }
+
+    /// What happens in a directory meanwhile, as the kernel tells it, each once in a row: what, and to which name.
+    fn told_of(directory: &Path, act: impl FnOnce()) -> Vec<(&'static str, String)> {
+        use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+        let kernel = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
+        let changes = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::DELETE | WatchFlags::ATTRIB;
+        inotify::add_watch(&kernel, directory, changes).unwrap();
+        act();
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 1 << 14];
+        let mut reader = inotify::Reader::new(&kernel, &mut buffer);
+        let mut told = Vec::new();
+        while let Ok(event) = reader.next() {
+            let kinds = [(ReadFlags::CREATE, "made"), (ReadFlags::MOVED_TO, "renamed"), (ReadFlags::DELETE, "gone")];
+            let what = kinds.iter().find(|(kind, _)| event.events().contains(*kind)).map_or("given", |(_, what)| what);
+            let name = event.file_name().map_or(".", |name| name.to_str().unwrap());
+            told.push((what, name.to_owned()));
+        }
+        told.dedup();
+        told
+    }
+
+    // AWR-004: pkg/volume/util/atomic_writer.go, Write, steps 5 to 12: the volume is given to the group before anybody can see the
+    // files, and only if any are written.
+    #[test]
+    fn steps_of_a_write_have_their_order() {
+        let scratch = Scratch::new();
+        let group = Some(rustix::process::getegid().as_raw());
+        let names = |told: Vec<(&'static str, String)>| {
+            let steps = told.into_iter().filter(|(what, name)| *what != "given" || name == ".");
+            steps.map(|(what, name)| format!("{what} {name}")).collect::<Vec<_>>()
+        };
+        write(scratch.path(), &payload(&[("a", "1"), ("b", "1")]), group).unwrap();
+        let old = dated_in(scratch.path()).remove(0);
+        files::chmod(scratch.path(), 0o755).unwrap();
+        let changed = payload(&[("a", "2"), ("c", "2")]);
+        let told = names(told_of(scratch.path(), || write(scratch.path(), &changed, group).unwrap()));
+        let new = dated_in(scratch.path()).remove(0);
+        let steps = [
+            format!("made {new}"),
+            "given .".to_owned(),
+            "made ..data_tmp".to_owned(),
+            "renamed ..data".to_owned(),
+            "made c".to_owned(),
+            "gone b".to_owned(),
+            format!("gone {old}"),
+        ];
+        assert_eq!(told, steps);
+        files::chmod(scratch.path(), 0o755).unwrap();
+        assert!(told_of(scratch.path(), || write(scratch.path(), &changed, group).unwrap()).is_empty());
+    }
+
+    // AWR-004: writePayloadToDir: chmod is exact, whatever the umask; the user gets his files, and the links to them.
+    #[test]
+    fn files_have_their_mode_and_their_owner() {
+        use std::os::unix::fs::MetadataExt as _;
+        let scratch = Scratch::new();
+        let own = rustix::process::geteuid();
+        // Only root can give anything away.
+        let owner = if own.is_root() { 4711 } else { own.as_raw() };
+        let mut given = payload(&[("key", "1"), ("dir/other", "2")]);
+        for file in given.values_mut() {
+            (file.mode, file.owner) = (0o666, Some(i64::from(owner)));
+        }
+        write(scratch.path(), &given, None).unwrap();
+        let of = |path: &str| fs::symlink_metadata(scratch.path().join(path)).unwrap();
+        for file in ["..data/key", "..data/dir/other"] {
+            assert_eq!((of(file).permissions().mode() & 0o7777, of(file).uid()), (0o666, owner), "{file}");
+        }
+        assert_eq!((of("key").uid(), of("dir").uid(), of("..data").uid()), (owner, owner, own.as_raw()));
     }
 
     // AWR-003
@@ -260,8 +347,11 @@ mod tests {
     fn failed_write_leaves_what_was_there_and_nothing_else() {
         let scratch = Scratch::new();
         write(scratch.path(), &payload(&[("a", "1")]), None).unwrap();
-        // A file cannot be a directory as well.
-        assert!(write(scratch.path(), &payload(&[("a", "2"), ("a/b", "2")]), None).is_err());
+        // A file cannot be a directory as well; in the words of os.MkdirAll (writePayloadToDir).
+        for below in ["a/b", "a/b/c"] {
+            let why = write(scratch.path(), &payload(&[("a", "2"), (below, "2")]), None).unwrap_err().to_string();
+            assert!(why.starts_with("mkdir /") && why.ends_with("/a/: file exists"), "{why}");
+        }
         assert_eq!((scratch.get("a"), dated_in(scratch.path()).len()), ("1".into(), 1));
         write(scratch.path(), &payload(&[("a", "3")]), None).unwrap();
         assert_eq!(scratch.get("a"), "3");

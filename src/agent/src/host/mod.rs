@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use kubelet::action::HostCall;
+use kubelet::action::{HostCall, VolumeSetup};
 use kubelet::config::Config;
 use kubelet::event::HostReply;
 use kubelet::failure::{Failure, FailureKind};
@@ -101,6 +101,20 @@ impl LinuxHost {
         })
     }
 
+    /// On a path that pods name and the agent has not made: whatever hangs there is counted against its filesystem as well.
+    fn elsewhere(&self, call: HostCall, path: String) -> BoxFuture<'static, Result<HostReply, Failure>> {
+        let (layout, threads) = (Arc::clone(&self.layout), Arc::clone(&self.threads));
+        let (about, subject) = (call.turn(), call.subject());
+        let of_mounts = (format!("mounts for {about}"), subject.clone());
+        let on = self.blocking(of_mounts, move |layout| Ok(mounts::foreign(&layout.at(&path)?, &layout.at(&layout.kubelet_root)?)));
+        Box::pin(async move {
+            let on = on.await?;
+            let turn = threads.turn_on(&about, &subject, on.as_deref()).await;
+            threads.was_given(&about, None);
+            on_a_thread(turn, move || operate(&layout, &call)).await
+        })
+    }
+
     /// NODE-080: a name server that does not answer holds up its own thread, and nothing else.
     fn addresses(
         &self,
@@ -151,6 +165,18 @@ impl LinuxHost {
             threads.was_given(&about, None);
             given
         })
+    }
+}
+
+/// The path of an operation that may lie on anything that is mounted on the machine.
+fn foreign_path(call: &HostCall) -> Option<&str> {
+    match call {
+        HostCall::SetUpVolume { setup, .. } => match &**setup {
+            VolumeSetup::HostPath { path, .. } => Some(path),
+            VolumeSetup::EmptyDir { .. } | VolumeSetup::Files { .. } => None,
+        },
+        HostCall::BindSubPath { volume_path: path, .. } | HostCall::FsUsage { path } => Some(path),
+        _ => None,
     }
 }
 
@@ -205,6 +231,10 @@ impl Host for LinuxHost {
         if let HostCall::NodeAddresses { name, within, given } = call {
             return self.addresses(turn, name, within, given);
         }
+        if let Some(path) = foreign_path(&call) {
+            let path = path.to_owned();
+            return self.elsewhere(call, path);
+        }
         self.blocking(turn, move |layout| operate(layout, &call))
     }
 
@@ -217,14 +247,14 @@ impl Host for LinuxHost {
         self.blocking(who, move |layout| Ok(Box::new(logs::Log::open(layout.at(&path)?, opened)?) as Box<dyn LogFile>))
     }
 
-    fn cgroup_usage(&self, cgroup: String) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
+    fn cgroup_usage(&self, cgroup: String, pressure: bool) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
         self.blocking((format!("usage of cgroup {cgroup}"), "usage of cgroups".to_owned()), move |layout| {
             let mut whole = cgroups::Whole::default();
             if cgroup == "/" {
                 (whole.memory, whole.swap) = machine::memory(layout)?;
                 whole.swap_used = machine::swap_used(layout)?;
             }
-            cgroups::usage(&Cgroups::of(layout), &cgroup, whole)
+            cgroups::usage(&Cgroups::of(layout), &cgroup, whole, pressure)
         })
     }
 
@@ -366,6 +396,29 @@ mod tests {
         assert_eq!(host.call(strange).await.unwrap_err().kind, FailureKind::Invalid);
     }
 
+    // Issue 10, S6: a check of a path that hangs for eight pods is begun for no ninth; other paths are.
+    #[tokio::test(start_paused = true)]
+    async fn paths_on_a_filesystem_that_hangs_are_counted_against_it() {
+        let host = LinuxHost::new(&Config::new("192.0.2.1"));
+        let Some(proc) = mounts::foreign(Path::new("/proc/sys"), Path::new("/")) else {
+            println!("skipped: /proc is not mounted");
+            return;
+        };
+        let check = async |pod: &str, path: &str| {
+            let setup = VolumeSetup::HostPath { path: path.to_owned(), kind: "Directory".to_owned() };
+            let call = HostCall::SetUpVolume { pod: PodUid::new(pod), volume: "v".to_owned(), setup: Box::new(setup) };
+            tokio::time::timeout(Duration::from_secs(120), host.call(call)).await
+        };
+        let mut hang = Vec::new();
+        for number in 0..8 {
+            hang.push(host.threads.turn_on(&number.to_string(), &number.to_string(), Some(&proc)).await);
+        }
+        assert!(check("u1", "/proc/sys").await.is_err());
+        assert!(matches!(check("u2", "/").await, Ok(Ok(HostReply::Done))));
+        hang.pop();
+        assert!(matches!(check("u1", "/proc/sys").await, Ok(Ok(HostReply::Done))));
+    }
+
     // N2, NODE-080: addresses that the machine has are told, those that it has not are not; a node name that nobody knows is no
     // failure.
     #[tokio::test]
@@ -383,6 +436,20 @@ mod tests {
         drop(hangs);
     }
 
+    // cost-usage (NODE-125): there is no such file to read, and only the root misses it.
+    #[tokio::test]
+    async fn memory_of_the_machine_is_read_for_the_root_alone() {
+        let scratch = Scratch::new();
+        scratch.put("sys/fs/cgroup/cgroup.controllers", "cpu\n");
+        scratch.put("sys/fs/cgroup/kubepods/memory.current", "10\n");
+        let host = LinuxHost::below(scratch.path(), &Config::new("n1"));
+        let usage = |cgroup: &str| host.cgroup_usage(cgroup.to_owned(), false);
+        assert_eq!(usage("/kubepods").await.unwrap().unwrap().memory, 10);
+        assert!(usage("/").await.unwrap_err().message.contains("proc/meminfo"));
+        scratch.put("proc/meminfo", "MemTotal: 1 kB\n");
+        assert_eq!(usage("/").await.unwrap().unwrap().memory_limit, Some(1024));
+    }
+
     /// Shows what this machine is: `cargo test -p agent --lib this_machine -- --nocapture`.
     #[tokio::test]
     async fn this_machine_has_processors_and_memory() {
@@ -390,7 +457,7 @@ mod tests {
         let Ok(HostReply::Machine(machine)) = host.call(HostCall::MachineInfo).await else { panic!("no machine") };
         println!("{machine:?}");
         assert!(machine.cpus > 0 && machine.memory > 0 && machine.max_pids > 0);
-        let root = host.cgroup_usage("/".into()).await.unwrap();
+        let root = host.cgroup_usage("/".into(), true).await.unwrap();
         println!("{root:?}");
     }
 }

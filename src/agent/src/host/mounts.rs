@@ -17,6 +17,8 @@ use super::error::{Context as _, HostError, unless_missing};
 /// One mount of this process's namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mount {
+    /// The filesystem, as major and minor number: the same wherever it is mounted.
+    pub(super) device: String,
     pub(super) point: PathBuf,
     pub(super) filesystem: String,
     /// Whether mounts made in it show elsewhere.
@@ -35,12 +37,13 @@ pub(super) fn table() -> Result<Vec<Mount>, HostError> {
 fn parse(table: &[u8]) -> Vec<Mount> {
     let mount = |line: &[u8]| {
         let mut fields = line.split(|byte| *byte == b' ');
-        let point = unescape(fields.nth(4)?);
+        let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+        let device = text(fields.nth(2)?);
+        let point = unescape(fields.nth(1)?);
         let tags: Vec<&[u8]> = fields.by_ref().skip(1).take_while(|field| *field != b"-").collect();
         let shared = tags.iter().any(|tag| tag.starts_with(b"shared:"));
-        let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
         let filesystem = text(fields.next()?);
-        Some(Mount { point, shared, filesystem, options: fields.nth(1).map(text).unwrap_or_default() })
+        Some(Mount { device, point, shared, filesystem, options: fields.nth(1).map(text).unwrap_or_default() })
     };
     table.split(|byte| *byte == b'\n').filter_map(mount).collect()
 }
@@ -88,8 +91,23 @@ pub(super) fn below(path: &Path) -> Result<Vec<PathBuf>, HostError> {
 /// The mount that a path lies on.
 pub(super) fn holding(path: &Path) -> Result<Option<Mount>, HostError> {
     let path = fs::canonicalize(path).context("realpath", path)?;
-    let holding = table()?.into_iter().filter(|m| path.starts_with(&m.point));
-    Ok(holding.max_by_key(|m| m.point.components().count()))
+    Ok(by_its_text(&table()?, &path).cloned())
+}
+
+/// The mount that a path without links lies on, of several at one place the visible one.
+fn by_its_text<'a>(table: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    table.iter().filter(|m| path.starts_with(&m.point)).max_by_key(|m| m.point.components().count())
+}
+
+/// The filesystem that a path lies on by its text, if it is another than the root's and than that of `own`. Nothing is looked at but the
+/// table, for the filesystem may be one that hangs.
+pub(super) fn foreign(path: &Path, own: &Path) -> Option<String> {
+    foreign_in(&table().ok()?, path, own)
+}
+
+fn foreign_in(table: &[Mount], path: &Path, own: &Path) -> Option<String> {
+    let on = |path: &Path| by_its_text(table, path).map(|mount| &mount.device);
+    on(path).filter(|device| Some(*device) != on(own) && Some(*device) != on(Path::new("/"))).cloned()
 }
 
 /// Mounts of tmpfs on this kernel are kept from swap if it can do that (VTY-002); tried once.
@@ -176,6 +194,16 @@ mod tests {
         assert_eq!((mounts[0].point.as_path(), mounts[0].shared), (Path::new("/"), true));
         assert_eq!(mounts[1].point, Path::new("/var/lib/my kubelet/v"));
         assert_eq!((mounts[1].filesystem.as_str(), mounts[1].options.as_str(), mounts[1].shared), ("tmpfs", "rw,size=64k", false));
+    }
+
+    // Issue 10, S6: one server's directories are one filesystem, wherever they are mounted.
+    #[test]
+    fn filesystem_of_a_path_is_known_without_asking_it() {
+        let nfs = "92 25 0:50 / /srv/a rw - nfs4 x:/ rw\n93 25 0:50 /b /srv/b rw - nfs4 x:/ rw\n94 25 8:2 / /var/lib/kubelet rw - ext4 /dev/sda2 rw\n";
+        let table = parse([TABLE, nfs].concat().as_bytes());
+        let on = |path: &str| foreign_in(&table, Path::new(path), Path::new("/var/lib/kubelet"));
+        assert_eq!((on("/srv/a/x").as_deref(), on("/srv/b").as_deref(), on("/srv/ab")), (Some("0:50"), Some("0:50"), None));
+        assert_eq!((on("/"), on("/var/lib/kubelet/pods/u1"), on("/var/lib/my kubelet/v/x").as_deref()), (None, None, Some("0:40")));
     }
 
     // Issue 10, S15: one strange name hides neither itself nor the others.

@@ -98,16 +98,22 @@ pub(super) fn list_logs(layout: &Layout) -> Result<Vec<String>, HostError> {
 /// POD-343: links into pods' logs whose container's directory is gone. One that leads to no log is no reason alone: while a log is rotated
 /// there is none.
 pub(super) fn sweep_log_links(layout: &Layout) -> Result<(), HostError> {
+    sweep_log_links_by(layout, files::remove)
+}
+
+/// One that cannot be removed keeps none of the others; the first such failure is told.
+fn sweep_log_links_by(layout: &Layout, remove: impl Fn(&Path) -> Result<(), HostError>) -> Result<(), HostError> {
+    let mut outcome = Ok(());
     let links = layout.at(&layout.container_logs)?;
     for name in files::names(&links)?.iter().filter(|name| name.ends_with(".log")) {
         let link = links.join(name);
         let target = fs::read_link(&link).ok().and_then(|target| target.to_str().map(str::to_owned));
         let log = target.and_then(|target| layout.below_pod_logs(&target).ok());
         if log.as_deref().and_then(Path::parent).is_some_and(|directory| !directory.exists()) {
-            files::remove(&link)?;
+            outcome = outcome.and(remove(&link));
         }
     }
-    Ok(())
+    outcome
 }
 
 /// LOG-004: the highest restart count among a container's log files.
@@ -224,5 +230,21 @@ mod tests {
         let mut left = files::names(&links).unwrap();
         left.sort();
         assert_eq!(left, ["somebodys.log", "web_default_main-rotated.log"]);
+    }
+
+    // POD-343: kuberuntime_gc.go, evictPodLogsDirectories logs what it cannot remove and goes on.
+    #[test]
+    fn link_that_cannot_be_removed_does_not_end_the_sweep() {
+        let scratch = Scratch::new();
+        let (layout, _) = made(&scratch);
+        let links = scratch.path().join("var/log/containers");
+        fs::create_dir_all(&links).unwrap();
+        for name in ["a.log", "b.log", "c.log"] {
+            symlink(format!("{LOGS}/gone/0.log"), links.join(name)).unwrap();
+        }
+        let remove =
+            |link: &Path| if link.ends_with("b.log") { Err(HostError::Unfit("no".to_owned())) } else { files::remove(link) };
+        assert!(sweep_log_links_by(&layout, remove).unwrap_err().to_string().contains("no"));
+        assert_eq!(files::names(&links).unwrap(), ["b.log"]);
     }
 }

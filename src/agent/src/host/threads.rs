@@ -13,7 +13,7 @@ use crate::bounds::Bounds;
 
 /// How many threads one pod, or one thing that is no pod's, may hold for ever.
 const EACH: usize = 8;
-/// How many threads all of them may hold: fewer than the runtime has, so that name servers and files are asked all the same.
+/// How many threads all of them may hold: fewer than the runtime has.
 const ALL: usize = 3072;
 /// How long it is remembered that a group was given a volume though nobody waited for it any more.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -23,6 +23,7 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 pub(super) struct Threads {
     turns: Bounds,
     subjects: Bounds,
+    filesystems: Bounds,
     all: std::sync::Arc<Semaphore>,
     given: Mutex<BTreeMap<String, (Gift, Instant)>>,
 }
@@ -31,20 +32,31 @@ pub(super) struct Threads {
 pub(super) type Gift = (i64, bool);
 
 /// The right to a thread. The thread itself holds it, for a call that was given up ends when the kernel lets it.
-pub(super) struct Turn(#[expect(dead_code, reason = "held until it is dropped")] [Option<OwnedSemaphorePermit>; 3]);
+pub(super) struct Turn(#[expect(dead_code, reason = "held until it is dropped")] [Option<OwnedSemaphorePermit>; 4]);
 
 impl Threads {
     pub(super) fn new() -> Self {
         let all = std::sync::Arc::new(Semaphore::new(ALL));
-        Self { turns: Bounds::new(1), subjects: Bounds::new(EACH), all, given: Mutex::default() }
+        let [subjects, filesystems] = [EACH; 2].map(Bounds::new);
+        Self { turns: Bounds::new(1), subjects, filesystems, all, given: Mutex::default() }
     }
 
     /// Waits until nothing else is done to `about`, and until `subject` has a thread to spare.
     pub(super) async fn turn(&self, about: &str, subject: &str) -> Turn {
+        self.turn_on(about, subject, None).await
+    }
+
+    /// The same, and until the filesystem that is not the agent's own has a thread to spare: what hangs on it hangs for each pod that comes
+    /// and goes.
+    pub(super) async fn turn_on(&self, about: &str, subject: &str, filesystem: Option<&str>) -> Turn {
         let turn = self.turns.enter(about).await;
         let own = self.subjects.enter(subject).await;
+        let on = match filesystem {
+            Some(filesystem) => self.filesystems.enter(filesystem).await,
+            None => None,
+        };
         // The semaphore is never closed, so this only waits.
-        Turn([turn, own, std::sync::Arc::clone(&self.all).acquire_owned().await.ok()])
+        Turn([turn, own, on, std::sync::Arc::clone(&self.all).acquire_owned().await.ok()])
     }
 
     /// A volume was given to its group.
@@ -99,6 +111,20 @@ mod tests {
         let began = Instant::now();
         assert!(turn(&threads, "volume v of u3", "u3").await.is_some());
         assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    // Issue 10, S6: pods that come and go lose no more threads to one hung filesystem than one pod does.
+    #[tokio::test(start_paused = true)]
+    async fn filesystem_has_few_threads_whoever_uses_it() {
+        let threads = Threads::new();
+        let mut hang = Vec::new();
+        for number in 0..400 {
+            let (about, subject) = (format!("volume v of {number}"), number.to_string());
+            hang.extend(tokio::time::timeout(Duration::ZERO, threads.turn_on(&about, &subject, Some("0:50"))).await.ok());
+        }
+        assert_eq!((hang.len(), threads.all.available_permits()), (EACH, ALL - EACH));
+        assert!(turn(&threads, "volume v of u", "u").await.is_some());
+        assert!(tokio::time::timeout(LIMIT, threads.turn_on("volume w of u", "u", Some("0:51"))).await.is_ok());
     }
 
     // Issue 10, S6

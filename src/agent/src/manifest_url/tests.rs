@@ -65,10 +65,44 @@ async fn answers_are_bounded() {
     assert_eq!(ask_for(&[endless], &call).await.0.unwrap_err(), "the read limit is reached");
 }
 
+fn to(location: &str) -> String {
+    format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n")
+}
+
+// POD-010: net/http/client.go (send, makeHeadersCopier) and net/url (ResolveReference): the login of a URL is part of that URL. It goes
+// where a location without a host leads, and nowhere else, not even to the same host.
+#[tokio::test]
+async fn login_of_the_url_goes_to_no_other_url() {
+    let call = call("http://user:hunter2@example.com/a", &[("Cookie", "c")]);
+    let answers = [to("b"), to("http://example.com/c"), to("//u2:p2@sub.example.com/d"), to("/e"), to("http://else.com/f")];
+    let (answer, requests) = ask_for(&[answers.as_slice(), &[says("200 OK", "found")]].concat(), &call).await;
+    assert_eq!(answer.unwrap(), b"found");
+    let sent = |request: &String, name: &str| request.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
+    let logins: Vec<_> = requests.iter().map(|request| sent(request, "Authorization: Basic ")).collect();
+    let (user, u2) = (Some("dXNlcjpodW50ZXIy".to_owned()), Some("dTI6cDI=".to_owned()));
+    assert_eq!(logins, [user.clone(), user, None, u2.clone(), u2, None]);
+    let cookies: Vec<bool> = requests.iter().map(|request| sent(request, "Cookie: c").is_some()).collect();
+    assert_eq!(cookies, [true, true, true, true, true, false]);
+    assert!(requests[1].contains("Referer: http://example.com/a\r\n"), "{}", requests[1]);
+}
+
+// POD-010: net/http/client.go: `refererForURL` keeps what was given; who was once sent elsewhere gets no credentials after he came back
+// (stripSensitiveHeaders).
+#[tokio::test]
+async fn given_headers_go_along_and_credentials_do_not_come_back() {
+    let call = call("http://example.com/a", &[("Referer", "http://me/"), ("Authorization", "Bearer t"), ("X-Other", "o")]);
+    let answers = [to("http://else.com/"), to("http://example.com/b"), says("200 OK", "found")];
+    let (_, requests) = ask_for(&answers, &call).await;
+    assert_eq!(requests.len(), 3);
+    for (request, trusted) in requests.iter().zip([true, false, false]) {
+        assert_eq!(request.contains("Authorization: Bearer t"), trusted, "{request}");
+        assert!(request.contains("Referer: http://me/\r\n") && request.contains("X-Other: o\r\n"), "{request}");
+    }
+}
+
 // Go's net/http (Client): ten requests at most; credentials stay with the host that they were given for, and hosts below it.
 #[tokio::test]
 async fn redirects_are_followed_and_other_hosts_get_no_credentials() {
-    let to = |location: &str| format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n");
     let call = call("http://example.com/a", &[("Authorization", "Bearer t"), ("X-Other", "o")]);
     let answers = [to("/b"), to("http://sub.example.com/c"), to("http://notexample.com/d"), says("200 OK", "found")];
     let (answer, requests) = ask_for(&answers, &call).await;

@@ -18,7 +18,7 @@ use proto::csi::{
 use proto::pluginregistration::registration_client::RegistrationClient;
 use proto::pluginregistration::{InfoRequest, RegistrationStatus};
 use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
 use crate::env::{Endpoint, Net};
 use crate::grpc;
@@ -101,10 +101,21 @@ fn done<T>(outcome: Result<Response<T>, Status>) -> Result<CsiReply, Failure> {
 fn reply<T>(outcome: Result<Response<T>, Status>) -> Result<T, Failure> {
     outcome.map(Response::into_inner).map_err(|status| {
         let failure = grpc::failure(&status);
-        let code = match status.code() {
-            Code::Cancelled => "Canceled".to_owned(),
-            code => format!("{code:?}"),
-        };
-        Failure::new(failure.kind, format!("rpc error: code = {code} desc = {}", failure.message))
+        Failure { message: failure.rpc_message(), ..failure }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use kubelet::failure::FailureKind;
+
+    use super::*;
+
+    // API-147: pkg/volume/util/metrics.go, getErrorCode; the words of a driver are told with gRPC's around them.
+    #[test]
+    fn refusal_of_a_driver_has_its_code_and_its_words() {
+        let failure = reply::<()>(Err(Status::cancelled("no"))).unwrap_err();
+        assert_eq!(failure.to_string(), "rpc error: code = Canceled desc = no");
+        assert_eq!((failure.code.as_deref(), failure.kind), (Some("Canceled"), FailureKind::UnknownOutcome));
+    }
 }

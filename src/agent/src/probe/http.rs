@@ -6,7 +6,8 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use http::header::{
-    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, REFERER, TRAILER, TRANSFER_ENCODING, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, LOCATION, RANGE, REFERER, TRAILER, TRANSFER_ENCODING,
+    UPGRADE, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
@@ -74,21 +75,23 @@ async fn follow(net: &dyn Net, target: &Target, deadline: Instant) -> Result<Ans
     let of = |url: &Url, error: &dyn Display| format!("Get \"{url}\": {error}");
     let mut url = target.url.clone();
     let mut headers = headers(target).map_err(|error| of(&url, &error))?;
+    // Whom it leads to is asked first, also where nothing can be asked.
+    let elsewhere = |host: &str| host != target.url.host;
     for requests in 1.. {
         let answer = get(net, &url, headers.clone(), deadline).await.map_err(|error| of(&url, &error))?;
         let Some(location) = answer.location.clone().filter(|l| !l.is_empty() && redirects(answer.status)) else {
             return Ok(answer);
         };
         let next = match url.resolve(&location) {
-            // Whom it leads to is asked first.
-            Err(Unresolved::Scheme(_, host)) if host != target.url.host => return Ok(answer),
+            Err(Unresolved::Scheme(_, host)) if elsewhere(&host) => return Ok(answer),
             resolved => resolved.map_err(|why| of(&url, &why.told(&location)))?,
         };
-        if next.host != target.url.host {
+        if elsewhere(&next.host) {
             return Ok(answer);
         }
         if requests >= MOST_REQUESTS {
-            return Err(of(&url, &format!("stopped after {MOST_REQUESTS} redirects")));
+            // Go names the location as it was written there.
+            return Err(format!("Get \"{location}\": stopped after {MOST_REQUESTS} redirects"));
         }
         redirect_headers(&mut headers, &url, &next, &location);
         url = next;
@@ -154,10 +157,17 @@ async fn get(net: &dyn Net, url: &Url, headers: HeaderMap, deadline: Instant) ->
     let said = |error: hyper::Error| exchange_error(&error, &heard.bytes());
     let mut builder = hyper::client::conn::http1::Builder::new();
     builder.title_case_headers(true).max_headers(MOST_ANSWER_HEADERS);
+    // What old servers send, and Go takes.
+    builder.allow_obsolete_multiline_headers_in_responses(true).allow_spaces_after_header_name_in_responses(true);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(said)?;
     let exchange = async {
         let answer = timeout_at(deadline, sender.send_request(request)).await.map_err(late)?.map_err(said)?;
         let (head, body) = answer.into_parts();
+        if let Some(coding) =
+            head.headers.get(TRANSFER_ENCODING).filter(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        {
+            return Err(format!("unsupported transfer encoding: {}", quote(coding.as_bytes())));
+        }
         let body = timeout_at(deadline, read_at_most(body)).await.map_err(|_| TOO_LATE_BODY.to_owned());
         let location = head.headers.get(LOCATION).map(|l| String::from_utf8_lossy(l.as_bytes()).into_owned());
         Ok(Answer { status: head.status, location, body: body.and_then(|read| read.map_err(said)) })
@@ -194,16 +204,38 @@ fn headers(target: &Target) -> Result<HeaderMap, String> {
     for (name, value) in &given {
         add(&mut headers, name, value)?;
     }
-    if !headers.contains_key(CONNECTION) {
+    // A hook has Go's usual client, a probe one that keeps no connections and unpacks nothing (net/http, Transport.roundTrip).
+    if target.lifecycle && !headers.contains_key(ACCEPT_ENCODING) && !headers.contains_key(RANGE) {
+        add(&mut headers, &ACCEPT_ENCODING, "gzip")?;
+    }
+    let switches = headers.contains_key(UPGRADE) && has_token(&headers, "upgrade");
+    if !target.lifecycle && !switches && !has_token(&headers, "close") {
         add(&mut headers, &CONNECTION, "close")?;
     }
     Ok(headers)
 }
 
+/// Whether the spec's own header `Connection` has that token.
+fn has_token(headers: &HeaderMap, token: &str) -> bool {
+    let first = headers.get(CONNECTION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    first.split([',', ' ', '\t']).any(|word| word.eq_ignore_ascii_case(token))
+}
+
+/// A header's name as Go writes it: each word with a capital.
+fn canonical(name: &HeaderName) -> String {
+    let mut begins = true;
+    let letter = |letter: char| {
+        let written = if begins { letter.to_ascii_uppercase() } else { letter };
+        begins = letter == '-';
+        written
+    };
+    name.as_str().chars().map(letter).collect()
+}
+
 fn add(headers: &mut HeaderMap, name: &HeaderName, value: &str) -> Result<(), String> {
     // Go trims what it writes.
     let valid = HeaderValue::from_bytes(value.trim_matches([' ', '\t']).as_bytes());
-    let valid = valid.map_err(|_| format!("net/http: invalid header field value for {}", quote(name.as_str().as_bytes())))?;
+    let valid = valid.map_err(|_| format!("net/http: invalid header field value for {}", quote(canonical(name).as_bytes())))?;
     headers.try_append(name, valid).map(|_| ()).map_err(|e| e.to_string())
 }
 

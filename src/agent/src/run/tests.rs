@@ -1,19 +1,21 @@
 //! The agent as a whole, with an API server, a runtime and a machine that answer little.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
 use http::Request;
 use http_body_util::BodyExt as _;
-use kubelet::action::{Action, ApiCall, Call, HostCall, Lane};
-use kubelet::event::Event;
+use kubelet::action::{Action, ApiCall, Call, HostCall, Lane, ProbeCall};
+use kubelet::event::{Event, ProbeOutcome};
 use kubelet::ids::{ActionId, PodUid};
 
 use super::*;
 use crate::certificate::self_signed;
 use crate::env::Endpoint;
 use crate::event_loop::Pulse;
+use crate::net::{Servers, SystemNet};
 use crate::server::tests::fakes::{FakeApi, FakeClock, FakeHost, FakeNet, FakeRuntime};
 use crate::server::tests::{send, settings};
 use crate::serving_certificate::ServingCertificate;
@@ -31,16 +33,45 @@ fn env(net: &FakeNet) -> Env {
     }
 }
 
+fn serving(settings: Settings) -> Serving {
+    let made = self_signed("n1", &[], 1_767_225_600).unwrap();
+    let certificate = certified_key(made.certificate.as_bytes(), made.key.as_bytes()).unwrap();
+    let tls = server_config(&crate::config::Terms::default(), ServingCertificate::new(Some(certificate)), None).unwrap();
+    Serving { settings, tls: Arc::new(tls), client_ca: None }
+}
+
+// API-004: pkg/kubelet/server/server.go, ListenAndServeKubeletServer and ListenAndServeKubeletReadOnlyServer: either ends the process; the
+// healthz listener, which is another matter, ends nothing (API-003).
+#[tokio::test(start_paused = true)]
+async fn agent_ends_with_a_listener_that_cannot_be_had() {
+    let address: SocketAddr = "10.0.0.1:10250".parse().unwrap();
+    type Listener = fn(&mut Settings) -> &mut Option<SocketAddr>;
+    let listeners: [(Listener, bool); 3] = [
+        (|settings| &mut settings.listeners.https, true),
+        (|settings| &mut settings.listeners.read_only, true),
+        (|settings| &mut settings.listeners.healthz, false),
+    ];
+    for (listener, ends) in listeners {
+        let net = FakeNet::default();
+        let _taken = net.listen(address).await.unwrap();
+        let mut settings = settings();
+        *listener(&mut settings) = Some(address);
+        let agent = Agent::new(Arc::new(Config::new("n1")), env(&net), None);
+        let running = agent.run(Some(serving(settings)), CancellationToken::new());
+        let ended = tokio::time::timeout(Duration::from_secs(60), running).await;
+        let told = ended.ok().map(|ended| ended.unwrap_err().to_string());
+        let why = format!("Failed to listen and serve: listen tcp {address}: bind: address already in use");
+        assert_eq!(told, ends.then_some(why));
+    }
+}
+
 // API-321: kubeadm waits for this before there is anything that the node could do: neither API server nor runtime answers.
 #[tokio::test(start_paused = true)]
 async fn healthz_answers_as_soon_as_the_agent_runs() {
     let net = FakeNet::default();
-    let made = self_signed("n1", &[], 1_767_225_600).unwrap();
-    let certificate = certified_key(made.certificate.as_bytes(), made.key.as_bytes()).unwrap();
-    let tls = server_config(&crate::config::Terms::default(), ServingCertificate::new(Some(certificate)), None).unwrap();
     let mut settings = settings();
     settings.listeners.healthz = Some("127.0.0.1:10248".parse().unwrap());
-    let serving = Serving { settings, tls: Arc::new(tls), client_ca: None };
+    let serving = serving(settings);
     let agent = Agent::new(Arc::new(Config::new("n1")), env(&net), None);
     let asked = async {
         let endpoint = || Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: 10248 };
@@ -163,4 +194,40 @@ async fn calls_of_one_pod_that_have_ended_keep_no_others_waiting() {
         }
     }
     assert!(before < 50, "after {before} others");
+}
+
+// POD-248: the words as recorded of the kubelet, at the probe's own deadline. net/lookup.go (lookupIPAddr): whoever gives up leaves nothing
+// behind that another would wait for; here it leaves few threads, its pod's.
+#[tokio::test(start_paused = true)]
+async fn probes_of_names_that_nobody_answers_for_end_in_time_and_leave_little() {
+    let servers = Arc::new(Servers::default());
+    let net = SystemNet::by(&servers);
+    let env = Env { net: Arc::new(net.clone()), ..env(&FakeNet::default()) };
+    let (sink, _sources) = mpsc::channel(SOURCE_BACKLOG);
+    let callers = callers(&env.net);
+    let mut executor = Executor::new(env, Instant::now(), callers, sink, &LaneLimits { images: 1, sandboxes: 4 }, Arc::default());
+    let host = |number| format!("c{number}.blackhole.example");
+    for number in 0..200 {
+        let call = match number % 2 {
+            0 => ProbeCall::Tcp { host: host(number), port: 80 },
+            _ => ProbeCall::Grpc { host: host(number), port: 80, service: String::new() },
+        };
+        let pod = Some(PodUid::new(["a", "b"][usize::from(number > 99)]));
+        let (id, began) = (ActionId(number), Instant::now());
+        executor.start(Action { id, lane: Lane::Probes, timeout: Some(Duration::from_secs(1)), pod, call: Call::Probe(call) });
+        if number % 20 == 19 {
+            for _ in 0..20 {
+                let Event::ProbeDone { id, outcome: Ok(ProbeOutcome::Failure(why)) } = executor.next().await else { panic!() };
+                let host = host(id.0);
+                let expected = match id.0 % 2 {
+                    0 => format!("dial tcp: lookup {host}: i/o timeout"),
+                    _ => format!("timeout: failed to connect service \"{host}:80\" within 1s: context deadline exceeded"),
+                };
+                assert_eq!(why, expected);
+            }
+            assert_eq!(began.elapsed(), Duration::from_secs(1));
+        }
+    }
+    assert_eq!(net.looked_up_for_pods(), 2 * 8);
+    servers.answer();
 }

@@ -1,7 +1,6 @@
 //! /healthz: whether the agent answers, and whether its sync loop turns.
 //! Upstream: k8s.io/apiserver/pkg/server/healthz, pkg/kubelet/server/server.go.
-//! Differs: there are no device plugins, so their check passes; the log check passes by answering, because lines are written by whoever
-//! logs.
+//! Differs: there are no device plugins, so their check passes; the log check looks at lines that wait, and logs none itself.
 
 use std::sync::Arc;
 
@@ -11,21 +10,34 @@ use http::{StatusCode, Uri};
 
 use super::metrics::Registry;
 use super::query::Pairs;
-use super::{Shared, reply};
+use super::{NodeView, Shared, reply};
+use crate::log_lines::LogLines;
 
 const STUCK: &str = "sync Loop took longer than expected";
 
 /// A check by name; the reason of a failure is for the log and for whoever asks for that check alone.
 type Check = (&'static str, Result<(), &'static str>);
 
-fn turning(shared: &Shared) -> Result<(), &'static str> {
-    if shared.view.sync_loop_healthy() { Ok(()) } else { Err(STUCK) }
+fn turning(view: &dyn NodeView) -> Result<(), &'static str> {
+    if view.sync_loop_healthy() { Ok(()) } else { Err(STUCK) }
+}
+
+/// All that says whether the process is healthy: for /healthz and for systemd's watchdog.
+fn checks(view: &dyn NodeView, log: &LogLines) -> [Check; 4] {
+    [("ping", Ok(())), ("log", log.check()), ("syncloop", turning(view)), ("device-plugin", Ok(()))]
+}
+
+/// The first of them that fails, as upstream's watchdog tells it (pkg/kubelet/watchdog, doCheck).
+///
+/// # Errors
+/// Its name and why.
+pub(crate) fn check(view: &dyn NodeView, log: &LogLines) -> Result<(), String> {
+    checks(view, log).into_iter().try_for_each(|(name, outcome)| outcome.map_err(|why| format!("checker {name} failed: {why}")))
 }
 
 /// API-062
 pub(crate) async fn all(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
-    let checks = [("ping", Ok(())), ("log", Ok(())), ("syncloop", turning(&shared)), ("device-plugin", Ok(()))];
-    aggregate(&shared.metrics, &checks, &Pairs::of(&uri))
+    aggregate(&shared.metrics, &checks(shared.view.as_ref(), &shared.settings.log), &Pairs::of(&uri))
 }
 
 /// The healthz listener's: whether the process answers (API-003).
@@ -39,13 +51,13 @@ pub(crate) async fn ping() -> Response {
 }
 
 /// API-065
-pub(crate) async fn log() -> Response {
-    one(Ok(()))
+pub(crate) async fn log(State(shared): State<Arc<Shared>>) -> Response {
+    one(shared.settings.log.check())
 }
 
 /// API-064
 pub(crate) async fn sync_loop(State(shared): State<Arc<Shared>>) -> Response {
-    one(turning(&shared))
+    one(turning(shared.view.as_ref()))
 }
 
 /// Upstream's fails once the server that device plugins register with has ended.

@@ -23,8 +23,6 @@ use crate::env::{BoxedStream, Net};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a connection may be open before it has asked for anything.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// API-005
-const MAX_HEADERS: usize = 1 << 20;
 /// Go counts only bytes; here each request takes memory for so many.
 const MAX_HEADER_LINES: usize = 1024;
 const HEALTHZ_RETRY: Duration = Duration::from_secs(5);
@@ -131,7 +129,7 @@ async fn connection(gate: Arc<Gate>, acceptor: Option<TlsAcceptor>, stream: Boxe
 
 /// Requests of one connection, one after another.
 pub(crate) async fn requests(gate: Arc<Gate>, stream: BoxedStream, peer: Peer) {
-    let address = peer.address;
+    let (address, longest) = (peer.address, gate.longest_request());
     let asked = peer.standing.asked.clone();
     let peer = Arc::new(peer);
     let service = service_fn(move |request: http::Request<Incoming>| {
@@ -141,7 +139,7 @@ pub(crate) async fn requests(gate: Arc<Gate>, stream: BoxedStream, peer: Peer) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
-        .max_buf_size(MAX_HEADERS)
+        .max_buf_size(longest)
         .max_headers(MAX_HEADER_LINES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();

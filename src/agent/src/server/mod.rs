@@ -4,7 +4,7 @@
 
 pub mod auth;
 mod configz;
-mod health;
+pub(crate) mod health;
 mod listen;
 mod logs;
 mod lookup;
@@ -31,6 +31,7 @@ use kubelet::observation::Observed;
 use kubelet::snapshot::Tallies;
 
 use crate::env::Env;
+use crate::log_lines::LogLines;
 
 pub use auth::client_certificate::{ClientCa, ClientCaError};
 pub use listen::{ServeError, serve, serve_healthz};
@@ -81,6 +82,8 @@ pub struct Settings {
     pub strict_streaming: bool,
     /// The effective configuration, for /configz.
     pub configz: serde_json::Value,
+    /// The lines that the process logs and has not written yet (API-065).
+    pub log: LogLines,
 }
 
 /// What all handlers share.

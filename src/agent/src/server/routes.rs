@@ -44,7 +44,7 @@ pub(crate) struct Peer {
     pub(crate) certificates: Vec<CertificateDer<'static>>,
     /// Ends the connection, and what it was handed over to.
     pub(crate) shutdown: CancellationToken,
-    /// Whether it has asked for anything, and its place among the strangers until it is let in.
+    /// Whether it has asked for anything, and its place among the strangers until it is let in; where nobody has to be, it keeps it.
     pub(crate) standing: Arc<Standing>,
 }
 
@@ -112,6 +112,11 @@ impl Gate {
         Arc::new(Self { listener, guard, mounts: roots, router, shared })
     }
 
+    /// How much of a request may come before it is answered: where all are served, little, for none of them has a long one to make.
+    pub(super) fn longest_request(&self) -> usize {
+        if self.guard.is_some() { MAX_HEADERS } else { MAX_STRANGERS_HEADERS }
+    }
+
     /// Answers one request.
     pub(crate) async fn respond(&self, peer: &Peer, mut request: Request) -> Response {
         peer.standing.asked.cancel();
@@ -163,7 +168,9 @@ impl Gate {
                 return *refusal;
             }
         }
-        peer.standing.let_in();
+        if self.guard.is_some() {
+            peer.standing.let_in();
+        }
         request.extensions_mut().insert(peer.clone());
         if !handler && request.method() == Method::HEAD {
             // The router would answer HEAD where it answers GET; upstream's does not.
@@ -401,6 +408,11 @@ fn debugging_mounts() -> Vec<Mount> {
         ),
     ]
 }
+
+/// API-005
+const MAX_HEADERS: usize = 1 << 20;
+/// Where nobody is asked who he is.
+const MAX_STRANGERS_HEADERS: usize = 16 << 10;
 
 /// How long requests of a connection may keep it waiting (API-005).
 pub(crate) const IDLE: Duration = Duration::from_secs(90);

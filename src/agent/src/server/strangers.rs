@@ -1,7 +1,7 @@
 //! How many connections may wait at the door: of those from which no request has been let in yet.
 //! Upstream: none; Go's server takes as many as there are file descriptors, and waits for hours (ReadTimeout 4 h).
 //! Differs: so many in all, so many from one address; one more ends the oldest of the address that has most. Whoever was let in once does
-//! not count.
+//! not count, but where all are: there each connection does, for as long as it lasts.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

@@ -40,7 +40,8 @@ pub fn serving(resolved: &Resolved, now: Timestamp) -> anyhow::Result<Prepared> 
     let (mut files, mut client_ca, mut requested) = (Vec::new(), None, None);
     if let Some(path) = &resolved.auth.client_ca_file {
         let pem = fs::read(path).with_context(|| format!("authentication.x509.clientCAFile {}", path.display()))?;
-        let ca = ClientCa::new(&pem, &ring::default_provider())?;
+        let reads_uids = resolved.kubelet.gates.enabled("AllowParsingUserUIDFromCertAuth");
+        let ca = ClientCa::new(&pem, &ring::default_provider(), reads_uids)?;
         client_ca = Some(Arc::clone(&ca));
         let take =
             move |contents: &[Vec<u8>]| ca.replace(contents.first().map_or(&[][..], Vec::as_slice)).map_err(|e| e.to_string());

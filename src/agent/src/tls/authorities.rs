@@ -2,7 +2,9 @@
 //! Upstream: crypto/x509 (verify.go: Certificate.Verify; x509.go: CheckSignatureFrom), as client-go's transport and the x509 request
 //! authenticator call it.
 //! Differs: a certificate of version 1 counts only directly under an authority, one with CA:TRUE only if it is itself among the authorities;
-//! the algorithms are ring's, so no P-521 and no RSA under 2048 bits. Certificate policies are not looked at.
+//! the algorithms are ring's, so no P-521 and no RSA under 2048 bits. Certificate policies are not looked at, and where they are critical
+//! below an authority they are refused, as are name constraints on e-mail, URIs and directories. Of what a peer sends along, six certificates
+//! at most are looked at.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use webpki::{
     RequiredEkuNotFoundContext, VerifiedPath, anchor_from_trusted_cert,
 };
 use x509_parser::asn1_rs::{Any, Tag};
-use x509_parser::extensions::ParsedExtension;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::x509::X509Version;
 
@@ -91,9 +93,10 @@ impl Authorities {
         }
         let judge = |path: &VerifiedPath<'_>| self.judge(path, usage, now);
         let verified = match EndEntityCert::try_from(shown) {
-            Ok(shown) => {
-                shown.verify_for_usage(self.algorithms.all, &self.anchors, others, now, usage, None, Some(&judge)).map(drop)
-            }
+            Ok(leaf) => parsed(shown).and_then(|shown| understood(&shown)).and_then(|()| {
+                let between = between(shown, others);
+                leaf.verify_for_usage(self.algorithms.all, &self.anchors, &between, now, usage, None, Some(&judge)).map(drop)
+            }),
             Err(Error::UnsupportedCertVersion) => self.verify_first_version(shown, usage, now),
             Err(error) => Err(error),
         };
@@ -135,6 +138,29 @@ impl Authorities {
             if is_signed { Ok(()) } else { Err(Error::InvalidSignatureForPublicKey) }
         }))
     }
+}
+
+/// As many certificates between the shown one and an authority are looked at: a path has no more, and of those of one name each order is
+/// tried, whoever made them, before anything is believed.
+const MOST_BETWEEN: usize = 6;
+
+/// Those of the others that can lie between that certificate and an authority: of authorities, found from below by their names.
+fn between<'a>(shown: &CertificateDer<'_>, others: &'a [CertificateDer<'_>]) -> Vec<CertificateDer<'a>> {
+    let Ok(shown) = parsed(shown) else { return Vec::new() };
+    let is_authority = |it: &X509Certificate<'_>| it.basic_constraints().ok().flatten().is_some_and(|it| it.value.ca);
+    let read = others.iter().filter_map(|der| Some((der.as_ref(), parsed(der).ok().filter(is_authority)?)));
+    let read: Vec<(&[u8], X509Certificate<'_>)> = read.collect();
+    let (mut kept, mut names, mut next) = (Vec::new(), vec![shown.issuer().as_raw()], 0);
+    while let Some(name) = names.get(next).copied() {
+        next += 1;
+        for (der, certificate) in read.iter().filter(|(_, it)| it.subject().as_raw() == name) {
+            if kept.len() < MOST_BETWEEN && !kept.contains(der) {
+                kept.push(*der);
+                names.push(certificate.issuer().as_raw());
+            }
+        }
+    }
+    kept.into_iter().map(CertificateDer::from).collect()
 }
 
 /// What a certificate was signed with, and the signature: what follows on its body.
@@ -183,25 +209,36 @@ fn may_issue(issuer: &X509Certificate<'_>, usage: Usage, now: UnixTime, below: u
     holds(issuer, usage, now)
 }
 
-/// Whether a certificate is of its time and of that purpose, and has nothing in it that must be understood and is not.
-fn holds(certificate: &X509Certificate<'_>, usage: Usage, now: UnixTime) -> Result<(), Error> {
-    let unknown = |extension: &ParsedExtension<'_>| {
-        !matches!(
-            extension,
-            ParsedExtension::KeyUsage(_)
-                | ParsedExtension::BasicConstraints(_)
-                | ParsedExtension::SubjectAlternativeName(_)
-                | ParsedExtension::NameConstraints(_)
-                | ParsedExtension::ExtendedKeyUsage(_)
-                | ParsedExtension::CRLDistributionPoints(_)
-                | ParsedExtension::AuthorityKeyIdentifier(_)
-                | ParsedExtension::SubjectKeyIdentifier(_)
-                | ParsedExtension::CertificatePolicies(_)
-        )
+/// Whether nothing is in a certificate that must be understood and is not (parser.go: processExtensions). Policies are left to Go's rule for
+/// roots: they are not looked at.
+fn understood(certificate: &X509Certificate<'_>) -> Result<(), Error> {
+    let is_known = |extension: &ParsedExtension<'_>| match extension {
+        ParsedExtension::KeyUsage(_)
+        | ParsedExtension::BasicConstraints(_)
+        | ParsedExtension::NameConstraints(_)
+        | ParsedExtension::ExtendedKeyUsage(_)
+        | ParsedExtension::CRLDistributionPoints(_)
+        | ParsedExtension::AuthorityKeyIdentifier(_)
+        | ParsedExtension::SubjectKeyIdentifier(_)
+        | ParsedExtension::CertificatePolicies(_)
+        | ParsedExtension::PolicyConstraints(_)
+        | ParsedExtension::PolicyMappings(_)
+        | ParsedExtension::InhibitAnyPolicy(_) => true,
+        // One of its names at least.
+        ParsedExtension::SubjectAlternativeName(names) => names.general_names.iter().any(|name| {
+            matches!(name, GeneralName::DNSName(_) | GeneralName::RFC822Name(_) | GeneralName::IPAddress(_) | GeneralName::URI(_))
+        }),
+        _ => false,
     };
-    if certificate.extensions().iter().any(|it| it.critical && unknown(it.parsed_extension())) {
+    if certificate.extensions().iter().any(|it| it.critical && !is_known(it.parsed_extension())) {
         return Err(Error::UnsupportedCriticalExtension);
     }
+    Ok(())
+}
+
+/// Whether a certificate is of its time and of that purpose, and has nothing in it that must be understood and is not.
+fn holds(certificate: &X509Certificate<'_>, usage: Usage, now: UnixTime) -> Result<(), Error> {
+    understood(certificate)?;
     let moment = |seconds: i64| UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()));
     let validity = certificate.validity();
     let (not_before, not_after) = (moment(validity.not_before.timestamp()), moment(validity.not_after.timestamp()));

@@ -202,18 +202,38 @@ async fn server_may_be_its_own_authority_under_its_own_name() {
     }
 }
 
-// API-190: without an authority in the kubeconfig the machine's count: the first file that is there.
-#[tokio::test]
-async fn machines_authorities_are_those_of_the_first_file() {
-    let path = std::env::temp_dir().join(format!("keelson-roots-{}.crt", std::process::id()));
-    let (it, other) = (self_signed_authority(), self_signed_authority());
-    std::fs::write(&path, format!("rubbish\n-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n{}", it.pem())).unwrap();
-    let roots = roots_in(&["/nonexistent/roots.crt".into(), path.clone(), "/dev/null".into()]);
-    std::fs::remove_file(&path).unwrap();
+// API-190, POD-010: crypto/x509/root_unix.go, loadSystemRoots: the first file that is there, and everything in the directories.
+#[test]
+fn machines_authorities_are_where_go_looks_for_them() {
+    use super::machine_roots::Places;
+    let places = Places::of(Some("/f".into()), Some("/a::/b".into()));
+    assert_eq!((places.files, places.directories), (vec!["/f".into()], vec!["/a".into(), "".into(), "/b".into()]));
+    let places = Places::of(None, None);
+    assert_eq!((places.files.len(), places.directories.len()), (6, 2));
+    let directory = std::env::temp_dir().join(format!("keelson-roots-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let [it, other, third] = [(); 3].map(|()| self_signed_authority());
+    let file = directory.join("first");
+    std::fs::write(&file, format!("rubbish\n-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n{}", it.pem())).unwrap();
+    let files = vec!["/nonexistent/roots.crt".into(), file.clone(), directory.join("second")];
+    std::fs::write(directory.join("second"), other.pem()).unwrap();
+    std::os::unix::fs::symlink("second", directory.join("hash.0")).unwrap();
     let now = UnixTime::since_unix_epoch(Duration::from_secs(1_790_000_000));
-    assert!(roots.verify(it.der(), &[], Usage::Server, now).is_ok());
-    assert!(roots.verify(other.der(), &[], Usage::Server, now).is_err());
-    assert!(roots_in(&["/nonexistent/roots.crt".into()]).is_empty());
+    let trusts = |directories: Vec<std::path::PathBuf>| {
+        let roots = Places { files: files.clone(), directories }.roots();
+        let trusted = [&it, &other, &third].map(|one| roots.verify(one.der(), &[], Usage::Server, now).is_ok());
+        (trusted, roots.len())
+    };
+    assert_eq!(trusts(vec!["/nonexistent".into()]), ([true, false, false], 1));
+    assert_eq!(trusts(vec!["/nonexistent".into(), directory.clone()]), ([true, true, false], 2));
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(trusts(vec![directory]).1, 0);
+}
+
+// API-190: without an authority in the kubeconfig the machine's count.
+#[test]
+fn authorities_are_those_of_the_kubeconfig_or_the_machines() {
+    let it = self_signed_authority();
     client_config(&Trust::Machine, None).unwrap();
     // transport.go (rootCertPool): a file that is empty is not the machine's.
     assert!(client_config(&Trust::These(Vec::new()), None).is_err());

@@ -65,7 +65,7 @@ pub(crate) fn verify_tls13(
 /// Takes the certificates of servers that authorities vouch for; any, if there are no authorities.
 #[derive(Debug)]
 pub(super) struct Servers {
-    pub(super) authorities: Option<Authorities>,
+    pub(super) authorities: Option<Arc<Authorities>>,
     pub(super) provider: Arc<CryptoProvider>,
 }
 

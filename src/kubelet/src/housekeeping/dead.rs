@@ -48,12 +48,14 @@ impl DeadContainers {
     pub fn collect(&mut self, worker: &PodWorker, links: &str, limit: Duration, out: &mut Out<'_>) {
         let Some(seen) = worker.fresh() else { return };
         let removed = self.pods.entry(worker.uid.clone()).or_default();
-        removed.containers.retain(|id| seen.containers.iter().any(|c| c.id == *id));
+        let there: BTreeSet<&ContainerId> = seen.containers.iter().map(|c| &c.id).collect();
+        removed.containers.retain(|id| there.contains(id));
         removed.sandboxes.retain(|id| seen.sandboxes.iter().any(|s| s.id == *id));
+        let newest = seen.newest_by_name();
         let mut kept: BTreeMap<&str, usize> = BTreeMap::new();
         // One that was made and never started is not needed once there is a newer one.
         let superseded = |c: &&ContainerStatus| {
-            c.state == ContainerState::Created && seen.newest(&c.name).is_some_and(|newest| newest.id != c.id)
+            c.state == ContainerState::Created && newest.get(c.name.as_str()).is_some_and(|newest| newest.id != c.id)
         };
         for container in seen.containers.iter().filter(|c| c.state == ContainerState::Exited || superseded(c)) {
             let kept = kept.entry(&container.name).or_default();

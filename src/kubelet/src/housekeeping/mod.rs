@@ -298,13 +298,16 @@ impl Kubelet {
 
     /// POD-343: logs of pods of which neither a source nor the runtime nor the disk knows anything else (evictPodLogsDirectories).
     fn remove_orphaned_logs(&mut self, out: &mut Out<'_>) {
+        // Gathered once, if any name asks for it.
+        let mut worked_on: Option<BTreeSet<String>> = None;
         for name in std::mem::take(&mut self.housekeeping.found_logs) {
             let uid = PodUid::new(name.rsplit('_').next().unwrap_or_default());
             let known = self.workers.contains_key(&uid) || self.pods.get(&uid).is_some() || self.unreadable.has_pod(&uid);
             if !known && !self.housekeeping.is_clearing(&uid) && !self.pleg.holds(&uid) {
                 let path = format!("{}/{name}", self.parts.config.paths.pod_logs);
                 // The UID that a manifest names may have such a line in it, too.
-                if uid_with_line(&name) && self.workers.values().any(|worker| self.parts.pod_log_directory(&worker.pod) == path) {
+                let all = || self.workers.values().map(|worker| self.parts.pod_log_directory(&worker.pod)).collect();
+                if uid_with_line(&name) && worked_on.get_or_insert_with(all).contains(&path) {
                     continue;
                 }
                 let call = HostCall::RemovePodLogs { path };
@@ -365,6 +368,19 @@ fn running_logs(
         }
     }
     logs
+}
+
+#[cfg(test)]
+impl Housekeeping {
+    /// Nothing is to be done about the tiers.
+    pub(crate) fn tier_is_settled(&mut self) {
+        self.tier_at = None;
+    }
+
+    /// Whether the tier that pods share is to follow them.
+    pub(crate) fn tier_follows(&self) -> bool {
+        self.tier_at.is_some()
+    }
 }
 
 #[cfg(test)]

@@ -256,7 +256,22 @@ impl ImageManager {
         self.entries.retain(|(pod, _), entry| pod != uid || !is_volume(entry));
     }
 
-    /// The pod needs no images any more. Pulls in flight are left to end: the image may serve another.
+    /// The pod is to stop: what is being pulled for it is withdrawn, as upstream's context is (pod_workers.go, UpdatePod, `cancelFn`). A
+    /// registry that never ends would keep its place for ever, and others from their turn.
+    pub fn give_up(&mut self, uid: &PodUid, out: &mut Out<'_>) {
+        let mut any = false;
+        for (_, entry) in self.entries.range((uid.clone(), String::new())..).take_while(|(key, _)| key.0 == *uid) {
+            any = true;
+            if let State::Pulling(pulling) = &entry.state {
+                out.cancel(pulling.action);
+            }
+        }
+        if any {
+            self.drop_entries(|(pod, _)| pod == uid);
+        }
+    }
+
+    /// The pod needs no images any more.
     pub fn forget(&mut self, uid: &PodUid) {
         self.drop_entries(|(pod, _)| pod == uid);
         self.backoffs.forget(uid);

@@ -560,6 +560,28 @@ fn pull_outlives_its_pod() {
     assert!(matches!(bench.finds(1, "second").0, ImageState::Ready(_)));
 }
 
+// POD-203, POD-076: pod_workers.go (UpdatePod) cancels the context of a pod that is to stop, which goes down to the runtime's PullImage: a
+// registry that never ends keeps nobody waiting once its pod is deleted. Nobody knows how it ended, so the record of it stays.
+#[test]
+fn pull_of_a_pod_that_is_to_stop_is_withdrawn() {
+    let mut bench = Bench::with(|config| config.images.max_parallel_pulls = Some(1));
+    bench.image = "tarpit.example.com/x:1".to_owned();
+    let (_, pull) = bench.ensure_for(0, "first", "c");
+    bench.image = "r.example.com/app:1".to_owned();
+    assert!(bench.ensure_for(0, "second", "c").1.is_empty(), "it waits for its turn");
+    let (mut actions, first) = (Vec::new(), PodUid::new("first"));
+    for _ in 0..2 {
+        bench.images.give_up(&first, &mut Out::new(&mut bench.ledger, &mut actions, &mut bench.recorded));
+    }
+    let canceled: Vec<_> = actions.iter().map(|action| if let Call::Cancel(id) = action.call { Some(id) } else { None }).collect();
+    assert_eq!(canceled, [Some(pull[0].id)]);
+    let ended = Err(Failure::new(FailureKind::Canceled, "context canceled"));
+    let next = bench.done_for(1, "first", "c", pull[0].id, ended);
+    assert!(matches!(&next[0].call, Call::Cri(CriCall::PullImage { image, .. }) if image == "r.example.com/app:1"), "{next:?}");
+    let kept: Vec<_> = bench.disk.keys().map(|path| path.rsplit('/').nth(1).unwrap()).collect();
+    assert_eq!(kept, ["pulling", "pulling"]);
+}
+
 // With the gate KubeletEnsureSecretPulledImages off nothing is kept and nothing asked (EnsureImageExists).
 #[test]
 fn without_the_gate_what_is_there_is_for_everybody() {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::Kubelet;
 use super::due::Part;
@@ -20,6 +20,7 @@ use crate::pod::report::quarantined_status;
 use crate::pod::stop::pod_grace;
 use crate::quarantine::Released;
 use crate::recorder::{Recorded, Subject};
+use crate::status_manager::Gate;
 use crate::time::{Mono, Now};
 use crate::work::{Point, caught};
 use crate::workers::phase_is_terminal;
@@ -225,11 +226,25 @@ impl Kubelet {
             out.record(Recorded::warning(Subject::Pod(Arc::clone(&pod)), QUARANTINED, message));
             let told = caught(|| {
                 out.rests();
-                let before = self.parts.statuses.status(uid).cloned().or_else(|| pod.status.clone());
+                let before = self.parts.statuses.last_known(uid).cloned().or_else(|| pod.status.clone());
                 let status = quarantined_status(&pod, before, QUARANTINED, message);
                 self.parts.statuses.set_aside(now, uid, status, out);
             });
             self.faults.caught += u64::from(told.is_err());
+        }
+    }
+
+    /// The mirror of a static pod that is left alone is shown: what is told of the pod is that on top of what an earlier life told.
+    pub(crate) fn set_aside_as_shown(&mut self, uid: &PodUid, mirror: &Pod) {
+        let statuses = &mut self.parts.statuses;
+        if statuses.told(uid).is_some() {
+            return;
+        }
+        if let Some(PodStatus { reason: Some(reason), message: Some(message), start_time: None, .. }) =
+            statuses.status(uid).cloned()
+        {
+            let status = quarantined_status(mirror, mirror.status.clone(), &reason, &message);
+            statuses.set_status(uid, status, Gate::default());
         }
     }
 

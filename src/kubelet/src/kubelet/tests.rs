@@ -1,3 +1,4 @@
+mod mirrors;
 mod node;
 mod starts;
 mod volumes;
@@ -12,7 +13,7 @@ use crate::event::{Manifest, VolumeDirectory};
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{ContainerId, SandboxId};
 use crate::observation::{
-    ContainerState, ContainerStatus, Image, ListedContainer, Listing, MachineInfo, PodObservation, RuntimeCondition,
+    ContainerState, ContainerStatus, Image, ListedContainer, Listing, MachineInfo, NodeAddresses, PodObservation, RuntimeCondition,
     RuntimeHandler, RuntimeStatus, RuntimeVersion, SandboxState, SandboxStatus,
 };
 
@@ -27,6 +28,9 @@ struct Bench {
     supplemental_groups: bool,
     manifests: Vec<Manifest>,
     sandboxes_fail: bool,
+    containers_fail: bool,
+    /// A pull never ends.
+    pulls_hang: bool,
     /// What the API server answers of the node.
     stored_node: Option<Value>,
     pod_dirs: Vec<PodUid>,
@@ -45,6 +49,8 @@ struct Bench {
     /// What the runtime's handlers can.
     handlers: Vec<RuntimeHandler>,
     hosts_file_is_missing: bool,
+    /// The machine's address; none while it has no network.
+    address: Option<&'static str>,
     calls: Vec<Call>,
 }
 
@@ -60,6 +66,8 @@ impl Bench {
             supplemental_groups: false,
             manifests: Vec::new(),
             sandboxes_fail: false,
+            containers_fail: false,
+            pulls_hang: false,
             stored_node: None,
             pod_dirs: Vec::new(),
             pod_logs: Vec::new(),
@@ -71,6 +79,7 @@ impl Bench {
             image: None,
             handlers: Vec::new(),
             hosts_file_is_missing: false,
+            address: None,
             calls: Vec::new(),
         }
     }
@@ -101,7 +110,7 @@ impl Bench {
             Call::Cri(CriCall::Status) if self.runtime_silent => {
                 Some(Event::CriDone { id, outcome: Err(Failure::new(FailureKind::Unavailable, "connection refused")) })
             }
-            Call::Cri(CriCall::RunPodSandbox { .. }) if self.sandboxes_fail => {
+            Call::Cri(call) if self.cannot(call) => {
                 Some(Event::CriDone { id, outcome: Err(Failure::new(FailureKind::Other, "no")) })
             }
             Call::Cri(call) => self.answer_of_runtime(call).map(|reply| Event::CriDone { id, outcome: Ok(reply) }),
@@ -120,6 +129,11 @@ impl Bench {
                         root_fs_capacity: 1 << 30,
                         ..MachineInfo::default()
                     })),
+                    HostCall::NodeAddresses { .. } => {
+                        let routed: Vec<std::net::IpAddr> = self.address.iter().map(|ip| ip.parse().unwrap()).collect();
+                        let (local, default_routes) = (routed.clone(), !routed.is_empty());
+                        HostReply::NodeAddresses(NodeAddresses { named: Some(Vec::new()), routed, default_routes, local })
+                    }
                     HostCall::ListPodDirs => HostReply::PodDirs(self.pod_dirs.clone()),
                     HostCall::ListPodLogs => HostReply::PodLogs(self.pod_logs.clone()),
                     HostCall::ListPodCgroups => HostReply::PodCgroups(BTreeMap::new()),
@@ -146,6 +160,14 @@ impl Bench {
         }
     }
 
+    fn cannot(&self, call: &CriCall) -> bool {
+        match call {
+            CriCall::RunPodSandbox { .. } => self.sandboxes_fail,
+            CriCall::CreateContainer { .. } => self.containers_fail,
+            _ => false,
+        }
+    }
+
     fn answer_of_runtime(&mut self, call: &CriCall) -> Option<CriReply> {
         let condition = |status| Some(RuntimeCondition { status, ..RuntimeCondition::default() });
         Some(match call {
@@ -158,6 +180,7 @@ impl Bench {
                 handlers: self.handlers.clone(),
             }),
             CriCall::ImageStatus { .. } => CriReply::Image(self.image.clone()?),
+            CriCall::PullImage { .. } if self.pulls_hang => return None,
             CriCall::PullImage { image, .. } => CriReply::Pulled { image_ref: image.clone() },
             CriCall::List => CriReply::Listing { began: self.now, listing: self.listing.clone() },
             CriCall::Observe { pod } => {

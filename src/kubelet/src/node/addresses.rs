@@ -27,7 +27,8 @@ const NO_ROUTES: &str = r#"no default routes found in "/proc/net/route" or "/pro
 /// The same (chooseHostInterfaceFromRoute), where routes there are.
 const NO_ADDRESS: &str = "unable to select an IP from default routes.";
 
-/// Keeps what the machine says of its addresses, which it is asked for whenever the status is looked at.
+/// Keeps what the machine says of its addresses, which it is asked for whenever the status is looked at, and every few seconds while there
+/// is no Node.
 #[derive(Debug, Default)]
 pub struct AddressBook {
     asked: Option<ActionId>,
@@ -49,9 +50,15 @@ impl AddressBook {
         self.answered || !asks(config)
     }
 
-    /// The status is looked at: asks the machine, unless it just did.
+    /// When the machine may be asked again; `None` while it is being asked, or has nothing to say.
+    #[must_use]
+    pub fn deadline(&self, config: &config::Node) -> Option<Mono> {
+        (asks(config) && self.asked.is_none()).then_some(self.next)
+    }
+
+    /// The status is looked at, or there is none yet: asks the machine, unless it just did.
     pub fn ask(&mut self, now: Now, config: &config::Node, out: &mut Out<'_>) {
-        if !asks(config) || self.asked.is_some() || self.next > now.mono {
+        if self.deadline(config).is_none_or(|next| next > now.mono) {
             return;
         }
         let given = chosen(config);

@@ -225,8 +225,9 @@ impl NodeManager {
     /// When there is something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
+        let addresses = self.addresses.deadline(&self.config.node).filter(|_| self.looks_for_addresses());
         if self.config.node.standalone {
-            return None;
+            return addresses;
         }
         let status = match (&self.doing, self.registered) {
             // What machine and runtime are comes with events of their own.
@@ -243,15 +244,21 @@ impl NodeManager {
             }
             _ => None,
         };
-        crate::time::earliest([status, csi])
+        crate::time::earliest([status, csi, addresses])
+    }
+
+    /// Whether the machine is asked although no status is due. Of a node that nobody has made, upstream finds the addresses anew whenever a
+    /// pod needs them (kubelet_getters.go, getHostIPsAnyWay): the agent may be up before its network.
+    fn looks_for_addresses(&self) -> bool {
+        self.node.is_none() || !self.addresses.is_settled(&self.config.node)
     }
 
     /// Registers, reports, and keeps the CSINode, as is due.
     pub fn due(&mut self, now: Now, facts: &NodeFacts<'_>, rng: &mut Rng, out: &mut Out<'_>) {
+        if self.looks_for_addresses() {
+            self.addresses.ask(now, &self.config.node, out);
+        }
         if self.config.node.standalone {
-            if !self.addresses.is_settled(&self.config.node) {
-                self.addresses.ask(now, &self.config.node, out);
-            }
             return;
         }
         self.makings_known = facts.machine.is_some() && facts.runtime.has_answered();
@@ -259,9 +266,6 @@ impl NodeManager {
             // VOL-016: a volume is attached only after it was said to be in use.
             self.urgent |= **used != *self.volumes_in_use;
             self.volumes_in_use = Arc::clone(used);
-        }
-        if !self.addresses.is_settled(&self.config.node) {
-            self.addresses.ask(now, &self.config.node, out);
         }
         if self.doing == Doing::Nothing {
             if !self.registered {

@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::hash::container_hash;
 use super::restart::{RestartPolicy, effective_policy, init_failed, is_sidecar, pod_policy, restarts_after, should_start};
 use crate::ids::{ContainerId, SandboxId};
 use crate::observation::{ContainerState, ContainerStatus, PodObservation, SandboxState};
 use crate::prober::Verdicts;
+use crate::prober::spec::ProbeKind;
 
 /// The annotation that says which spec a container was made from (POD-122).
 pub const HASH_ANNOTATION: &str = "io.kubernetes.container.hash";
@@ -25,7 +26,7 @@ pub struct ContainerKill {
     /// The message of the event `Killing` (POD-120).
     pub message: String,
     /// Whether a probe said so: then the probe's own grace counts (POD-253).
-    pub by_probe: Option<crate::prober::spec::ProbeKind>,
+    pub by_probe: Option<ProbeKind>,
     /// Whether it runs again whatever it exits with.
     pub restart: bool,
 }
@@ -64,35 +65,53 @@ pub type VerdictsByName = BTreeMap<String, Verdicts>;
 /// Containers that were stopped so that they run again, whatever they exited with (POD-120).
 pub type ToRestart = BTreeSet<ContainerId>;
 
+/// What a plan is made from. What is asked of each container is gathered once, by name: a pod may have thousands.
+struct Makings<'a> {
+    pod: &'a Pod,
+    inits: &'a [Container],
+    regulars: &'a [Container],
+    init_names: BTreeSet<&'a str>,
+    newest: BTreeMap<&'a str, &'a ContainerStatus>,
+    sandbox: Option<&'a SandboxId>,
+    verdicts: &'a VerdictsByName,
+    to_restart: &'a ToRestart,
+}
+
 /// What to do (POD-115 to POD-129). What is left of older instances is housekeeping's (POD-130).
 #[must_use]
 pub fn compute_pod_actions(pod: &Pod, seen: &PodObservation, verdicts: &VerdictsByName, to_restart: &ToRestart) -> PodActions {
     let Some(spec) = &pod.spec else { return PodActions::default() };
     let inits = spec.init_containers.as_deref().unwrap_or_default();
+    let makings = Makings {
+        pod,
+        inits,
+        regulars: &spec.containers,
+        init_names: inits.iter().map(|c| c.name.as_str()).collect(),
+        newest: seen.newest_by_name(),
+        sandbox: seen.sandboxes.first().map(|s| &s.id),
+        verdicts,
+        to_restart,
+    };
     if let Some(attempt) = needs_sandbox(pod, seen) {
-        return sandbox_actions(pod, seen, attempt);
+        return makings.sandbox_actions(seen, attempt);
     }
-    let mut actions = PodActions { sandbox: seen.sandboxes.first().map(|s| s.id.clone()), ..PodActions::default() };
+    let mut actions = PodActions { sandbox: makings.sandbox.cloned(), ..PodActions::default() };
     let ephemeral = spec.ephemeral_containers.iter().flatten().enumerate();
-    actions.ephemeral = ephemeral.filter(|(_, c)| seen.newest(&c.name).is_none()).map(|(at, _)| at).collect();
-    let initialised = init_actions(pod, spec, seen, verdicts, to_restart, &mut actions);
+    actions.ephemeral = ephemeral.filter(|(_, c)| makings.newest_of(&c.name).is_none()).map(|(at, _)| at).collect();
+    let initialised = makings.init_actions(&mut actions);
     if actions.kill_pod {
         return PodActions { ephemeral: Vec::new(), ..actions };
     }
     let mut kept = 0;
     if initialised {
-        kept = regular_actions(pod, &spec.containers, seen, verdicts, to_restart, &mut actions);
+        kept = makings.regular_actions(&mut actions);
     }
     // POD-121: nothing kept and nothing to start: sidecars and all go. What is killed for its probe and does not run again is not kept.
-    let ends = |kill: &ContainerKill| is_init(inits, &kill.name) || (kill.by_probe.is_some() && !kill.restart);
+    let ends = |kill: &ContainerKill| makings.is_init(&kill.name) || (kill.by_probe.is_some() && !kill.restart);
     if initialised && kept == 0 && actions.containers.is_empty() && actions.kills.iter().all(ends) {
         return PodActions { kill_pod: true, ..PodActions::default() };
     }
     actions
-}
-
-fn is_init(inits: &[Container], name: &str) -> bool {
-    inits.iter().any(|c| c.name == name)
 }
 
 /// The attempt of the sandbox that must be made, if one must (POD-115, CRI-042).
@@ -107,82 +126,169 @@ pub fn needs_sandbox(pod: &Pod, seen: &PodObservation) -> Option<u32> {
     (more_than_one || broken).then_some(next)
 }
 
-fn sandbox_actions(pod: &Pod, seen: &PodObservation, attempt: u32) -> PodActions {
-    let mut actions = PodActions { kill_pod: !seen.sandboxes.is_empty(), create_sandbox: Some(attempt), ..PodActions::default() };
-    let Some(spec) = &pod.spec else { return actions };
-    // POD-116: what has run once and may not run again needs no new sandbox. What never ran may still.
-    if pod_policy(pod) == RestartPolicy::Never && attempt > 0 && seen.containers.iter().any(|c| c.started_at > 0) {
-        actions.create_sandbox = None;
-        return actions;
+impl<'a> Makings<'a> {
+    fn newest_of(&self, name: &str) -> Option<&'a ContainerStatus> {
+        self.newest.get(name).copied()
     }
-    let succeeded = |c: &&Container| {
-        let ended = seen.newest(&c.name).filter(|s| s.state == ContainerState::Exited && s.exit_code == 0);
-        ended.is_some() && effective_policy(pod, c) == RestartPolicy::OnFailure
-    };
-    let to_start = spec.containers.iter().filter(|c| !succeeded(c)).count();
-    let any_regular = spec.containers.iter().any(|c| seen.newest(&c.name).is_some());
-    if to_start == 0 && any_regular {
-        actions.create_sandbox = None;
-    }
-    actions
-}
 
-/// Plans the init containers; true once the regular ones may start (POD-123 to POD-125).
-fn init_actions(
-    pod: &Pod,
-    spec: &PodSpec,
-    seen: &PodObservation,
-    verdicts: &VerdictsByName,
-    to_restart: &ToRestart,
-    actions: &mut PodActions,
-) -> bool {
-    let (inits, regulars) = (spec.init_containers.as_deref().unwrap_or_default(), &spec.containers);
-    let Some(last) = inits.len().checked_sub(1) else { return true };
-    // What an earlier sandbox left (a reboot) does not count.
-    let sandbox = actions.sandbox.clone();
-    let sandbox = sandbox.as_ref();
-    let in_sandbox = |c: &Container| seen.newest(&c.name).filter(|s| Some(&s.sandbox) == sandbox);
-    // A regular container that is there shows that the plain ones are done; they never run again in this sandbox.
-    let plain_are_done = regulars.iter().any(|c| in_sandbox(c).is_some());
-    let goes_on = |s: &ContainerStatus| matches!(s.state, ContainerState::Created | ContainerState::Running);
-    let mut initialised =
-        regulars.iter().any(|c| in_sandbox(c).is_some_and(goes_on)) || (plain_are_done && !is_sidecar(&inits[last]));
-    // From the last to the first, for older ones may be gone from the runtime: the last one that is there tells how far it went, and
-    // sidecars before it are begun again beside what comes next.
-    let mut is_furthest = !plain_are_done;
-    for (at, init) in inits.iter().enumerate().rev() {
-        let is_done = match in_sandbox(init) {
-            None => {
-                if !is_furthest && is_sidecar(init) {
-                    actions.inits.push(at);
+    fn is_init(&self, name: &str) -> bool {
+        self.init_names.contains(name)
+    }
+
+    fn sandbox_actions(&self, seen: &PodObservation, attempt: u32) -> PodActions {
+        let mut actions =
+            PodActions { kill_pod: !seen.sandboxes.is_empty(), create_sandbox: Some(attempt), ..PodActions::default() };
+        // POD-116: what has run once and may not run again needs no new sandbox. What never ran may still.
+        if pod_policy(self.pod) == RestartPolicy::Never && attempt > 0 && seen.containers.iter().any(|c| c.started_at > 0) {
+            actions.create_sandbox = None;
+            return actions;
+        }
+        let succeeded = |c: &&Container| {
+            let ended = self.newest_of(&c.name).filter(|s| s.state == ContainerState::Exited && s.exit_code == 0);
+            ended.is_some() && effective_policy(self.pod, c) == RestartPolicy::OnFailure
+        };
+        let to_start = self.regulars.iter().filter(|c| !succeeded(c)).count();
+        let any_regular = self.regulars.iter().any(|c| self.newest_of(&c.name).is_some());
+        if to_start == 0 && any_regular {
+            actions.create_sandbox = None;
+        }
+        actions
+    }
+
+    /// Plans the init containers; true once the regular ones may start (POD-123 to POD-125).
+    fn init_actions(&self, actions: &mut PodActions) -> bool {
+        let (inits, regulars) = (self.inits, self.regulars);
+        let Some(last) = inits.len().checked_sub(1) else { return true };
+        // What an earlier sandbox left (a reboot) does not count.
+        let in_sandbox = |c: &Container| self.newest_of(&c.name).filter(|s| Some(&s.sandbox) == self.sandbox);
+        // A regular container that is there shows that the plain ones are done; they never run again in this sandbox.
+        let plain_are_done = regulars.iter().any(|c| in_sandbox(c).is_some());
+        let goes_on = |s: &ContainerStatus| matches!(s.state, ContainerState::Created | ContainerState::Running);
+        let mut initialised =
+            regulars.iter().any(|c| in_sandbox(c).is_some_and(goes_on)) || (plain_are_done && !is_sidecar(&inits[last]));
+        // From the last to the first, for older ones may be gone from the runtime: the last one that is there tells how far it went, and
+        // sidecars before it are begun again beside what comes next.
+        let mut is_furthest = !plain_are_done;
+        for (at, init) in inits.iter().enumerate().rev() {
+            let is_done = match in_sandbox(init) {
+                None => {
+                    if !is_furthest && is_sidecar(init) {
+                        actions.inits.push(at);
+                    }
+                    continue;
                 }
-                continue;
+                Some(_) if !is_furthest && !is_sidecar(init) => continue,
+                Some(status) if is_sidecar(init) => self.sidecar(at, init, status, actions),
+                // It was stopped to run again: whatever it ended with, it has not done its work.
+                Some(status) if status.state == ContainerState::Exited && self.to_restart.contains(&status.id) => {
+                    actions.inits.push(at);
+                    false
+                }
+                Some(status) => plain_init(self.pod, at, init, status, actions),
+            };
+            if actions.kill_pod {
+                actions.inits.clear();
+                return false;
             }
-            Some(_) if !is_furthest && !is_sidecar(init) => continue,
-            Some(status) if is_sidecar(init) => sidecar(at, init, status, verdicts, actions, pod),
-            // It was stopped to run again: whatever it ended with, it has not done its work.
-            Some(status) if status.state == ContainerState::Exited && to_restart.contains(&status.id) => {
-                actions.inits.push(at);
+            if is_done && at == last {
+                initialised = true;
+            } else if is_done && is_furthest {
+                actions.inits.push(at + 1);
+            }
+            is_furthest = false;
+        }
+        if is_furthest {
+            actions.inits.push(0);
+        }
+        actions.inits.sort_unstable();
+        initialised
+    }
+
+    /// Plans one sidecar; true once the next init container may start.
+    fn sidecar(&self, at: usize, init: &Container, status: &ContainerStatus, actions: &mut PodActions) -> bool {
+        match status.state {
+            ContainerState::Running => {
+                let kill = self.running_kill(init, status);
+                let verdict = self.verdict(init);
+                // Until its startup probe has passed, only that one says anything; then the next may start, whatever becomes of it.
+                let started = !verdict.has_startup || verdict.startup == Some(true);
+                let by_startup = |kill: &ContainerKill| kill.by_probe == Some(ProbeKind::Startup);
+                actions.kills.extend(kill.filter(|kill| started || by_startup(kill)));
+                started
+            }
+            ContainerState::Unknown => {
+                actions.kills.push(unknown_kill("Init container", status));
                 false
             }
-            Some(status) => plain_init(pod, at, init, status, actions),
+            ContainerState::Created | ContainerState::Exited => {
+                if self.pod.metadata.deletion_timestamp.is_none() {
+                    actions.inits.push(at);
+                }
+                false
+            }
+        }
+    }
+
+    /// Plans the regular containers; how many are kept as they are.
+    fn regular_actions(&self, actions: &mut PodActions) -> usize {
+        let mut kept = 0;
+        for (at, container) in self.regulars.iter().enumerate() {
+            let status = self.newest_of(&container.name);
+            match status {
+                Some(status) if status.state == ContainerState::Running => match self.running_kill(container, status) {
+                    Some(kill) => actions.kills.push(kill),
+                    None => kept += 1,
+                },
+                Some(status) if status.state == ContainerState::Unknown => actions.kills.push(unknown_kill("Container", status)),
+                Some(status) if self.pod.metadata.deletion_timestamp.is_none() && self.begins_anew(container, status) => {
+                    actions.containers.push(at);
+                }
+                _ if should_start(self.pod, container, status) => actions.containers.push(at),
+                _ => {}
+            }
+        }
+        kept
+    }
+
+    /// Whether one that has ended, or was never started, runs again whatever its policy says: it was stopped for that or, without init
+    /// containers before it, its pod has a new sandbox. With that all is started that has not succeeded for good (POD-116), so what names
+    /// `Never` for itself too; a pod that says so for all gets no new sandbox.
+    fn begins_anew(&self, container: &Container, status: &ContainerStatus) -> bool {
+        let own_never = container.restart_policy.as_deref() == Some("Never");
+        let of_another = self.sandbox != Some(&status.sandbox);
+        let never = pod_policy(self.pod) == RestartPolicy::Never;
+        self.to_restart.contains(&status.id) || (own_never && of_another && !never && self.inits.is_empty())
+    }
+
+    fn verdict(&self, container: &Container) -> Verdicts {
+        self.verdicts.get(&container.name).copied().unwrap_or_default()
+    }
+
+    /// Why a running container must stop, if it must (POD-120).
+    fn running_kill(&self, container: &Container, status: &ContainerStatus) -> Option<ContainerKill> {
+        let verdict = self.verdict(container);
+        let hash = container_hash(container);
+        let other_spec = status.annotations.get(HASH_ANNOTATION).is_some_and(|made_from| *made_from != hash);
+        // A regular container may have a sidecar's policy too, and is none for it.
+        let is_init = self.is_init(&container.name);
+        let waits_for_startup = is_init && is_sidecar(container) && verdict.has_startup && verdict.startup != Some(true);
+        let (what, by_probe) = if other_spec && !waits_for_startup {
+            ("definition changed", None)
+        } else if verdict.liveness == Some(false) {
+            ("failed liveness probe", Some(ProbeKind::Liveness))
+        } else if verdict.startup == Some(false) {
+            ("failed startup probe", Some(ProbeKind::Startup))
+        } else {
+            return None;
         };
-        if actions.kill_pod {
-            actions.inits.clear();
-            return false;
-        }
-        if is_done && at == last {
-            initialised = true;
-        } else if is_done && is_furthest {
-            actions.inits.push(at + 1);
-        }
-        is_furthest = false;
+        let again = by_probe.is_none() || effective_policy(self.pod, container) != RestartPolicy::Never;
+        let message = match (is_init, again) {
+            (true, _) => format!("Init container {} {what}", container.name),
+            (false, true) => format!("Container {} {what}, will be restarted", container.name),
+            (false, false) => format!("Container {} {what}", container.name),
+        };
+        Some(ContainerKill { by_probe, restart: again, ..kill(status, message) })
     }
-    if is_furthest {
-        actions.inits.push(0);
-    }
-    actions.inits.sort_unstable();
-    initialised
 }
 
 /// Plans the plain init container that was begun last; true once it has done its work.
@@ -199,94 +305,6 @@ fn plain_init(pod: &Pod, at: usize, init: &Container, status: &ContainerStatus, 
         ContainerState::Exited | ContainerState::Unknown => actions.kill_pod = true,
     }
     false
-}
-
-/// Plans one sidecar; true once the next init container may start.
-fn sidecar(
-    at: usize,
-    init: &Container,
-    status: &ContainerStatus,
-    verdicts: &VerdictsByName,
-    actions: &mut PodActions,
-    pod: &Pod,
-) -> bool {
-    match status.state {
-        ContainerState::Running => {
-            let kill = running_kill(pod, init, status, verdicts);
-            let verdict = verdicts.get(&init.name).copied().unwrap_or_default();
-            // Until its startup probe has passed, only that one says anything; then the next may start, whatever becomes of it.
-            let started = !verdict.has_startup || verdict.startup == Some(true);
-            let by_startup = |kill: &ContainerKill| kill.by_probe == Some(crate::prober::spec::ProbeKind::Startup);
-            actions.kills.extend(kill.filter(|kill| started || by_startup(kill)));
-            started
-        }
-        ContainerState::Unknown => {
-            actions.kills.push(unknown_kill("Init container", status));
-            false
-        }
-        ContainerState::Created | ContainerState::Exited => {
-            if pod.metadata.deletion_timestamp.is_none() {
-                actions.inits.push(at);
-            }
-            false
-        }
-    }
-}
-
-/// Plans the regular containers; how many are kept as they are.
-fn regular_actions(
-    pod: &Pod,
-    containers: &[Container],
-    seen: &PodObservation,
-    verdicts: &VerdictsByName,
-    to_restart: &ToRestart,
-    actions: &mut PodActions,
-) -> usize {
-    let mut kept = 0;
-    for (at, container) in containers.iter().enumerate() {
-        let status = seen.newest(&container.name);
-        match status {
-            Some(status) if status.state == ContainerState::Running => match running_kill(pod, container, status, verdicts) {
-                Some(kill) => actions.kills.push(kill),
-                None => kept += 1,
-            },
-            Some(status) if status.state == ContainerState::Unknown => actions.kills.push(unknown_kill("Container", status)),
-            Some(status) if to_restart.contains(&status.id) && pod.metadata.deletion_timestamp.is_none() => {
-                actions.containers.push(at);
-            }
-            _ if should_start(pod, container, status) => actions.containers.push(at),
-            _ => {}
-        }
-    }
-    kept
-}
-
-/// Why a running container must stop, if it must (POD-120).
-fn running_kill(pod: &Pod, container: &Container, status: &ContainerStatus, verdicts: &VerdictsByName) -> Option<ContainerKill> {
-    use crate::prober::spec::ProbeKind;
-    let verdict = verdicts.get(&container.name).copied().unwrap_or_default();
-    let hash = container_hash(container);
-    let other_spec = status.annotations.get(HASH_ANNOTATION).is_some_and(|made_from| *made_from != hash);
-    // A regular container may have a sidecar's policy too, and is none for it.
-    let inits = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
-    let is_init = is_init(inits, &container.name);
-    let waits_for_startup = is_init && is_sidecar(container) && verdict.has_startup && verdict.startup != Some(true);
-    let (what, by_probe) = if other_spec && !waits_for_startup {
-        ("definition changed", None)
-    } else if verdict.liveness == Some(false) {
-        ("failed liveness probe", Some(ProbeKind::Liveness))
-    } else if verdict.startup == Some(false) {
-        ("failed startup probe", Some(ProbeKind::Startup))
-    } else {
-        return None;
-    };
-    let again = by_probe.is_none() || effective_policy(pod, container) != RestartPolicy::Never;
-    let message = match (is_init, again) {
-        (true, _) => format!("Init container {} {what}", container.name),
-        (false, true) => format!("Container {} {what}, will be restarted", container.name),
-        (false, false) => format!("Container {} {what}", container.name),
-    };
-    Some(ContainerKill { by_probe, restart: again, ..kill(status, message) })
 }
 
 fn kill(status: &ContainerStatus, message: String) -> ContainerKill {
@@ -351,6 +369,35 @@ mod tests {
         assert_eq!(wanted("Never", &spec, &[("a", 1)]), (true, None));
         assert_eq!(wanted("Never", &spec, &[]), (true, Some(1)));
         assert_eq!(wanted("Always", &spec, &[("a", 1)]), (true, Some(1)));
+    }
+
+    // POD-116: kuberuntime_manager.go (computePodActions) starts with a new sandbox all that has not succeeded under OnFailure, so what names
+    // Never for itself as well; behind init containers it comes to its turn in a later pass (ShouldContainerBeRestarted), and does not run.
+    #[test]
+    fn container_that_never_restarts_begins_again_with_a_new_sandbox() {
+        let started = |policy: &str, own: &str, with_init: bool, code: i32, sandbox: &str| {
+            let mut spec = json!({"containers": [{"name": "a", "restartPolicy": own}, {"name": "b"}]});
+            if with_init {
+                spec["initContainers"] = json!([{"name": "i"}]);
+            }
+            let mut seen = seen(&[("a", code), ("i", 0), ("b", 1)]);
+            seen.sandboxes[0].id = SandboxId::new("new");
+            seen.sandboxes[0].state = SandboxState::Ready;
+            seen.containers[0].sandbox = SandboxId::new(sandbox);
+            for in_place in &mut seen.containers[1..] {
+                in_place.sandbox = SandboxId::new("new");
+            }
+            seen.containers[2].state = ContainerState::Running;
+            compute_pod_actions(&pod(policy, &spec), &seen, &VerdictsByName::new(), &ToRestart::new()).containers
+        };
+        for code in [0, 1] {
+            assert_eq!(started("Always", "Never", false, code, "old"), [0], "{code}");
+            assert_eq!(started("OnFailure", "Never", false, code, "old"), [0], "{code}");
+            assert!(started("Always", "Never", false, code, "new").is_empty(), "it has run in this one");
+            assert!(started("Always", "Never", true, code, "old").is_empty(), "behind init containers");
+            assert!(started("Never", "Never", false, code, "old").is_empty());
+        }
+        assert!(started("Always", "OnFailure", false, 0, "old").is_empty());
     }
 
     // POD-120, POD-121: as a kubelet 1.36.2 was recorded (101 and 040): what fails its probe and does not run again ends its pod, so it is

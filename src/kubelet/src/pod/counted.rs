@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 
+use super::status_containers::by_name;
 use super::worker::{PodWorker, StartError};
 use crate::facts::{ContainerType, Fact};
 use crate::out::Out;
@@ -31,19 +32,18 @@ pub fn count_failures(worker: &PodWorker, before: &BTreeMap<String, StartError>,
 /// Counts the containers that have ended since the last status (upstream's checkAndRecordTerminations).
 pub fn count_ends(old: Option<&PodStatus>, new: &PodStatus, out: &mut Out<'_>) {
     type Pick = fn(&PodStatus) -> &Option<Vec<ContainerStatus>>;
-    let of = |status: Option<&PodStatus>, pick: Pick| status.and_then(|status| pick(status).clone());
-    let ended = |one: &ContainerStatus| one.state.as_ref().and_then(|state| state.terminated.clone());
+    let ended = |one: &ContainerStatus| one.state.as_ref().is_some_and(|state| state.terminated.is_some());
     let picks: [(ContainerType, Pick); 3] = [
         (ContainerType::Ordinary, |status| &status.container_statuses),
         (ContainerType::Init, |status| &status.init_container_statuses),
         (ContainerType::Ephemeral, |status| &status.ephemeral_container_statuses),
     ];
     for (kind, pick) in picks {
-        let before = of(old, pick).unwrap_or_default();
+        let before = by_name(old.and_then(|status| pick(status).as_ref()).into_iter().flatten());
         for one in pick(new).iter().flatten() {
-            let Some(end) = ended(one) else { continue };
-            if before.iter().find(|before| before.name == one.name).and_then(ended).is_none() {
-                let (exit_code, reason) = (end.exit_code, end.reason.unwrap_or_default());
+            let Some(end) = one.state.as_ref().and_then(|state| state.terminated.as_ref()) else { continue };
+            if !before.get(one.name.as_str()).is_some_and(|before| ended(before)) {
+                let (exit_code, reason) = (end.exit_code, end.reason.clone().unwrap_or_default());
                 out.count(Fact::ContainerEnded { kind, exit_code, reason });
             }
         }

@@ -51,6 +51,8 @@ pub struct Changes {
 pub struct PodManager {
     pods: BTreeMap<PodUid, DesiredPod>,
     mirrors: BTreeMap<PodName, Arc<Pod>>,
+    /// Which of the pods are static, by full name.
+    statics: BTreeSet<(PodName, PodUid)>,
     delivered: BTreeSet<PodSource>,
     expected: BTreeSet<PodSource>,
 }
@@ -101,10 +103,17 @@ impl PodManager {
         self.mirrors.keys()
     }
 
-    /// Whether a static pod of that full name is wanted.
+    /// A static pod of that full name that is wanted, if there is one.
     #[must_use]
-    pub fn has_static(&self, name: &PodName) -> bool {
-        self.pods.values().any(|known| known.source != PodSource::Api && name_of(&known.pod) == *name)
+    pub fn static_named(&self, name: &PodName) -> Option<&PodUid> {
+        let first = (name.clone(), PodUid::new(""));
+        self.statics.range(first..).next().filter(|(of, _)| of == name).map(|(_, uid)| uid)
+    }
+
+    fn remove(&mut self, uid: &PodUid) {
+        if let Some(known) = self.pods.remove(uid) {
+            self.statics.remove(&(name_of(&known.pod), uid.clone()));
+        }
     }
 
     /// The API server has that mirror no more.
@@ -153,7 +162,7 @@ impl PodManager {
         let gone: Vec<PodUid> =
             self.pods.iter().filter(|(uid, p)| p.source == source && !kept.contains(*uid)).map(|(uid, _)| uid.clone()).collect();
         for uid in gone {
-            self.pods.remove(&uid);
+            self.remove(&uid);
             changes.removed.push(uid);
         }
         self.sort_added(&mut changes);
@@ -177,7 +186,7 @@ impl PodManager {
         } else if let Some(uid) = uid_of(pod)
             && self.pods.get(&uid).is_some_and(|known| known.source == source)
         {
-            self.pods.remove(&uid);
+            self.remove(&uid);
             changes.removed.push(uid);
         }
         changes
@@ -210,9 +219,16 @@ impl PodManager {
         match self.pods.get_mut(&uid) {
             None => {
                 changes.added.push(uid.clone());
+                if source != PodSource::Api {
+                    self.statics.insert((name_of(&pod), uid.clone()));
+                }
                 self.pods.insert(uid, DesiredPod { pod, source });
             }
             Some(known) => {
+                if known.source != PodSource::Api {
+                    self.statics.remove(&(name_of(&known.pod), uid.clone()));
+                    self.statics.insert((name_of(&pod), uid.clone()));
+                }
                 if semantically_equal(&known.pod, &pod) {
                     if known.pod.status != pod.status {
                         changes.reconciled.push(uid);

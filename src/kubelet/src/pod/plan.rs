@@ -5,6 +5,7 @@
 //! ready, pods are looked at, reported and, if they are to stop, stopped all the same; upstream then does nothing at all. One whose
 //! status call hangs is not taken for one that is not ready: a stuck CNI plugin must not stop the whole node.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
@@ -16,10 +17,11 @@ use super::counted::count_failures;
 use super::manager::is_static;
 use super::report;
 use super::restart_all::{self, Reset, is_told};
-use super::start::{Started, back_off, start_batch};
+use super::start::{Due, Started, back_off, start_batch};
 use super::stop::{Kill, field_path_of, kill_all, kill_batch, pod_grace, spec_of, until};
 use super::worker::{ERROR_RETRY, Phase, PodWorker, call_limits};
 use crate::action::{CriCall, HostCall};
+use crate::backoff::start_failed;
 use crate::facts::Fact;
 use crate::ids::SandboxId;
 use crate::observation::{MachineInfo, PodObservation, SandboxState};
@@ -53,10 +55,15 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
         let failed = worker.end_batch(now).filter(|_| worker.phase != Phase::Finished);
         if let Some((wait, failed)) = failed.filter(|(wait, _)| !wait.is_zero()) {
             let until = now.mono + parts.rng.jitter(wait, 0.5);
-            failed.into_iter().for_each(|chain| worker.held.hold(chain, until));
+            for (purpose, made) in failed {
+                if let (Purpose::Start { container }, None) = (&purpose, &made) {
+                    start_failed(&mut worker.backoffs, container);
+                }
+                worker.held.hold((purpose, made), until);
+            }
         }
     }
-    cut_short_for_termination(worker, now, out);
+    cut_short_for_termination(worker, parts, now, out);
     out.works_for(Point::Probe, &worker.uid);
     report::probe(worker, parts, now);
     report::report(worker, parts, now, out);
@@ -90,10 +97,11 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
     }
 }
 
-/// POD-076: a pod that is to stop does not go on starting, and does not wait for a hook or a stop with a longer grace.
-fn cut_short_for_termination(worker: &mut PodWorker, now: Now, out: &mut Out<'_>) {
+/// POD-076: a pod that is to stop does not go on starting or pulling, and does not wait for a hook or a stop with a longer grace.
+fn cut_short_for_termination(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) {
     let Some(termination) = &worker.termination else { return };
     let grace = termination.grace;
+    parts.images.give_up(&worker.uid, out);
     let Some(batch) = &mut worker.batch else { return };
     let stopping = batch.purposes().all(|p| matches!(p, Purpose::Kill { .. } | Purpose::StopSandbox));
     if !stopping {
@@ -185,8 +193,10 @@ fn sync(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservati
 
 /// POD-128: all containers are removed, the sandbox and the logs stay. What is killed for it has no hook and the least grace.
 fn reset_all(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObservation, out: &mut Out<'_>) -> bool {
+    let all = seen.instances_by_name();
     for container in restart_all::asking(&worker.pod, seen) {
-        if let Some(wait) = back_off(worker, parts, now, seen, &container, out) {
+        let instances = all.get(container.name.as_str()).map(Vec::as_slice).unwrap_or_default();
+        if let Some(wait) = back_off(worker, parts, now, Due { container: &container, instances }, out) {
             worker.wake_at = earliest([worker.wake_at, Some(now.mono + wait)]);
             report::report(worker, parts, now, out);
             return false;
@@ -342,11 +352,14 @@ fn kills(worker: &mut PodWorker, seen: &PodObservation, actions: &PodActions, no
         return Kills::Nothing;
     }
     let mut kills = Vec::new();
+    let there: BTreeMap<_, _> = seen.containers.iter().map(|c| (&c.id, c)).collect();
+    if actions.kills.iter().any(|kill| kill.restart) {
+        worker.to_restart.retain(|id| there.contains_key(id));
+    }
     for kill in &actions.kills {
-        let Some(container) = seen.containers.iter().find(|c| c.id == kill.id) else { continue };
+        let Some(&container) = there.get(&kill.id) else { continue };
         let grace = kill.by_probe.and_then(|kind| probe_grace(worker, &kill.name, kind)).unwrap_or_else(|| pod_grace(&worker.pod));
         if kill.restart {
-            worker.to_restart.retain(|id| seen.containers.iter().any(|c| c.id == *id));
             worker.to_restart.insert(kill.id.clone());
         }
         kills.push(Kill { container, message: kill.message.clone(), until: until(now, grace) });

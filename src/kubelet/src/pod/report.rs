@@ -55,7 +55,11 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
         return;
     }
     if is_static(&worker.pod) && worker.phase >= Phase::Terminated {
-        // POD-302: it is never forced to end: it may come again.
+        // POD-302: it is never forced to end: it may come again. How it ended by itself is told.
+        if !worker.revived {
+            out.works_for(Point::Status, &worker.uid);
+            parts.statuses.ended(now, &worker.uid, out);
+        }
         return;
     }
     out.works_for(Point::Report, &worker.uid);
@@ -63,6 +67,8 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
     let seen = worker.seen();
     let host_ips = parts.host_ips();
     let previous = parts.statuses.last_known(&worker.uid).cloned().or_else(|| worker.pod.status.clone()).map(well_again);
+    let is_computed = parts.statuses.status(&worker.uid).is_some();
+    let previous = previous.map(|status| if is_static(&worker.pod) && !is_computed { as_of_mirror(status) } else { status });
     let status = generate_api_pod_status(&StatusInputs {
         pod: &worker.pod,
         uid: &worker.uid,
@@ -93,6 +99,15 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
     parts.statuses.set_status(&worker.uid, status, gate);
     out.works_for(Point::Status, &worker.uid);
     parts.statuses.tell(now, &worker.uid, out);
+}
+
+/// What of a mirror's status a static pod goes on from: that it ended once is of an earlier life, and it runs again
+/// (kubelet_pods.go, generateAPIPodStatus: the phase before is the manifest's).
+fn as_of_mirror(mut status: PodStatus) -> PodStatus {
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        (status.phase, status.reason, status.message) = (None, None, None);
+    }
+    status
 }
 
 /// Whether the status that was just computed says that the pod has ended: then it is stopped (POD-076).

@@ -89,8 +89,10 @@ pub fn resets<'a>(pod: &Pod, seen: &'a PodObservation) -> Vec<Reset<'a>> {
     let spec = pod.spec.as_ref();
     let regular = spec.map(|s| s.containers.as_slice()).unwrap_or_default();
     let inits = spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
+    let all = seen.instances_by_name();
     let of = |list: &[Container], asking: bool| -> Vec<Reset<'a>> {
-        let instances = list.iter().flat_map(|spec| seen.instances(&spec.name).map(move |c| (spec.clone(), c)));
+        let of_one = |spec: &Container| all.get(spec.name.as_str()).into_iter().flatten().copied();
+        let instances = list.iter().flat_map(|spec| of_one(spec).map(move |c| (spec, c)));
         let asks = |spec: &Container, c: &ContainerStatus| c.state == ContainerState::Exited && asks(spec, c.exit_code);
         instances
             .filter(|(spec, c)| asks(spec, c) == asking)

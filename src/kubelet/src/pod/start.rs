@@ -21,7 +21,7 @@ use crate::backoff::{Ended, restart_wait};
 use crate::facts::{ContainerType, Fact};
 use crate::images::{ImageNeed, ImageState, ResolvedImage};
 use crate::limits::{BATCH_BYTES, Room};
-use crate::observation::{ContainerState, PodObservation};
+use crate::observation::{ContainerState, ContainerStatus, PodObservation};
 use crate::out::Out;
 use crate::parts::{Parts, PlanError, Wanted, config_error};
 use crate::recorder::{Recorded, Subject};
@@ -34,6 +34,13 @@ pub enum Started {
     Batch(Batch),
     /// Nothing can, now: an image or a back-off is waited for, or there is nothing to start.
     Waits,
+}
+
+/// A container that is due to be started, and its instances so far, the authoritative one first.
+#[derive(Clone, Copy)]
+pub(super) struct Due<'a> {
+    pub(super) container: &'a Container,
+    pub(super) instances: &'a [&'a ContainerStatus],
 }
 
 /// Whether a container can be started now.
@@ -64,22 +71,24 @@ pub fn start_batch(
         wanted.extend(spec.containers.get(*at).cloned());
     }
     let mut chains: Vec<Chain> = Vec::new();
+    let all = seen.instances_by_name();
     let (mut held, mut bytes) = (false, 0);
     for container in &wanted {
         if worker.held.holds(&Purpose::Start { container: container.name.clone() }, seen) {
             continue;
         }
         // Asked for all of them, also behind one that waits: their images come meanwhile.
-        let readiness = readiness(worker, parts, now, seen, container, out);
+        let instances = all.get(container.name.as_str()).map(Vec::as_slice).unwrap_or_default();
+        let readiness = readiness(worker, parts, now, seen, Due { container, instances }, out);
         if held {
             continue;
         }
         match readiness {
             Readiness::Now(image, image_volumes) => {
                 let mut room = Room::of_container();
-                let attempt = next_attempt(worker, seen, &container.name);
+                let attempt = next_attempt(worker, instances, &container.name);
                 let wanted = Wanted { container, attempt, image: &image, image_volumes: &image_volumes, room: &mut room };
-                chains.extend(start_chain(worker, parts, now, seen, wanted, out));
+                chains.extend(start_chain(worker, parts, now, seen, (wanted, instances.first().copied()), out));
                 bytes += room.taken();
                 held = bytes > BATCH_BYTES;
             }
@@ -98,10 +107,11 @@ fn readiness(
     parts: &mut Parts,
     now: Now,
     seen: &PodObservation,
-    container: &Container,
+    due: Due<'_>,
     out: &mut Out<'_>,
 ) -> Readiness {
-    if let Some(wait) = back_off(worker, parts, now, seen, container, out) {
+    let container = due.container;
+    if let Some(wait) = back_off(worker, parts, now, due, out) {
         worker.wake_at = earliest([worker.wake_at, Some(now.mono + wait)]);
         return Readiness::Skipped;
     }
@@ -189,12 +199,11 @@ pub(super) fn back_off(
     worker: &mut PodWorker,
     parts: &Parts,
     now: Now,
-    seen: &PodObservation,
-    container: &Container,
+    Due { container, instances }: Due<'_>,
     out: &mut Out<'_>,
 ) -> Option<std::time::Duration> {
-    let newest = seen.newest(&container.name).filter(|c| c.state == ContainerState::Exited)?;
-    let before = || seen.instances(&container.name).skip(1).find(|c| c.state == ContainerState::Exited);
+    let newest = *instances.first().filter(|c| c.state == ContainerState::Exited)?;
+    let before = || instances.iter().skip(1).copied().find(|c| c.state == ContainerState::Exited);
     let stopped_after = worker.to_restart.contains(&newest.id).then(before);
     let most = parts.config.pods.max_container_restart_period;
     let (total, left) = restart_wait(&mut worker.backoffs, container, Ended { newest, stopped_after }, most, now)?;
@@ -212,12 +221,12 @@ pub(super) fn back_off(
 
 /// POD-129: the instance's number: one more than any other's, or what the logs tell. Of a container that was lost, which has no ID any
 /// more, it was told already that it is restarted (POD-294).
-fn next_attempt(worker: &PodWorker, seen: &PodObservation, name: &str) -> u32 {
+fn next_attempt(worker: &PodWorker, instances: &[&ContainerStatus], name: &str) -> u32 {
     let reported = worker.pod.status.iter().flat_map(|s| s.container_statuses.iter().chain(&s.init_container_statuses).flatten());
     let next = |c: &ApiStatus| c.restart_count.saturating_add(i32::from(c.container_id.is_some()));
     let reported = reported.filter(|c| c.name == name).map(next).max();
     let floor = worker.log_floor.get(name).copied().unwrap_or(0).max(u32::try_from(reported.unwrap_or(0)).unwrap_or(0));
-    seen.instances(name).map(|instance| instance.attempt.saturating_add(1)).max().unwrap_or(floor)
+    instances.iter().map(|instance| instance.attempt.saturating_add(1)).max().unwrap_or(floor)
 }
 
 /// The steps that start one container, or `None` if its configuration cannot be made: then it waits with the reason.
@@ -226,7 +235,7 @@ fn start_chain(
     parts: &mut Parts,
     now: Now,
     seen: &PodObservation,
-    wanted: Wanted<'_>,
+    (wanted, newest): (Wanted<'_>, Option<&ContainerStatus>),
     out: &mut Out<'_>,
 ) -> Option<Chain> {
     let container = wanted.container;
@@ -241,7 +250,7 @@ fn start_chain(
     let mut steps: Vec<Step> = files.into_iter().map(Step::Host).collect();
     // A start that this agent, or the one before it, knows nothing of may still be under way: what may yet begin to run is
     // removed before another instance is made.
-    let unborn = seen.newest(&container.name).filter(|newest| newest.state == ContainerState::Created);
+    let unborn = newest.filter(|newest| newest.state == ContainerState::Created);
     steps.extend(unborn.map(|unborn| Step::Remove(unborn.id.clone())));
     steps.push(Step::Create(CriCall::CreateContainer { sandbox, config: Box::new(config), sandbox_config }));
     steps.push(Step::Start);

@@ -19,7 +19,7 @@ use super::status_containers::{by_name, container_statuses};
 use super::termination_messages::share_messages;
 use super::worker::{StartError, Verdict};
 use crate::ids::{ContainerId, PodUid};
-use crate::observation::PodObservation;
+use crate::observation::{ContainerStatus as Instance, PodObservation, SandboxState};
 use crate::prober::{Prober, Verdicts};
 use crate::resources::reported::{reported_pod_resources, reported_resources_while_running};
 
@@ -71,10 +71,10 @@ impl StatusInputs<'_> {
         self.prober.verdicts(self.uid, container, id)
     }
 
-    /// Whether the newest instance of a container was stopped so that it runs again (POD-120).
+    /// Whether that newest instance of a container was stopped so that it runs again (POD-120).
     #[must_use]
-    pub fn restarts(&self, container: &str) -> bool {
-        self.seen.newest(container).is_some_and(|newest| self.to_restart.contains(&newest.id))
+    pub fn restarts(&self, newest: Option<&Instance>) -> bool {
+        newest.is_some_and(|newest| self.to_restart.contains(&newest.id))
     }
 }
 
@@ -186,7 +186,9 @@ fn ended_phase<'s>(
 ) -> &'static str {
     let codes = || containers.iter().filter_map(|c| Some((c, ended_state(status(&c.name)?)?.exit_code)));
     let removed = |c: &Container| status(&c.name).is_some_and(|s| ended_state(s).is_some_and(was_removed));
-    let again = |c: &Container, code: i32| restarts_after(inputs.pod, c, code) || inputs.restarts(&c.name) || removed(c);
+    let newest = inputs.seen.newest_by_name();
+    let restarts = |c: &Container| inputs.restarts(newest.get(c.name.as_str()).copied());
+    let again = |c: &Container, code: i32| restarts_after(inputs.pod, c, code) || restarts(c) || removed(c);
     // Nor is the end of a static pod told while it is stopped (POD-302): it may come again.
     if (!inputs.terminating || is_static(inputs.pod)) && codes().any(|(c, code)| again(c, code)) {
         return "Running";
@@ -245,8 +247,10 @@ impl Counts {
 
 /// Whether the sandbox that is up holds a regular container, in whatever state (HasAnyActiveRegularContainerStarted).
 fn has_begun(inputs: &StatusInputs<'_>, containers: &[Container]) -> bool {
-    let newest = inputs.seen.sandboxes.first().filter(|s| s.state == crate::observation::SandboxState::Ready);
-    newest.is_some_and(|sandbox| containers.iter().any(|c| inputs.seen.instances(&c.name).any(|i| i.sandbox == sandbox.id)))
+    let newest = inputs.seen.sandboxes.first().filter(|s| s.state == SandboxState::Ready);
+    let Some(sandbox) = newest else { return false };
+    let regular: BTreeSet<&str> = containers.iter().map(|c| c.name.as_str()).collect();
+    inputs.seen.containers.iter().any(|one| one.sandbox == sandbox.id && regular.contains(one.name.as_str()))
 }
 
 /// A container that waits after it has run counts as ended.
@@ -319,7 +323,7 @@ fn set_addresses(inputs: &StatusInputs<'_>, host_network: bool, status: &mut Pod
     let ips: Vec<String> = if host_network {
         host_network_ips(inputs.host_ips, status)
     } else {
-        let newest = inputs.seen.sandboxes.first().filter(|s| s.state == crate::observation::SandboxState::Ready);
+        let newest = inputs.seen.sandboxes.first().filter(|s| s.state == SandboxState::Ready);
         newest.map(|s| sorted_ips(&s.ips, inputs.v6_first)).unwrap_or_default()
     };
     if let Some(first) = ips.first() {

@@ -26,12 +26,14 @@ pub fn container_statuses(inputs: &StatusInputs<'_>, containers: &[Container], i
     // Asked once: it looks at every container.
     let begins_anew = !inputs.terminating && is_under_way(inputs.pod, inputs.seen, inputs.previous);
     let mut instances = inputs.seen.instances_by_name();
+    let regular = inputs.pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
+    let initialised = regular.iter().any(|c| instances.contains_key(c.name.as_str()));
     let told = inputs.previous.map(|status| if init { &status.init_container_statuses } else { &status.container_statuses });
     let before = by_name(told.into_iter().flatten().flatten());
     let status = |c: &Container| {
         let instances = instances.remove(c.name.as_str()).unwrap_or_default();
-        let known = Known { instances, before: before.get(c.name.as_str()).copied() };
-        container_status(inputs, c, init, begins_anew, &known)
+        let known = Known { instances, before: before.get(c.name.as_str()).copied(), begins_anew, initialised };
+        container_status(inputs, c, init, &known)
     };
     let mut statuses: Vec<ApiStatus> = containers.iter().map(status).collect();
     if !init {
@@ -49,28 +51,26 @@ pub(super) fn by_name<'a>(statuses: impl Iterator<Item = &'a ApiStatus>) -> BTre
     found
 }
 
-/// What is known of one container: its instances, the authoritative one first, and what was last told of it.
+/// What is known of one container: its instances, the authoritative one first, and what was last told of it; and of its pod: whether all
+/// begin anew, and whether a regular container was ever made.
 struct Known<'a> {
     instances: Vec<&'a ContainerStatus>,
     before: Option<&'a ApiStatus>,
+    begins_anew: bool,
+    initialised: bool,
 }
 
-fn container_status(
-    inputs: &StatusInputs<'_>,
-    container: &Container,
-    init: bool,
-    begins_anew: bool,
-    Known { instances, before }: &Known<'_>,
-) -> ApiStatus {
+fn container_status(inputs: &StatusInputs<'_>, container: &Container, init: bool, known: &Known<'_>) -> ApiStatus {
+    let Known { instances, before, .. } = known;
     let before = *before;
     if let Some(unchanged) = between_stop_and_start(inputs, container, instances.first().copied(), before) {
         return unchanged;
     }
-    let removed = before.filter(|_| begins_anew && instances.is_empty());
+    let removed = before.filter(|_| known.begins_anew && instances.is_empty());
     let mut status = match (instances.first(), removed) {
         (Some(newest), _) => seen_status(inputs, container, newest, instances.get(1).copied(), before),
         (None, Some(before)) => removed_status(container, before),
-        (None, None) => unseen_status(inputs, container, init, before),
+        (None, None) => unseen_status(inputs, container, init, known),
     };
     status.volume_mounts = told_mounts(before).or_else(|| mount_statuses(container, inputs.recursive_read_only));
     set_readiness(inputs, container, init, instances.first().copied(), &mut status);
@@ -95,7 +95,7 @@ fn between_stop_and_start(
     let ran = before.state.as_ref().is_some_and(|state| state.running.is_some());
     let waits = inputs.terminating || inputs.start_errors.contains_key(&container.name);
     let ready = before.ready && !inputs.restart_waits;
-    (ran && !waits && inputs.restarts(&container.name)).then(|| ApiStatus { ready, ..before.clone() })
+    (ran && !waits && inputs.restarts(Some(newest))).then(|| ApiStatus { ready, ..before.clone() })
 }
 
 /// POD-291, POD-292: what the runtime tells of the newest instance, and of the one before it.
@@ -197,7 +197,7 @@ fn lost_status(
 }
 
 /// A container of which the runtime holds nothing: not made yet, lost, or cleaned up.
-fn unseen_status(inputs: &StatusInputs<'_>, container: &Container, init: bool, before: Option<&ApiStatus>) -> ApiStatus {
+fn unseen_status(inputs: &StatusInputs<'_>, container: &Container, init: bool, known: &Known<'_>) -> ApiStatus {
     let reason = default_reason(has_inits(inputs.pod));
     let mut status = ApiStatus {
         name: container.name.clone(),
@@ -206,7 +206,7 @@ fn unseen_status(inputs: &StatusInputs<'_>, container: &Container, init: bool, b
         last_state: Some(ApiState::default()),
         ..ApiStatus::default()
     };
-    if let Some(before) = before {
+    if let Some(before) = known.before {
         let was = before.state.as_ref();
         if was.is_some_and(|s| s.terminated.is_some()) {
             // Cleaned up after its end: the report stands.
@@ -226,7 +226,7 @@ fn unseen_status(inputs: &StatusInputs<'_>, container: &Container, init: bool, b
             status.state.clone_from(&status.last_state);
         }
     }
-    if init && initialised(inputs) && !is_sidecar(container) && status.state.as_ref().is_some_and(|s| s.waiting.is_some()) {
+    if init && known.initialised && !is_sidecar(container) && status.state.as_ref().is_some_and(|s| s.waiting.is_some()) {
         status.state = Some(finished_init());
     }
     status
@@ -244,11 +244,6 @@ fn finished_init() -> ApiState {
         ..ContainerStateTerminated::default()
     };
     ApiState { terminated: Some(ended), ..ApiState::default() }
-}
-
-fn initialised(inputs: &StatusInputs<'_>) -> bool {
-    let regular = inputs.pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default();
-    regular.iter().any(|c| inputs.seen.newest(&c.name).is_some())
 }
 
 fn set_readiness(
@@ -282,7 +277,7 @@ fn show_waiting(inputs: &StatusInputs<'_>, container: &Container, newest: Option
     }
     let state = status.state.clone().unwrap_or_default();
     if let Some(ended) = &state.terminated {
-        if !inputs.restarts(&container.name) && !restarts_after(inputs.pod, container, ended.exit_code) {
+        if !inputs.restarts(newest) && !restarts_after(inputs.pod, container, ended.exit_code) {
             return;
         }
         status.last_state = Some(state);

@@ -21,7 +21,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::ids::{ActionId, ContainerId, PodUid};
 use crate::observation::{ContainerState, PodObservation};
 use crate::out::{Out, Owner};
-use crate::pod::manager::uid_of;
+use crate::pod::manager::{is_static, uid_of};
 use crate::recorder::{Recorded, Subject};
 use crate::rng::Rng;
 use crate::time::{Mono, Now, go_seconds};
@@ -34,6 +34,9 @@ const SLACK: Duration = Duration::from_secs(5);
 /// How long after it was first asked for readiness is asked for again: the kubelet syncs a pod of which something is new, and each sync of
 /// one that is not ready asks (prober_manager.go, UpdatePodStatus; the pod's worker waits for the next listing of the PLEG).
 const LOOKS_AGAIN: Duration = Duration::from_secs(1);
+/// By how much the kubelet's syncs of a pod of which nothing is new come later than their frequency (pod_workers.go,
+/// workerResyncIntervalJitterFactor).
+const RESYNC_JITTER: f64 = 0.5;
 /// POD-246: how much of an exec probe's output is told.
 const MOST_OUTPUT: usize = 10 << 10;
 
@@ -98,6 +101,8 @@ struct PodProbes {
     probes: Arc<Vec<PodProbe>>,
     /// The containers that were seen last, and how they were.
     shown: Vec<(ContainerId, ContainerState)>,
+    /// Whether a probe of it has come to another verdict since.
+    judged: bool,
 }
 
 /// The prober.
@@ -109,6 +114,8 @@ pub struct Prober {
     /// When each worker probes next, by its number: of those that may.
     alarms: Alarms<u64>,
     next_number: u64,
+    /// How often the kubelet syncs a pod of which nothing is new.
+    synced_every: Duration,
     rng: Rng,
 }
 
@@ -148,16 +155,24 @@ impl Prober {
             keys: BTreeMap::new(),
             alarms: Alarms::default(),
             next_number: 1,
+            synced_every: Duration::from_mins(1),
             rng: Rng::new(seed),
         }
+    }
+
+    /// Asks for the readiness of what is not ready at least that often (`syncFrequency`), whatever its period is.
+    #[must_use]
+    pub fn synced_every(self, frequency: Duration) -> Self {
+        Self { synced_every: frequency, ..self }
     }
 
     /// Brings the probes of a pod in line with its spec and what runs of it.
     pub fn sync_pod(&mut self, now: Now, probed: ProbedPod<'_>) {
         let probes = self.probes_of(probed.uid, probed.pod);
+        let newest = if probes.is_empty() { BTreeMap::new() } else { probed.observation.newest_by_name() };
         for PodProbe { container, field_path, spec } in probes.iter() {
             let key = Key { pod: probed.uid.clone(), container: container.clone(), kind: spec.kind };
-            let running = probed.observation.newest(container).filter(|c| c.state == ContainerState::Running);
+            let running = newest.get(container.as_str()).copied().filter(|c| c.state == ContainerState::Running);
             // A worker begins with its pod, before there is a container: when that comes, its probes wait for the worker's next tick.
             if running.is_none() && probed.terminating && !self.workers.contains_key(&key) {
                 continue;
@@ -186,7 +201,11 @@ impl Prober {
                     let known = known_verdict(probed.told, &key.container, &container.id, spec.kind);
                     worker.begin(now, container, known);
                 }
-                Some(container) => worker.recall(|| known_verdict(probed.told, &key.container, &container.id, spec.kind)),
+                // Only a mirror may be shown after its pod began; what is written to a pod's status meanwhile decides nothing.
+                Some(container) if is_static(probed.pod) => {
+                    worker.recall(|| known_verdict(probed.told, &key.container, &container.id, spec.kind))
+                }
+                Some(_) => {}
                 // Not running is a failure of readiness until there is a new instance (POD-243).
                 None => worker.instance = None,
             }
@@ -201,7 +220,7 @@ impl Prober {
     }
 
     fn probes_of(&mut self, uid: &PodUid, pod: &Arc<Pod>) -> Arc<Vec<PodProbe>> {
-        let new = || PodProbes { pod: Arc::clone(pod), probes: Arc::new(spec::probes_of(pod)), shown: Vec::new() };
+        let new = || PodProbes { pod: Arc::clone(pod), probes: Arc::new(spec::probes_of(pod)), shown: Vec::new(), judged: false };
         let known = self.pods.entry(uid.clone()).or_insert_with(new);
         if !Arc::ptr_eq(&known.pod, pod) {
             if known.pod.spec == pod.spec {
@@ -213,7 +232,8 @@ impl Prober {
         Arc::clone(&known.probes)
     }
 
-    /// Whether any container of the pod is another, or in another state, than when this was last asked.
+    /// Whether any container of the pod is another, in another state, or judged otherwise than when this was last asked: a verdict that
+    /// changes has the kubelet sync the pod as well (kubelet.go, handleProbeSync).
     fn has_moved(&mut self, probed: &ProbedPod<'_>) -> bool {
         let Some(known) = self.pods.get_mut(probed.uid).filter(|known| !known.probes.is_empty()) else { return false };
         let containers = || probed.observation.containers.iter();
@@ -221,7 +241,7 @@ impl Prober {
         if !same {
             known.shown = containers().map(|c| (c.id.clone(), c.state)).collect();
         }
-        !same
+        std::mem::take(&mut known.judged) || !same
     }
 
     /// POD-241: readiness is asked for as soon as the container has started, once more soon after, whenever a container of the pod has
@@ -286,6 +306,9 @@ impl Prober {
             if let Some(worker) = self.workers.get_mut(&key) {
                 out.works_for(Point::ProbeDue, &key.pod);
                 worker.probe(now, out);
+                if worker.spec.period > self.synced_every {
+                    worker.look_by(now.mono + self.rng.jitter(self.synced_every, RESYNC_JITTER));
+                }
             }
             self.set_alarm(&key);
         }
@@ -317,6 +340,9 @@ impl Prober {
         }
         for kind in [ProbeKind::Startup, ProbeKind::Readiness, ProbeKind::Liveness] {
             self.set_alarm(&Key { kind, ..key.clone() });
+        }
+        if let Some(known) = self.pods.get_mut(&key.pod) {
+            known.judged |= told;
         }
         told.then_some(Told { pod: key.pod, fatal })
     }
@@ -437,6 +463,15 @@ impl Worker {
         instance.next = self.rhythm.tick_from(instance.not_before.max(now.mono));
     }
 
+    /// Looks then at the latest, if it is asked for what is not ready: at the next sync of its pod.
+    fn look_by(&mut self, sync: Mono) {
+        let Some(instance) = self.instance.as_mut().filter(|instance| instance.verdict != Some(true)) else { return };
+        if self.spec.kind == ProbeKind::Readiness && sync < instance.next {
+            self.rhythm.first = sync;
+            instance.next = sync;
+        }
+    }
+
     /// What it waited for has come: it goes on at its next tick.
     fn wait_for_tick(&mut self, now: Now) {
         let Some(instance) = &mut self.instance else { return };
@@ -501,7 +536,9 @@ impl Worker {
                 } else {
                     instance.retries = 0;
                     let why = failure.rpc_message();
-                    let text = format!("{} probe errored and resulted in unknown state: {why}", kind.as_str());
+                    // Of a request over HTTP it is known that it failed (DoHTTPProbe).
+                    let state = if self.spec.is_http() { "failure" } else { "unknown" };
+                    let text = format!("{} probe errored and resulted in {state} state: {why}", kind.as_str());
                     out.record(Recorded::warning(subject, "Unhealthy", text));
                 }
                 return false;

@@ -129,6 +129,12 @@ impl ProbeSpec {
         self.command.as_deref().unwrap_or_default()
     }
 
+    /// Whether it is a request over HTTP.
+    #[must_use]
+    pub fn is_http(&self) -> bool {
+        self.command.as_ref().is_ok_and(Vec::is_empty) && self.probe.http_get.is_some()
+    }
+
     /// The network call that it makes; `None` for an exec probe.
     ///
     /// # Errors

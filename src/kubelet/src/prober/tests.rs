@@ -196,6 +196,33 @@ fn readiness_is_asked_for_again_soon_after_the_start_and_when_a_container_of_the
     assert_eq!(bench.prober.deadline(), Some(at(20).mono), "its delay was over before (case 586)");
 }
 
+// POD-240: prober_manager.go (UpdatePodStatus) asks at each sync of a pod that is not ready, and the pod is synced when a verdict changes
+// (kubelet.go, handleProbeSync) and, jittered by half, every syncFrequency (pod_workers.go, completeWork).
+#[test]
+fn readiness_is_asked_for_at_each_sync_of_what_is_not_ready() {
+    let mut bench = Bench::new(json!({"name": "c", "readinessProbe": exec(20)}));
+    bench.sync(0, false);
+    assert!(bench.round(0, true));
+    bench.sync(0, false);
+    assert!(!bench.round(20, false) && !bench.round(40, false) && bench.round(60, false));
+    bench.sync(60, false);
+    assert_eq!(bench.prober.deadline(), Some(at(60).mono), "it has just failed for good");
+    assert!(!bench.round(60, false));
+    bench.sync(60, false);
+    assert_eq!(bench.prober.deadline(), Some(at(80).mono));
+    let mut bench = Bench::new(json!({"name": "c", "readinessProbe": exec(600)}));
+    bench.sync(1000, false);
+    assert!(!bench.round(1000, false) && !bench.round(1001, false));
+    for _ in 0..3 {
+        let before = bench.prober.deadline().unwrap();
+        assert!((at(1061).mono..=at(1091).mono).contains(&before), "{before:?}");
+        bench.sync(1030, false);
+        assert_eq!(bench.prober.deadline(), Some(before), "a plan is no sync");
+    }
+    assert!(bench.round(1091, true));
+    assert!(bench.prober.deadline().unwrap() > at(1600).mono, "what is ready is left in its rhythm");
+}
+
 // POD-242: `int32(time.Since(startedAt).Seconds()) < initialDelaySeconds` (worker.go), where the status has the start in whole seconds:
 // started at 3.7 s, it may be probed from 3 s + 17 s on, at a tick. Readiness has its ticks from when it was asked for by hand.
 #[test]
@@ -292,6 +319,25 @@ fn internal_error_changes_nothing() {
         "Liveness probe errored and resulted in unknown state: rpc error: code = NotFound desc = failed to exec in container"
     );
     assert_eq!(bench.verdicts("id-1").liveness, Some(true));
+}
+
+// POD-245, POD-247: pkg/probe/http/http.go (DoHTTPProbe: an error and Failure), prober.go (runProbeWithRetries, probe: `errored and resulted in
+// %s state`); as a kubelet 1.36.2 was recorded.
+#[test]
+fn answer_over_http_that_cannot_be_read_is_told_as_a_failure() {
+    let probe = json!({"httpGet": {"port": 80}, "periodSeconds": 10});
+    let mut bench = Bench::new(json!({"name": "c", "readinessProbe": probe}));
+    bench.sync(0, false);
+    for _ in 0..RETRIES {
+        let actions = bench.due(0);
+        let Some(Owner::Probe(_, number)) = bench.ledger.take(actions[0].id) else { panic!("a probe is the prober's") };
+        let mut none = Vec::new();
+        let mut out = Out::new(&mut bench.ledger, &mut none, &mut bench.recorded);
+        let failure = Failure::new(FailureKind::Other, "unexpected EOF");
+        assert!(bench.prober.done(at(0), number, actions[0].id, Err(failure), &mut out).is_none());
+    }
+    let told: Vec<&str> = bench.recorded.iter().map(|event| event.message.as_str()).collect();
+    assert_eq!(told, ["Readiness probe errored and resulted in failure state: unexpected EOF"]);
 }
 
 // POD-247: named ports and the pod's IP.

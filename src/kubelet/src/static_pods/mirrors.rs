@@ -4,6 +4,7 @@
 //! read is replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -94,8 +95,7 @@ impl Kubelet {
         if self.parts.config.node.standalone || !self.pods.has_delivered(PodSource::Api) {
             return;
         }
-        let unreadable = self.unreadable.mirrors();
-        let names = self.static_pods.order.keys().chain(self.pods.mirrors()).chain(unreadable.keys());
+        let names = self.static_pods.order.keys().chain(self.pods.mirrors()).chain(self.unreadable.mirrors().keys());
         let names: BTreeSet<PodName> = names.cloned().collect();
         self.static_pods
             .mirrors
@@ -105,15 +105,14 @@ impl Kubelet {
             let first = self.static_pods.order.get(&name).and_then(|order| order.first()).cloned();
             let mirror = self.pods.mirror(&name).cloned();
             let running = first.as_ref().and_then(|uid| self.pods.get(uid)).filter(|known| known.source != PodSource::Api).cloned();
-            if let (Some(uid), Some(known)) = (&first, &running) {
-                let shown = mirror.as_ref().filter(|mirror| is_mirror_of(mirror, &known.pod));
-                if self.parts.statuses.mirror_seen(now, uid, shown, out) {
-                    self.dirty.insert(uid.clone());
-                }
+            // Of one that was refused nothing runs, and its mirror is told so (kubelet.go, rejectPod).
+            let wanted = self.pods.static_named(&name).cloned();
+            if let Some(uid) = first.as_ref().filter(|_| running.is_some()).or(wanted.as_ref().filter(|_| first.is_none())) {
+                self.show_mirror(now, uid, mirror.as_ref(), out);
             }
-            let unreadable = unreadable.get(&name);
+            let unreadable = self.unreadable.mirrors().get(&name);
             let syncing = first.as_ref().and_then(|uid| self.workers.get(uid)).is_some_and(|w| w.phase == Phase::Syncing);
-            let nobodys = first.is_none() && self.pods.sources_ready() && !self.pods.has_static(&name);
+            let nobodys = first.is_none() && self.pods.sources_ready() && wanted.is_none();
             let (doing, call) = match (running.filter(|_| syncing), mirror) {
                 (known, _) if let Some(uid) = unreadable.filter(|_| known.is_some() || nobodys) => replacement(&name, uid),
                 (Some(known), None) => match mirror_of(&known.pod, self.parts.node.node().map(AsRef::as_ref)) {
@@ -138,6 +137,20 @@ impl Kubelet {
                 tries.in_flight = Some(doing);
                 out.issue(Owner::Mirror(name), Lane::PodStatus, TIMEOUT, Call::Api(call));
             }
+        }
+    }
+
+    /// Hands a static pod's mirror, or that there is none, to where its status is told.
+    fn show_mirror(&mut self, now: Now, uid: &PodUid, mirror: Option<&Arc<Pod>>, out: &mut Out<'_>) {
+        let Some(known) = self.pods.get(uid).cloned() else { return };
+        let shown = mirror.filter(|mirror| is_mirror_of(mirror, &known.pod));
+        let held = self.quarantine.holds(uid);
+        if let Some(mirror) = shown.filter(|_| held) {
+            self.set_aside_as_shown(uid, mirror);
+        }
+        let is_computed = self.workers.get(uid).is_some_and(|worker| worker.phase < Phase::Terminated) && !held;
+        if self.parts.statuses.mirror_seen(now, uid, shown, is_computed, out) {
+            self.dirty.insert(uid.clone());
         }
     }
 

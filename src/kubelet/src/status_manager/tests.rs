@@ -294,7 +294,7 @@ fn a_mirror_of_an_earlier_life_is_where_the_status_goes_on_from() {
         let mut mirror = pod(status, false);
         Arc::make_mut(&mut mirror).metadata.resource_version = Some(version.to_owned());
         Arc::make_mut(&mut mirror).metadata.uid = Some(uid.to_owned());
-        bench.act(|manager, uid, out| again.push(manager.mirror_seen(at(1), uid, Some(&mirror), out)))
+        bench.act(|manager, uid, out| again.push(manager.mirror_seen(at(1), uid, Some(&mirror), true, out)))
     };
     assert!(show(&mut bench, start(10), "5", "m1").is_empty(), "it is computed first");
     assert_eq!(
@@ -303,7 +303,8 @@ fn a_mirror_of_an_earlier_life_is_where_the_status_goes_on_from() {
     );
     bench.manager.set_status(&bench.uid, serde_json::from_value(start(10)).unwrap(), gate);
     assert!(show(&mut bench, start(10), "6", "m1").is_empty(), "there is no news");
-    let none = |manager: &mut StatusManager, uid: &PodUid, out: &mut Out<'_>| assert!(!manager.mirror_seen(at(2), uid, None, out));
+    let none =
+        |manager: &mut StatusManager, uid: &PodUid, out: &mut Out<'_>| assert!(!manager.mirror_seen(at(2), uid, None, true, out));
     bench.act(none);
     assert_eq!(show(&mut bench, json!({}), "9", "m2").len(), 1, "the new one is told at once");
     assert_eq!(again, [true, false, false]);

@@ -138,6 +138,27 @@ fn refused_pod_that_goes_is_looked_at_for_what_an_earlier_life_left() {
     assert_eq!(bench.worker("web"), Some((Phase::Terminating, None)));
 }
 
+// POD-009, NODE-134: the echo of a status brings nobody and takes nobody: the runtime's pods are not looked through for orphans again, and
+// the tier that pods share is not summed up anew. Whoever looked would find the one that lies here.
+#[test]
+fn echo_of_a_status_costs_its_own_pod() {
+    let spec = json!({"containers": [{"name": "main", "image": "busybox"}]});
+    let applied = |status: &Value| {
+        let object = Object::Pod(Arc::new(serde_json::from_value(pod("web", 0, &spec, status)).unwrap()));
+        Event::WatchApplied { key: WatchKey::Pods, object }
+    };
+    let mut bench = Bench::new(&[pod("web", 0, &spec, &json!({}))]);
+    bench.listed("orphan", SandboxState::Ready);
+    assert!(bench.worker("orphan").is_some());
+    bench.kubelet.workers.remove(&PodUid::new("orphan"));
+    bench.kubelet.housekeeping.tier_is_settled();
+    bench.handle(applied(&ran()));
+    assert_eq!((bench.worker("orphan"), bench.kubelet.housekeeping.tier_follows()), (None, false));
+    let other = serde_json::from_value(pod("other", 1, &spec, &json!({}))).unwrap();
+    bench.handle(Event::WatchApplied { key: WatchKey::Pods, object: Object::Pod(Arc::new(other)) });
+    assert!(bench.worker("orphan").is_some() && bench.kubelet.housekeeping.tier_follows(), "one came");
+}
+
 // POD-033, kubernetes/kubernetes#105523
 #[test]
 fn ended_pod_takes_no_room_in_a_new_life() {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::ListableResource as _;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::CSIDriver;
 use kubelet::event::{Object, WatchKey};
@@ -142,7 +142,16 @@ fn slim(mut service: Service) -> Service {
     let meta = &mut service.metadata;
     (meta.annotations, meta.labels, meta.owner_references, meta.finalizers) = (None, None, None, None);
     service.status = None;
+    service.spec = service.spec.map(|spec| ServiceSpec {
+        cluster_ip: spec.cluster_ip,
+        ports: spec.ports.map(|ports| ports.into_iter().map(slim_port).collect()),
+        ..ServiceSpec::default()
+    });
     service
+}
+
+fn slim_port(port: ServicePort) -> ServicePort {
+    ServicePort { name: port.name, port: port.port, protocol: port.protocol, ..ServicePort::default() }
 }
 
 #[cfg(test)]
@@ -156,6 +165,18 @@ mod tests {
         let secret = WatchKey::Secret { namespace: namespace.clone(), name: name.clone() };
         let map = WatchKey::ConfigMap { namespace, name };
         [WatchKey::Pods, WatchKey::Node, WatchKey::Services, WatchKey::RuntimeClasses, WatchKey::CsiDrivers, map, secret]
+    }
+
+    // ENV-010: a service of a tenant may be 1.2 MB large, and every node keeps all of them.
+    #[test]
+    fn of_a_service_is_kept_what_variables_are_made_of() {
+        let written = r#"{"metadata":{"name":"it","namespace":"ns","uid":"u"},"spec":{"clusterIP":"10.0.0.1","externalIPs":["192.0.2.1"],
+            "loadBalancerSourceRanges":["192.0.2.0/24"],"selector":{"a":"b"},"ports":[{"name":"http","port":80,"protocol":"TCP","targetPort":8080}]}}"#;
+        let Object::Service(service) = object(&WatchKey::Services, written.as_bytes(), true) else { panic!("unreadable") };
+        let port =
+            ServicePort { name: Some("http".to_owned()), port: 80, protocol: Some("TCP".to_owned()), ..ServicePort::default() };
+        let kept = ServiceSpec { cluster_ip: Some("10.0.0.1".to_owned()), ports: Some(vec![port]), ..ServiceSpec::default() };
+        assert_eq!(service.spec, Some(kept));
     }
 
     proptest! {

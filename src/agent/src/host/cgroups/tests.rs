@@ -154,11 +154,11 @@ fn v2_usage_is_less_inactive_files_and_the_root_has_the_machines_limit() {
     scratch.put("sys/fs/cgroup/kubepods/pids.max", "max\n");
     scratch.put("sys/fs/cgroup/kubepods/io.stat", "8:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\n7:0\n");
     let cgroups = Cgroups::of(&scratch.layout());
-    let root = usage(&cgroups, "/", Whole { memory: 1000, swap: 99, swap_used: 9 }).unwrap().unwrap();
+    let root = usage(&cgroups, "/", Whole { memory: 1000, swap: 99, swap_used: 9 }, true).unwrap().unwrap();
     assert_eq!((root.memory, root.working_set, root.memory_limit), (150, 130, Some(1000)));
     assert_eq!((root.swap, root.swap_limit), (Some(9), Some(99)));
     assert_eq!((root.cpu_nanos, root.page_faults, root.rss), (7000, 9, 100));
-    let pods = usage(&cgroups, "/kubepods", Whole::default()).unwrap().unwrap();
+    let pods = usage(&cgroups, "/kubepods", Whole::default(), true).unwrap().unwrap();
     assert_eq!((pods.working_set, pods.memory_limit), (0, None));
     let stall = |avg10, total| Stall { avg10, total, ..Stall::default() };
     assert_eq!(pods.memory_pressure, Some(Pressure { some: stall(1.5, 12), full: stall(0.25, 7) }));
@@ -173,7 +173,9 @@ fn v2_usage_is_less_inactive_files_and_the_root_has_the_machines_limit() {
     assert_eq!((pods.memory_settings, root.memory_settings), (Some(MemorySettings::default()), None));
     assert_eq!((pods.threads_max, pods.inactive_file, pods.made.is_some()), (None, Some(20), true));
     assert_eq!(pods.disks, [DiskUsage { device: (8, 0), read: (4096, 1), written: (8192, 2) }]);
-    assert_eq!(usage(&cgroups, "/none", Whole::default()).unwrap(), None);
+    // API-141: what /metrics/resource does not tell is not read for it.
+    assert_eq!(usage(&cgroups, "/kubepods", Whole::default(), false).unwrap().unwrap().memory_pressure, None);
+    assert_eq!(usage(&cgroups, "/none", Whole::default(), true).unwrap(), None);
 }
 
 // API-143: upstream's fs/{memory,blkio,cpu}.go, getSpecInternal and setMemoryStats for version 1.
@@ -196,7 +198,7 @@ fn v1_usage_comes_from_each_controllers_tree() {
     of("pids", "pids.max", "100\n");
     of("blkio", "blkio.throttle.io_service_bytes_recursive", "8:0 Read 4096\n8:0 Write 1\n8:0 Total 4097\nTotal 4097\n");
     of("blkio", "blkio.throttle.io_serviced_recursive", "8:0 Read 2\n8:0 Write 1\nTotal 3\n");
-    let pods = usage(&cgroups, "/kubepods", Whole::default()).unwrap().unwrap();
+    let pods = usage(&cgroups, "/kubepods", Whole::default(), true).unwrap().unwrap();
     assert_eq!((pods.page_faults, pods.major_page_faults), (1, 2));
     assert_eq!(pods.cpu_settings, Some(CpuSettings { shares: 102, quota: Some(10_000), period: 100_000 }));
     assert_eq!(pods.memory_settings, Some(MemorySettings { limit: 0, swap_limit: 0, reservation: 4096 }));
@@ -235,12 +237,12 @@ fn real_cgroup_is_made_filled_killed_and_removed() {
     for root in cgroups.roots().unwrap() {
         fs::write(root.join(&name[1..]).join("inner/cgroup.procs"), child.id().to_string()).unwrap();
     }
-    let used = usage(&cgroups, &format!("{name}/inner"), Whole::default()).unwrap().unwrap();
+    let used = usage(&cgroups, &format!("{name}/inner"), Whole::default(), true).unwrap().unwrap();
     let removed = cgroups.remove(&name);
     let _ = child.kill();
     child.wait().unwrap();
     removed.unwrap();
     cgroups.remove(&name).unwrap();
     assert_eq!((used.memory_limit, used.processes, used.threads), (Some(64 << 20), Some(1), Some(1)));
-    assert_eq!(usage(&cgroups, &name, Whole::default()).unwrap(), None);
+    assert_eq!(usage(&cgroups, &name, Whole::default(), true).unwrap(), None);
 }

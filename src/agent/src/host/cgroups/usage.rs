@@ -27,13 +27,18 @@ pub(in super::super) struct Whole {
     pub(in super::super) swap_used: u64,
 }
 
-/// CPU, memory and processes of one cgroup, the root included; `None` if there is none.
-pub(in super::super) fn usage(cgroups: &Cgroups, name: &str, whole: Whole) -> Result<Option<CgroupUsage>, HostError> {
+/// CPU, memory and processes of one cgroup, the root included, with its pressure if that is asked for; `None` if there is none.
+pub(in super::super) fn usage(
+    cgroups: &Cgroups,
+    name: &str,
+    whole: Whole,
+    pressure: bool,
+) -> Result<Option<CgroupUsage>, HostError> {
     let path: PathBuf = name.split('/').filter(|c| !c.is_empty()).map(component).collect::<Result<_, _>>()?;
     match cgroups {
         Cgroups::V2(root) => {
             let (there, whole) = (root.join(&path), Some(whole).filter(|_| path.as_os_str().is_empty()));
-            while_there(&there, || v2(&there, whole))
+            while_there(&there, || v2(&there, whole, pressure))
         }
         Cgroups::V1(root) => while_there(&root.join("memory").join(&path), || v1(root, &path)),
     }
@@ -93,13 +98,14 @@ fn shares(weight: u64) -> u64 {
 }
 
 /// `whole` is of the root, which has neither `memory.current` nor `memory.max` (NODE-125).
-fn v2(cgroup: &Path, whole: Option<Whole>) -> Result<CgroupUsage, HostError> {
+fn v2(cgroup: &Path, whole: Option<Whole>, with_pressure: bool) -> Result<CgroupUsage, HostError> {
     let (cpu, stat) = (table(cgroup, "cpu.stat")?, table(cgroup, "memory.stat")?);
     let of = |table: &BTreeMap<String, u64>, name: &str| table.get(name).copied().unwrap_or(0);
     let memory = number(cgroup, "memory.current")?.unwrap_or_else(|| of(&stat, "anon").saturating_add(of(&stat, "file")));
     let events = table(cgroup, "memory.events")?;
     let nanos = |name: &str| cpu.get(name).map(|micros| micros.saturating_mul(1000));
     let (processes, first_process) = processes(cgroup)?;
+    let pressure = |file| if with_pressure { pressure(cgroup, file) } else { None };
     Ok(CgroupUsage {
         cpu_nanos: of(&cpu, "usage_usec").saturating_mul(1000),
         memory,
@@ -123,9 +129,9 @@ fn v2(cgroup: &Path, whole: Option<Whole>) -> Result<CgroupUsage, HostError> {
         max_memory: number(cgroup, "memory.peak")?,
         memory_failures: None,
         oom_kills: events.get("oom_kill").copied(),
-        cpu_pressure: pressure(cgroup, "cpu.pressure"),
-        memory_pressure: pressure(cgroup, "memory.pressure"),
-        io_pressure: pressure(cgroup, "io.pressure"),
+        cpu_pressure: pressure("cpu.pressure"),
+        memory_pressure: pressure("memory.pressure"),
+        io_pressure: pressure("io.pressure"),
         active_file: stat.get("active_file").copied(),
         inactive_file: stat.get("inactive_file").copied(),
         kernel_memory: None,
@@ -278,7 +284,7 @@ mod tests {
         assert!(while_there(&cgroup, nothing).unwrap().is_some());
         let goes = || {
             std::fs::remove_dir(&cgroup).unwrap();
-            v2(&cgroup, None)
+            v2(&cgroup, None, true)
         };
         assert_eq!(while_there(&cgroup, goes).unwrap(), None);
         assert_eq!(while_there(&cgroup, nothing).unwrap(), None);

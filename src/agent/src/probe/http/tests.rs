@@ -123,11 +123,11 @@ async fn answer_that_comes_before_the_request_counts() {
     }
 }
 
-// POD-247: a ring ends after ten requests.
+// POD-247: a ring ends after ten requests, and its error names the location as it was written there (net/http, Client.do).
 #[tokio::test(start_paused = true)]
 async fn ring_of_redirects_ends() {
     let net = Answers::of(vec![moved("/ring"); 11]);
-    assert_eq!(outcome(&net, &target("/", &[])).await, failed("Get \"http://10.0.0.2:8080/ring\": stopped after 10 redirects"));
+    assert_eq!(outcome(&net, &target("/", &[])).await, failed("Get \"/ring\": stopped after 10 redirects"));
     assert_eq!(net.requests().len(), 10);
     let bad = Answers::of([moved("http://h:x/")]);
     let told = "Get \"http://10.0.0.2:8080/\": failed to parse Location header \"http://h:x/\"";
@@ -163,4 +163,37 @@ async fn refused_connection_is_told_in_gos_words() {
     let net = Answers::none();
     let told = "Get \"http://10.0.0.2:8080/healthz\": dial tcp 10.0.0.2:8080: connect: connection refused";
     assert_eq!(outcome(&net, &target("/healthz", &[])).await, failed(told));
+}
+
+// POD-247: as recorded of a kubelet 1.36.2: what Go's client takes, or not, is what makes a pod ready.
+#[tokio::test(start_paused = true)]
+async fn answers_count_that_gos_client_takes() {
+    let answer = |headers: &str| format!("HTTP/1.1 200 OK\r\n{headers}\r\nConnection: close\r\n\r\n");
+    let target = target("/x", &[]);
+    for headers in ["A: b\r\n folded", "A : b"] {
+        let net = Answers::of([answer(headers)]);
+        assert_eq!(outcome(&net, &target).await, ProbeOutcome::Success, "{headers}");
+    }
+    let net = Answers::of([answer("Transfer-Encoding: gzip")]);
+    assert_eq!(outcome(&net, &target).await, failed("Get \"http://10.0.0.2:8080/x\": unsupported transfer encoding: \"gzip\""));
+    let net = Answers::of([moved("mailto:x")]);
+    assert_eq!(outcome(&net, &target).await, ProbeOutcome::Warning("Probe terminated redirects, Response body: gone".to_owned()));
+}
+
+// POD-230, POD-247: net/http (Transport.roundTrip): a probe's client keeps no connection and unpacks nothing, a hook's is the usual one.
+#[test]
+fn probes_and_hooks_have_the_clients_that_a_kubelet_has() {
+    let all = |target: &Target, name: HeaderName| -> Vec<String> {
+        headers(target).unwrap().get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+    };
+    let hook = |headers: &[(&str, &str)]| Target { lifecycle: true, ..target("/", headers) };
+    assert_eq!(all(&hook(&[]), ACCEPT_ENCODING), ["gzip"]);
+    assert!(all(&hook(&[]), CONNECTION).is_empty());
+    assert!(all(&hook(&[("Range", "bytes=0-1")]), ACCEPT_ENCODING).is_empty());
+    assert!(all(&target("/", &[]), ACCEPT_ENCODING).is_empty());
+    assert_eq!(all(&target("/", &[("Connection", "keep-alive")]), CONNECTION), ["keep-alive", "close"]);
+    assert_eq!(all(&target("/", &[("Connection", "foo, Close")]), CONNECTION), ["foo, Close"]);
+    assert_eq!(all(&target("/", &[("Connection", "Upgrade"), ("Upgrade", "h2c")]), CONNECTION), ["Upgrade"]);
+    let wrong = headers(&target("/", &[("x-nl", "a\nb")])).unwrap_err();
+    assert_eq!(wrong, "net/http: invalid header field value for \"X-Nl\"");
 }

@@ -39,6 +39,7 @@ pub enum ClientCaError {
 pub struct ClientCa {
     algorithms: WebPkiSupportedAlgorithms,
     authorities: RwLock<Arc<Authorities>>,
+    reads_uids: bool,
 }
 
 impl std::fmt::Debug for ClientCa {
@@ -48,13 +49,14 @@ impl std::fmt::Debug for ClientCa {
 }
 
 impl ClientCa {
-    /// Authorities from the contents of `clientCAFile`.
+    /// Authorities from the contents of `clientCAFile`; with the feature gate `AllowParsingUserUIDFromCertAuth` a certificate tells its
+    /// user's UID.
     ///
     /// # Errors
     /// If there is no usable certificate in it; fatal at start (API-028).
-    pub fn new(pem: &[u8], provider: &CryptoProvider) -> Result<Arc<Self>, ClientCaError> {
+    pub fn new(pem: &[u8], provider: &CryptoProvider, reads_uids: bool) -> Result<Arc<Self>, ClientCaError> {
         let algorithms = provider.signature_verification_algorithms;
-        Ok(Arc::new(Self { algorithms, authorities: RwLock::new(Arc::new(authorities(pem, algorithms)?)) }))
+        Ok(Arc::new(Self { algorithms, authorities: RwLock::new(Arc::new(authorities(pem, algorithms)?)), reads_uids }))
     }
 
     /// Takes over changed contents of the file.
@@ -82,7 +84,7 @@ impl ClientCa {
             .verify(leaf, intermediates, Usage::Client, UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
             .map_err(|error| refused(error.to_string()))?;
         let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| refused(error.to_string()))?;
-        user(&certificate, leaf)
+        user(&certificate, leaf, self.reads_uids)
     }
 }
 
@@ -99,13 +101,14 @@ fn authorities(pem: &[u8], algorithms: WebPkiSupportedAlgorithms) -> Result<Auth
 }
 
 /// CN is the user, O the groups (API-021).
-fn user(certificate: &X509Certificate<'_>, der: &[u8]) -> Result<Option<UserInfo>, Failure> {
+fn user(certificate: &X509Certificate<'_>, der: &[u8], reads_uids: bool) -> Result<Option<UserInfo>, Failure> {
     let subject = certificate.subject();
     // Go keeps the last common name.
     let name = subject.iter_common_name().filter_map(|name| name.as_str().ok()).last().filter(|name| !name.is_empty());
     let Some(name) = name else { return Ok(None) };
     let groups = subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect();
-    let uid = uid(subject).map_err(|why| Failure::new(FailureKind::Unauthorized, why))?;
+    let uid = if reads_uids { uid(subject) } else { Ok(String::new()) };
+    let uid = uid.map_err(|why| Failure::new(FailureKind::Unauthorized, why))?;
     let digest: String = Sha256::digest(der).iter().map(|byte| format!("{byte:02x}")).collect();
     let extra = vec![("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("X509SHA256={digest}")])];
     Ok(Some(UserInfo { name: name.to_owned(), uid, groups, extra }))

@@ -248,7 +248,7 @@ async fn retried<T>(ask: impl Fn() -> BoxFuture<'static, Result<T, Failure>> + S
 }
 
 /// Upstream's DefaultShouldRetry: the server was there, and failed or lost the connection. One that is not there, or says that it serves
-/// nobody (503), is not asked again: whoever waits for the answer had better ask later.
+/// nobody (503) and not until when, is not asked again: whoever waits for the answer had better ask later.
 fn may_pass(failure: &Failure) -> bool {
     match failure.kind {
         FailureKind::Throttled { .. } | FailureKind::UnknownOutcome => true,

@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_cri_line_is_time_stream_tags_and_text() {
-        // API-087
+        // API-087, LOG-006
         let time = "2016-10-06T00:17:09.669794202Z";
         let cases = [
             ("stdout F log content 1\n", Some("log content 1\n")),
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_docker_line_is_json() {
-        // API-087
+        // API-087, LOG-006
         let line = r#"{"log":"one\n","stream":"stdout","time":"2016-10-20T18:39:20.57606443Z"}"#;
         assert_eq!(Format::of(line.as_bytes()), Some(Format::DockerJson));
         assert_eq!(text(Format::DockerJson, line).as_deref(), Some("one\n"));

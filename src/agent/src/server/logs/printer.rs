@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn partial_lines_are_joined_and_bad_ones_skipped() {
-        // API-087
+        // API-087, LOG-006
         assert_eq!(print(&Wanted::default(), LOG), "one\ntwo, three\nfour\n");
         let unfinished = LOG.strip_suffix('\n').unwrap();
         assert_eq!(print(&Wanted::default(), unfinished), "one\ntwo, three\nfour");
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_timestamp_stands_once_before_each_logical_line() {
-        // API-088
+        // API-088, LOG-007
         let wanted = Wanted { timestamps: true, ..Wanted::default() };
         assert_eq!(
             print(&wanted, LOG),
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn lines_strictly_older_are_dropped() {
-        // API-088
+        // API-088, LOG-007
         let since = |since: &str| Wanted { since: Some(since.parse().unwrap()), ..Wanted::default() };
         assert_eq!(print(&since("2016-10-06T00:17:03Z"), LOG), "three\nfour\n");
         assert_eq!(print(&since("2016-10-06T00:17:03.000000001Z"), LOG), "four\n");
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn bytes_are_counted_and_cut_within_a_line() {
-        // API-088
+        // API-088, LOG-007
         let limit = |limit| Wanted { limit_bytes: Some(limit), ..Wanted::default() };
         assert_eq!(print(&limit(6), LOG), "one\ntw");
         assert_eq!(print(&limit(1000), LOG), "one\ntwo, three\nfour\n");
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn without_follow_the_number_of_lines_also_ends_it() {
-        // API-089: physical lines, as upstream counts.
+        // API-089, LOG-007: physical lines, as upstream counts.
         let tail = |tail| Wanted { tail: Some(tail), ..Wanted::default() };
         assert_eq!(print(&tail(0), LOG), "");
         assert_eq!(print(&tail(2), LOG), "one\ntwo, ");
@@ -264,10 +264,14 @@ mod tests {
 
     #[test]
     fn a_first_line_in_no_known_form_is_an_error() {
-        // API-087
+        // API-087, LOG-006: the first line says what all are.
         let mut printer = Printer::new(&Wanted::default());
         let error = printer.feed(b"garbage\n", &mut Vec::new()).unwrap_err();
         assert_eq!(error.to_string(), r#"failed to get parse function: unsupported log format: "garbage\n""#);
+        let docker = |text: &str| format!("{{\"log\":\"{text}\",\"stream\":\"stdout\",\"time\":\"2016-10-06T00:17:01Z\"}}\n");
+        let cri = "2016-10-06T00:17:01Z stdout F cri\n";
+        assert_eq!(print(&Wanted::default(), &format!("{}{cri}{}", docker("one\\n"), docker("two\\n"))), "one\ntwo\n");
+        assert_eq!(print(&Wanted::default(), &format!("{cri}{}", docker("one\\n"))), "cri\n");
     }
 
     #[test]

@@ -109,7 +109,7 @@ fn some(shared: &Shared, headers: &HeaderMap, prefix: &str) -> Response {
 
 /// /metrics/resource (API-141): 200, whatever happens.
 pub(crate) async fn resource(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    let summary = shared.stats.cpu_and_memory(shared.view.as_ref()).await;
+    let summary = shared.stats.cpu_and_memory(shared.view.as_ref(), false).await;
     if let Err(failure) = &summary {
         tracing::error!(%failure, "Error getting summary for resourceMetric prometheus endpoint");
     }

@@ -11,7 +11,12 @@ use crate::server::Shared;
 /// Ticks of `/proc/self/stat` in a second: the kernel's promise to user space.
 const USER_HZ: f64 = 100.0;
 
+/// Ours: upstream waits instead.
+const DROPPED: &str = "keelson_log_lines_dropped_total";
+
 pub(super) async fn encode(shared: &Shared, encoder: &mut Encoder) {
+    encoder.family(DROPPED, "[ALPHA] Lines of the log that were dropped because standard error was not read.", Kind::Counter);
+    encoder.sample(DROPPED, &[], shared.settings.log.dropped() as f64, None);
     if let Some(seconds) = read(shared, "/proc/self/stat").await.as_deref().and_then(cpu_seconds) {
         encoder.family("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", Kind::Counter);
         encoder.sample("process_cpu_seconds_total", &[], seconds, None);

@@ -2,7 +2,7 @@
 //! Upstream: pkg/kubelet/server/stats/summary.go, pkg/kubelet/stats/{cri_stats_provider,helper}.go.
 //! Differs: of containers with one name, the newest that runs counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +12,12 @@ use kubelet::action::{CriCall, HostCall};
 use kubelet::event::{CriReply, HostReply};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::PodUid;
-use kubelet::observation::{ContainerState, FsUsage, ListedContainer, ListedSandbox, Listing, MachineInfo, SandboxState};
+use kubelet::observation::{ContainerState, FsUsage, ListedContainer, ListedSandbox, Listing, SandboxState};
 use proto::cri;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::machine::Machine;
 use super::network;
 use super::samples::{Demand, Samples};
 use super::subjects::container_cgroup;
@@ -67,7 +68,7 @@ pub struct Collector {
     /// Directory trees that are being walked, whoever asked.
     walks: Semaphore,
     pub(super) scope_prefix: OnceCell<&'static str>,
-    machine: OnceCell<MachineInfo>,
+    pub(super) machine: Machine,
 }
 
 /// What the runtime says, joined.
@@ -98,6 +99,13 @@ impl FromRuntime {
     }
 }
 
+/// What is asked for of each pod and container beside CPU and memory.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    filesystems: Option<&'a Filesystems>,
+    pressure: bool,
+}
+
 /// The filesystems that usage is measured against.
 struct Filesystems {
     root: FsStats,
@@ -118,7 +126,7 @@ impl Collector {
             volumes: Volumes::default(),
             walks: Semaphore::new(WALKS),
             scope_prefix: OnceCell::new(),
-            machine: OnceCell::new(),
+            machine: Machine::default(),
         })
     }
 
@@ -160,7 +168,7 @@ impl Collector {
         let pods = self.pod_cgroups().await.unwrap_or_default();
         let cgroups = ["/".to_owned()].into_iter().chain(view.pods_cgroup().await).chain(pods.into_values());
         for cgroup in cgroups {
-            if let Ok(Some(usage)) = self.env.host.cgroup_usage(cgroup.clone()).await {
+            if let Ok(Some(usage)) = self.usage(&cgroup, false).await {
                 round.push((cgroup, nanoseconds(self.env.clock.now()), usage.cpu_nanos));
             }
         }
@@ -172,11 +180,11 @@ impl Collector {
         self.demand.asked();
     }
 
-    /// CPU, memory and swap: what changes from one moment to the next (API-129).
-    pub(crate) async fn cpu_and_memory(&self, view: &dyn NodeView) -> Result<Summary, Failure> {
-        let (node, runtime) = tokio::join!(self.node(view), self.runtime());
+    /// CPU, memory and swap: what changes from one moment to the next (API-129). Pressure is in it if that is asked for.
+    pub(crate) async fn cpu_and_memory(&self, view: &dyn NodeView, pressure: bool) -> Result<Summary, Failure> {
+        let (node, runtime) = tokio::join!(self.node(view, pressure), self.runtime());
         let (node, runtime) = (node?, runtime?);
-        let pods = self.pods(&runtime, None).await;
+        let pods = self.pods(&runtime, Wanted { filesystems: None, pressure }).await;
         let mut summary = Summary { node, pods };
         summary.leave_out_io();
         Ok(summary)
@@ -186,18 +194,19 @@ impl Collector {
     pub(crate) async fn all(&self, view: &dyn NodeView) -> Result<Summary, Failure> {
         // For their volumes.
         let known = view.pods().await.unwrap_or_default();
-        let (node, runtime, filesystems) = tokio::join!(self.node(view), self.runtime(), self.filesystems());
+        let known: BTreeSet<&str> = known.iter().filter_map(|known| known.metadata.uid.as_deref()).collect();
+        let (node, runtime, filesystems) = tokio::join!(self.node(view, true), self.runtime(), self.filesystems());
         let (mut node, runtime, filesystems) = (node?, runtime?, filesystems?);
         node.fs = Some(filesystems.root.clone());
         node.runtime =
             Some(RuntimeStats { image_fs: Some(filesystems.images.clone()), container_fs: Some(filesystems.images.clone()) });
         node.rlimit = Some(self.rlimit().await);
-        node.network = self.read("/proc/net/dev").await.and_then(|table| network::parse(&table, self.now()));
-        let mut pods = self.pods(&runtime, Some(&filesystems)).await;
+        node.network = self.contents("/proc/net/dev").await.and_then(|table| network::parse(&table, self.now()));
+        let mut pods = self.pods(&runtime, Wanted { filesystems: Some(&filesystems), pressure: true }).await;
         for pod in &mut pods {
             let uid = PodUid::new(&pod.pod_ref.uid);
             // A pod that the agent does not know any more has no volumes.
-            if known.iter().any(|known| known.metadata.uid.as_deref() == Some(uid.as_str())) {
+            if known.contains(uid.as_str()) {
                 let measured = self.volumes.of(&uid);
                 pod.volume = measured.iter().map(|one| one.stats.clone()).collect();
                 let ephemeral = measured.iter().filter(|one| one.ephemeral).map(|one| &one.stats.fs);
@@ -218,24 +227,13 @@ impl Collector {
         Time(self.env.clock.now())
     }
 
-    /// The machine, read once: it does not change while the agent runs (upstream's GetCachedMachineInfo).
-    pub(super) async fn machine(&self) -> Result<&MachineInfo, Failure> {
-        let read = || async {
-            match within(self.env.host.call(HostCall::MachineInfo)).await? {
-                HostReply::Machine(machine) => Ok(*machine),
-                other => Err(unexpected(&other)),
-            }
-        };
-        self.machine.get_or_try_init(read).await
-    }
-
-    async fn node(&self, view: &dyn NodeView) -> Result<NodeStats, Failure> {
+    async fn node(&self, view: &dyn NodeView, pressure: bool) -> Result<NodeStats, Failure> {
         let machine = self.machine().await?;
-        let usage = within(self.env.host.cgroup_usage("/".to_owned()))
+        let usage = self
+            .usage("/", pressure)
             .await?
             .ok_or_else(|| Failure::new(FailureKind::NotFound, "failed to get root cgroup stats"))?;
         let usage = CgroupUsage { memory_limit: Some(machine.memory), ..usage };
-        let boot = self.read("/proc/stat").await.as_deref().and_then(boot_time);
         let swap = usage.swap.map(|used| SwapStats {
             time: self.now(),
             swap_available_bytes: Some(machine.swap.saturating_sub(used)),
@@ -244,7 +242,7 @@ impl Collector {
         let mut system_containers = Vec::new();
         for (name, cgroup) in self.system_cgroups(view).await {
             // One that cannot be measured is left out (API-120).
-            if let Ok(Some(usage)) = within(self.env.host.cgroup_usage(cgroup.clone())).await {
+            if let Ok(Some(usage)) = self.usage(&cgroup, pressure).await {
                 let (cpu, memory, swap) = self.of_cgroup(&cgroup, &usage);
                 // That of the agent is as old as the agent, whoever was in it before.
                 let made = usage.made.filter(|_| name != "kubelet").unwrap_or(self.started);
@@ -256,7 +254,7 @@ impl Collector {
         Ok(NodeStats {
             node_name: self.settings.node_name.clone(),
             system_containers,
-            start_time: Time(boot.unwrap_or(self.started)),
+            start_time: Time(self.boot().await.unwrap_or(self.started)),
             cpu,
             memory,
             io: self.io(&usage),
@@ -355,15 +353,15 @@ impl Collector {
     }
 
     /// API-124
-    async fn pods(&self, runtime: &FromRuntime, filesystems: Option<&Filesystems>) -> Vec<PodStats> {
-        let pods = runtime.running().into_iter().map(|(uid, containers)| self.pod(runtime, filesystems, uid, containers));
+    async fn pods(&self, runtime: &FromRuntime, wanted: Wanted<'_>) -> Vec<PodStats> {
+        let pods = runtime.running().into_iter().map(|(uid, containers)| self.pod(runtime, wanted, uid, containers));
         join_all(pods).await.into_iter().flatten().collect()
     }
 
     async fn pod(
         &self,
         runtime: &FromRuntime,
-        filesystems: Option<&Filesystems>,
+        wanted: Wanted<'_>,
         uid: &PodUid,
         containers: BTreeMap<&str, &ListedContainer>,
     ) -> Option<PodStats> {
@@ -376,12 +374,12 @@ impl Collector {
             let mut one = self.container(name, container, usage);
             if let Some(pod) = runtime.cgroups.get(uid) {
                 let cgroup = container_cgroup(pod, container.id.as_str(), self.cgroup_prefix().await);
-                if let Some(usage) = self.measure(&mut one, cgroup).await {
+                if let Some(usage) = self.measure(&mut one, &cgroup, wanted.pressure).await {
                     processes = usage.processes.map(|count| processes.unwrap_or_default().saturating_add(count)).or(processes);
                     process = process.or(usage.first_process);
                 }
             }
-            if let Some(filesystems) = filesystems {
+            if let Some(filesystems) = wanted.filesystems {
                 one.rootfs = usage.writable_layer.as_ref().map(|layer| of_writable_layer(layer, &filesystems.images));
                 let logs = format!("{}/{}_{}_{uid}/{name}", self.settings.pod_logs_dir, pod_ref.namespace, pod_ref.name);
                 one.logs = self.tree(logs, &filesystems.root).await;
@@ -389,7 +387,7 @@ impl Collector {
             stats.push(one);
         }
         let of_cgroup = match runtime.cgroups.get(uid) {
-            Some(cgroup) => within(self.env.host.cgroup_usage(cgroup.clone())).await.ok().flatten().map(|usage| (cgroup, usage)),
+            Some(cgroup) => self.usage(cgroup, wanted.pressure).await.ok().flatten().map(|usage| (cgroup, usage)),
             None => None,
         };
         // Of its containers, as upstream adds them up: threads are no processes.
@@ -398,7 +396,7 @@ impl Collector {
             Some((cgroup, usage)) => self.of_cgroup(cgroup, usage),
             None => sum(&stats),
         };
-        let network = match process.filter(|_| filesystems.is_some()) {
+        let network = match process.filter(|_| wanted.filesystems.is_some()) {
             // All of a pod are in the network of its sandbox.
             Some(process) => self.network(process).await,
             None => None,
@@ -413,15 +411,15 @@ impl Collector {
             network,
             volume: Vec::new(),
             ephemeral_storage: None,
-            process_stats: process_stats.filter(|_| filesystems.is_some()),
+            process_stats: process_stats.filter(|_| wanted.filesystems.is_some()),
             swap,
         })
     }
 
     /// API-124, NODE-126: a container's cgroup knows better than the runtime, which may tell limits that there are not.
-    async fn measure(&self, container: &mut ContainerStats, cgroup: String) -> Option<CgroupUsage> {
-        let usage = within(self.env.host.cgroup_usage(cgroup.clone())).await.ok()??;
-        let (cpu, memory, swap) = self.of_cgroup(&cgroup, &usage);
+    async fn measure(&self, container: &mut ContainerStats, cgroup: &str, pressure: bool) -> Option<CgroupUsage> {
+        let usage = self.usage(cgroup, pressure).await.ok()??;
+        let (cpu, memory, swap) = self.of_cgroup(cgroup, &usage);
         let rate = container.cpu.as_ref().and_then(|cpu| cpu.usage_nano_cores);
         container.cpu = cpu.map(|cpu| CpuStats { usage_nano_cores: rate, ..cpu });
         container.memory = memory;
@@ -432,7 +430,7 @@ impl Collector {
 
     /// The traffic of the network that a process is in.
     async fn network(&self, process: u32) -> Option<NetworkStats> {
-        network::parse(&self.read(&format!("/proc/{process}/net/dev")).await?, self.now())
+        network::parse(&self.contents(&format!("/proc/{process}/net/dev")).await?, self.now())
     }
 
     fn container(&self, name: &str, container: &ListedContainer, usage: &cri::ContainerStats) -> ContainerStats {
@@ -485,8 +483,12 @@ impl Collector {
     }
 
     pub(super) async fn read(&self, path: &str) -> Option<String> {
+        String::from_utf8(self.contents(path).await?).ok()
+    }
+
+    pub(super) async fn contents(&self, path: &str) -> Option<Vec<u8>> {
         match within(self.env.host.call(HostCall::ReadFile { path: path.to_owned() })).await {
-            Ok(HostReply::Contents(contents)) => String::from_utf8(contents).ok(),
+            Ok(HostReply::Contents(contents)) => Some(contents),
             _ => None,
         }
     }
@@ -540,11 +542,6 @@ fn own_cgroup(table: &str) -> Option<String> {
         (cpu, memory) if cpu == memory => of("name=systemd").or(cpu),
         _ => None,
     }
-}
-
-/// `btime` of /proc/stat.
-fn boot_time(stat: &str) -> Option<Timestamp> {
-    Timestamp::from_second(stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?).ok()
 }
 
 /// The number after the slash in `0.00 0.00 0.00 1/1099 4242`.

@@ -3,6 +3,7 @@
 //! Differs: all comes from cgroup files, CRI and /proc, nothing from cadvisor.
 
 mod collect;
+mod machine;
 pub(crate) mod network;
 mod samples;
 pub(crate) mod subjects;
@@ -27,7 +28,7 @@ pub(crate) async fn summary(State(shared): State<Arc<Shared>>, uri: Uri) -> Resp
     let query = Pairs::of(&uri);
     let mut only: Vec<&str> = query.all("only_cpu_and_memory").collect();
     let summary = if only.len() == 1 && only.pop() == Some("true") {
-        shared.stats.cpu_and_memory(shared.view.as_ref()).await
+        shared.stats.cpu_and_memory(shared.view.as_ref(), true).await
     } else {
         shared.stats.all(shared.view.as_ref()).await
     };

@@ -1,6 +1,8 @@
 //! Traffic by interface, from /proc/net/dev.
 //! Upstream: github.com/google/cadvisor/container/libcontainer (networkStatsFromProc), pkg/kubelet/stats/helper.go.
-//! Differs: nothing on purpose.
+//! Differs: a byte of a name that is no text is written as `\xff`.
+
+use std::str::Utf8Chunk;
 
 use super::summary::{InterfaceStats, NetworkStats, Time};
 
@@ -27,12 +29,19 @@ pub(crate) struct Traffic {
 }
 
 /// Reads the kernel's table: the interfaces that count.
-pub(super) fn interfaces(table: &str) -> Vec<Interface> {
+pub(super) fn interfaces(table: &[u8]) -> Vec<Interface> {
+    let table: String = table.utf8_chunks().map(escaped).collect();
     table.lines().filter_map(interface).collect()
 }
 
+/// A pod may call its interfaces by any bytes: two that are no text stay two.
+fn escaped(chunk: Utf8Chunk<'_>) -> String {
+    let escapes = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
+    [chunk.valid().to_owned()].into_iter().chain(escapes).collect()
+}
+
 /// The table as the summary tells it; `None` if it holds no interface that counts.
-pub(super) fn parse(table: &str, time: Time) -> Option<NetworkStats> {
+pub(super) fn parse(table: &[u8], time: Time) -> Option<NetworkStats> {
     let stats = |interface: Interface| InterfaceStats {
         name: interface.name,
         rx_bytes: Some(interface.received.bytes),
@@ -67,7 +76,7 @@ mod tests {
     #[test]
     fn interfaces_of_the_node_are_told_and_those_of_pods_are_not() {
         // API-123
-        let table = "Inter-|   Receive                                                |  Transmit
+        let table = b"Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
     lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0       0          0
   eth0: 474946371     9    1    3    0     0          0         0  1068167       7    2    4    0     0       0          0
@@ -79,17 +88,26 @@ veth12:      50       1    0    0    0     0          0         0       50      
         let eth0 = stats.default.unwrap();
         assert_eq!((eth0.rx_bytes, eth0.rx_errors), (Some(474_946_371), Some(1)));
         assert_eq!((eth0.tx_bytes, eth0.tx_errors), (Some(1_068_167), Some(2)));
-        assert!(parse("nothing", time).is_none());
+        assert!(parse(b"nothing", time).is_none());
         let [eth0] = interfaces(table).try_into().unwrap();
         assert_eq!(eth0.received, Traffic { bytes: 474_946_371, packets: 9, errors: 1, dropped: 3 });
         assert_eq!(eth0.sent, Traffic { bytes: 1_068_167, packets: 7, errors: 2, dropped: 4 });
+    }
+
+    // API-123: networkStatsFromProc reads the table line by line, whatever bytes are in it.
+    #[test]
+    fn interface_whose_name_is_no_text_hides_no_other() {
+        let numbers = b": 1 0 0 0 0 0 0 0 2 0 0 0 0 0 0 0\n";
+        let table = [b"eth0".as_slice(), numbers, b"a\xff", numbers, b"a\xfe", numbers].concat();
+        let names: Vec<String> = interfaces(&table).into_iter().map(|one| one.name).collect();
+        assert_eq!(names, ["eth0", "a\\xff", "a\\xfe"]);
     }
 
     #[test]
     fn mangled_table_of_interfaces_has_some_or_none() {
         let seed = b"Inter-|   Receive\n face |bytes\n  eth0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\nlo: 99999999999999999999 1\n";
         crate::mangled::each("/proc/net/dev", &[seed], |input| {
-            let _interfaces = parse(&crate::mangled::text(input), Time(jiff::Timestamp::UNIX_EPOCH));
+            let _interfaces = parse(input, Time(jiff::Timestamp::UNIX_EPOCH));
         });
     }
 }

@@ -2,16 +2,17 @@
 //! Upstream: github.com/google/cadvisor/manager, pkg/kubelet/cadvisor, cmd/kubelet/app/server.go (cgroupRoots).
 //! Differs: which pods, sandboxes and containers there are is what the agent last saw; a sandbox's image is not known.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use kubelet::action::CriCall;
 use kubelet::event::CriReply;
 use kubelet::failure::Failure;
+use kubelet::ids::PodUid;
 use kubelet::observation::{ContainerState, MachineInfo, Observed, SandboxState};
 
-use super::collect::{Collector, within};
+use super::collect::Collector;
 use super::network::{Interface, interfaces};
 use crate::env::{CgroupUsage, DiskUsage};
 use crate::server::NodeView;
@@ -29,7 +30,7 @@ pub(crate) struct Subject {
     /// When it was measured.
     pub(crate) at: Timestamp,
     pub(crate) usage: CgroupUsage,
-    /// What it read and wrote, by the disk's name; empty of one that the machine does not know.
+    /// What it read and wrote, by the disk's name.
     pub(crate) disks: Vec<(String, DiskUsage)>,
     /// Of the node and of sandboxes: what the others of a pod would only say again.
     pub(crate) interfaces: Vec<Interface>,
@@ -38,8 +39,8 @@ pub(crate) struct Subject {
 impl Collector {
     /// The machine, and every cgroup that is measured.
     pub(crate) async fn subjects(&self, view: &dyn NodeView) -> Result<(MachineInfo, Vec<Subject>), Failure> {
-        let machine = self.machine().await?.clone();
         let (cgroups, seen, prefix) = tokio::join!(self.pod_cgroups(), view.observations(), self.cgroup_prefix());
+        let seen: BTreeMap<&PodUid, &Observed> = seen.iter().map(|seen| (&seen.pod, seen)).collect();
         let mut subjects = Vec::new();
         let mut named = BTreeSet::new();
         for cgroup in self.parts_of_the_node(view).await {
@@ -48,7 +49,7 @@ impl Collector {
             }
         }
         for (uid, cgroup) in cgroups? {
-            let Some(seen) = seen.iter().find(|seen| seen.pod == uid) else {
+            let Some(seen) = seen.get(&uid) else {
                 subjects.extend(self.subject(Subject { id: cgroup, ..Subject::default() }).await);
                 continue;
             };
@@ -56,7 +57,8 @@ impl Collector {
             subjects.extend(self.subject(Subject { id: cgroup.clone(), ..pod.clone() }).await);
             subjects.extend(self.of_runtime(&cgroup, prefix, seen, &pod).await);
         }
-        Ok((machine, subjects))
+        let machine = self.machine_with_disks_of(&mut subjects).await?;
+        Ok((MachineInfo::clone(&machine), subjects))
     }
 
     /// The root, what the machine is divided into, and the tiers that pods are divided into.
@@ -77,7 +79,7 @@ impl Collector {
             let named = Subject { id, name: sandbox.id.to_string(), container, ..pod.clone() };
             let Some(mut sandbox) = self.subject(named).await else { continue };
             if let Some(process) = sandbox.usage.first_process {
-                let table = self.read(&format!("/proc/{process}/net/dev")).await;
+                let table = self.contents(&format!("/proc/{process}/net/dev")).await;
                 sandbox.interfaces = table.as_deref().map(interfaces).unwrap_or_default();
             }
             subjects.push(sandbox);
@@ -93,18 +95,12 @@ impl Collector {
 
     /// Measures a cgroup; `None` if it is not there.
     async fn subject(&self, named: Subject) -> Option<Subject> {
-        let usage = within(self.env.host.cgroup_usage(named.id.clone())).await.ok()??;
+        let usage = self.usage(&named.id, true).await.ok()??;
         let interfaces = match named.id.as_str() {
-            "/" => self.read("/proc/net/dev").await.as_deref().map(interfaces).unwrap_or_default(),
+            "/" => self.contents("/proc/net/dev").await.as_deref().map(interfaces).unwrap_or_default(),
             _ => Vec::new(),
         };
-        let known = &self.machine().await.ok()?.disks;
-        let disk = |disk: &DiskUsage| {
-            let (major, minor) = disk.device;
-            (known.get(&format!("{major}:{minor}")).map(|name| format!("/dev/{name}")).unwrap_or_default(), disk.clone())
-        };
-        let disks = usage.disks.iter().map(disk).collect();
-        Some(Subject { at: self.env.clock.now(), usage, disks, interfaces, ..named })
+        Some(Subject { at: self.env.clock.now(), usage, interfaces, ..named })
     }
 
     /// What the runtime puts before a container's ID in the name of its systemd scope; it does not tell, but it is well known.

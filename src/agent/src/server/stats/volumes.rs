@@ -1,15 +1,18 @@
 //! What volumes hold, measured in the background: a slow disk or a hung mount keeps no request waiting.
 //! Upstream: pkg/kubelet/server/stats/{fs_resource_analyzer,volume_stat_calculator}.go.
-//! Differs: one round for all pods instead of a timer for each.
+//! Differs: rounds of all pods, a few side by side, instead of a timer for each; a pod whose volumes take too long is gone on with in the
+//! next round.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use kubelet::action::HostCall;
-use kubelet::event::HostReply;
+use kubelet::event::{HostReply, VolumeDirectory};
 use kubelet::ids::PodUid;
+use tokio::time::Instant;
 
 use super::summary::{FsStats, PvcReference, Time, VolumeStats};
 use crate::env::{Clock, Host};
@@ -18,9 +21,23 @@ use crate::server::NodeView;
 /// How long one volume may take before it is left out of a round.
 const ONE_VOLUME: Duration = Duration::from_secs(30);
 
-/// The last round, by pod.
+/// How long the volumes of one pod may take before those that are left wait for the next round.
+const ONE_POD: Duration = Duration::from_secs(30);
+/// How many pods are measured at once.
+const AT_ONCE: usize = 8;
+
+/// What was last measured, by pod.
 #[derive(Debug, Default)]
-pub(super) struct Volumes(Mutex<BTreeMap<PodUid, Vec<Measured>>>);
+pub(super) struct Volumes(Mutex<BTreeMap<PodUid, OfPod>>);
+
+/// What was last measured of one pod.
+#[derive(Clone, Debug, Default)]
+struct OfPod {
+    /// By the place of the volume in the spec.
+    volumes: BTreeMap<usize, Measured>,
+    /// The place of the volume that the next round begins with.
+    next: usize,
+}
 
 /// A volume, and whether its bytes count as the pod's ephemeral storage (API-127).
 #[derive(Clone, Debug)]
@@ -32,57 +49,80 @@ pub(super) struct Measured {
 impl Volumes {
     /// What was last measured of a pod's volumes; nothing if that was not yet done.
     pub(super) fn of(&self, pod: &PodUid) -> Vec<Measured> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(pod).cloned().unwrap_or_default()
+        self.lock().get(pod).map(|of| of.volumes.values().cloned().collect()).unwrap_or_default()
     }
 
     /// All that was last measured.
     pub(super) fn all(&self) -> Vec<VolumeStats> {
-        let round = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        round.values().flatten().map(|measured| measured.stats.clone()).collect()
+        self.lock().values().flat_map(|of| of.volumes.values()).map(|measured| measured.stats.clone()).collect()
     }
 
-    /// Measures the volumes of all pods, one after another (API-128).
-    pub(super) async fn measure(
-        &self,
-        (host, clock, view): (&dyn Host, &dyn Clock, &dyn NodeView),
-        root_dir: &str,
-        pods: &[Arc<Pod>],
-    ) {
-        let mut round = BTreeMap::new();
-        for pod in pods {
-            let uid = crate::server::lookup::uid(pod);
-            let names = view.volume_directories(uid.clone()).await;
-            let measured = measure_pod((host, clock), root_dir, (&uid, pod), &names).await;
-            round.insert(uid, measured);
-        }
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = round;
+    /// Measures the volumes of all pods; those of each are told as soon as they are measured (API-128).
+    pub(super) async fn measure(&self, world: (&dyn Host, &dyn Clock, &dyn NodeView), root_dir: &str, pods: &[Arc<Pod>]) {
+        let each: Vec<_> = pods.iter().map(|pod| self.measure_pod(world, root_dir, pod)).collect();
+        futures::stream::iter(each).buffer_unordered(AT_ONCE).collect::<()>().await;
+        let known: BTreeSet<PodUid> = pods.iter().map(|pod| crate::server::lookup::uid(pod)).collect();
+        self.lock().retain(|pod, _| known.contains(pod));
+    }
+
+    async fn measure_pod(&self, (host, clock, view): (&dyn Host, &dyn Clock, &dyn NodeView), root_dir: &str, pod: &Pod) {
+        let uid = crate::server::lookup::uid(pod);
+        let names = view.volume_directories(uid.clone()).await;
+        let before = self.lock().get(&uid).cloned().unwrap_or_default();
+        let of_pod = of_pod((host, clock), root_dir, (&uid, pod), &names, before).await;
+        self.lock().insert(uid, of_pod);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PodUid, OfPod>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn measure_pod(
-    (host, clock): (&dyn Host, &dyn Clock),
+/// Measures one after another, from where the round before ended, until the pod's time is over; of the others stands what was known before.
+async fn of_pod(
+    world: (&dyn Host, &dyn Clock),
     root_dir: &str,
     (uid, pod): (&PodUid, &Pod),
     names: &BTreeMap<String, String>,
-) -> Vec<Measured> {
-    let listed = tokio::time::timeout(ONE_VOLUME, host.call(HostCall::ListVolumes { pod: uid.clone() })).await;
-    let Ok(Ok(HostReply::Volumes(directories))) = listed else { return Vec::new() };
+    before: OfPod,
+) -> OfPod {
+    let until = Instant::now() + ONE_POD;
+    let listed = tokio::time::timeout(ONE_VOLUME, world.0.call(HostCall::ListVolumes { pod: uid.clone() })).await;
+    let Ok(Ok(HostReply::Volumes(directories))) = listed else { return OfPod::default() };
+    let below = format!("{root_dir}/pods/{uid}/volumes");
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
-    let mut measured = Vec::new();
-    for volume in volumes {
+    let OfPod { volumes: mut measured, next: first } = before;
+    let first = first.min(volumes.len());
+    for at in (first..volumes.len()).chain(0..first) {
+        if Instant::now() >= until {
+            return OfPod { volumes: measured, next: at };
+        }
+        let volume = &volumes[at];
         // A claim's directory is called as the volume that it is bound to.
         let name = names.get(&volume.name).unwrap_or(&volume.name);
-        let Some(directory) = directories.iter().find(|directory| directory.volume == *name) else { continue };
-        let mut path = format!("{root_dir}/pods/{uid}/volumes/{}/{}", directory.plugin, directory.volume);
-        if directory.plugin == "kubernetes.io~csi" {
-            path.push_str("/mount");
-        }
-        let pvc_ref = claim(pod, volume);
-        let Ok(Some(fs)) = tokio::time::timeout(ONE_VOLUME, usage(host, clock, path, pvc_ref.is_some())).await else { continue };
-        let stats = VolumeStats { fs, name: volume.name.clone(), pvc_ref };
-        measured.push(Measured { stats, ephemeral: is_ephemeral(volume) });
+        let directory = directories.iter().find(|directory| directory.volume == *name);
+        let found = async { of_volume(world, &below, directory?, (pod, volume)).await };
+        match tokio::time::timeout(ONE_VOLUME, found).await {
+            Ok(Some(found)) => measured.insert(at, found),
+            _ => measured.remove(&at),
+        };
     }
-    measured
+    OfPod { volumes: measured, next: 0 }
+}
+
+async fn of_volume(
+    (host, clock): (&dyn Host, &dyn Clock),
+    below: &str,
+    directory: &VolumeDirectory,
+    (pod, volume): (&Pod, &Volume),
+) -> Option<Measured> {
+    let mut path = format!("{below}/{}/{}", directory.plugin, directory.volume);
+    if directory.plugin == "kubernetes.io~csi" {
+        path.push_str("/mount");
+    }
+    let pvc_ref = claim(pod, volume);
+    let fs = usage(host, clock, path, pvc_ref.is_some()).await?;
+    Some(Measured { stats: VolumeStats { fs, name: volume.name.clone(), pvc_ref }, ephemeral: is_ephemeral(volume) })
 }
 
 /// A filesystem of its own knows how full it is; what shares one must be counted.

@@ -32,7 +32,8 @@ fn filled(path: &str) -> String {
 #[tokio::test(start_paused = true)]
 async fn no_route_answers_anything_but_401_without_credentials() {
     // INV-01, API-027: every route there is, taken from the router's own table.
-    // API-010: the refusal is plain text and offers no way to authenticate. API-048: who is unknown is not even judged.
+    // API-010: the refusal is plain text and offers no way to authenticate. API-048: who is unknown is not even judged,
+    // and nobody is asked anything for him.
     for debugging in [true, false] {
         let mut settings = settings();
         settings.listeners.debugging_handlers = debugging;
@@ -50,7 +51,15 @@ async fn no_route_answers_anything_but_401_without_credentials() {
             }
         }
         assert!(world.api.access_reviews.lock().unwrap().is_empty());
+        assert_eq!(looked_up(&world), 0);
     }
+}
+
+/// How often anybody was asked on behalf of a request that was let in.
+fn looked_up(world: &World) -> u64 {
+    let measured: usize = world.host.measured.lock().unwrap().values().sum();
+    let asked = world.view.questions.load(std::sync::atomic::Ordering::Relaxed);
+    asked + (world.runtime.sessions.lock().unwrap().len() + measured) as u64
 }
 
 #[tokio::test(start_paused = true)]
@@ -63,6 +72,11 @@ async fn a_user_without_rights_gets_403_on_every_route() {
         assert_eq!(answer.status, 403, "{path}");
         assert!(answer.body.starts_with("Forbidden (user=eve, verb=get, resource=nodes, subresource(s)=["), "{}", answer.body);
     }
+    // API-048: pkg/kubelet/server/server.go, InstallAuthFilter: each was judged, once it was known who asks, and before anything was done.
+    assert_eq!(*world.api.token_reviews.lock().unwrap(), 1);
+    assert!(!world.api.access_reviews.lock().unwrap().is_empty());
+    assert_eq!(looked_up(&world), 0);
+    assert!(world.ask("GET", "/pods", ADMIN).await.status == 200 && looked_up(&world) == 1);
     assert_eq!(
         world.ask("GET", "/pods", "t").await.body,
         "Forbidden (user=eve, verb=get, resource=nodes, subresource(s)=[pods proxy])\n"
@@ -246,6 +260,36 @@ async fn connections_that_ask_for_nothing_keep_nobody_out_for_long() {
     assert_eq!(ask_again(&mut known[0], "/pods", ADMIN).await, 200);
 }
 
+// S22: on the listeners without a guard anybody is let in, so that it is no reason to keep as many connections as somebody likes.
+#[tokio::test(start_paused = true)]
+async fn one_who_may_ask_for_healthz_keeps_few_connections_and_little_on_each() {
+    let world = World::new().start().await;
+    let address = "127.0.0.1:10248";
+    world.serve(address, Gate::healthz(world.shared.clone()), None).await;
+    let mut all = Vec::new();
+    for _ in 0..300 {
+        let mut stream = world.connect(address).await;
+        assert_eq!(ask_again(&mut stream, "/healthz", ADMIN).await, 200);
+        all.push(stream);
+    }
+    let mut open = Vec::new();
+    for mut stream in all {
+        let read = tokio::io::AsyncReadExt::read_u8(&mut stream);
+        if tokio::time::timeout(Duration::from_millis(1), read).await.is_err() {
+            open.push(stream);
+        }
+    }
+    assert_eq!(open.len(), 64, "{address}");
+    let long = format!("/healthz?{}", "x".repeat(20_000));
+    // It does not wait for the end of it.
+    let request = format!("GET {long} HTTP/1.1\r\nHost: n1\r\n\r\n");
+    let _cut_short = tokio::io::AsyncWriteExt::write_all(&mut open[0], request.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ended = tokio::io::AsyncReadExt::read_to_end(&mut open[0], &mut answer).await;
+    assert!(answer.starts_with(b"HTTP/1.1 431 "), "{:?}", String::from_utf8_lossy(&answer));
+    assert_eq!(ask_again(&mut open[1], "/healthz", ADMIN).await, 200);
+}
+
 /// Asks, and keeps the connection.
 async fn kept_open(world: &World, path: &str, token: &str, status: u16) -> BoxedStream {
     let mut stream = world.connect(MAIN).await;
@@ -416,7 +460,7 @@ fn leaf(issuer: &Issuer, leaf: &Leaf, name: &str) -> (CertificateDer<'static>, P
 async fn with_tls(settings: Settings, ca: &Issuer) -> World {
     let world = World::with(settings);
     let provider = Arc::new(ring::default_provider());
-    let client_ca = ClientCa::new(ca.pem().as_bytes(), &provider).unwrap();
+    let client_ca = ClientCa::new(ca.pem().as_bytes(), &provider, true).unwrap();
     let serving = Leaf { usage: ExtendedKeyUsagePurpose::ServerAuth, last_year: 2030 };
     let (certificate, key) = leaf(ca, &serving, "n1");
     let config = rustls::ServerConfig::builder_with_provider(provider)
@@ -596,7 +640,7 @@ async fn authority_is_who_may_sign_and_is_of_its_time() {
     let pinned: [Issuer; 2] = [made(|it| it.is_ca = IsCa::NoCa), made(|it| it.is_ca = IsCa::ExplicitNoCa)];
     let over = made(|it| (it.is_ca, it.not_after) = (IsCa::Ca(BasicConstraints::Unconstrained), date_time_ymd(2026, 11, 22)));
     let pem: String = [&good, &pinned[0], &pinned[1], &over].map(|it| it.pem()).concat();
-    let ca = ClientCa::new(pem.as_bytes(), &ring::default_provider()).unwrap();
+    let ca = ClientCa::new(pem.as_bytes(), &ring::default_provider(), true).unwrap();
     let named = |certificate: &CertificateDer<'static>| ca.authenticate(std::slice::from_ref(certificate), now);
     assert_eq!(named(&leaf(&good, &CLIENT, "admin").0).unwrap().unwrap().name, "admin");
     for bad in [&pinned[0], &pinned[1], &over] {
@@ -622,9 +666,12 @@ async fn authorities_between_come_with_the_client() {
     params.distinguished_name.push(DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 57683, 2]), "42");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     let shown = params.signed_by(&KeyPair::generate().unwrap(), &between).unwrap().der().clone();
-    let ca = ClientCa::new(root.pem().as_bytes(), &ring::default_provider()).unwrap();
+    let ca = ClientCa::new(root.pem().as_bytes(), &ring::default_provider(), true).unwrap();
     let user = ca.authenticate(&[shown.clone(), between.der().clone()], now).unwrap().unwrap();
     assert_eq!((user.name.as_str(), user.uid.as_str()), ("admin", "42"));
+    // AllowParsingUserUIDFromCertAuth
+    let without = ClientCa::new(root.pem().as_bytes(), &ring::default_provider(), false).unwrap();
+    assert_eq!(without.authenticate(&[shown.clone(), between.der().clone()], now).unwrap().unwrap().uid, "");
     assert!(ca.authenticate(std::slice::from_ref(&shown), now).is_err());
     assert!(ca.authenticate(&[shown, authority("between").der().clone()], now).is_err());
 }
@@ -634,7 +681,7 @@ async fn authorities_can_be_replaced_and_bad_ones_are_not_taken() {
     // API-028
     let (old, new) = (authority("old"), authority("new"));
     let now = FakeClock::START.parse().unwrap();
-    let ca = ClientCa::new(old.pem().as_bytes(), &ring::default_provider()).unwrap();
+    let ca = ClientCa::new(old.pem().as_bytes(), &ring::default_provider(), true).unwrap();
     let (certificate, _) = leaf(&new, &CLIENT, "admin");
     assert!(ca.authenticate(std::slice::from_ref(&certificate), now).is_err());
     assert!(ca.replace(b"").is_err());

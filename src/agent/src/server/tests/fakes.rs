@@ -38,6 +38,8 @@ pub(crate) struct FakeApi {
     pub(crate) tokens: Mutex<BTreeMap<String, UserInfo>>,
     pub(crate) allowed: Mutex<BTreeSet<String>>,
     pub(crate) down: Mutex<Option<Failure>>,
+    /// It takes questions and answers none.
+    pub(crate) hung: Mutex<bool>,
     pub(crate) token_reviews: Mutex<u32>,
     pub(crate) access_reviews: Mutex<Vec<String>>,
 }
@@ -60,7 +62,8 @@ impl ApiServer for FakeApi {
     fn review_token(&self, token: String) -> BoxFuture<'_, Result<Option<UserInfo>, Failure>> {
         *self.token_reviews.lock().unwrap() += 1;
         let answer = self.failure().map_or_else(|| Ok(self.tokens.lock().unwrap().get(&token).cloned()), Err);
-        async move { answer }.boxed()
+        let hung = *self.hung.lock().unwrap();
+        async move { if hung { futures::future::pending().await } else { answer } }.boxed()
     }
 
     fn review_access(&self, review: AccessReview) -> BoxFuture<'_, Result<bool, Failure>> {
@@ -149,6 +152,10 @@ pub(crate) struct FakeHost {
     pub(crate) fs: Mutex<BTreeMap<String, HostReply>>,
     pub(crate) cgroups: Mutex<BTreeMap<String, CgroupUsage>>,
     pub(crate) trees: Mutex<BTreeMap<String, (u64, u64)>>,
+    /// How often a cgroup was measured, with and without its pressure.
+    pub(crate) measured: Mutex<BTreeMap<bool, usize>>,
+    /// The beginnings of paths of which nothing is ever known, nor that there is nothing.
+    pub(crate) hung: Mutex<Vec<String>>,
     /// How many trees are being walked, and the most that were.
     pub(crate) walks: Mutex<(usize, usize)>,
     pub(crate) hints: Arc<Hints>,
@@ -198,6 +205,11 @@ impl Host for FakeHost {
     }
 
     fn call(&self, call: HostCall) -> BoxFuture<'_, Result<HostReply, Failure>> {
+        if let HostCall::FsUsage { path } = &call
+            && self.hung.lock().unwrap().iter().any(|hung| path.starts_with(hung))
+        {
+            return futures::future::pending().boxed();
+        }
         let canned = |name| self.replies.lock().unwrap().get(name).cloned().ok_or_else(|| not_found(name));
         let answer = match call {
             HostCall::ReadFile { path } => match self.files.lock().unwrap().get(&path) {
@@ -228,7 +240,8 @@ impl Host for FakeHost {
         .boxed()
     }
 
-    fn cgroup_usage(&self, cgroup: String) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
+    fn cgroup_usage(&self, cgroup: String, pressure: bool) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
+        *self.measured.lock().unwrap().entry(pressure).or_default() += 1;
         let usage = self.cgroups.lock().unwrap().get(&cgroup).cloned();
         async move { Ok(usage) }.boxed()
     }
@@ -388,15 +401,25 @@ pub(crate) struct FakeView {
     /// Whether nobody answers about pods.
     pub(crate) silent: AtomicBool,
     pub(crate) tallies: Mutex<Tallies>,
+    /// How many questions were asked.
+    pub(crate) questions: AtomicU64,
+}
+
+impl FakeView {
+    fn asked(&self) {
+        self.questions.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl NodeView for FakeView {
     fn pods(&self) -> BoxFuture<'_, Option<Vec<Arc<Pod>>>> {
+        self.asked();
         let pods = (!self.silent.load(Ordering::Relaxed)).then(|| self.pods.lock().unwrap().clone());
         async move { pods }.boxed()
     }
 
     fn pod(&self, namespace: String, name: String) -> BoxFuture<'_, Option<Option<Arc<Pod>>>> {
+        self.asked();
         let is = |pod: &&Arc<Pod>| pod.metadata.namespace.as_ref() == Some(&namespace) && pod.metadata.name.as_ref() == Some(&name);
         let pod = self.pods.lock().unwrap().iter().find(is).cloned();
         if let Some(then) = self.then.lock().unwrap().take() {
@@ -407,30 +430,36 @@ impl NodeView for FakeView {
     }
 
     fn observation(&self, pod: PodUid) -> BoxFuture<'_, Option<Observed>> {
+        self.asked();
         let seen = self.observations.lock().unwrap().get(&pod).cloned();
         async move { seen }.boxed()
     }
 
     fn observations(&self) -> BoxFuture<'_, Vec<Observed>> {
+        self.asked();
         let seen = self.observations.lock().unwrap().values().cloned().collect();
         async move { seen }.boxed()
     }
 
     fn tallies(&self) -> BoxFuture<'_, Option<Tallies>> {
+        self.asked();
         let tallies = self.tallies.lock().unwrap().clone();
         async move { Some(tallies) }.boxed()
     }
 
     fn volume_directories(&self, _: PodUid) -> BoxFuture<'_, BTreeMap<String, String>> {
+        self.asked();
         let directories = self.directories.lock().unwrap().clone();
         async move { directories }.boxed()
     }
 
     fn pods_cgroup(&self) -> BoxFuture<'_, Option<String>> {
+        self.asked();
         async { Some("/kubepods".to_owned()) }.boxed()
     }
 
     fn cgroup_driver(&self) -> BoxFuture<'_, Option<&'static str>> {
+        self.asked();
         async { Some("systemd") }.boxed()
     }
 

@@ -271,13 +271,20 @@ async fn the_agent_counts_its_own_requests() {
     assert!(!metrics::text_of(&world.shared.metrics).contains("path=\"healthz\""));
 }
 
-const GOLD: &str = "3160140d-d642-4b75-acb1-34bbe06483fc";
+pub(super) const GOLD: &str = "3160140d-d642-4b75-acb1-34bbe06483fc";
 
 fn nanoseconds(time: &str) -> i64 {
     i64::try_from(time.parse::<jiff::Timestamp>().unwrap().as_nanosecond()).unwrap()
 }
 
-fn cgroup(cpu_nanos: u64, memory: u64, working_set: u64, rss: u64, faults: (u64, u64), limit: Option<u64>) -> CgroupUsage {
+pub(super) fn cgroup(
+    cpu_nanos: u64,
+    memory: u64,
+    working_set: u64,
+    rss: u64,
+    faults: (u64, u64),
+    limit: Option<u64>,
+) -> CgroupUsage {
     CgroupUsage {
         cpu_nanos,
         memory,
@@ -336,7 +343,7 @@ fn disk(used: u64, inodes_used: u64) -> FsUsage {
     }
 }
 
-fn set_cgroups(world: &World, ten_seconds_ago: bool) {
+pub(super) fn set_cgroups(world: &World, ten_seconds_ago: bool) {
     let cpu = |now: u64, rate: u64| if ten_seconds_ago { now - 10 * rate } else { now };
     let mut cgroups = world.host.cgroups.lock().unwrap();
     let root = cgroup(cpu(4_469_493_962_597, 171_230_479), 1_452_212_224, 1_285_509_120, 1_003_024_384, (196_964, 0), None);
@@ -348,7 +355,7 @@ fn set_cgroups(world: &World, ten_seconds_ago: bool) {
 }
 
 /// The machine where the golden files were made, as far as its numbers come from files and the runtime.
-fn golden_machine(world: &World) {
+pub(super) fn golden_machine(world: &World) {
     *world.runtime.answers.lock().unwrap() = fakes::Answers {
         listing: Some(listing()),
         image_fs: Some(CriReply::ImageFs(vec![disk(137_347_072, 1286)])),
@@ -400,7 +407,7 @@ fn golden_machine(world: &World) {
     host.write("/proc/net/dev", &table);
 }
 
-fn gold_pod() -> Pod {
+pub(super) fn gold_pod() -> Pod {
     let volumes = json!([
         { "name": "cm", "configMap": { "name": "cm" } },
         { "name": "kube-api-access-5fj2n", "projected": {} },
@@ -571,7 +578,7 @@ async fn a_pod_whose_cgroup_tells_nothing_uses_what_its_containers_use() {
 }
 
 /// INV-09
-fn no_series_twice(text: &str) {
+pub(super) fn no_series_twice(text: &str) {
     let mut series: Vec<&str> = text
         .lines()
         .filter(|line| !line.starts_with('#'))
@@ -585,7 +592,7 @@ fn no_series_twice(text: &str) {
 }
 
 /// A container, its sandbox, a tier with a quota, and the runtime's own.
-fn set_more_cgroups(world: &World) {
+pub(super) fn set_more_cgroups(world: &World) {
     let table = "h\nh\n  eth0: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n    lo: 9 9 9 9 0 0 0 0 9 9 9 9 0 0 0 0\n";
     world.host.write("/proc/42/net/dev", table);
     let stall = Pressure { some: Stall { total: 2_500_000, ..Stall::default() }, full: Stall::default() };
@@ -686,6 +693,43 @@ async fn usage_by_cgroup_has_the_names_that_dashboards_ask_for() {
     world.host.replies.lock().unwrap().remove("cgroups");
     let text = world.get("/metrics/cadvisor").await.body;
     assert!(text.lines().any(|line| line == "container_scrape_error 1"), "{text}");
+}
+
+// API-128: volume_stat_calculator.go: each pod is measured by itself, so that one with hung mounts is nobody else's loss.
+#[tokio::test(start_paused = true)]
+async fn volumes_that_hang_keep_nobody_elses_from_being_measured() {
+    let world = World::new().start().await;
+    let claim = |name: &str| json!({ "name": name, "persistentVolumeClaim": { "claimName": name } });
+    let many: Vec<_> = (0..100).map(|number| format!("v{number}")).collect();
+    let directory = |name: &String| VolumeDirectory { plugin: "kubernetes.io~csi".to_owned(), volume: name.clone(), data: None };
+    world.host.replies.lock().unwrap().insert("volumes", HostReply::Volumes(many.iter().map(directory).collect()));
+    for (name, volumes) in [("a", &many[..]), ("b", &many[..1])] {
+        let mut with_claims = pod(name, &json!({ "running": {} }), "r://c1");
+        let volumes: Vec<_> = volumes.iter().map(|name| claim(name)).collect();
+        with_claims.spec = Some(serde_json::from_value(json!({ "containers": [], "volumes": volumes })).unwrap());
+        world.view.pods.lock().unwrap().push(Arc::new(with_claims));
+    }
+    let path = |pod: &str, volume: &str| format!("/var/lib/kubelet/pods/uid-{pod}/volumes/kubernetes.io~csi/{volume}/mount");
+    world.host.hung.lock().unwrap().push(path("a", "").replace("//mount", "/"));
+    let told = async |wanted: &str| {
+        let text = world.get("/metrics").await.body;
+        text.lines().any(|line| line.starts_with("kubelet_volume_stats_used_bytes") && line.ends_with(wanted))
+    };
+    let set = |pod: &str, volume: &str, used| world.host.fs.lock().unwrap().insert(path(pod, volume), HostReply::Fs(disk(used, 7)));
+    set("b", "v0", 77);
+    assert!(!told(" 77").await);
+    let (collector, view, shutdown) = (world.shared.stats.clone(), world.view.clone(), world.shutdown.clone());
+    tokio::spawn(async move { collector.run(view.as_ref(), shutdown).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(told(" 77").await, "as soon as it is measured");
+    set("b", "v0", 78);
+    tokio::time::sleep(Duration::from_secs(121)).await;
+    assert!(told(" 78").await, "and again in the next round");
+    // Its own are taken in turn: one that answers is told though those before it do not.
+    set("a", "v3", 79);
+    *world.host.hung.lock().unwrap() = many.iter().filter(|name| *name != "v3").map(|name| path("a", name)).collect();
+    tokio::time::sleep(Duration::from_secs(4 * 121)).await;
+    assert!(told(" 79").await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -98,3 +98,21 @@ async fn checks_are_counted_where_a_kubelet_counts_them() {
         assert!(slis.lines().any(|found| found == line), "{line}\n{slis}");
     }
 }
+
+// API-065: staging/src/k8s.io/apiserver/pkg/server/healthz/healthz.go, LogHealthz.
+#[tokio::test(start_paused = true)]
+async fn log_check_fails_while_nobody_reads_the_log() {
+    let settings = settings();
+    let log = settings.log.clone();
+    let world = World::with(settings).start().await;
+    log.push(b"nobody writes me\n");
+    assert_eq!(world.get("/healthz/log").await.body, "ok");
+    tokio::time::advance(Duration::from_secs(120)).await;
+    let answer = world.get("/healthz/log").await;
+    assert_eq!((answer.status, answer.body.as_str()), (500, "internal server error: logging blocked\n"));
+    let all = "[+]ping ok\n[-]log failed: reason withheld\n[+]syncloop ok\n[+]device-plugin ok\nhealthz check failed\n";
+    assert_eq!(world.get("/healthz").await.body, all);
+    (0..(5 << 10)).for_each(|_| log.push(&[b'x'; 1 << 10]));
+    let dropped = format!("keelson_log_lines_dropped_total {}", log.dropped());
+    assert!(world.get("/metrics").await.body.lines().any(|line| line == dropped), "{dropped}");
+}

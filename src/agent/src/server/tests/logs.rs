@@ -39,7 +39,7 @@ async fn follow(world: &World, query: &str) -> hyper::body::Incoming {
 
 #[tokio::test(start_paused = true)]
 async fn a_log_is_read_to_its_end() {
-    // API-080, API-086, API-087
+    // API-080, API-086, API-087, LOG-006, LOG-007
     let (world, _) = world(TWO).await;
     let answer = world.get("/containerLogs/default/p/c").await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "one\ntwo\n"));
@@ -57,6 +57,30 @@ async fn a_log_is_read_to_its_end() {
     for (query, expected) in cases {
         assert_eq!(world.get(&format!("/containerLogs/default/p/c?{query}")).await.body, expected, "{query}");
     }
+}
+
+// LOG-007: cri-client/pkg/logs/logs.go, ReadLogs: one file is read, the one that the runtime names.
+#[tokio::test(start_paused = true)]
+async fn rotated_files_are_not_read() {
+    let (world, _) = world(TWO).await;
+    world.host.write(&format!("{LOG}.20261123-070000"), &line("zero"));
+    for query in ["", "?tailLines=3", "?sinceTime=2026-11-23T00:00:00Z"] {
+        assert_eq!(world.get(&format!("/containerLogs/default/p/c{query}")).await.body, "one\ntwo\n", "{query}");
+    }
+}
+
+// suite-websocket-logs, API-086: pkg/kubelet/server/server.go, getContainerLogs looks at no upgrade: the API server makes the WebSocket of
+// what it reads here (apiserver/pkg/endpoints/handlers/responsewriters/writers.go, StreamObject).
+#[tokio::test(start_paused = true)]
+async fn log_is_plain_text_also_for_whoever_offers_a_websocket() {
+    let (world, _) = world(TWO).await;
+    let path = "/containerLogs/default/p/c?tailLines=1";
+    let request = Request::builder().uri(path).header("Host", "n1").header("Authorization", format!("Bearer {ADMIN}"));
+    let request = request.header("Connection", "Upgrade").header("Upgrade", "websocket").header("Sec-WebSocket-Version", "13");
+    let request = request.header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==").header("Sec-WebSocket-Protocol", "binary.k8s.io");
+    let answer = world.request(MAIN, request.body(Body::empty()).unwrap()).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "two\n"));
+    assert!(!answer.headers.contains_key("upgrade") && !answer.headers.contains_key("sec-websocket-accept"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,7 +153,7 @@ async fn followed_log_is_answered_before_it_says_anything_and_is_in_flight_until
 
 #[tokio::test(start_paused = true)]
 async fn a_followed_log_goes_on_until_the_container_has_ended() {
-    // API-090
+    // API-090, LOG-007
     let (world, uid) = world(&line("one")).await;
     let mut body = follow(&world, "").await;
     let mut said = String::new();
@@ -180,7 +204,7 @@ async fn quiet_log_is_looked_at_ever_more_rarely_where_the_kernel_gives_hints() 
 
 #[tokio::test(start_paused = true)]
 async fn following_goes_over_to_the_next_file_when_a_log_is_rotated() {
-    // API-090
+    // API-090, LOG-007
     let (world, uid) = world(&line("one")).await;
     let mut body = follow(&world, "&tailLines=1").await;
     let mut said = String::new();
@@ -229,7 +253,7 @@ async fn a_log_that_was_cut_is_read_from_its_beginning() {
 
 #[tokio::test(start_paused = true)]
 async fn a_runtime_that_does_not_answer_does_not_end_a_followed_log() {
-    // API-090
+    // API-090, LOG-007
     let (world, uid) = world(&line("one")).await;
     let mut body = follow(&world, "").await;
     let mut said = String::new();

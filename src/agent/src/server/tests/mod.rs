@@ -4,10 +4,12 @@ mod auth;
 pub(crate) mod fakes;
 mod golden;
 mod information;
+mod invariants;
 mod listeners;
 mod logs;
 mod recorded;
 mod streaming;
+mod usage;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use super::stats::{Collector, StatsSettings};
 use super::{ClientCa, Gate, Listener, Settings, Shared, metrics, serve};
 use crate::config::{Auth, Authorization, Server};
 use crate::env::{BoxedStream, Endpoint, Env, Net as _, UserInfo};
+use crate::log_lines::LogLines;
 
 const MAIN: &str = "10.0.0.1:10250";
 
@@ -77,6 +80,7 @@ pub(crate) fn settings() -> Settings {
         },
         strict_streaming: false,
         configz: json!({ "cgroupDriver": "cgroupfs", "kind": "KubeletConfiguration" }),
+        log: LogLines::default(),
     }
 }
 

@@ -114,6 +114,66 @@ fn those_between_must_be_able_to_sign_as_well() {
     assert!(!believes(&[root.der()], &[&shown, &old]), "version 1 is an authority only if it is trusted itself");
 }
 
+/// 2.5.29.`number`, critical.
+fn of_policy(number: u64, content: &[u8]) -> CustomExtension {
+    let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, number], content.to_vec());
+    extension.set_criticality(true);
+    extension
+}
+
+// API-021, API-190: parser.go (processExtensions) understands 36, 33 and 54; verify.go (policiesValid) leaves the trust anchor out.
+#[test]
+fn authority_with_policies_vouches() {
+    let extensions: [(u64, &[u8]); 3] =
+        [(36, &[0x30, 3, 0x81, 1, 0]), (54, &[2, 1, 0]), (33, &[0x30, 0x0c, 0x30, 0x0a, 6, 3, 0x2a, 3, 4, 6, 3, 0x2a, 3, 5])];
+    for (number, content) in extensions {
+        let root = root(|it| it.custom_extensions = vec![of_policy(number, content)]);
+        assert!(believes(&[root.der()], &[&leaf(&root, |_| ())]), "{number}");
+        assert!(believes(&[root.der()], &[root.der()]), "{number}");
+    }
+}
+
+// API-021: parser.go (processExtensions), case 17: critical names of which none is understood are unhandled.
+#[test]
+fn critical_names_of_which_none_is_understood_are_refused() {
+    // otherName 1.2.3.4: UTF8String "x"; and the same with dNSName "x".
+    let other = [0xa0, 0x0a, 6, 3, 0x2a, 3, 4, 0xa0, 3, 0x0c, 1, b'x'];
+    let dns = [0x82, 1, b'x'];
+    let sequence = |names: &[&[u8]]| {
+        let names = names.concat();
+        [&[0x30, u8::try_from(names.len()).unwrap()][..], &names].concat()
+    };
+    let root = root(|_| ());
+    for (names, good) in [(sequence(&[&other]), false), (sequence(&[&other, &dns]), true)] {
+        let shown = leaf(&root, |it| {
+            it.subject_alt_names.clear();
+            it.custom_extensions = vec![of_policy(17, &names)];
+        });
+        assert_eq!(believes(&[root.der()], &[&shown]), good, "under an authority");
+        assert_eq!(believes(&[&shown], &[&shown]), good, "trusted itself");
+    }
+}
+
+// verify.go bounds signature checks at 100 (maxChainSignatureChecks); with nine of one name a path-building library tries 60,480 orders of
+// them, and reads all that was sent for each.
+#[test]
+fn what_is_sent_along_costs_little_and_hides_nothing() {
+    let strangers: Vec<Issuer> = (0..9).map(|_| root(|it| it.distinguished_name.push(DnType::CommonName, "X"))).collect();
+    let strangers: Vec<_> = strangers.iter().map(|it| it.der().clone()).collect();
+    let unknown = root(|it| it.distinguished_name.push(DnType::CommonName, "X"));
+    let (root, rubbish) = (root(|_| ()), leaf(&root(|_| ()), |_| ()));
+    let upper = below(&root, |_| ());
+    let lower = below(&upper, |it| it.distinguished_name.push(DnType::CommonName, "lower"));
+    let (shown, unknown) = (leaf(&lower, |_| ()), leaf(&unknown, |_| ()));
+    let mut sent = vec![rubbish; 280];
+    sent.extend(strangers);
+    assert_eq!(between(&unknown, &sent).len(), MOST_BETWEEN);
+    assert!(of(&[root.der()]).verify(&unknown, &sent, Usage::Client, now()).is_err());
+    sent.extend([upper.der().clone(), lower.der().clone(), lower.der().clone(), CertificateDer::from(vec![1, 2, 3])]);
+    assert_eq!(between(&shown, &sent), [lower.der().clone(), upper.der().clone()]);
+    assert!(of(&[root.der()]).verify(&shown, &sent, Usage::Client, now()).is_ok());
+}
+
 #[test]
 fn path_is_no_longer_than_each_of_it_allows() {
     let limited = |most| move |it: &mut CertificateParams| it.is_ca = IsCa::Ca(BasicConstraints::Constrained(most));

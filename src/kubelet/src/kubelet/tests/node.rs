@@ -1,15 +1,16 @@
 //! What pods are judged by while nobody has made the Node, and the groups that they lie in.
 
+use super::starts::made;
 use super::*;
 
 /// A bench without an API server, with one manifest.
-fn standalone(node: impl FnOnce(&mut Config), spec: Value) -> Bench {
+pub(super) fn standalone(node: impl FnOnce(&mut Config), spec: Value) -> Bench {
     let mut config = Config::new("n1");
     config.node.standalone = true;
     config.static_pods.path = Some("/manifests".to_owned());
     node(&mut config);
     let mut bench = Bench::new(config);
-    let manifest = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"}, "spec": spec});
+    let manifest = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "uid": "web"}, "spec": spec});
     let contents = Ok(manifest.to_string().into_bytes());
     bench.manifests = vec![Manifest { path: "/manifests/web.json".to_owned(), contents }];
     bench
@@ -67,6 +68,36 @@ fn static_pod_that_runs_is_not_refused_for_want_of_a_node() {
     // The bench's container is of another spec, so it is made anew; the pod goes on.
     assert!(next.kubelet.workers[&uid].termination.is_none());
     assert_eq!(next.changes().last(), Some(&"RunPodSandbox"));
+}
+
+// NET-006: kubelet_getters.go (getHostIPsAnyWay) makes the Node anew, its addresses included, whenever a pod needs them while nobody has
+// made it: an agent that is up before its network learns of it, without an API server, with one that is away, and as one that does not
+// register itself.
+#[test]
+fn static_pod_that_needs_the_nodes_address_starts_once_there_is_one() {
+    for (alone, register) in [(true, true), (false, false), (false, true)] {
+        let env = json!([{"name": "IP", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.hostIP"}}}]);
+        let without = |config: &mut Config| (config.node.standalone, config.node.register) = (alone, register);
+        let mut bench = standalone(without, json!({"containers": [{"name": "main", "image": "busybox", "env": env}]}));
+        bench.image = Some(Some(Image { id: "sha256:1".to_owned(), size: 1, ..Image::default() }));
+        bench.running("web");
+        bench.seen.get_mut(&PodUid::new("web")).unwrap().containers.clear();
+        bench.handle(Event::Started);
+        bench.pass(60);
+        let uid = bench.kubelet.workers.keys().next().expect("it was admitted").clone();
+        let status = bench.kubelet.parts.statuses.status(&uid).unwrap();
+        let waiting = status.container_statuses.as_ref().unwrap()[0].state.as_ref().unwrap().waiting.as_ref().unwrap();
+        assert_eq!(waiting.reason.as_deref(), Some("CreateContainerConfigError"), "{alone} {register}");
+        assert!(made(&bench).is_empty());
+        bench.address = Some("10.0.0.5");
+        bench.pass(6);
+        let ip = made(&bench)[0].envs.iter().find(|variable| variable.key == "IP").unwrap();
+        assert_eq!(ip.value, b"10.0.0.5", "{alone} {register}");
+        // It may move on.
+        bench.address = Some("10.0.0.6");
+        bench.pass(6);
+        assert_eq!(bench.kubelet.parts.host_ips(), ["10.0.0.6"]);
+    }
 }
 
 // NODE-134: qos_container_manager_linux.go (periodicQOSCgroupUpdateInterval): each minute, whatever they were set to before.

@@ -6,7 +6,7 @@ use proto::cri::{ContainerConfig, PodSandboxConfig};
 use super::*;
 
 /// The containers that were made, in order.
-fn made(bench: &Bench) -> Vec<&ContainerConfig> {
+pub(super) fn made(bench: &Bench) -> Vec<&ContainerConfig> {
     let mut made = Vec::new();
     for call in &bench.calls {
         if let Call::Cri(CriCall::CreateContainer { config, .. }) = call {
@@ -57,6 +57,21 @@ fn pull_is_told_the_sandbox_that_it_is_for() {
     }
 }
 
+// POD-076: pod_workers.go (UpdatePod): `cancelFn` of a pod that is deleted ends its pull, while what runs of it has its grace.
+#[test]
+fn pull_of_a_pod_that_is_deleted_is_withdrawn_at_once() {
+    let mut bench = with_a_sandbox();
+    (bench.image, bench.pulls_hang) = (Some(None), true);
+    let mut web = pod("web");
+    begin(&mut bench, &web);
+    let withdrawn = |bench: &Bench| bench.count(|call| matches!(call, Call::Cancel(_)));
+    assert_eq!((bench.count(|call| matches!(call, Call::Cri(CriCall::PullImage { .. }))), withdrawn(&bench)), (1, 0));
+    web["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let object = Object::Pod(Arc::new(serde_json::from_value(web).unwrap()));
+    bench.handle(Event::WatchApplied { key: WatchKey::Pods, object });
+    assert_eq!(withdrawn(&bench), 1);
+}
+
 // CRI-004, MNT-009: kubelet_pods.go (runtimeClassSupportsRecursiveReadOnlyMounts) asks an informer that runs from the start, so also of a
 // pod whose sandbox an earlier life of the agent made. What does not hang on the class does not wait for it.
 #[test]
@@ -99,6 +114,30 @@ fn hosts_file_has_all_addresses_in_the_runtimes_order() {
     assert!(file.ends_with("ip6-allrouters\nfd00::2\tweb\n10.0.0.2\tweb\n10.0.0.3\tweb\n"), "{file}");
     let ips = made(&bench)[0].envs.iter().find(|variable| variable.key == "IPS").unwrap();
     assert_eq!(ips.value, b"10.0.0.2,fd00::2");
+}
+
+// POD-225: kuberuntime_manager.go (doBackOff): each pass that may start it doubles the wait, which runs from the last end, although no
+// container comes of it.
+#[test]
+fn container_that_cannot_be_made_again_waits_twice_as_long_each_time() {
+    let mut bench = Bench::new(Config::new("n1"));
+    bench.image = Some(Some(Image { id: "sha256:1".to_owned(), size: 1, ..Image::default() }));
+    bench.containers_fail = true;
+    bench.running("web");
+    let ended = &mut bench.seen.get_mut(&PodUid::new("web")).unwrap().containers[0];
+    (ended.state, ended.exit_code, ended.finished_at) = (ContainerState::Exited, 1, 2);
+    begin(&mut bench, &pod("web"));
+    let mut tries = vec![made(&bench).len()];
+    for _ in 0..8 {
+        bench.pass(20);
+        tries.push(made(&bench).len());
+    }
+    // At 0, and from 10, 20, 40, 80 and 160 s on; what failed is left alone for ten seconds at least besides.
+    assert_eq!((tries[0], tries[2], tries[4], tries[6]), (2, 4, 5, 5), "{tries:?}");
+    let status = bench.kubelet.parts.statuses.status(&PodUid::new("web")).unwrap();
+    let state = status.container_statuses.as_ref().unwrap()[0].state.as_ref().unwrap();
+    let told = state.waiting.as_ref().and_then(|waiting| waiting.message.as_deref()).unwrap();
+    assert!(told.contains("restarting failed container=main") || told == "no", "{told}");
 }
 
 // NET-003: kubelet_pods.go (nodeHostsFileContent): the read fails, and with it makeMounts. Only who is to have the file needs it.

@@ -424,7 +424,7 @@ fn node_that_was_booted_since_is_told_once() {
 fn node_is_made_once_the_runtime_was_asked() {
     let mut bench = Bench { machine: MachineInfo { cpus: 2, ..MachineInfo::default() }, ..Bench::before_the_runtime_answers() };
     assert!(bench.due(0).is_empty() && bench.due(900).is_empty());
-    assert_eq!(bench.manager.deadline(), None, "the runtime's answer wakes it");
+    assert_eq!(bench.manager.deadline(), Some(at(5000).mono), "the runtime's answer wakes it; the addresses are asked for again");
     bench.ask_runtime(1000);
     let (_, node) = Bench::created(&bench.due(1000));
     assert!(node.status.unwrap().features.is_some());

@@ -262,12 +262,12 @@ impl CsiVolumes {
         matches!(self.survey, Survey::Done)
     }
 
-    /// The disk was read (VOL-027).
-    pub fn surveyed(&mut self, now: Now, outcome: Result<HostReply, Failure>) {
+    /// The disk was read (VOL-027), or could not be. Tells whether what waits for it may go on.
+    pub fn surveyed(&mut self, now: Now, outcome: Result<HostReply, Failure>) -> bool {
         let Ok(HostReply::CsiVolumes { staged, published }) = outcome else {
             self.survey = Survey::Open;
             self.survey_backoff.failed(now);
-            return;
+            return false;
         };
         self.survey = Survey::Done;
         self.survey_backoff.clear();
@@ -282,6 +282,7 @@ impl CsiVolumes {
                 volume.found(&uid, &name);
             }
         }
+        true
     }
 
     /// Brings one volume on. If that fails, it is left alone for a while, and with it only those who use it.

@@ -148,7 +148,8 @@ impl Bench {
                     StepReply::Host(reply) => reply,
                     other => panic!("{other:?}"),
                 });
-                self.csi.surveyed(self.now, outcome);
+                // VOL-027: pods that wait for it are planned again if it says something, and none if it does not.
+                assert_eq!(self.csi.surveyed(self.now, outcome.clone()), outcome.is_ok());
                 BTreeSet::new()
             }
             Some(Owner::Csi(name)) => {
@@ -469,6 +470,9 @@ fn volumes_in_use_are_not_known_before_the_disk_was_read() {
     let mut bench = Bench::new(json!({}));
     bench.drive();
     assert_eq!(bench.csi.in_use(), None);
+    bench.settle_but("ListCsiVolumes", Fate::Refused);
+    assert_eq!(bench.csi.in_use(), None, "it could not be read");
+    bench.now.mono = bench.now.mono + Duration::from_secs(60);
     bench.settle();
     assert_eq!(bench.csi.in_use().as_deref(), Some(&[][..]));
 }
