@@ -119,9 +119,10 @@ impl Manifests {
             return Some(format!("mirror {name} is told that it will be evicted"));
         }
         // What runs is the static pod, and goes on.
-        cluster.look(|view| view.api.store.get("pods", "default", name).map(|pod| text(&pod["metadata"]["uid"]))).iter().for_each(
-            |uid| cluster.with_witness(|witness| witness.forced(uid)),
-        );
+        cluster
+            .look(|view| view.api.store.get("pods", "default", name).map(|pod| text(&pod["metadata"]["uid"])))
+            .iter()
+            .for_each(|uid| cluster.with_witness(|witness| witness.forced(uid)));
         let grace_seconds = seldom(&mut self.rng, 2).then_some(0);
         let options = DeleteOptions { grace_seconds, ..DeleteOptions::default() };
         let _gone_already = cluster.with_api(|api, now| api.delete(now, named("pods"), "default", name, &options));

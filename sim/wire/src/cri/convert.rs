@@ -101,7 +101,9 @@ pub(super) fn container_status(model: &RuntimeModel, container: &Container) -> c
         annotations: told.annotations,
         mounts: config.mounts.clone(),
         log_path: format!("{log_directory}/{}", config.log_path),
-        resources: told.resources.map(|resources| cri::ContainerResources { linux: Some(linux_resources(&resources)), windows: None }),
+        resources: told
+            .resources
+            .map(|resources| cri::ContainerResources { linux: Some(linux_resources(&resources)), windows: None }),
         user: told.user.map(|user| cri::ContainerUser { linux: Some(linux_user(user)) }),
         ..cri::ContainerStatus::default()
     }

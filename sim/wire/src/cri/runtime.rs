@@ -55,10 +55,8 @@ impl RuntimeService for CriServer {
             c.map(|c| RuntimeCondition { r#type: kind.to_owned(), status: c.status, reason: c.reason, message: c.message })
         };
         let conditions = [condition("RuntimeReady", status.runtime_ready), condition("NetworkReady", status.network_ready)];
-        let features = RuntimeFeatures {
-            supplemental_groups_policy: status.supplemental_groups_policy,
-            ..RuntimeFeatures::default()
-        };
+        let features =
+            RuntimeFeatures { supplemental_groups_policy: status.supplemental_groups_policy, ..RuntimeFeatures::default() };
         Ok(Response::new(StatusResponse {
             status: Some(RuntimeStatus { conditions: conditions.into_iter().flatten().collect() }),
             runtime_handlers: status.handlers.into_iter().map(convert::handler).collect(),
