@@ -39,10 +39,16 @@ pub(super) fn differences(part: &str, recordings: &Value, ours: &Value) -> Vec<D
     all
 }
 
-/// Keeps of differences those that are among others too.
+/// Whether a place is another, or lies in it: what one side has not at all, another may have otherwise in some part.
+fn is_in(inner: &str, outer: &str) -> bool {
+    inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '[']))
+}
+
+/// Keeps of differences those that are among others too, at the same place, around it or in it.
 pub(super) fn keep_common(all: &mut Vec<Difference>, other: &[Difference]) {
     all.retain_mut(|one| {
         let same = other.iter().find(|same| same.path == one.path);
+        let same = same.or_else(|| other.iter().find(|same| is_in(&same.path, &one.path) || is_in(&one.path, &same.path)));
         if let Some(same) = same.filter(|_| one.path.ends_with(" missing") || one.path.ends_with(" more")) {
             one.kubelet = in_both(&one.kubelet, &same.kubelet);
             one.ours = in_both(&one.ours, &same.ours);
@@ -252,5 +258,29 @@ fn deeds(a: &[Value], b: &[Value], pod: &str, found: &mut Vec<Difference>) {
         (0..common.len()).flat_map(|x| (x + 1..common.len()).map(move |y| (x, y))).find(|(x, y)| at(common[*x]) > at(common[*y]));
     if let Some((x, y)) = contradiction {
         push(found, format!("{pod}/order"), format!("{} < {}", common[x], common[y]), "the other way round");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn paths(part: &str, recordings: &Value, ours: &Value) -> Vec<String> {
+        differences(part, recordings, ours).into_iter().map(|one| one.path).collect()
+    }
+
+    // Either recording is right; what is neither of them differs, even if the two have nothing in common there.
+    #[test]
+    fn what_is_like_no_recording_differs_though_these_differ_in_structure() {
+        let (with, without) = (json!({"p": {"last": {"code": 1}}}), json!({"p": {}}));
+        let recordings = json!([without, with]);
+        assert_eq!(paths("status", &recordings, &with), Vec::<String>::new());
+        assert_eq!(paths("status", &recordings, &without), Vec::<String>::new());
+        assert_eq!(paths("status", &recordings, &json!({"p": {"last": {"code": 2}}})), ["status/p/last"]);
+        assert_eq!(paths("status", &json!([with, without]), &json!({"p": {"last": {"code": 2}}})), ["status/p/last/code"]);
+        let lists = json!([{"ips": [{"ip": "a"}]}, {"ips": [{"ip": "a"}, {"ip": "b"}]}]);
+        assert_eq!(paths("status", &lists, &json!({"ips": [{"ip": "c"}]})), ["status/ips[0]/ip"]);
     }
 }

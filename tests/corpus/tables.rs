@@ -124,7 +124,7 @@ impl Table {
     /// What is of no use in a stage, and what to do about it. `ran` are the cases that were compared or left out.
     pub(super) fn stale(&self, stage: &str, ran: &BTreeSet<String>) -> Vec<String> {
         let mut stale = Vec::new();
-        for line in self.0.iter().filter(|line| line.stages.iter().any(|one| one == stage) && !line.is_of_chance()) {
+        for line in self.0.iter().filter(|line| line.stages.iter().any(|one| one == stage) && !line.is_of_chance(stage)) {
             let (file, number) = line.place;
             let place = format!("{FOLDER}/{file}:{number}");
             let unknown: Vec<_> = line.cases.iter().filter(|case| !ran.contains(*case)).collect();
@@ -150,16 +150,17 @@ impl Table {
 }
 
 impl Line {
-    /// Whether it is about what comes out one way or the other by chance: such a line may be of no use.
-    fn is_of_chance(&self) -> bool {
-        self.reason.starts_with("chance: ")
+    /// Whether it is about what comes out one way or the other by chance: such a line may be of no use in a stage that is not a function
+    /// of its seed.
+    fn is_of_chance(&self, stage: &str) -> bool {
+        stage.starts_with("live") && self.reason.starts_with("chance: ")
     }
 
     /// What is left of it once a stage has run: the other stages keep all of it.
     fn kept(&self, stage: &str) -> Vec<String> {
         let useful: Vec<&str> = self.cases.iter().filter(|case| self.used.contains(*case)).map(String::as_str).collect();
         let whole = if self.cases.is_empty() { !self.used.is_empty() } else { useful.len() == self.cases.len() };
-        if whole || self.is_of_chance() {
+        if whole || self.is_of_chance(stage) {
             return vec![self.written.clone()];
         }
         let others: Vec<&str> = self.stages.iter().map(String::as_str).filter(|one| *one != stage).collect();
@@ -170,11 +171,11 @@ impl Line {
         of_others.into_iter().chain(of_this).collect()
     }
 
-    /// Whether it is about that place, or about that place with what only one side says there: `PLACE = VALUE`.
+    /// Whether it is about that place, or about that place with what only one side says there: `PLACE = VALUE`, of several values each.
     fn names(&self, difference: &Difference) -> bool {
         let said = if difference.ours == "-" { &difference.kubelet } else { &difference.ours };
-        fits(&self.path, &difference.path)
-            || self.path.contains(" = ") && fits(&self.path, &format!("{} = {said}", difference.path))
+        let each = || said.split(" , ").all(|value| fits(&self.path, &format!("{} = {value}", difference.path)));
+        fits(&self.path, &difference.path) || self.path.contains(" = ") && each()
     }
 
     fn is_about(&self, stage: &str, case: &str) -> bool {
@@ -242,6 +243,21 @@ mod tests {
         assert!(table.allows("live", "001-a", &more("running last none")));
         assert!(!table.allows("live", "001-a", &more("waiting:X last none")));
         assert!(!table.allows("live", "001-a", &more("running last none , waiting:X last none")));
+        // What a star stands for is within one value.
+        let mut table = Table::parse("skipped.tsv", "live\t*\ttransitions/*/c=* state more = running last *\tchance: x\n");
+        assert!(table.allows("live", "001-a", &more("running last none , running last terminated")));
+        assert!(!table.allows("live", "001-a", &more("running last none , waiting:X last none")));
+    }
+
+    // A run of a stage that nothing but its seed decides comes out the same each time: there no line may be of no use.
+    #[test]
+    fn chance_is_for_stages_that_have_some() {
+        let table = Table::parse("skipped.tsv", "model,live\t001\tevents/*\tchance: x\n");
+        let ran = ["001".to_owned()].into();
+        assert_eq!(table.stale("live", &ran), Vec::<String>::new());
+        assert_eq!(table.stale("model", &ran).len(), 1);
+        assert_eq!(table.0[0].kept("model"), ["live\t001\tevents/*\tchance: x"]);
+        assert_eq!(table.0[0].kept("live"), ["model,live\t001\tevents/*\tchance: x"]);
     }
 
     #[test]

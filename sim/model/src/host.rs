@@ -38,6 +38,8 @@ pub struct HostModel {
     pub manifest_changes: u64,
     /// What the static pod URL answers, with status and body; nobody listens there if `None`.
     pub pod_url: Option<(u16, Vec<u8>)>,
+    /// Whether it ever did.
+    pub url_has_answered: bool,
     /// The CSI drivers.
     pub csi: CsiModel,
     /// Whether the disk is full: what needs space fails.
@@ -90,6 +92,7 @@ impl HostModel {
             manifests: BTreeMap::new(),
             manifest_changes: 0,
             pod_url: None,
+            url_has_answered: false,
             csi: CsiModel::default(),
             disk_full: false,
         }
@@ -234,6 +237,12 @@ impl HostModel {
             Some(contents) => self.manifests.insert(name.to_owned(), contents),
             None => self.manifests.remove(name),
         };
+    }
+
+    /// The static pod URL answers so from here on, or nobody does.
+    pub fn answer_url(&mut self, answer: Option<(u16, Vec<u8>)>) {
+        self.url_has_answered |= answer.is_some();
+        self.pod_url = answer;
     }
 
     /// Asks the static pod URL.

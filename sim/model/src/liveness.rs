@@ -2,9 +2,11 @@
 //! Upstream: none (L1 to L6 and S10 of the study on simulation).
 //! Differs: nothing on purpose.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kubelet::event::WatchKey;
+use kubelet::ids::PodUid;
 use kubelet::observation::{ContainerState, SandboxState};
 use serde_json::Value;
 
@@ -222,9 +224,10 @@ fn newest<'a>(view: View<'a>, uid: &str, name: &str) -> Option<&'a Container> {
 fn liveness_only_wanted_pods_run(view: View<'_>, pods: &[&Value], wrong: &mut Vec<Unsettled>) {
     let known = |uid: &str| pods.iter().any(|pod| runtime_uid(pod) == uid);
     // Of static pods the manifests know, whether or not the API server does.
-    let manifests = wanted_manifests(view.host);
+    let manifests = all_manifests(view);
     let written = |c: &Container| {
-        static_pod_of(view.runtime, c).and_then(|name| manifests.get(name)).is_some_and(|pod| is_as_written(pod, c))
+        let manifest = static_pod_of(view.runtime, c).and_then(|name| manifests.get(name));
+        manifest.is_some_and(|pod| is_as_written(view.runtime, pod, c))
     };
     for container in view.runtime.running().filter(|c| !known(c.pod.as_str()) && !written(c)) {
         let how = format!("container {} of pod {}, which nobody knows, runs", container.name(), container.pod);
@@ -232,38 +235,69 @@ fn liveness_only_wanted_pods_run(view: View<'_>, pods: &[&Value], wrong: &mut Ve
     }
 }
 
-/// L7: each static pod has a mirror that says what its manifest says, and it runs so; no other pod has one.
+/// L7: each static pod has a mirror, and it runs once and as its manifest says; no other pod has a mirror.
 fn liveness_static_pods_have_their_mirrors(view: View<'_>, pods: &[&Value], wrong: &mut Vec<Unsettled>) {
     let mut say = |how| wrong.push(Unsettled { rule: "liveness_static_pods_have_their_mirrors", how });
-    let manifests = wanted_manifests(view.host);
+    let manifests = all_manifests(view);
+    let all_are_known = wanted_of_url(view.host).is_some();
+    let ended = ended_static_pods(view);
     let mirror_of = |name: &str| pods.iter().find(|pod| pod["metadata"]["name"] == name && is_mirror(pod));
     for (name, manifest) in &manifests {
         match mirror_of(name) {
+            // That of one that has ended is not made again (kubelet.go: tryReconcileMirrorPods is a part of SyncPod).
+            None if ended.iter().any(|(ended, _)| ended == name) => {}
             None => say(format!("static pod {name} has no mirror")),
             Some(mirror) if is_unreadable(&WatchKey::Pods, mirror) => {}
             Some(mirror) => {
                 let live = view.runtime.running().filter(|c| c.pod.as_str() == uid(mirror));
-                for container in live.filter(|c| !is_as_written(manifest, c)) {
+                for container in live.filter(|c| !is_as_written(view.runtime, manifest, c)) {
                     say(format!("container {} of static pod {name} runs as an earlier manifest said", container.name()));
                 }
             }
         }
     }
-    let Some(of_url) = wanted_of_url(view.host) else { return };
-    let is_wanted = |pod: &Value| manifests.contains_key(name(pod)) || of_url.iter().any(|wanted| wanted == name(pod));
+    let mut uids: BTreeMap<&str, BTreeSet<&PodUid>> = BTreeMap::new();
+    for container in view.runtime.running() {
+        if let Some(name) = static_pod_of(view.runtime, container) {
+            uids.entry(name).or_default().insert(&container.pod);
+        }
+    }
+    for (name, uids) in uids.iter().filter(|(_, uids)| uids.len() > 1) {
+        say(format!("static pod {name} runs {} times at once", uids.len()));
+    }
+    let is_wanted = |pod: &Value| !all_are_known || manifests.contains_key(name(pod));
     for mirror in pods.iter().filter(|pod| is_mirror(pod) && !is_wanted(pod) && !is_unreadable(&WatchKey::Pods, pod)) {
         say(format!("{} is the mirror of no static pod", name(mirror)));
     }
-    for name in of_url.iter().filter(|name| mirror_of(name).is_none()) {
-        say(format!("static pod {name} of the URL has no mirror"));
-    }
+}
+
+/// The static pods that may have come to their end, with their names and UIDs: they are wanted, and nothing of them runs.
+fn ended_static_pods(view: View<'_>) -> BTreeSet<(&str, &str)> {
+    let manifests = all_manifests(view);
+    let ends = |c: &Container, name: &str| {
+        let manifest = manifests.get(name).filter(|pod| matches!(text(&pod["spec"]["restartPolicy"]), "Never" | "OnFailure"));
+        manifest.is_some_and(|pod| is_as_written(view.runtime, pod, c)) && !view.runtime.running().any(|other| other.pod == c.pod)
+    };
+    let named = view.runtime.containers.values().filter_map(|c| Some((static_pod_of(view.runtime, c)?, c)));
+    named.filter(|(name, c)| ends(c, name)).map(|(name, c)| (name, c.pod.as_str())).collect()
+}
+
+/// The pods that the manifests ask for, wherever they are, as far as that can be told.
+fn all_manifests(view: View<'_>) -> BTreeMap<String, Value> {
+    let mut manifests = wanted_manifests(view.host);
+    manifests.extend(wanted_of_url(view.host).unwrap_or_default());
+    manifests
 }
 
 /// S10: what is left of pods that the API server does not know.
 #[must_use]
 pub fn invariant_nothing_is_left(view: View<'_>) -> Vec<Unsettled> {
     let mut left = Vec::new();
-    let known = |uid: &str| view.api.store.list("pods", "").any(|pod| runtime_uid(pod) == uid);
+    let ended = ended_static_pods(view);
+    let known = |uid: &str| {
+        let mut pods = view.api.store.list("pods", "");
+        pods.any(|pod| runtime_uid(pod) == uid) || ended.iter().any(|(_, ended)| *ended == uid)
+    };
     for sandbox in view.runtime.sandboxes.values() {
         let uid = sandbox.config.metadata.as_ref().map(|m| m.uid.as_str()).unwrap_or_default();
         if !known(uid) {

@@ -86,6 +86,11 @@ impl Poisons {
         self.list.iter().map(|poison| u64::from(poison.struck.load(Ordering::Relaxed))).sum()
     }
 
+    /// The pods of those that never struck.
+    pub fn idle(&self) -> impl Iterator<Item = &PodUid> {
+        self.list.iter().filter(|poison| poison.struck.load(Ordering::Relaxed) == 0).map(|poison| &poison.pod)
+    }
+
     /// The pods that have one.
     pub fn pods(&self) -> impl Iterator<Item = &PodUid> {
         self.list.iter().map(|poison| &poison.pod)

@@ -225,6 +225,15 @@ impl StatusManager {
         }
     }
 
+    /// The pod's worker has finished: its last status stands, if it says how the pod ended. Answers whether it does.
+    pub fn finished(&mut self, uid: &PodUid, gate: Gate) -> bool {
+        let Some(tracked) = self.pods.get_mut(uid).filter(|tracked| tracked.wanted.as_ref().is_some_and(is_terminal)) else {
+            return false;
+        };
+        tracked.gate = gate;
+        true
+    }
+
     /// Nothing of a static pod runs any more: how it ended is not withheld any longer (`SyncTerminatedPod`).
     pub fn ended(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
         if let Some(tracked) = self.pods.get_mut(uid)

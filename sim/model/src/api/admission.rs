@@ -218,6 +218,19 @@ pub fn validate_pod_update(old: &Value, new: &Value) -> Result<(), ApiError> {
     Err(ApiError::invalid(named("pods"), new["metadata"]["name"].as_str().unwrap_or_default(), why))
 }
 
+/// What the mirror of a static pod may not be asked for (validation.go, ValidatePodResize, ValidatePodEphemeralContainersUpdate).
+pub(super) fn validate_static(subresource: &str, old: &Value) -> Result<(), ApiError> {
+    let why = match subresource {
+        "resize" => ": Forbidden: static pods cannot be resized",
+        "ephemeralcontainers" => ": Forbidden: static pods do not support ephemeral containers",
+        _ => return Ok(()),
+    };
+    if !is_mirror(old) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(named("pods"), old["metadata"]["name"].as_str().unwrap_or_default(), why))
+}
+
 /// A regular container that is told as terminated and is not to restart does not come back (validation.go,
 /// ValidateContainerStateTransition).
 pub(super) fn validate_state_transitions(resource: &Resource, old: &Value, new: &Value) -> Result<(), ApiError> {

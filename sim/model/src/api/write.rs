@@ -401,6 +401,9 @@ fn grace_is_over(resource: &Resource, object: &Value) -> bool {
 
 /// What is stored when `new` is sent for `old`: what a client may not change is taken from the old object.
 fn next_version(resource: &Resource, subresource: &str, old: &Value, sent: Value) -> Result<Value, ApiError> {
+    if resource.plural == "pods" {
+        admission::validate_static(subresource, old)?;
+    }
     let mut new = match subresource {
         "" | "finalize" => sent,
         "status" => {

@@ -3,6 +3,7 @@
 //! Differs: nothing on purpose.
 
 mod causes;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -18,11 +19,12 @@ use self::causes::{
     age, has_hook, is_attached, is_ready, may_be_stopped, may_lose_readiness, opens, passed_its_probe, pod_by_uid, rules_for_all,
     text,
 };
+use self::written::{InForce, Written, is_made_anew};
 use crate::api::ApiModel;
-use crate::api::admission::is_mirror;
+use crate::api::admission::{is_mirror, runtime_uid};
 use crate::api::store::ChangeKind;
 use crate::csi::CsiModel;
-use crate::manifests::{is_as_written, static_pod_of};
+use crate::manifests::static_pod_of;
 use crate::runtime::{Container, RuntimeFact, RuntimeModel};
 
 /// S11: how many calls of the API server a minute may see, besides those that users' doings explain.
@@ -70,7 +72,8 @@ const SAYS_WITHIN: Duration = Duration::from_secs(165);
 /// How soon the agent looks at a pod of which the runtime said that something changed: whatever else it waits for.
 const LOOKS_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long a container may still be started by an earlier manifest: a reading that hangs is given up after ten seconds.
+/// How long something may still be done by a manifest that has gone, or on account of its end after it has come again: a reading that hangs
+/// is given up after ten seconds.
 const MANIFESTS_ARE_READ_WITHIN: Duration = Duration::from_secs(15);
 
 /// A broken invariant.
@@ -88,12 +91,15 @@ pub struct Broken {
 #[derive(Clone, Debug, Default)]
 struct PodRecord {
     phase: String,
+    /// Since when it is told so.
+    phase_since: Duration,
     ready: bool,
     /// IDs of containers that were said to be ready when last told.
     ready_containers: BTreeSet<String>,
     /// When the users asked for its end.
     deleted_at: Option<Duration>,
     deletion_grace: Duration,
+    first_started: Option<Duration>,
     started: BTreeMap<String, u32>,
     /// Starts among them that nobody waited for.
     stale_starts: BTreeMap<String, u32>,
@@ -134,8 +140,8 @@ pub struct Witness {
     statuses: BTreeMap<(String, String), VecDeque<Duration>>,
     /// When the agent died last.
     died_at: Duration,
-    /// The static pods that are wanted, and since when they are so; without a pod, since when none is.
-    manifests: BTreeMap<String, (Option<Value>, Duration)>,
+    /// What the manifests of static pods have said.
+    written: Written,
     now: Duration,
     /// How many calls were made, by name.
     pub calls: BTreeMap<&'static str, u64>,
@@ -162,24 +168,24 @@ impl Witness {
         self.lease_written_at.map(|at| self.now.saturating_sub(at))
     }
 
-    /// The manifests on the node ask for these static pods from here on.
-    pub fn manifests_are(&mut self, at: Duration, mut wanted: BTreeMap<String, Value>) {
-        for (name, (known, since)) in &mut self.manifests {
-            let now = wanted.remove(name);
-            if *known != now {
-                (*known, *since) = (now, at);
-            }
-        }
-        self.manifests.extend(wanted.into_iter().map(|(name, pod)| (name, (Some(pod), at))));
+    /// The files on the node ask for these static pods from here on, and so does the URL, if that can be told.
+    pub fn manifests_are(&mut self, at: Duration, files: BTreeMap<String, Value>, url: Option<BTreeMap<String, Value>>) {
+        self.written.is(at, files, url);
     }
 
-    /// The manifest of a static pod's container, if it has said the same since some time before the container was started.
-    fn unchanged_manifest(&self, scene: Scene<'_>, container: &Container) -> Option<&Value> {
-        let (pod, since) = self.manifests.get(static_pod_of(scene.runtime, container)?)?;
-        let pod = pod.as_ref().filter(|pod| is_as_written(pod, container))?;
+    /// The manifest of a static pod's container, if it is in force and the container cannot be of an earlier one: none looked the same, or
+    /// the container was started some time after this one came.
+    fn manifest_in_force(&self, scene: Scene<'_>, container: &Container) -> Option<&Value> {
+        let InForce { pod, again_since } = self.written.of_container(scene.runtime, container)?;
         let stale = self.pods.get(container.pod.as_str()).is_some_and(|record| !record.stale_starts.is_empty());
         let started = scene.elapsed.saturating_sub(age(scene, container));
-        (!stale && started > *since + MANIFESTS_ARE_READ_WITHIN).then_some(pod)
+        (!stale && again_since.is_none_or(|since| started > since + MANIFESTS_ARE_READ_WITHIN)).then_some(pod)
+    }
+
+    /// Whether a mirror's manifest is in force, and nothing that the mirror shows can be on account of its having been gone.
+    fn mirror_is_wanted(&self, mirror: &Value) -> bool {
+        let told = |since: Duration| self.now > since + SAYS_WITHIN;
+        self.written.of_mirror(mirror).is_some_and(|manifest| manifest.again_since.is_none_or(told))
     }
 
     /// The core panics for that pod, for that is planted.
@@ -195,7 +201,7 @@ impl Witness {
 
     /// S14
     fn invariant_only_what_fails_is_left_alone(&mut self, object: &Value) {
-        let uid = text(&object["metadata"]["uid"]);
+        let uid = runtime_uid(object);
         if object["status"]["reason"] == "Quarantined" && !self.poisoned.contains(uid) {
             let how = format!("pod {uid} is left alone: {}", text(&object["status"]["message"]));
             self.broken("invariant_only_what_fails_is_left_alone", how);
@@ -381,6 +387,7 @@ impl Witness {
             RuntimeFact::Started { pod, container, id, .. } => {
                 self.invariant_private_images_are_for_who_can_open_them(scene, pod.as_str(), id);
                 let record = self.pods.entry(pod.to_string()).or_default();
+                record.first_started.get_or_insert(now);
                 *record.started.entry(container.clone()).or_default() += 1;
                 self.invariant_one_live_instance_of_a_container(scene, pod.as_str(), container);
                 self.invariant_restart_policy_is_kept(scene, pod.as_str(), container);
@@ -408,11 +415,14 @@ impl Witness {
         let of = |c: &Container| static_pod_of(scene.runtime, c).map(str::to_owned);
         let one = scene.runtime.running().find(|c| c.pod.as_str() == pod && c.name() == container);
         // A static pod that takes another's place has its name and another UID. Of one that an earlier life left, the agent knows only
-        // once every source has told what it wants, also if a call that nobody waits for any more has started it since.
+        // once every source has told what it wants, also if a call that nobody waits for any more has started it since; but as long as
+        // its manifest says the same, nothing takes its place.
         let stale = |c: &Container| self.pods.get(c.pod.as_str()).is_some_and(|pod| pod.stale_starts.contains_key(c.name()));
         let of_this_life = |c: &Container| scene.elapsed.saturating_sub(age(scene, c)) > self.died_at && !stale(c);
         let same = |c: &&Container| {
-            c.pod.as_str() == pod || (of_this_life(c) && one.is_some_and(|one| of(one).is_some() && of(one) == of(c)))
+            c.pod.as_str() == pod
+                || one.is_some_and(|one| of(one).is_some() && of(one) == of(c))
+                    && (of_this_life(c) || self.manifest_in_force(scene, c).is_some())
         };
         let live = scene.runtime.running().filter(|c| c.name() == container).filter(same).count();
         if live > 1 {
@@ -425,7 +435,9 @@ impl Witness {
     fn invariant_private_images_are_for_who_can_open_them(&mut self, scene: Scene<'_>, pod: &str, id: &str) {
         let config = scene.runtime.containers.get(id).and_then(|container| container.config.image.as_ref());
         let Some((image, _)) = config.and_then(|image| scene.runtime.login_of(&image.image)) else { return };
-        let Some(object) = pod_by_uid(scene, pod) else { return };
+        let is_static = scene.runtime.containers.get(id).is_some_and(|c| static_pod_of(scene.runtime, c).is_some());
+        // A static pod has no secrets: of it nothing need be known.
+        let Some(object) = pod_by_uid(scene, pod).or(is_static.then_some(&Value::Null)) else { return };
         let namespace = text(&object["metadata"]["namespace"]);
         let mut secrets = object["spec"]["imagePullSecrets"].as_array().into_iter().flatten().map(|secret| text(&secret["name"]));
         let opens = |secret: &str| self.openers.contains(&(namespace.to_owned(), secret.to_owned(), image.to_owned()));
@@ -444,7 +456,7 @@ impl Witness {
 
     /// S4
     fn invariant_restart_policy_is_kept(&mut self, scene: Scene<'_>, pod: &str, container: &str) {
-        let Some(object) = pod_by_uid(scene, pod) else { return };
+        let Some(object) = pod_by_uid(scene, pod).or_else(|| self.only_manifest(scene, pod, container)) else { return };
         let is_init = object["spec"]["initContainers"].as_array().into_iter().flatten().any(|c| c["name"] == container);
         if rules_for_all(object).next().is_some() {
             // Any container of it may start again for another's sake.
@@ -465,19 +477,24 @@ impl Witness {
         }
     }
 
+    /// The manifest of a static pod that was never otherwise: one that goes and comes again runs anew, whatever its policy, and one that has
+    /// ended may in the agent's next life, which does not know of it.
+    fn only_manifest(&self, scene: Scene<'_>, pod: &str, container: &str) -> Option<&Value> {
+        let started = scene.runtime.running().find(|c| c.pod.as_str() == pod && c.name() == container)?;
+        let of_this_life = self.pods.get(pod)?.first_started? > self.died_at;
+        let manifest = self.written.of_container(scene.runtime, started).filter(|_| of_this_life)?;
+        manifest.again_since.is_none().then_some(manifest.pod)
+    }
+
     fn changes(&mut self, scene: Scene<'_>) {
         let Ok(changes) = scene.api.store.since(self.revision) else {
             self.revision = scene.api.store.revision();
             return;
         };
         for change in changes {
-            // A mirror pod is a picture: nothing runs by it, and nothing stops when it goes (POD-011, POD-013).
-            if change.plural == "pods" && is_mirror(&change.object) {
-                continue;
-            }
             match (change.plural, change.kind) {
                 ("pods", ChangeKind::Deleted) => self.invariant_no_pod_is_gone_while_it_runs(scene, &change.object),
-                ("pods", _) => self.pod_changed(scene, &change.object),
+                ("pods", kind) => self.pod_changed(scene, &change.object, kind),
                 ("secrets", ChangeKind::Added | ChangeKind::Modified) => self.secret_changed(scene, &change.object),
                 ("leases", ChangeKind::Added) => self.lease_written_at = Some(self.now),
                 ("leases", ChangeKind::Modified) => self.invariant_lease_is_renewed_forwards(&change.object),
@@ -488,23 +505,46 @@ impl Witness {
         self.stale_status = false;
     }
 
-    /// S2
+    /// S2: of a static pod, that the agent removes its mirror.
     fn invariant_no_pod_is_gone_while_it_runs(&mut self, scene: Scene<'_>, object: &Value) {
-        self.pod_gone_at = Some(self.now);
-        let uid = text(&object["metadata"]["uid"]);
+        if !is_mirror(object) {
+            self.pod_gone_at = Some(self.now);
+        }
+        let uid = runtime_uid(object);
         let runs = scene.runtime.running().find(|c| c.pod.as_str() == uid);
         if let Some(container) = runs
-            && !self.forced.contains(uid)
+            && !self.forced.contains(text(&object["metadata"]["uid"]))
+            && !(is_mirror(object) && self.mirror_may_go(scene, object, container))
         {
             let how = format!("pod {uid} was removed from the API server while its container {} ran", container.name());
             self.broken("invariant_no_pod_is_gone_while_it_runs", how);
         }
     }
 
-    fn pod_changed(&mut self, scene: Scene<'_>, object: &Value) {
-        let uid = text(&object["metadata"]["uid"]);
+    /// S2: whether a mirror may go while its pod runs: it is made anew, for nobody can read it; or it was asked to go when its manifest was
+    /// not what it is, a moment ago; or what runs is an earlier life's, and another manifest has taken its place.
+    fn mirror_may_go(&self, scene: Scene<'_>, mirror: &Value, container: &Container) -> bool {
+        let started = scene.elapsed.saturating_sub(age(scene, container));
+        let lately = |since: Duration| self.now <= since + MANIFESTS_ARE_READ_WITHIN;
+        match self.written.of_container(scene.runtime, container) {
+            _ if is_made_anew(mirror) => true,
+            Some(manifest) => manifest.again_since.is_some_and(lately),
+            None => started <= self.died_at,
+        }
+    }
+
+    fn pod_changed(&mut self, scene: Scene<'_>, object: &Value, kind: ChangeKind) {
+        let uid = runtime_uid(object);
         let mut record = self.pods.remove(uid).unwrap_or_default();
-        if !object["metadata"]["deletionTimestamp"].is_null() {
+        if is_mirror(object) {
+            if kind == ChangeKind::Added {
+                // It is another picture of the same, and shows nothing yet.
+                record.phase.clear();
+                record.ready = false;
+                record.ready_containers.clear();
+                record.foreign.clear();
+            }
+        } else if !object["metadata"]["deletionTimestamp"].is_null() {
             record.deleted_at.get_or_insert(self.now);
             record.deletion_grace = Duration::from_secs(object["metadata"]["deletionGracePeriodSeconds"].as_u64().unwrap_or(0));
         }
@@ -520,7 +560,13 @@ impl Witness {
     /// S3
     fn invariant_terminal_phase_is_final(&mut self, record: &mut PodRecord, object: &Value) {
         let phase = text(&object["status"]["phase"]);
-        if matches!(record.phase.as_str(), "Succeeded" | "Failed") && phase != record.phase && !self.stale_status {
+        // A static pod whose manifest goes and comes again runs anew under its UID, and its mirror may have stayed. Nor does the next life
+        // of the agent go by the phase of a mirror (kubelet_pods.go, generateAPIPodStatus: the phase before is the manifest's).
+        let again = is_mirror(object) && (self.died_at >= record.phase_since || !self.mirror_is_wanted(object));
+        if phase != record.phase {
+            record.phase_since = self.now;
+        }
+        if matches!(record.phase.as_str(), "Succeeded" | "Failed") && phase != record.phase && !self.stale_status && !again {
             let how = format!("pod {} went from {} to {phase}", text(&object["metadata"]["uid"]), record.phase);
             self.broken("invariant_terminal_phase_is_final", how);
         }
@@ -541,7 +587,8 @@ impl Witness {
     /// S7: what no restart of the agent explains either.
     fn invariant_no_readiness_is_lost_without_a_cause(&mut self, scene: Scene<'_>, record: &mut PodRecord, object: &Value) {
         let ready = is_ready(object);
-        if record.ready && !ready && !self.stale_status && !may_lose_readiness(scene, record, object, self.now) {
+        let ends = is_mirror(object) && !self.mirror_is_wanted(object);
+        if record.ready && !ready && !self.stale_status && !ends && !may_lose_readiness(scene, record, object, self.now) {
             let how = format!("pod {} is not ready any more, yet all of it runs", text(&object["metadata"]["uid"]));
             self.broken("invariant_no_readiness_is_lost_without_a_cause", how);
         }
@@ -550,7 +597,7 @@ impl Witness {
 
     /// S12
     fn invariant_status_is_of_the_pods_own_containers(&mut self, scene: Scene<'_>, record: &PodRecord, object: &Value) {
-        let uid = text(&object["metadata"]["uid"]);
+        let uid = runtime_uid(object);
         for id in statuses(object).map(container_id).filter(|id| !id.is_empty()) {
             let is_its = scene.runtime.containers.get(id).is_some_and(|c| c.pod.as_str() == uid);
             if !record.containers.contains(id) && !is_its {
@@ -567,7 +614,7 @@ impl Witness {
         record: &mut PodRecord,
         object: &Value,
     ) {
-        let uid = text(&object["metadata"]["uid"]);
+        let uid = runtime_uid(object);
         let ended_lately = |at: Option<Duration>| at.is_some_and(|at| self.now.saturating_sub(at) < SAYS_WITHIN);
         let told_late = self.stale_status || ended_lately(record.last_exit) || ended_lately(record.last_sandbox_down);
         let ready: BTreeSet<String> = statuses(object).filter(|s| s["ready"] == true).map(|s| container_id(s).to_owned()).collect();
@@ -605,17 +652,21 @@ impl Witness {
     fn invariant_nothing_is_killed_before_its_grace(&mut self, scene: Scene<'_>, id: &str, grace: Duration) {
         let Some(container) = scene.runtime.containers.get(id).filter(|c| c.state == ContainerState::Running) else { return };
         let uid = container.pod.to_string();
-        let Some(object) = pod_by_uid(scene, &uid) else { return };
-        let Some(record) = self.pods.get(&uid) else { return };
-        let Some(deleted_at) = record.deleted_at else { return };
-        if has_hook(object, container.name()) {
-            return;
-        }
-        let least = record.deletion_grace.saturating_sub(self.now.saturating_sub(deleted_at));
+        let Some((asked_at, whole)) = self.asked_to_end(scene, container) else { return };
+        let least = whole.saturating_sub(self.now.saturating_sub(asked_at));
         if grace + GRACE_SLACK < least {
             let how = format!("container {} of pod {uid} gets {grace:?}, and {least:?} are left", container.name());
             self.broken("invariant_nothing_is_killed_before_its_grace", how);
         }
+    }
+
+    /// S5: when the end of a container's pod was asked for, and with what grace; `None` if it was not, or if that is not known.
+    fn asked_to_end(&self, scene: Scene<'_>, container: &Container) -> Option<(Duration, Duration)> {
+        let Some(object) = pod_by_uid(scene, container.pod.as_str()) else {
+            return self.written.ended(scene.runtime, container);
+        };
+        let record = self.pods.get(container.pod.as_str()).filter(|_| !has_hook(object, container.name()))?;
+        Some((record.deleted_at?, record.deletion_grace))
     }
 
     /// S6: of a container or a whole sandbox.
@@ -631,7 +682,7 @@ impl Witness {
             (None, None) => None,
         };
         let Some(stopped) = stopped else { return };
-        let object = pod_by_uid(scene, stopped.pod.as_str()).or_else(|| self.unchanged_manifest(scene, stopped));
+        let object = pod_by_uid(scene, stopped.pod.as_str()).or_else(|| self.manifest_in_force(scene, stopped));
         let Some(object) = object else { return };
         if !may_be_stopped(scene, object, stopped, container.is_some()) {
             let how = format!("{} of pod {} is stopped while it runs and nobody asked for it", stopped.name(), stopped.pod);

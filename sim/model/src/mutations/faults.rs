@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use kubelet::action::{Action, ApiCall, Call, CriCall, HostCall, Lane};
 use kubelet::csi::CsiCall;
-use kubelet::event::{ApiReply, CriReply, Event, HostReply, Object, WatchKey};
+use kubelet::event::{ApiReply, CriReply, Event, HostReply, Manifest, Object, WatchKey};
 use kubelet::failure::{Failure, FailureKind};
 use kubelet::ids::{ActionId, PodUid};
 use kubelet::observation::ContainerState;
@@ -136,6 +136,26 @@ pub(super) fn never_is_taken_for_always() -> Planted {
         }
         Some(event)
     })
+}
+
+/// The same of static pods, which come from their manifests.
+pub(super) fn static_pods_are_to_run_always() -> Planted {
+    Planted::in_events(|mut event| {
+        if let Event::HostDone { outcome: Ok(HostReply::Manifests(read)), .. } = &mut event {
+            each_pod(read, |pod| pod["spec"]["restartPolicy"] = "Always".into());
+        }
+        Some(event)
+    })
+}
+
+/// Alters the pods of manifests that are JSON.
+fn each_pod(read: &mut [Manifest], alter: impl Fn(&mut Value)) {
+    for contents in read.iter_mut().filter_map(|manifest| manifest.contents.as_mut().ok()) {
+        if let Ok(mut pod) = serde_json::from_slice::<Value>(contents) {
+            alter(&mut pod);
+            *contents = pod.to_string().into_bytes();
+        }
+    }
 }
 
 pub(super) fn grace_is_cut_to_a_second() -> Planted {
@@ -359,6 +379,65 @@ pub(super) fn static_pods_go_with_the_api_server() -> Planted {
             Event::ApiDone { outcome: Err(failure), .. } if failure.kind == FailureKind::Unavailable => away = true,
             Event::ApiDone { outcome: Ok(_), .. } | Event::WatchListed { .. } | Event::WatchApplied { .. } => away = false,
             Event::HostDone { outcome: Ok(HostReply::Manifests(read)), .. } if away => read.clear(),
+            _ => {}
+        }
+        Some(event)
+    })
+}
+
+/// The URL's first answer with pods of the same names counts for ever.
+pub(super) fn changed_answer_of_the_url_is_not_read() -> Planted {
+    let mut first = BTreeMap::new();
+    Planted::in_events(move |mut event| {
+        if let Event::FetchDone { outcome: Ok(body), .. } = &mut event
+            && let Ok(said) = serde_json::from_slice::<Value>(body)
+        {
+            let one = std::slice::from_ref(&said);
+            let pods = said["items"].as_array().map_or(one, Vec::as_slice);
+            let names: Vec<String> = pods.iter().map(|pod| pod["metadata"]["name"].to_string()).collect();
+            body.clone_from(first.entry(names).or_insert_with(|| body.clone()));
+        }
+        Some(event)
+    })
+}
+
+/// Lets each life of the agent but the first see manifests otherwise: the pods have other UIDs then.
+fn otherwise_in_each_life() -> impl FnMut(&mut Event) {
+    let mut lives = 0;
+    move |event| match event {
+        Event::Started => lives += 1,
+        Event::HostDone { outcome: Ok(HostReply::Manifests(read)), .. } if lives > 1 => {
+            each_pod(read, |pod| pod["metadata"]["labels"]["life"] = lives.to_string().into());
+        }
+        _ => {}
+    }
+}
+
+/// A static pod takes its own place in the agent's next life.
+pub(super) fn static_pods_have_other_uids_in_each_life() -> Planted {
+    let mut otherwise = otherwise_in_each_life();
+    Planted::in_events(move |mut event| {
+        otherwise(&mut event);
+        Some(event)
+    })
+}
+
+/// What an earlier life ran is not seen by the next, and goes on beside what that runs.
+pub(super) fn pods_of_an_earlier_life_are_not_seen() -> Planted {
+    let (mut earlier, mut seen) = (BTreeSet::new(), BTreeSet::new());
+    Planted::in_events(move |mut event| {
+        match &mut event {
+            Event::Started => earlier.append(&mut seen),
+            Event::CriDone { outcome: Ok(CriReply::Listing { listing, .. }), .. } => {
+                listing.sandboxes.retain(|sandbox| !earlier.contains(&sandbox.pod));
+                listing.containers.retain(|container| !earlier.contains(&container.pod));
+                seen.extend(listing.sandboxes.iter().map(|sandbox| sandbox.pod.clone()));
+            }
+            Event::CriDone { outcome: Ok(CriReply::Observation(one)), .. } if earlier.contains(&one.pod) => {
+                let one = Arc::make_mut(one);
+                one.sandboxes.clear();
+                one.containers.clear();
+            }
             _ => {}
         }
         Some(event)

@@ -34,26 +34,37 @@ const fn row(sentence: &'static str, found_by: &'static str, plant: fn() -> Plan
     Mutation { sentence, found_by, plant, scenario }
 }
 
-const MUTATIONS: [Mutation; 30] = [
+const MUTATIONS: [Mutation; 43] = [
     row("S1", "invariant_one_live_instance_of_a_container", running_containers_look_ended, PROBED),
+    row("S1", "invariant_one_live_instance_of_a_container", static_pods_have_other_uids_in_each_life, RESTARTED_ALONE),
     row("S2", "invariant_no_pod_is_gone_while_it_runs", deletion_is_confirmed_with_the_stop, DEAF),
+    row("S2", "invariant_no_pod_is_gone_while_it_runs", deletion_is_confirmed_with_the_stop, STATIC_DEAF),
     row("S3", "invariant_terminal_phase_is_final", ended_pod_is_told_to_run, JOB),
+    row("S3", "invariant_terminal_phase_is_final", ended_pod_is_told_to_run, STATIC_JOB),
     row("S4", "invariant_restart_policy_is_kept", never_is_taken_for_always, JOB),
+    row("S4", "invariant_restart_policy_is_kept", static_pods_are_to_run_always, STATIC_JOB),
     row("S5", "invariant_nothing_is_killed_before_its_grace", grace_is_cut_to_a_second, DEAF),
+    row("S5", "invariant_nothing_is_killed_before_its_grace", grace_is_cut_to_a_second, STATIC_DEAF),
     row("S6", "invariant_nothing_is_stopped_that_nobody_wants_stopped", second_list_of_pods_is_empty, COMPACTED),
     row("S6", "invariant_nothing_is_stopped_that_nobody_wants_stopped", static_pods_go_with_the_api_server, AWAY),
+    row("S6", "invariant_nothing_is_stopped_that_nobody_wants_stopped", static_pods_have_other_uids_in_each_life, RESTARTED),
     row("S7", "invariant_no_readiness_is_lost_without_a_cause", readiness_is_withdrawn, PLAIN),
+    row("S7", "invariant_no_readiness_is_lost_without_a_cause", readiness_is_withdrawn, STATIC_PLAIN),
     row("S8", "invariant_ready_containers_run_and_have_passed_their_probe", every_probe_passes, NEVER_READY),
+    row("S8", "invariant_ready_containers_run_and_have_passed_their_probe", every_probe_passes, STATIC_NEVER_READY),
     row("S8", "invariant_ready_containers_run_and_have_passed_their_probe", readiness_comes_before_the_container, INIT),
     row("S9", "invariant_lease_is_renewed_forwards", every_other_renewal_is_an_hour_old, PLAIN),
     row("S10", "invariant_nothing_is_left", directories_are_not_removed, DELETED),
     row("S11", "invariant_load_stays_bounded", node_is_read_without_end, PLAIN),
     row("S11", "invariant_load_stays_bounded", calls_pile_up, PLAIN),
     row("S12", "invariant_status_is_of_the_pods_own_containers", status_names_the_first_container_of_all, TWO),
+    row("S12", "invariant_status_is_of_the_pods_own_containers", status_names_the_first_container_of_all, STATIC_TWO),
     row("S13", "invariant_what_changed_is_looked_at", hints_of_the_runtime_are_not_heeded, KILLED),
     row("S14", "invariant_only_what_fails_is_left_alone", everybody_is_left_alone, PLAIN),
     row("S15", "invariant_private_images_are_for_who_can_open_them", credentials_of_others_are_used, PRIVATE),
+    row("S15", "invariant_private_images_are_for_who_can_open_them", credentials_of_others_are_used, STATIC_PRIVATE),
     row("S16", "invariant_conditions_of_others_stay", condition_of_others_is_deleted, DISRUPTED),
+    row("S16", "invariant_conditions_of_others_stay", condition_of_others_is_deleted, STATIC_DISRUPTED),
     row("", "invariant_nothing_is_asked_that_is_forbidden", foreign_secret_is_read, PLAIN),
     row("", "invariant_volumes_are_used_in_their_order", volume_is_unstaged_as_it_is_published, CLAIMED),
     row("L1", "liveness_what_is_wanted_runs", containers_are_not_started, PLAIN),
@@ -64,6 +75,8 @@ const MUTATIONS: [Mutation; 30] = [
     row("L4", "liveness_terminating_pods_finish", deletion_is_never_confirmed, DELETED),
     row("L5", "liveness_no_name_stays_reserved", every_sandbox_is_the_first_attempt, SANDBOX_DIES),
     row("L7", "liveness_static_pods_have_their_mirrors", mirror_is_not_made_again, MIRRORED),
+    row("L7", "liveness_static_pods_have_their_mirrors", changed_answer_of_the_url_is_not_read, OF_URL),
+    row("L7", "liveness_static_pods_have_their_mirrors", pods_of_an_earlier_life_are_not_seen, REWRITTEN),
     row("L6", "liveness_status_is_what_the_runtime_says", status_is_told_until_ready_and_never_again, KILLED),
 ];
 
@@ -139,6 +152,8 @@ fn swarm_finds_planted_faults_of_static_pods() {
         ("a mirror is not made again", mirror_is_not_made_again as fn() -> Planted),
         ("a changed manifest is not read", changed_manifests_are_not_read),
         ("static pods go with the API server", static_pods_go_with_the_api_server),
+        ("static pods have other UIDs in each life", static_pods_have_other_uids_in_each_life),
+        ("a changed answer of the URL is not read", changed_answer_of_the_url_is_not_read),
     ];
     for (what, plant) in faults {
         let found = (0..100).find(|seed| !crate::swarm::run(*seed, |world| world.planted = Some(plant())).0.held());

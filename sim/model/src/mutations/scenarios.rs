@@ -239,3 +239,146 @@ steps:
   - wait: 60s
     expect: {within: 60s, pods: [{name: web-n1, ready: true, starts: 2}, {name: other-n1, ready: true, starts: 1}]}
 "#;
+
+pub(super) const OF_URL: &str = r#"
+about: The pod that the URL asks for is run anew when the URL says otherwise of it.
+stages: [model]
+node: {static-pods: true, static-url: true}
+steps:
+  - url: {pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "busybox:1.36", args: ["1"]}]}}}
+    expect: {within: 60s, pods: [{name: web-n1, ready: true}]}
+  - wait: 30s
+    url: {pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "busybox:1.36", args: ["2"]}]}}}
+  - wait: 60s
+    expect: {within: 120s, settled: true}
+"#;
+
+pub(super) const RESTARTED: &str = r#"
+about: A static pod goes on over a restart of the agent.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, ready: true}]}
+  - wait: 10s
+    crash: {back: 1s}
+  - wait: 40s
+    expect: {within: 60s, settled: true, pods: [{name: web-n1, ready: true, starts: 1}]}
+"#;
+
+pub(super) const RESTARTED_ALONE: &str = r#"
+about: A static pod goes on over a restart of the agent while there is no API server.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, ready: true}]}
+  - wait: 10s
+    api: {away: 60s}
+    crash: {back: 1s}
+  - wait: 90s
+    expect: {within: 60s, settled: true, pods: [{name: web-n1, ready: true, starts: 1}]}
+"#;
+
+pub(super) const REWRITTEN: &str = r#"
+about: A static pod of which the manifest is written anew while the agent is away takes its own place, and nothing else tells the two apart.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, ready: true}]}
+  - wait: 10s
+    crash: {back: 5s}
+  - wait: 1s
+    manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {dnsPolicy: Default, containers: [{name: main, image: "busybox:1.36"}]}}}
+  - wait: 60s
+    expect: {within: 60s, settled: true}
+"#;
+
+pub(super) const STATIC_JOB: &str = r#"
+about: A static pod runs once to its end.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: job.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: job, annotations: {sim.keelson.dev/main: "exit=0@1s*"}}, spec: {restartPolicy: Never, containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 20s, pods: [{name: job-n1, phase: Succeeded}]}
+  - wait: 30s
+"#;
+
+pub(super) const STATIC_DEAF: &str = r#"
+about: A static pod that does not heed SIGTERM has all of its grace once its manifest has gone.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web, annotations: {sim.keelson.dev/main: "term=ignore"}}, spec: {terminationGracePeriodSeconds: 20, containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, ready: true}]}
+  - manifest: {file: web.yaml}
+    expect: {within: 60s, pods: [{name: web-n1, gone: true}]}
+"#;
+
+pub(super) const STATIC_PLAIN: &str = r#"
+about: A static pod runs.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, ready: true}]}
+  - wait: 30s
+"#;
+
+pub(super) const STATIC_NEVER_READY: &str = r#"
+about: A static pod whose probe never passes is not ready.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web, annotations: {sim.keelson.dev/main: "exec-fails=0s.."}}, spec: {containers: [{name: main, image: "busybox:1.36", readinessProbe: {exec: {command: ["true"]}, periodSeconds: 2}}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, running: 1}]}
+  - holds: {within: 30s, pods: [{name: web-n1, ready: false}]}
+"#;
+
+pub(super) const STATIC_TWO: &str = r#"
+about: Two static pods run, one after the other.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: one.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: one}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: one-n1, ready: true}]}
+  - manifest: {file: two.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: two}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: two-n1, ready: true}]}
+"#;
+
+pub(super) const STATIC_PRIVATE: &str = r#"
+about: A static pod has no secret that opens a private image, even if another pod has pulled it.
+stages: [model]
+node: {static-pods: true, private: {"private.example/app:1": "user:pass"}}
+steps:
+  - apply:
+      - kind: Secret
+        type: kubernetes.io/dockerconfigjson
+        metadata: {name: right}
+        stringData: {.dockerconfigjson: '{"auths":{"private.example":{"username":"user","password":"pass"}}}'}
+      - kind: Pod
+        metadata: {name: mine}
+        spec:
+          imagePullSecrets: [{name: right}]
+          containers: [{name: main, image: "private.example/app:1", imagePullPolicy: Always}]
+    expect: {within: 20s, pods: [{name: mine, ready: true}]}
+  - manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "private.example/app:1", imagePullPolicy: Always}]}}}
+  - wait: 10s
+    holds: {within: 20s, pods: [{name: web-n1, running: 0}]}
+"#;
+
+pub(super) const STATIC_DISRUPTED: &str = r#"
+about: A mirror is told that it will be evicted.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, ready: true}]}
+  - patch:
+      resource: pods/status
+      namespace: default
+      name: web-n1
+      with: {status: {conditions: [{type: DisruptionTarget, status: "True", reason: EvictionByEvictionAPI}]}}
+  - wait: 30s
+"#;

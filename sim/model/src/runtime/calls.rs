@@ -324,7 +324,9 @@ impl RuntimeModel {
         digest.cloned().unwrap_or_else(|| image.to_owned())
     }
 
-    fn status_of(&self, container: &Container) -> ContainerStatus {
+    /// What is told of a container.
+    #[must_use]
+    pub fn status_of(&self, container: &Container) -> ContainerStatus {
         let image = container.config.image.clone().unwrap_or_default().image;
         status_of(container, self.reference_of(&image))
     }

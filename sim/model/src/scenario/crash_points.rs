@@ -57,7 +57,7 @@ pub fn killed_after(
 /// # Errors
 /// If it does not hold, or does not settle after it.
 pub fn measure(cluster: &mut impl Cluster, scenario: &Scenario) -> Result<Reference, Verdict> {
-    match run::follow(cluster, scenario) {
+    match run::play(cluster, scenario) {
         Verdict::Held => {}
         other => return Err(other),
     }

@@ -15,14 +15,14 @@ use serde_json::{Value, json};
 
 use super::expect::{View, unmet};
 use super::schema::{Away, Expect, FaultFate, Many, NodeSpec, PoisonStep, Scenario, Spoil, Step};
-use crate::api::admission::runtime_uid;
+use crate::api::admission::{is_mirror, runtime_uid};
 use crate::api::authorize::Identity;
 use crate::api::request::{Request, Verb};
 use crate::api::resource::{RESOURCES, of_kind};
 use crate::cluster::Cluster;
 use crate::faults::{Fate, FaultPlan, Planned};
 use crate::invariants::Broken;
-use crate::manifests::wanted_manifests;
+use crate::manifests::{wanted_manifests, wanted_of_url};
 use crate::poison::Poison;
 use crate::world::World;
 
@@ -165,8 +165,19 @@ pub fn world_for(node: &NodeSpec, seed: u64) -> World {
 pub fn run(scenario: &Scenario, seed: u64, prepare: impl FnOnce(&mut World)) -> (Verdict, World) {
     let mut world = world_for(&scenario.node, seed);
     prepare(&mut world);
-    let verdict = follow(&mut world, scenario);
+    let verdict = play(&mut world, scenario);
     (verdict, world)
+}
+
+/// Takes all of a scenario's steps, and sees that what it plants has struck: else it has shown nothing.
+pub fn play(cluster: &mut impl Cluster, scenario: &Scenario) -> Verdict {
+    let verdict = follow(cluster, scenario);
+    let idle = cluster.with_poisons(|poisons| poisons.idle().map(PodUid::to_string).collect::<Vec<_>>());
+    if !verdict.held() || idle.is_empty() {
+        return verdict;
+    }
+    let never = |pod: String| format!("the panic that was planted for pod {pod} never struck");
+    Verdict::Unmet(scenario.steps.len(), cluster.elapsed(), idle.into_iter().map(never).collect())
 }
 
 /// Takes a scenario's steps, one after the other, until one does not go as it should.
@@ -246,12 +257,11 @@ pub(super) fn act(cluster: &mut impl Cluster, step: &Step) -> Result<(), String>
         if let Some(grace) = delete.grace {
             body["gracePeriodSeconds"] = grace.into();
         }
-        if delete.grace == Some(0) {
-            let uid = cluster.look(|view| {
-                let pod = view.api.store.get("pods", &delete.namespace, &delete.name);
-                pod.map(|pod| pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned())
-            });
-            cluster.with_witness(|witness| uid.iter().for_each(|uid| witness.forced(uid)));
+        let pod = cluster.look(|view| view.api.store.get("pods", &delete.namespace, &delete.name).cloned());
+        // A mirror that a user deletes is only a picture, whatever grace he gives.
+        if let Some(pod) = pod.filter(|pod| delete.grace == Some(0) || is_mirror(pod)) {
+            let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
+            cluster.with_witness(|witness| witness.forced(uid));
         }
         let cluster_wide = RESOURCES.iter().any(|resource| resource.plural == delete.resource && !resource.namespaced);
         let namespace = if cluster_wide { "" } else { &delete.namespace };
@@ -323,7 +333,7 @@ fn disturb(cluster: &mut impl Cluster, step: &Step) {
         let body = url.pod.as_ref().or(pods.as_ref()).map(Value::to_string).or_else(|| url.text.clone());
         let answer =
             (body.is_some() || url.status.is_some()).then(|| (url.status.unwrap_or(200), body.unwrap_or_default().into_bytes()));
-        cluster.with_host(|host| host.pod_url = answer);
+        answer_url(cluster, answer);
     }
     if step.heal {
         heal(cluster);
@@ -345,9 +355,19 @@ fn disturb(cluster: &mut impl Cluster, step: &Step) {
 /// Writes a file at the static pod path, or removes it.
 pub fn put_manifest(cluster: &mut impl Cluster, file: &str, contents: Option<Vec<u8>>) {
     cluster.with_host(|host| host.put_manifest(file, contents));
-    let wanted = cluster.look(|view| wanted_manifests(view.host));
+    manifests_changed(cluster);
+}
+
+/// The static pod URL answers so from here on, or nobody does.
+pub fn answer_url(cluster: &mut impl Cluster, answer: Option<(u16, Vec<u8>)>) {
+    cluster.with_host(|host| host.answer_url(answer));
+    manifests_changed(cluster);
+}
+
+fn manifests_changed(cluster: &mut impl Cluster) {
+    let (files, url) = cluster.look(|view| (wanted_manifests(view.host), wanted_of_url(view.host)));
     let at = cluster.elapsed();
-    cluster.with_witness(|witness| witness.manifests_are(at, wanted));
+    cluster.with_witness(|witness| witness.manifests_are(at, files, url));
 }
 
 /// Writes into an object past all checks.
@@ -385,7 +405,7 @@ fn plant(cluster: &mut impl Cluster, step: &PoisonStep) -> Result<(), String> {
     let uid = cluster.look(|view| {
         let mut pods = view.api.store.list("pods", "");
         let pod = pods.find(|pod| pod["metadata"]["name"] == step.pod.as_str())?;
-        pod["metadata"]["uid"].as_str().map(str::to_owned)
+        Some(runtime_uid(pod).to_owned())
     });
     let uid = uid.ok_or_else(|| format!("there is no pod {}", step.pod))?;
     let poison = Poison::new(PodUid::new(&uid), at, step.times).after(step.skip);

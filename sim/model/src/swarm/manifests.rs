@@ -5,13 +5,12 @@
 use kubelet::rng::Rng;
 use serde_json::{Value, json};
 
-use super::{at, seldom, text};
+use super::{PRIVATE, Registry, at, disrupt, draw_pod, seldom, text};
 use crate::api::admission::is_mirror;
 use crate::api::resource::named;
 use crate::api::write::DeleteOptions;
 use crate::cluster::Cluster;
-use crate::runtime::behaviour::ANNOTATION_PREFIX;
-use crate::scenario::run::put_manifest;
+use crate::scenario::run::{answer_url, put_manifest};
 
 /// Drawn apart, so that the rest of a run is what it would be without.
 #[derive(Debug)]
@@ -19,15 +18,27 @@ pub(super) struct Manifests {
     rng: Rng,
     /// Whether there is a URL as well.
     pub(super) has_url: bool,
+    /// Whether there is a private image.
+    pub(super) has_private: bool,
 }
 
 /// How many files there are, at most.
 const FILES: u64 = 3;
 
+/// A static pod may name no object of the API (pkg/api/pod/util.go, HasAPIObjectReference).
+fn without_objects(spec: &mut Value) {
+    let is_own = |name: &Value| ["empty", "memory", "info"].iter().any(|own| name == own);
+    spec["volumes"].as_array_mut().into_iter().for_each(|volumes| volumes.retain(|volume| is_own(&volume["name"])));
+    for container in spec["containers"].as_array_mut().into_iter().flatten() {
+        container["volumeMounts"].as_array_mut().into_iter().for_each(|mounts| mounts.retain(|mount| is_own(&mount["name"])));
+        container.as_object_mut().into_iter().for_each(|fields| drop(fields.remove("env")));
+    }
+}
+
 impl Manifests {
     pub(super) fn of(seed: u64) -> Option<Self> {
         let mut rng = Rng::new(seed ^ 0x6d61_6e69_6600);
-        (rng.below(3) == 0).then(|| Self { has_url: rng.below(3) == 0, rng })
+        (rng.below(3) == 0).then(|| Self { has_url: rng.below(3) == 0, has_private: Registry::of(seed).is_some(), rng })
     }
 
     /// Some are there before the agent is.
@@ -61,7 +72,7 @@ impl Manifests {
         if self.has_url {
             let pods = [self.pod("u0"), self.pod("u1")];
             let list = json!({"apiVersion": "v1", "kind": "PodList", "items": pods[..at(&mut self.rng, 3)]});
-            cluster.with_host(|host| host.pod_url = Some((200, list.to_string().into_bytes())));
+            answer_url(cluster, Some((200, list.to_string().into_bytes())));
         }
     }
 
@@ -76,19 +87,23 @@ impl Manifests {
     }
 
     fn pod(&mut self, name: &str) -> Value {
-        let version = ["1", "2", "3"][at(&mut self.rng, 3)];
-        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
-            "terminationGracePeriodSeconds": 1 + self.rng.below(6),
-            "hostNetwork": seldom(&mut self.rng, 2),
-            "priorityClassName": "system-node-critical",
-            "containers": [{"name": "main", "image": "busybox:1.36", "args": [version]}]}});
-        if seldom(&mut self.rng, 4) {
+        let rng = &mut self.rng;
+        let version = ["1", "2", "3"][at(rng, 3)];
+        let mut pod = draw_pod(rng, 0);
+        pod["metadata"] = json!({"name": name, "annotations": pod["metadata"]["annotations"]});
+        without_objects(&mut pod["spec"]);
+        let spec = &mut pod["spec"];
+        spec["restartPolicy"] = json!(["Always", "Always", "Always", "OnFailure", "Never"][at(rng, 5)]);
+        spec["terminationGracePeriodSeconds"] = (1 + rng.below(6)).into();
+        spec["hostNetwork"] = seldom(rng, 2).into();
+        spec["priorityClassName"] = "system-node-critical".into();
+        spec["containers"][0]["args"] = json!([version]);
+        if self.has_private && seldom(rng, 6) {
+            spec["containers"][0]["image"] = PRIVATE.0.into();
+        }
+        if seldom(rng, 4) {
             // One UID for whatever the manifest says.
             pod["metadata"]["uid"] = format!("static-{name}").into();
-        }
-        let script = ["", "", "", "term=ignore", "exit=1@6s*"][at(&mut self.rng, 5)];
-        if !script.is_empty() {
-            pod["metadata"]["annotations"] = json!({format!("{ANNOTATION_PREFIX}main"): script});
         }
         pod
     }
@@ -99,6 +114,15 @@ impl Manifests {
             pods.map(|pod| text(&pod["metadata"]["name"])).collect()
         });
         let name = mirrors.get(at(&mut self.rng, mirrors.len().max(1)))?;
+        if seldom(&mut self.rng, 3) {
+            disrupt(cluster, name);
+            return Some(format!("mirror {name} is told that it will be evicted"));
+        }
+        // What runs is the static pod, and goes on.
+        cluster
+            .look(|view| view.api.store.get("pods", "default", name).map(|pod| text(&pod["metadata"]["uid"])))
+            .iter()
+            .for_each(|uid| cluster.with_witness(|witness| witness.forced(uid)));
         let grace_seconds = seldom(&mut self.rng, 2).then_some(0);
         let options = DeleteOptions { grace_seconds, ..DeleteOptions::default() };
         let _gone_already = cluster.with_api(|api, now| api.delete(now, named("pods"), "default", name, &options));
@@ -116,7 +140,7 @@ impl Manifests {
             _ => Some((200, list(&[self.pod("u0"), self.pod("u1")]))),
         };
         let said = answer.as_ref().map(|(status, body)| format!("{status} and {} bytes", body.len()));
-        cluster.with_host(|host| host.pod_url = answer);
+        answer_url(cluster, answer);
         format!("the URL answers {said:?}")
     }
 }

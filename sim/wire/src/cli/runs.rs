@@ -3,7 +3,7 @@
 //! Differs: nothing on purpose.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ struct Ran {
     verdict: Verdict,
     digest: u64,
     lines: Vec<String>,
+    /// How many panics were planted, and how many of them never struck.
+    panics: (usize, usize),
 }
 
 fn lines_of(world: &World) -> Vec<String> {
@@ -39,7 +41,7 @@ fn one_scenario(scenario: &Scenario, at: StageArg, seed: u64, lines: bool) -> Ra
     match at {
         StageArg::Model => {
             let (verdict, world) = model::scenario::run::run(scenario, seed, watched(lines));
-            Ran { verdict, digest: world.digest().unwrap_or(0), lines: lines_of(&world) }
+            Ran { verdict, digest: world.digest().unwrap_or(0), lines: lines_of(&world), panics: (0, 0) }
         }
         StageArg::Sim => of(stage::run_scenario(scenario, seed)),
     }
@@ -58,14 +60,17 @@ fn one_swarm(at: StageArg, seed: u64, digest: bool, lines: bool) -> Ran {
             if !verdict.held() {
                 told.push(format!("{plan:?}"));
             }
-            Ran { verdict, digest: world.digest().unwrap_or(0), lines: told }
+            Ran { verdict, digest: world.digest().unwrap_or(0), lines: told, panics: plan.panics }
         }
-        StageArg::Sim => of(stage::run_swarm(seed)),
+        StageArg::Sim => {
+            let (outcome, panics) = stage::run_swarm(seed);
+            Ran { panics, ..of(outcome) }
+        }
     }
 }
 
 fn of(outcome: stage::Outcome) -> Ran {
-    Ran { verdict: outcome.verdict, digest: outcome.digest, lines: outcome.lines }
+    Ran { verdict: outcome.verdict, digest: outcome.digest, lines: outcome.lines, panics: (0, 0) }
 }
 
 /// Runs scenario files.
@@ -189,8 +194,11 @@ fn all(at: StageArg, first: u64, seeds: u64, run: impl Fn(u64) -> Option<String>
 pub(super) fn swarm(options: &Swarm) -> u8 {
     let began = clock();
     let at = options.stage;
+    let (planted, idle) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let failed = all(at, options.first, options.seeds, |seed| {
         let ran = one_swarm(at, seed, false, options.lines);
+        planted.fetch_add(ran.panics.0, Ordering::Relaxed);
+        idle.fetch_add(ran.panics.1, Ordering::Relaxed);
         if options.lines {
             ran.lines.iter().for_each(|line| say!("{line}"));
         }
@@ -200,6 +208,7 @@ pub(super) fn swarm(options: &Swarm) -> u8 {
             format!("BROKE  seed {seed} commit {}\n       {}\n       {more}\n       replay: {replay}", commit(), ran.verdict)
         })
     });
+    say!("{} panics were planted, {} of them never struck", planted.into_inner(), idle.into_inner());
     summary("swarm", at, options.seeds, began.elapsed(), &failed)
 }
 
@@ -260,7 +269,7 @@ fn crashpoints_in(scenario: &Scenario, at: StageArg, options: &Crashpoints) -> u
         let ran = match at {
             StageArg::Model => {
                 let (verdict, world) = crash_points::killed_after(scenario, seed, &reference, event, watched(options.lines));
-                Ran { verdict, digest: 0, lines: lines_of(&world) }
+                Ran { verdict, digest: 0, lines: lines_of(&world), panics: (0, 0) }
             }
             StageArg::Sim => of(stage::killed_after(scenario, seed, &reference, event)),
         };

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use kubelet::observation::{ContainerState, SandboxState};
-use model::runtime::{Container, Sandbox};
+use kubelet::observation::{ActualResources, ContainerState, LinuxUser, RuntimeHandler, SandboxState};
+use model::runtime::{Container, RuntimeModel, Sandbox};
 use proto::cri;
 
 fn nanos(at: Option<Timestamp>) -> i64 {
@@ -79,29 +79,54 @@ pub(super) fn listed_container(container: &Container) -> cri::Container {
     }
 }
 
-pub(super) fn container_status(container: &Container, log_directory: &str) -> cri::ContainerStatus {
+/// What the model tells of a container, and beside it what only the message has.
+pub(super) fn container_status(model: &RuntimeModel, container: &Container) -> cri::ContainerStatus {
+    let told = model.status_of(container);
     let config = &container.config;
-    let message = if container.state == ContainerState::Exited { container.behaviour.says.clone() } else { String::new() };
-    let image = config.image.clone().unwrap_or_default();
+    let log_directory = model.sandboxes.get(&container.sandbox).map(|s| s.config.log_directory.as_str()).unwrap_or_default();
     cri::ContainerStatus {
         id: container.id.clone(),
         metadata: config.metadata.clone(),
         state: container_state(container),
-        created_at: nanos(Some(container.created)),
-        started_at: nanos(container.started),
-        finished_at: nanos(container.finished),
-        exit_code: container.exit_code,
-        image_ref: image.image.clone(),
-        image: Some(cri::ImageSpec { image: image.user_specified_image.clone(), ..image }),
-        reason: container.reason.clone(),
-        message,
-        labels: config.labels.clone(),
-        annotations: config.annotations.clone(),
+        created_at: told.created_at,
+        started_at: told.started_at,
+        finished_at: told.finished_at,
+        exit_code: told.exit_code,
+        image: Some(cri::ImageSpec { image: told.image, ..config.image.clone().unwrap_or_default() }),
+        image_ref: told.image_ref,
+        image_id: told.image_id,
+        reason: told.reason,
+        message: told.message,
+        labels: told.labels,
+        annotations: told.annotations,
         mounts: config.mounts.clone(),
         log_path: format!("{log_directory}/{}", config.log_path),
-        user: Some(cri::ContainerUser { linux: Some(cri::LinuxContainerUser { uid: 0, gid: 0, supplemental_groups: vec![0] }) }),
+        resources: told
+            .resources
+            .map(|resources| cri::ContainerResources { linux: Some(linux_resources(&resources)), windows: None }),
+        user: told.user.map(|user| cri::ContainerUser { linux: Some(linux_user(user)) }),
         ..cri::ContainerStatus::default()
     }
+}
+
+fn linux_resources(resources: &ActualResources) -> cri::LinuxContainerResources {
+    cri::LinuxContainerResources {
+        cpu_shares: resources.cpu_shares,
+        cpu_quota: resources.cpu_quota,
+        cpu_period: resources.cpu_period,
+        memory_limit_in_bytes: resources.memory_limit,
+        ..cri::LinuxContainerResources::default()
+    }
+}
+
+fn linux_user(user: LinuxUser) -> cri::LinuxContainerUser {
+    cri::LinuxContainerUser { uid: user.uid, gid: user.gid, supplemental_groups: user.supplemental_groups }
+}
+
+/// A handler, with what it can.
+pub(super) fn handler(handler: RuntimeHandler) -> cri::RuntimeHandler {
+    let RuntimeHandler { name, recursive_read_only_mounts, user_namespaces } = handler;
+    cri::RuntimeHandler { name, features: Some(cri::RuntimeHandlerFeatures { recursive_read_only_mounts, user_namespaces }) }
 }
 
 pub(super) fn image(image: &kubelet::observation::Image) -> cri::Image {

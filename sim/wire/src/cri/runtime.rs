@@ -9,7 +9,6 @@ use futures::StreamExt as _;
 use kubelet::action::CriCall;
 use kubelet::event::CriReply;
 use kubelet::ids::{ContainerId, PodUid, SandboxId};
-use model::runtime::RuntimeModel;
 use proto::cri::runtime_service_server::RuntimeService;
 use proto::cri::*;
 use tonic::codegen::BoxStream;
@@ -25,10 +24,6 @@ fn not_had<T>(method: &str) -> Reply<T> {
 
 fn selector(filter: Option<std::collections::BTreeMap<String, String>>) -> std::collections::BTreeMap<String, String> {
     filter.unwrap_or_default()
-}
-
-fn log_directory(model: &RuntimeModel, sandbox: &str) -> String {
-    model.sandboxes.get(sandbox).map(|s| s.config.log_directory.clone()).unwrap_or_default()
 }
 
 #[tonic::async_trait]
@@ -60,8 +55,14 @@ impl RuntimeService for CriServer {
             c.map(|c| RuntimeCondition { r#type: kind.to_owned(), status: c.status, reason: c.reason, message: c.message })
         };
         let conditions = [condition("RuntimeReady", status.runtime_ready), condition("NetworkReady", status.network_ready)];
-        let status = RuntimeStatus { conditions: conditions.into_iter().flatten().collect() };
-        Ok(Response::new(StatusResponse { status: Some(status), ..StatusResponse::default() }))
+        let features =
+            RuntimeFeatures { supplemental_groups_policy: status.supplemental_groups_policy, ..RuntimeFeatures::default() };
+        Ok(Response::new(StatusResponse {
+            status: Some(RuntimeStatus { conditions: conditions.into_iter().flatten().collect() }),
+            runtime_handlers: status.handlers.into_iter().map(convert::handler).collect(),
+            features: Some(features),
+            ..StatusResponse::default()
+        }))
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Reply<RuntimeConfigResponse> {
@@ -172,8 +173,7 @@ impl RuntimeService for CriServer {
 
     async fn container_status(&self, request: Request<ContainerStatusRequest>) -> Reply<ContainerStatusResponse> {
         let id = request.into_inner().container_id;
-        let status = self
-            .with(|model, _| model.containers.get(&id).map(|c| convert::container_status(c, &log_directory(model, &c.sandbox))));
+        let status = self.with(|model, _| model.containers.get(&id).map(|c| convert::container_status(model, c)));
         match status {
             Some(status) => {
                 Ok(Response::new(ContainerStatusResponse { status: Some(status), ..ContainerStatusResponse::default() }))
@@ -308,7 +308,7 @@ impl CriServer {
                 container_event_type: ContainerEventType::ContainerStartedEvent as i32,
                 created_at: i64::try_from(now.as_nanosecond()).unwrap_or_default(),
                 pod_sandbox_status: sandbox.map(convert::sandbox_status).or_else(|| Some(gone(pod))),
-                containers_statuses: containers.map(|c| convert::container_status(c, &log_directory(model, &c.sandbox))).collect(),
+                containers_statuses: containers.map(|c| convert::container_status(model, c)).collect(),
             }
         })
     }

@@ -7,7 +7,7 @@ use agent::cri::CriRuntime;
 use agent::env::{BoxedStream, ContainerRuntime as _, Endpoint, Listener, Net};
 use futures::future::BoxFuture;
 use kubelet::ids::{ContainerId, PodUid, SandboxId};
-use kubelet::observation::{ContainerState, Listing, Observed, SandboxState};
+use kubelet::observation::{ContainerState, Listing, Observed, RuntimeHandler, SandboxState};
 use proto::cri::image_service_server::ImageServiceServer;
 use proto::cri::runtime_service_server::RuntimeServiceServer;
 use proto::cri::*;
@@ -33,10 +33,18 @@ impl Net for Streams {
 }
 
 fn runtime() -> CriRuntime {
+    runtime_over(&Arc::new(Mutex::new(stocked())))
+}
+
+fn stocked() -> RuntimeModel {
     let mut model = RuntimeModel::default();
     model.add_image("busybox:1.36");
+    model
+}
+
+fn runtime_over(model: &Arc<Mutex<RuntimeModel>>) -> CriRuntime {
     let clock = || Timestamp::from_second(1_767_225_600).unwrap();
-    let server = CriServer::new(Arc::new(Mutex::new(model)), Arc::new(clock), Arc::new(|_| CallFault::None));
+    let server = CriServer::new(Arc::clone(model), Arc::new(clock), Arc::new(|_| CallFault::None));
     let (sender, receiver) = mpsc::unbounded_channel();
     let incoming = futures::stream::unfold(receiver, |mut receiver| async move {
         let stream = receiver.recv().await?;
@@ -69,8 +77,22 @@ async fn run(runtime: &CriRuntime, name: &str, network: NamespaceMode) -> (Sandb
     let sandbox_config = Arc::new(config);
     let call = CriCall::RunPodSandbox { config: Arc::clone(&sandbox_config), runtime_handler: String::new() };
     let Ok(CriReply::Sandbox(sandbox)) = runtime.call(call).await else { panic!("no sandbox") };
+    let security = LinuxContainerSecurityContext {
+        run_as_user: Some(Int64Value { value: 1000 }),
+        run_as_group: Some(Int64Value { value: 2000 }),
+        supplemental_groups: vec![3000],
+        ..LinuxContainerSecurityContext::default()
+    };
+    let resources = LinuxContainerResources {
+        cpu_shares: 102,
+        cpu_quota: 5000,
+        cpu_period: 100_000,
+        memory_limit_in_bytes: 64 << 20,
+        ..LinuxContainerResources::default()
+    };
     let config = ContainerConfig {
         metadata: Some(ContainerMetadata { name: "main".into(), attempt: 5 }),
+        linux: Some(LinuxContainerConfig { resources: Some(resources), security_context: Some(security) }),
         image: Some(ImageSpec { image: "busybox:1.36".into(), user_specified_image: "busybox".into(), ..ImageSpec::default() }),
         labels: sandbox_config.labels.clone(),
         ..ContainerConfig::default()
@@ -134,4 +156,42 @@ async fn sandbox_is_stopped_and_removed_as_often_as_asked() {
         done(&runtime, CriCall::RemovePodSandbox { id: sandbox.clone() }).await;
         assert!(list(&runtime).await.sandboxes.is_empty());
     }
+}
+
+// CRI-021: user, resources, image and message of a container are told on the wire as they are without one; but the whole path of its log.
+#[tokio::test(start_paused = true)]
+async fn container_is_told_on_the_wire_as_the_model_tells_it() {
+    let model = Arc::new(Mutex::new(stocked()));
+    if let Some(image) = model.lock().unwrap().images.get_mut("busybox:1.36") {
+        image.repo_digests = vec!["busybox@sha256:1".to_owned()];
+    }
+    let runtime = runtime_over(&model);
+    let (sandbox, container) = run(&runtime, "one", NamespaceMode::Pod).await;
+    for ended in [false, true] {
+        if ended {
+            model.lock().unwrap().containers.get_mut(container.as_str()).unwrap().behaviour.says = "last words".to_owned();
+            done(&runtime, CriCall::StopPodSandbox { id: sandbox.clone() }).await;
+        }
+        let seen = look(&runtime, "one").await;
+        let model = model.lock().unwrap();
+        let is = model.status_of(&model.containers[container.as_str()]);
+        let mut told = seen.containers[0].clone();
+        told.log_path.clone_from(&is.log_path);
+        assert_eq!(told, is);
+        assert_eq!(told.message.is_empty(), !ended);
+        assert_eq!((told.user.map(|user| user.uid), told.image_ref.as_str()), (Some(1000), "busybox@sha256:1"));
+    }
+}
+
+// CRI-004, MNT-009
+#[tokio::test(start_paused = true)]
+async fn runtime_tells_its_handlers_and_features() {
+    let model = Arc::new(Mutex::new(stocked()));
+    let handler =
+        |name: &str, able: bool| RuntimeHandler { name: name.to_owned(), recursive_read_only_mounts: able, user_namespaces: !able };
+    let handlers = vec![handler("", false), handler("runc-x", true)];
+    model.lock().unwrap().handlers.clone_from(&handlers);
+    model.lock().unwrap().supplemental_groups_policy = true;
+    let Ok(CriReply::Status(status)) = runtime_over(&model).call(CriCall::Status).await else { panic!("no status") };
+    assert_eq!((status.handlers, status.supplemental_groups_policy), (handlers, true));
 }

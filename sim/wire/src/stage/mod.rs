@@ -23,7 +23,7 @@ use kubelet::config::Config;
 use model::invariants::Broken;
 use model::scenario::Scenario;
 use model::scenario::crash_points::{Reference, compare, measure};
-use model::scenario::run::{Verdict, config_for, follow, furnish};
+use model::scenario::run::{Verdict, config_for, furnish, play};
 use model::scenario::schema::NodeSpec;
 use model::swarm::{Draw, stir};
 
@@ -46,15 +46,22 @@ pub struct Outcome {
 /// Runs a scenario in this stage. The same seed gives the same outcome, whatever else the process does.
 #[must_use]
 pub fn run_scenario(scenario: &Scenario, seed: u64) -> Outcome {
-    alone(&scenario.node, seed, |cluster| follow(cluster, scenario))
+    alone(&scenario.node, seed, |cluster| play(cluster, scenario))
 }
 
-/// Makes the run of a swarm that a seed stands for, in this stage.
+/// Makes the run of a swarm that a seed stands for, in this stage. Beside the outcome, how many panics were planted, and how many of them
+/// never struck.
 #[must_use]
-pub fn run_swarm(seed: u64) -> Outcome {
+pub fn run_swarm(seed: u64) -> (Outcome, (usize, usize)) {
     let draw = Draw::of(seed);
     let node = draw.node.clone();
-    alone(&node, seed, |cluster| stir(cluster, draw).0)
+    let mut panics = (0, 0);
+    let outcome = alone(&node, seed, |cluster| {
+        let (verdict, plan) = stir(cluster, draw);
+        panics = plan.panics;
+        verdict
+    });
+    (outcome, panics)
 }
 
 /// Runs a scenario without a crash of its own making, to measure others by.

@@ -184,7 +184,7 @@ fn swarm_of_seeds_holds_every_invariant_and_settles() {
     let (first, seeds) = (number("KEELSON_SWARM_FIRST").unwrap_or(2), number("KEELSON_SWARM_SEEDS").unwrap_or(6));
     let mut failed = Vec::new();
     for seed in first..first + seeds {
-        let outcome = run_swarm(seed);
+        let (outcome, _) = run_swarm(seed);
         if !outcome.verdict.held() {
             if let Some(file) = std::env::var_os("KEELSON_LINES") {
                 std::fs::write(file, outcome.lines.join("\n")).unwrap();

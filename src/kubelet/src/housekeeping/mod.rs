@@ -306,7 +306,15 @@ impl Kubelet {
             if !known && !self.housekeeping.is_clearing(&uid) && !self.pleg.holds(&uid) {
                 let path = format!("{}/{name}", self.parts.config.paths.pod_logs);
                 // The UID that a manifest names may have such a line in it, too.
-                let all = || self.workers.values().map(|worker| self.parts.pod_log_directory(&worker.pod)).collect();
+                let all = || {
+                    let wanted = self.pods.iter().map(|(_, desired)| &desired.pod);
+                    self.workers
+                        .values()
+                        .map(|worker| &worker.pod)
+                        .chain(wanted)
+                        .map(|pod| self.parts.pod_log_directory(pod))
+                        .collect()
+                };
                 if uid_with_line(&name) && worked_on.get_or_insert_with(all).contains(&path) {
                     continue;
                 }

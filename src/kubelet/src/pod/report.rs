@@ -13,8 +13,9 @@ use super::hook::{hook_failure, post_start_failure};
 use super::status::{StatusInputs, generate_api_pod_status};
 use super::stop::field_path_of;
 use super::worker::{Phase, PodWorker, StartError, Verdict};
-use crate::event::{HostReply, ProbeOutcome};
+use crate::event::HostReply;
 use crate::facts::Fact;
+use crate::failure::FailureKind;
 use crate::ids::ContainerId;
 use crate::kubelet::QUARANTINED;
 use crate::out::Out;
@@ -62,6 +63,13 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
         }
         return;
     }
+    let gate = Gate { may_run: worker.phase < Phase::Terminated, finished: worker.phase == Phase::Finished };
+    if gate.finished && parts.statuses.finished(&worker.uid, gate) {
+        // What happens to its object afterwards changes nothing of how it was (pod_workers.go, UpdatePod: no further updates).
+        out.works_for(Point::Status, &worker.uid);
+        parts.statuses.tell(now, &worker.uid, out);
+        return;
+    }
     out.works_for(Point::Report, &worker.uid);
     worker.show_errors();
     let seen = worker.seen();
@@ -95,7 +103,6 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
     if matches!(before, None | Some("Pending")) && status.phase.as_deref() == Some("Running") {
         out.count(Fact::PodRuns(now.mono.since(worker.born)));
     }
-    let gate = Gate { may_run: worker.phase < Phase::Terminated, finished: worker.phase == Phase::Finished };
     parts.statuses.set_status(&worker.uid, status, gate);
     out.works_for(Point::Status, &worker.uid);
     parts.statuses.tell(now, &worker.uid, out);
@@ -243,11 +250,10 @@ fn start_step_ended(worker: &mut PodWorker, parts: &mut Parts, container: &str, 
     let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, container));
     if let Step::PreStop { of, .. } = &end.step {
         worker.hooked.insert(of.clone());
-        pre_stop_ended(worker, subject, end, out);
+        pre_stop_ended(subject, end, out);
         return;
     }
     if let Step::PostStart { .. } = &end.step {
-        fell_back_to_http(worker, end, out);
         if let Some(why) = post_start_failure(&worker.pod, container, end) {
             // Nothing of what it said: that may hold secrets, and whoever reads events may not read those.
             out.record(Recorded::warning(subject.clone(), "FailedPostStartHook", "PostStartHook failed"));
@@ -327,22 +333,16 @@ fn kill_step_ended(worker: &mut PodWorker, container: &str, end: &StepEnd, out: 
     }
     if matches!(end.step, Step::PreStop { .. }) {
         let subject = Subject::Container(Arc::clone(&worker.pod), field_path_of(&worker.pod, container));
-        pre_stop_ended(worker, subject, end, out);
+        pre_stop_ended(subject, end, out);
     } else if let Err(failure) = &end.outcome {
         failed_to_kill(worker, &failure.message, out);
     }
 }
 
-/// POD-230: a hook that was to speak TLS with a server that does not.
-fn fell_back_to_http(worker: &PodWorker, end: &StepEnd, out: &mut Out<'_>) {
-    if let Ok(StepReply::Probe(ProbeOutcome::Warning(text))) = &end.outcome {
-        out.record(Recorded::warning(Subject::Pod(Arc::clone(&worker.pod)), "LifecycleHTTPFallback", text));
-    }
-}
-
-fn pre_stop_ended(worker: &PodWorker, subject: Subject, end: &StepEnd, out: &mut Out<'_>) {
-    fell_back_to_http(worker, end, out);
-    if hook_failure(end).is_some() {
+fn pre_stop_ended(subject: Subject, end: &StepEnd, out: &mut Out<'_>) {
+    // One that a shorter grace withdrew has not failed.
+    let withdrawn = end.outcome.as_ref().is_err_and(|failure| failure.kind == FailureKind::Canceled);
+    if !withdrawn && hook_failure(end).is_some() {
         out.record(Recorded::warning(subject, "FailedPreStopHook", "PreStopHook failed"));
     }
 }
@@ -392,24 +392,29 @@ mod tests {
         assert_eq!(of(json!({"spec": spec, "status": {"qosClass": "Burstable"}})), rejected("Burstable"));
     }
 
-    // POD-230: pkg/kubelet/lifecycle/handlers.go (runHTTPHandler): the hook worked, and the pod's users are told how.
+    // POD-230: as a kubelet 1.36.2 was recorded: of a hook that is tried again without TLS there is no event (kubelet.go hands it
+    // FilterEventRecorder, which drops those of pods), nor of one that a shorter grace withdraws; of one that fails there is.
     #[test]
-    fn hook_that_fell_back_to_http_is_told() {
+    fn only_a_hook_that_fails_is_told() {
         let now = Now { mono: Mono::ZERO, wall: jiff::Timestamp::UNIX_EPOCH };
         let pod: Arc<Pod> = Arc::new(serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}})).unwrap());
         let mut worker = PodWorker::new(now, PodUid::new("u"), pod, None);
-        let text = "request to HTTPS lifecycle hook 10.0.0.2:80 got HTTP response, retry with HTTP succeeded";
-        let hook = Hook::Http(ProbeCall::Tcp { host: "10.0.0.2".to_owned(), port: 80 });
-        let end = StepEnd {
-            purpose: Purpose::Kill { container: "c".to_owned() },
-            step: Step::PreStop { of: ContainerId::new("id"), hook, until: Mono::ZERO },
-            outcome: Ok(StepReply::Probe(ProbeOutcome::Warning(text.to_owned()))),
-            container: None,
-        };
-        let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
-        kill_step_ended(&mut worker, "c", &end, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
-        let told: Vec<_> = recorded.iter().map(|event| (event.reason.as_str(), event.message.as_str())).collect();
-        assert_eq!(told, [("LifecycleHTTPFallback", text)]);
+        let warning = ProbeOutcome::Warning("retry with HTTP succeeded".to_owned());
+        let failed = |kind| Err(Failure::new(kind, "no"));
+        for (outcome, told) in
+            [(Ok(StepReply::Probe(warning)), 0), (failed(FailureKind::Canceled), 0), (failed(FailureKind::Other), 1)]
+        {
+            let hook = Hook::Http(ProbeCall::Tcp { host: "10.0.0.2".to_owned(), port: 80 });
+            let end = StepEnd {
+                purpose: Purpose::Kill { container: "c".to_owned() },
+                step: Step::PreStop { of: ContainerId::new("id"), hook, until: Mono::ZERO },
+                outcome,
+                container: None,
+            };
+            let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+            kill_step_ended(&mut worker, "c", &end, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+            assert_eq!(recorded.len(), told, "{:?}", end.outcome);
+        }
     }
 
     // POD-360, as a kubelet 1.36.2 was recorded with a volume that cannot be mounted where it is to be.

@@ -569,10 +569,15 @@ fn names(used: &[desired::Used<'_>], which: impl Fn(&str) -> bool) -> Vec<String
     names.into_iter().map(str::to_owned).collect()
 }
 
+/// How many causes the event of a failed mount names.
+const MOST_CAUSES: usize = 11;
+
 /// VOL-012
 fn failure_message(unmounted: &[String], problems: &BTreeMap<&str, String>) -> String {
     let processed: Vec<&str> = problems.keys().copied().collect();
-    let causes: Vec<&str> = problems.values().map(String::as_str).collect();
+    // Each text once, in their order, and no more than so many (desired_state_of_world.go, PopPodErrors, maxPodErrors).
+    let causes: BTreeSet<&str> = problems.values().map(String::as_str).collect();
+    let causes: Vec<&str> = causes.into_iter().take(MOST_CAUSES).collect();
     format!(
         "Unable to attach or mount volumes: unmounted volumes=[{}], unattached volumes=[], failed to process volumes=[{}]: {}",
         unmounted.join(" "),

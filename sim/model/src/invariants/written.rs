@@ -1,0 +1,81 @@
+//! What manifests have said, and since when: what is known of a static pod, whose objects the API server does not have.
+//! Upstream: none.
+//! Differs: nothing on purpose.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kubelet::event::WatchKey;
+use serde_json::Value;
+
+use super::causes::has_hook;
+use crate::api::watch::is_unreadable;
+use crate::manifests::{grace_of, is_as_written, is_mirror_as_written, static_pod_of};
+use crate::runtime::{Container, RuntimeModel};
+
+/// What the manifests of each name have said, one after the other, and since when; without a pod if there was none.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Written {
+    names: BTreeMap<String, Vec<(Option<Value>, Duration)>>,
+    /// What the URL asked for when it was last known.
+    of_url: BTreeMap<String, Value>,
+}
+
+/// A manifest that is in force for something that was made from one that looks like it.
+pub(super) struct InForce<'a> {
+    pub(super) pod: &'a Value,
+    /// Since when, if one that looked the same was in force before and had gone; `None` if nothing can have been made from another.
+    pub(super) again_since: Option<Duration>,
+}
+
+impl Written {
+    /// These are wanted from here on. What the URL asks for stands where it cannot be told.
+    pub(super) fn is(&mut self, at: Duration, files: BTreeMap<String, Value>, url: Option<BTreeMap<String, Value>>) {
+        self.of_url = url.unwrap_or_else(|| std::mem::take(&mut self.of_url));
+        let mut wanted = self.of_url.clone();
+        wanted.extend(files);
+        for (name, said) in &mut self.names {
+            let now = wanted.remove(name);
+            if said.last().is_none_or(|(last, _)| *last != now) {
+                said.push((now, at));
+            }
+        }
+        self.names.extend(wanted.into_iter().map(|(name, pod)| (name, vec![(Some(pod), at)])));
+    }
+
+    fn in_force(&self, name: &str, looks: impl Fn(&Value) -> bool) -> Option<InForce<'_>> {
+        let ((pod, since), before) = self.names.get(name)?.split_last()?;
+        let pod = pod.as_ref().filter(|pod| looks(pod))?;
+        let was = before.iter().any(|(pod, _)| pod.as_ref().is_some_and(&looks));
+        Some(InForce { pod, again_since: was.then_some(*since) })
+    }
+
+    /// The manifest in force, if a static pod's container is as it says.
+    pub(super) fn of_container(&self, runtime: &RuntimeModel, container: &Container) -> Option<InForce<'_>> {
+        self.in_force(static_pod_of(runtime, container)?, |pod| is_as_written(runtime, pod, container))
+    }
+
+    /// The manifest in force, if a mirror is as it says.
+    pub(super) fn of_mirror(&self, mirror: &Value) -> Option<InForce<'_>> {
+        self.in_force(mirror["metadata"]["name"].as_str()?, |pod| is_mirror_as_written(pod, mirror))
+    }
+
+    /// When the pod that a static pod's container is of was asked for no more, and how long its grace is: of all that it may have been
+    /// made from the earliest and the shortest. `None` if it may still be wanted.
+    pub(super) fn ended(&self, runtime: &RuntimeModel, container: &Container) -> Option<(Duration, Duration)> {
+        let said = self.names.get(static_pod_of(runtime, container)?)?;
+        let looks = |pod: &Option<Value>| pod.as_ref().is_some_and(|pod| is_as_written(runtime, pod, container));
+        if said.last().is_some_and(|(pod, _)| looks(pod)) {
+            return None;
+        }
+        let ends = said.iter().zip(said.iter().skip(1)).filter(|((pod, _), _)| looks(pod));
+        let grace = |pod: &Value| if has_hook(pod, container.name()) { Duration::ZERO } else { grace_of(pod) };
+        let ends = ends.filter_map(|((pod, _), (_, end))| Some((*end, grace(pod.as_ref()?))));
+        ends.reduce(|(end, grace), (other, least)| (end.min(other), grace.min(least)))
+    }
+}
+
+/// Whether a mirror is one that nobody can read, and that is made anew for it.
+pub(super) fn is_made_anew(mirror: &Value) -> bool {
+    is_unreadable(&WatchKey::Pods, mirror)
+}
