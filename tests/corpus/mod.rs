@@ -94,7 +94,7 @@ impl Judge {
     /// The parts that this stage compares of a case.
     fn parts(&self, case: &Case) -> impl Iterator<Item = &'static str> {
         // What a runtime makes of its orders is its own: an older one makes something else of them.
-        let is_compared = |part: &&str| self.stage == "live" || self.stage == tables::OLD_RUNTIME && **part != "oci";
+        let is_compared = |part: &&str| self.stage == "live" || self.stage == tables::OLD_RUNTIME && *part != "oci";
         let more = PARTS_OF_A_MACHINE.into_iter().filter(is_compared);
         PARTS.into_iter().chain(more).filter(|part| case.compares(part))
     }

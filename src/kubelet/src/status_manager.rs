@@ -143,8 +143,7 @@ impl StatusManager {
                 tracked.version = version_of(pod);
                 tracked.watched = tracked.version;
                 tracked.deleting = deleting;
-                // Its last state says that its grace is over.
-                tracked.released &= pod.metadata.deletion_grace_period_seconds == Some(0);
+                tracked.released = grace_is_over(pod);
                 tracked.gone = false;
             }
             None => {
@@ -333,6 +332,11 @@ fn shown_status(pod: &Pod) -> PodStatus {
     status
 }
 
+/// Whether a deleted pod's last state says that nothing but finalizers holds it: nobody has to say so again.
+fn grace_is_over(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0)
+}
+
 /// The object's version; API servers number them upwards.
 fn version_of(pod: &Pod) -> Option<u64> {
     pod.metadata.resource_version.as_deref()?.parse().ok()
@@ -348,7 +352,7 @@ impl Tracked {
             wanted: None,
             gate: Gate::default(),
             deleting: pod.metadata.deletion_timestamp.is_some(),
-            released: false,
+            released: grace_is_over(pod),
             mirror: None,
             in_flight: None,
             failures: 0,

@@ -370,6 +370,8 @@ mod tests {
 
     use super::*;
     use crate::action::ProbeCall;
+    use crate::event::ProbeOutcome;
+    use crate::failure::Failure;
     use crate::ids::PodUid;
     use crate::observation::PodObservation;
     use crate::out::Ledger;

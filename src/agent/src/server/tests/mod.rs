@@ -10,6 +10,7 @@ mod logs;
 mod recorded;
 mod streaming;
 mod usage;
+mod volumes;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
