@@ -349,7 +349,14 @@ impl Kubelet {
                 self.alarms.set(&uid, None);
                 continue;
             }
-            let Some(worker) = self.workers.remove(&uid) else { continue };
+            let Some(mut worker) = self.workers.remove(&uid) else { continue };
+            if worker.rests_until > now.mono && !plans.contains_key(&uid) {
+                worker.changed_at_rest = true;
+                self.alarms.set(&uid, worker.deadline());
+                self.workers.insert(uid, worker);
+                continue;
+            }
+            worker.is_planned(now);
             let times = plans.entry(uid.clone()).or_default();
             *times += 1;
             if *times > MOST_PLANS {

@@ -36,6 +36,11 @@ const STOP_RETRY: Duration = Duration::from_secs(1);
 /// How long after a failed look at a pod the next one is.
 const OBSERVE_RETRY: Duration = Duration::from_secs(1);
 
+/// How many containers a pod may have that is planned whenever anything of it changes.
+const WITHOUT_REST: usize = 64;
+/// How long a larger one rests after a plan, for each of the others: several times as long as the plan takes.
+const REST_OF_EACH: Duration = Duration::from_micros(200);
+
 /// Where a pod is in its life. It never goes back (POD-075).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -147,6 +152,13 @@ pub struct PodWorker {
     pub in_line: bool,
     /// Whether a source asked for it again while it was stopped: it begins anew once it has ended (POD-080).
     pub revived: bool,
+    /// Until when it is not planned again: a large pod takes no more than a part of the loop's time.
+    pub rests_until: Mono,
+    /// Whether something changed while it rests.
+    pub changed_at_rest: bool,
+    /// How often it was planned, for tests of that.
+    #[cfg(test)]
+    pub plans: u32,
     /// Whether the pod's cgroup was removed.
     pub cgroup_removed: bool,
     /// How long its containers wait before they are started again.
@@ -208,6 +220,10 @@ impl PodWorker {
             starting,
             in_line: false,
             revived: false,
+            rests_until: Mono::ZERO,
+            changed_at_rest: false,
+            #[cfg(test)]
+            plans: 0,
             cgroup_removed: false,
             backoffs: RestartBackoffs::new(),
             asked: None,
@@ -407,9 +423,29 @@ impl PodWorker {
         self.look_at.is_some_and(|at| at > now.mono)
     }
 
+    /// It is planned now. What a plan costs grows with the pod's containers, and so does the pause until the next: events of a pod with
+    /// thousands of them come by the thousand, and each would have all looked at.
+    pub fn is_planned(&mut self, now: Now) {
+        let containers = self.pod.spec.as_ref().map_or(0, |spec| {
+            spec.containers.len()
+                + spec.init_containers.iter().flatten().count()
+                + spec.ephemeral_containers.iter().flatten().count()
+        });
+        let many = u32::try_from(containers.saturating_sub(WITHOUT_REST)).unwrap_or(u32::MAX);
+        self.changed_at_rest = false;
+        self.rests_until = now.mono + REST_OF_EACH.saturating_mul(many);
+        #[cfg(test)]
+        {
+            self.plans += 1;
+        }
+    }
+
     /// When there is something to do.
     #[must_use]
     pub fn deadline(&self) -> Option<Mono> {
+        if self.changed_at_rest {
+            return Some(self.rests_until);
+        }
         if self.phase == Phase::Finished {
             return None;
         }

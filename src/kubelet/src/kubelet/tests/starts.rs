@@ -164,3 +164,23 @@ fn container_does_not_start_without_the_nodes_hosts_file() {
         assert_eq!(made(&bench).len(), 1);
     }
 }
+
+// S2, and upstream's pod workers (pod_workers.go: a pod is synced again after its last sync, however often it changed meanwhile): what comes
+// by the thousand from a pod with thousands of containers has it planned a few times a second, and others go on between.
+#[test]
+fn a_pod_with_thousands_of_containers_leaves_the_loop_to_others() {
+    let plans = |containers: usize| {
+        let mut bench = with_a_sandbox();
+        bench.image = Some(None);
+        let mut web = pod("web");
+        let container = |n: usize| json!({"name": format!("c{n}"), "image": "nope", "imagePullPolicy": "Never"});
+        web["spec"]["containers"] = (0..containers).map(container).collect();
+        begin(&mut bench, &web);
+        let looks = bench.count(|call| matches!(call, Call::Cri(CriCall::ImageStatus { .. })));
+        assert!(looks >= containers, "{looks} looks at {containers} images");
+        bench.kubelet.workers[&PodUid::new("web")].plans
+    };
+    let (few, many) = (plans(64), plans(1064));
+    assert!(few >= 64, "each answer counts at once: {few}");
+    assert!(many < 200, "planned {many} times in twenty seconds");
+}
