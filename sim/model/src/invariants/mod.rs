@@ -544,6 +544,10 @@ impl Witness {
                 record.ready_containers.clear();
                 record.foreign.clear();
             }
+            // The agent deletes without grace. One that somebody else deletes it removes, and makes another (kubelet.go, tryReconcileMirrorPods).
+            if object["metadata"]["deletionGracePeriodSeconds"].as_u64().is_some_and(|grace| grace > 0) {
+                self.forced.insert(text(&object["metadata"]["uid"]).to_owned());
+            }
         } else if !object["metadata"]["deletionTimestamp"].is_null() {
             record.deleted_at.get_or_insert(self.now);
             record.deletion_grace = Duration::from_secs(object["metadata"]["deletionGracePeriodSeconds"].as_u64().unwrap_or(0));
