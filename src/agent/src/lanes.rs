@@ -36,7 +36,7 @@ impl LaneLimits {
             Lane::Host => 32,
             Lane::Images => self.images.max(1),
             Lane::PodStatus => 16,
-            Lane::Objects => 32,
+            Lane::Objects | Lane::ImageLooks => 32,
             Lane::Events => 4,
             // As many at once as there are pods that have some; each pod has a bound of its own.
             Lane::Probes => Semaphore::MAX_PERMITS,
@@ -50,7 +50,23 @@ impl LaneLimits {
 const PLACE: Duration = Duration::from_secs(5);
 
 fn gives_up_its_place(lane: Lane) -> bool {
-    matches!(lane, Lane::Runtime | Lane::Observe | Lane::Sandboxes | Lane::Pods | Lane::Host | Lane::Csi | Lane::Housekeeping)
+    matches!(
+        lane,
+        Lane::Runtime
+            | Lane::Observe
+            | Lane::Sandboxes
+            | Lane::Pods
+            | Lane::Host
+            | Lane::ImageLooks
+            | Lane::Csi
+            | Lane::Housekeeping
+    )
+}
+
+/// Whether a call counts against its subject only as long as it keeps its place: what a stop waits for is a container's grace, and with
+/// as many containers as it likes a pod is to be stopped within it all the same.
+fn counts_while_it_keeps_its_place(lane: Lane) -> bool {
+    lane == Lane::Pods
 }
 
 /// How many calls of a lane one subject may have at once, before it waits for itself; `None` where the core has no more than one.
@@ -60,11 +76,14 @@ fn of_each(lane: Lane) -> Option<usize> {
         Lane::Probes => Some(64),
         // Of one pod, or one driver.
         Lane::Host | Lane::Csi => Some(8),
+        // Of one pod: thousands of containers are not looked at before another pod's one.
+        Lane::ImageLooks | Lane::Objects => Some(8),
+        Lane::Pods => Some(64),
         _ => None,
     }
 }
 
-const LANES: [Lane; 14] = [
+const LANES: [Lane; 15] = [
     Lane::Lease,
     Lane::NodeStatus,
     Lane::Runtime,
@@ -72,6 +91,7 @@ const LANES: [Lane; 14] = [
     Lane::Sandboxes,
     Lane::Pods,
     Lane::Host,
+    Lane::ImageLooks,
     Lane::Images,
     Lane::PodStatus,
     Lane::Objects,
@@ -109,7 +129,8 @@ impl Lanes {
         token: CancellationToken,
     ) -> Limits {
         let places = self.0.get(&lane).cloned();
-        Limits { timeout, token, places, subject, place: gives_up_its_place(lane).then_some(PLACE) }
+        let place = gives_up_its_place(lane).then_some(PLACE);
+        Limits { timeout, token, places, subject, place, own_too: counts_while_it_keeps_its_place(lane) }
     }
 }
 
@@ -121,6 +142,8 @@ pub(crate) struct Limits {
     subject: Option<String>,
     /// How long the call keeps its place; `None` is until it ends.
     place: Option<Duration>,
+    /// Whether it gives up its subject's place with it.
+    own_too: bool,
 }
 
 type Permit = Option<OwnedSemaphorePermit>;
@@ -140,13 +163,14 @@ impl Limits {
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let Self { timeout, token, places, subject, place } = self;
+        let Self { timeout, token, places, subject, place, own_too } = self;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let bounded = async {
             let (own, permit) = enter(places, subject).await;
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let (outcome, in_lane) = keep(call(left), permit, place).await;
-            (outcome, Held { _own: own, _in_lane: in_lane })
+            let (own, given) = if own_too { (None, own) } else { (own, None) };
+            let (outcome, (in_lane, given)) = keep(call(left), (permit, given), place).await;
+            (outcome, Held { _own: own.or(given), _in_lane: in_lane })
         };
         let failed = |kind, why| (Err(Failure::new(kind, why)), Held::default());
         let bounded = async {
@@ -176,15 +200,15 @@ async fn enter(places: Option<Places>, subject: Option<String>) -> (Permit, Perm
     (own, all.acquire_owned().await.ok())
 }
 
-/// Waits for the call, which gives up its place in the lane after that long.
-async fn keep<T>(call: impl Future<Output = T>, permit: Permit, place: Option<Duration>) -> (T, Permit) {
+/// Waits for the call, which gives up its places after that long.
+async fn keep<T, P: Default>(call: impl Future<Output = T>, permit: P, place: Option<Duration>) -> (T, P) {
     let mut call = std::pin::pin!(call);
     if let Some(place) = place {
         if let Ok(outcome) = tokio::time::timeout(place, &mut call).await {
             return (outcome, permit);
         }
         drop(permit);
-        return (call.await, None);
+        return (call.await, P::default());
     }
     (call.await, permit)
 }
@@ -235,7 +259,7 @@ mod tests {
     // Issue 10, S5, S6: two subjects of which everything hangs, as much as there can be, delay no third.
     #[tokio::test(start_paused = true)]
     async fn what_hangs_is_counted_against_its_subject() {
-        for lane in [Lane::Probes, Lane::Host, Lane::Csi] {
+        for lane in [Lane::Probes, Lane::Host, Lane::Csi, Lane::ImageLooks, Lane::Objects, Lane::Pods] {
             let lanes = lanes(1, 1);
             for number in 0..1000 {
                 tokio::spawn(limits(&lanes, lane, ["a", "b"][number % 2]).hold(hangs));
@@ -243,6 +267,17 @@ mod tests {
             tokio::task::yield_now().await;
             assert_eq!(wait(&lanes, lane, "c").await, Duration::ZERO, "{lane:?}");
         }
+    }
+
+    // POD-261: kuberuntime_container.go (killContainersWithSyncResult: a goroutine each): all are told to stop, however long the first take.
+    #[tokio::test(start_paused = true)]
+    async fn containers_that_take_their_grace_keep_no_others_of_their_pod_from_being_stopped() {
+        let lanes = lanes(1, 1);
+        for _ in 0..of_each(Lane::Pods).unwrap() {
+            tokio::spawn(limits(&lanes, Lane::Pods, "a").hold(hangs));
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(wait(&lanes, Lane::Pods, "a").await, PLACE);
     }
 
     // Issue 10, S5: the wait is a part of the time-out, and the call is told what is left of it.

@@ -207,6 +207,7 @@ impl LoopGauge {
                     self.registry.observe(&PULLS, &[("image_size_in_bytes", size_of(*size))], took.as_secs_f64());
                 }
                 Fact::PodRuns(after) => self.registry.observe(&POD_START, &[], after.as_secs_f64()),
+                Fact::PodForgotten { name, uid } => self.registry.forget_pod(&name.namespace, &name.name, uid.as_str()),
                 Fact::Probed { pod, container, kind, passed, took } => {
                     let name = name_of(pod);
                     let uid = pod.metadata.uid.as_deref().unwrap_or_default();

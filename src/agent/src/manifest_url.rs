@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::env::Net;
 use crate::executor::Fetcher;
-use crate::go_http::url::{Login, Url};
+use crate::go_http::url::{Login, Unresolved, Url};
 use crate::go_http::wire::{exchange_error, open_verified};
 use crate::go_http::{MOST_ANSWER_HEADERS, MOST_REQUESTS, TOO_LATE, TOO_LATE_BODY, over, redirects};
 use crate::go_text::quote;
@@ -95,7 +95,11 @@ async fn fetch(net: &dyn Net, call: &FetchCall) -> Result<Vec<u8>, String> {
             let body = answer.body?;
             return if answer.status == StatusCode::OK { Ok(body) } else { Err(status(&url, answer.status)) };
         };
-        let next = url.resolve(&location).map_err(|why| of(&url, &why.told(&location)))?;
+        // Without what it leads to: it may name a login, or a query that is one.
+        let next = url.resolve(&location).map_err(|why| match why {
+            Unresolved::Malformed => of(&url, "failed to parse Location header"),
+            Unresolved::Scheme(..) => of(&url, &why.told(&location)),
+        })?;
         if requests >= MOST_REQUESTS {
             return Err(of(&url, &format!("stopped after {MOST_REQUESTS} redirects")));
         }

@@ -52,6 +52,8 @@ pub enum Lane {
     Pods,
     /// Host work for pods: directories, volumes, cgroups.
     Host,
+    /// Looking whether an image is there.
+    ImageLooks,
     /// Image pulls: slow and bounded.
     Images,
     /// Pod status patches and final deletes.

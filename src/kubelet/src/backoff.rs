@@ -71,7 +71,7 @@ pub fn restart_wait(
     let before = ended.stopped_after.map(|before| before.map(|b| (b.id.clone(), ran_long(b, most))).or(remembered));
     let before = before.filter(|_| backoff.seen(id).is_none());
     backoff.note(ended.newest, most, now);
-    let long = ran_long(ended.newest, most);
+    let long = backoff.ends.iter().any(|end| end.id == *id && end.ran_long);
     match before {
         Some(None) => {
             backoff.granted = Some(id.clone());
@@ -83,6 +83,8 @@ pub fn restart_wait(
             None => backoff.grant(long, most),
         },
     }
+    // It is forgiven once (hasExpired compares with the last grant): a start that fails now is waited for as after any other end.
+    backoff.ends.iter_mut().filter(|end| end.id == *id).for_each(|end| end.ran_long = false);
     backoff.granted = Some(id.clone());
     None
 }
@@ -188,6 +190,26 @@ mod tests {
             waits.push(wait);
         }
         waits
+    }
+
+    // POD-225: client-go/util/flowcontrol/backoff.go (hasExpired: the end against the last `Next`): once started again, a start that fails is
+    // waited for as after any other end.
+    #[test]
+    fn long_run_is_forgiven_once() {
+        let mut backoffs = RestartBackoffs::new();
+        let end = ended("a", 700);
+        let mut at_seconds = |at_second: u64, failed: bool| {
+            if failed {
+                start_failed(&mut backoffs, "main");
+            }
+            seconds(restart_wait(&mut backoffs, &container("i"), exits(&end), MOST, at(at_second, 0)))
+        };
+        assert_eq!(at_seconds(1000, false), None, "at once after a long run");
+        assert_eq!(at_seconds(1001, true), Some((10, 9)));
+        assert_eq!(at_seconds(1010, false), None);
+        assert_eq!(at_seconds(1011, true), Some((20, 9)));
+        assert_eq!(at_seconds(1020, false), None);
+        assert_eq!(at_seconds(1021, true), Some((40, 19)));
     }
 
     // POD-225

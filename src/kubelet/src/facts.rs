@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::ids::{PodName, PodUid};
 use crate::prober::spec::ProbeKind;
 
 /// What a container is in its pod, as metrics call it.
@@ -64,6 +65,13 @@ pub enum Fact {
         passed: bool,
         /// How long it took.
         took: Duration,
+    },
+    /// Nobody knows a pod any more, and it has ended.
+    PodForgotten {
+        /// Its name.
+        name: PodName,
+        /// Its UID.
+        uid: PodUid,
     },
     /// A pod began to run, that long after it was first seen.
     PodRuns(Duration),

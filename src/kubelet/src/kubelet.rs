@@ -33,6 +33,7 @@ use crate::parts::Parts;
 use crate::pleg::Pleg;
 use crate::plugins::Plugins;
 use crate::pod::chain::StepReply;
+use crate::pod::listings::Listings;
 use crate::pod::manager::{PodManager, name_of};
 use crate::pod::worker::PodWorker;
 use crate::prober::{Prober, exec_outcome};
@@ -98,6 +99,7 @@ impl Kubelet {
         let parts = Parts {
             startup: Startup::default(),
             runtime: RuntimeHealth::new(config.pods.runtime_request_timeout),
+            listings: Listings::default(),
             images: ImageManager::new(&config),
             volumes: VolumeManager::default(),
             plugins: Plugins::default(),

@@ -30,6 +30,7 @@ use crate::pod::dns::{PodDns, ResolvConf, pod_dns};
 use crate::pod::env::{EnvError, EnvInputs, Environment, environment};
 use crate::pod::fields::FieldContext;
 use crate::pod::hosts::hosts_file;
+use crate::pod::listings::Listings;
 use crate::pod::manager::{is_static, name_of, uid_of};
 use crate::pod::mounts::{MountInputs, asks_for_recursion, file_mount, from_root, mounts_over, volume_mounts};
 use crate::pod::sandbox_config::{SandboxInputs, sandbox_config};
@@ -61,6 +62,8 @@ pub struct Parts {
     pub startup: Startup,
     /// The runtime's health.
     pub runtime: RuntimeHealth,
+    /// What pods take in the runtime's listings.
+    pub listings: Listings,
     /// Images.
     pub images: ImageManager,
     /// Volumes.

@@ -143,7 +143,8 @@ impl StatusManager {
                 tracked.version = version_of(pod);
                 tracked.watched = tracked.version;
                 tracked.deleting = deleting;
-                tracked.released = grace_is_over(pod);
+                // What our own DELETE made of it first: the object goes with its second half.
+                tracked.released = held_by_finalizers(pod) || (tracked.gone && grace_is_over(pod));
                 tracked.gone = false;
             }
             None => {
@@ -332,7 +333,12 @@ fn shown_status(pod: &Pod) -> PodStatus {
     status
 }
 
-/// Whether a deleted pod's last state says that nothing but finalizers holds it: nobody has to say so again.
+/// Whether nothing but finalizers holds a deleted pod: nobody has to say again that it may go. One without finalizers is there because the
+/// second half of its deletion failed, and only another DELETE makes it go (apiserver/pkg/registry/rest/delete.go, BeforeDelete).
+fn held_by_finalizers(pod: &Pod) -> bool {
+    grace_is_over(pod) && pod.metadata.finalizers.as_ref().is_some_and(|finalizers| !finalizers.is_empty())
+}
+
 fn grace_is_over(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0)
 }
@@ -352,7 +358,7 @@ impl Tracked {
             wanted: None,
             gate: Gate::default(),
             deleting: pod.metadata.deletion_timestamp.is_some(),
-            released: grace_is_over(pod),
+            released: held_by_finalizers(pod),
             mirror: None,
             in_flight: None,
             failures: 0,

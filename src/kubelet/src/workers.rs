@@ -351,9 +351,7 @@ impl Kubelet {
             }
             let Some(mut worker) = self.workers.remove(&uid) else { continue };
             if worker.rests_until > now.mono && !plans.contains_key(&uid) {
-                worker.changed_at_rest = true;
-                self.alarms.set(&uid, worker.deadline());
-                self.workers.insert(uid, worker);
+                self.rest(now, &uid, worker, out);
                 continue;
             }
             worker.is_planned(now);
@@ -365,6 +363,23 @@ impl Kubelet {
                 continue;
             }
             self.plan_one(now, &uid, worker, out);
+        }
+    }
+
+    /// A pod that is not planned yet: what is under way goes on all the same, for that costs no plan, unless the pod is to stop.
+    fn rest(&mut self, now: Now, uid: &PodUid, mut worker: PodWorker, out: &mut Out<'_>) {
+        worker.changed_at_rest = true;
+        let parts = &mut self.parts;
+        let gone_on = caught(|| {
+            if worker.termination.is_none() {
+                out.works_for(Point::Plan, uid);
+                plan::go_on(&mut worker, parts, now, out);
+            }
+        });
+        self.alarms.set(uid, worker.deadline());
+        self.workers.insert(uid.clone(), worker);
+        if let Err(said) = gone_on {
+            self.panicked(now, uid, said, out);
         }
     }
 
@@ -388,6 +403,7 @@ impl Kubelet {
                 // Nobody knows the pod any more: what is left of it can go.
                 caught(|| {
                     out.works_for(Point::Forget, uid);
+                    out.count(Fact::PodForgotten { name: name_of(&worker.pod), uid: uid.clone() });
                     self.forget(now, &worker);
                 })?;
                 return Ok(None);

@@ -2,6 +2,7 @@
 //! Upstream: k8s.io/cri-api RuntimeService; containerd internal/cri/server.
 //! Differs: nothing on purpose.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -20,6 +21,9 @@ use super::{Container, RuntimeFact, RuntimeModel, Sandbox};
 
 /// How long a container that is not scripted takes to heed SIGTERM.
 const DEFAULT_STOP: Duration = Duration::from_millis(20);
+
+/// The longest message that containerd sends.
+const MOST_SENT: usize = 16 << 20;
 
 fn nanos(at: Timestamp) -> i64 {
     i64::try_from(at.as_nanosecond()).unwrap_or_default()
@@ -264,7 +268,22 @@ impl RuntimeModel {
         Ok(CriReply::Exec { exit_code, output: String::new(), stderr: 0 })
     }
 
-    pub(super) fn listing(&self) -> Listing {
+    /// Both listings; each comes as one message, and containerd sends none that is larger (defaults.DefaultMaxSendMsgSize).
+    pub(super) fn listing(&self) -> Result<Listing, Failure> {
+        let texts = |labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>| {
+            labels.iter().chain(annotations).map(|(key, value)| key.len() + value.len()).sum::<usize>()
+        };
+        let sandboxes: usize = self.sandboxes.values().map(|s| texts(&s.config.labels, &s.config.annotations)).sum();
+        let containers: usize = self.containers.values().map(|c| texts(&c.config.labels, &c.config.annotations)).sum();
+        let size = sandboxes.max(containers);
+        if size > MOST_SENT {
+            let why = format!("grpc: trying to send message larger than max ({size} vs. {MOST_SENT})");
+            return Err(Failure::new(FailureKind::Other, why).with_code("ResourceExhausted"));
+        }
+        Ok(self.whole_listing())
+    }
+
+    fn whole_listing(&self) -> Listing {
         let sandboxes = self.sandboxes.values().map(|s| {
             let meta = s.config.metadata.clone().unwrap_or_default();
             ListedSandbox {

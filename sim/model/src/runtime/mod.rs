@@ -245,7 +245,7 @@ impl RuntimeModel {
             CriCall::RuntimeConfig if !self.has_events => Err(unimplemented("RuntimeConfig")),
             CriCall::RuntimeConfig => Ok(CriReply::RuntimeConfig { systemd_cgroup: Some(false) }),
             CriCall::UpdateRuntimeConfig { .. } | CriCall::ReopenContainerLog { .. } => Ok(CriReply::Done),
-            CriCall::List => Ok(CriReply::Listing { began: kubelet::time::Mono::ZERO, listing: self.listing() }),
+            CriCall::List => self.listing().map(|listing| CriReply::Listing { began: kubelet::time::Mono::ZERO, listing }),
             CriCall::Observe { pod } => Ok(CriReply::Observation(std::sync::Arc::new(self.observe(pod)))),
             CriCall::RunPodSandbox { config, runtime_handler } => self.run_sandbox(now, config, runtime_handler),
             CriCall::StopPodSandbox { id } => Ok(self.stop_sandbox(now, id.as_str())),

@@ -131,6 +131,10 @@ async fn what_cannot_be_asked_is_an_error_without_its_text() {
         let why = ask_for(&[], &call(url, &[])).await.0.unwrap_err();
         assert!(!why.contains("hunter2") && !why.is_empty(), "{url}: {why}");
     }
+    for location in ["http://user:hunter2@h:port/?sig=hunter2", "ftp://user:hunter2@h/?hunter2"] {
+        let why = ask_for(&[to(location)], &call("http://a/", &[])).await.0.unwrap_err();
+        assert!(why.starts_with("Get \"http://a/\": ") && !why.contains("hunter2"), "{location}: {why}");
+    }
     let bad = ask_for(&[], &call("http://a/", &[("X", "hunter2\n")])).await.0.unwrap_err();
     assert_eq!(bad, "net/http: invalid header field value for \"X\"");
     let bad = ask_for(&[], &call("http://a/", &[("X Y", "hunter2")])).await.0.unwrap_err();

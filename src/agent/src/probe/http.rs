@@ -91,7 +91,7 @@ async fn follow(net: &dyn Net, target: &Target, deadline: Instant) -> Result<Ans
         }
         if requests >= MOST_REQUESTS {
             // Go names the location as it was written there.
-            return Err(format!("Get \"{location}\": stopped after {MOST_REQUESTS} redirects"));
+            return Err(format!("Get {}: stopped after {MOST_REQUESTS} redirects", quote(location.as_bytes())));
         }
         redirect_headers(&mut headers, &url, &next, &location);
         url = next;
@@ -163,16 +163,23 @@ async fn get(net: &dyn Net, url: &Url, headers: HeaderMap, deadline: Instant) ->
     let exchange = async {
         let answer = timeout_at(deadline, sender.send_request(request)).await.map_err(late)?.map_err(said)?;
         let (head, body) = answer.into_parts();
-        if let Some(coding) =
-            head.headers.get(TRANSFER_ENCODING).filter(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-        {
-            return Err(format!("unsupported transfer encoding: {}", quote(coding.as_bytes())));
-        }
+        transfer_coding(&head.headers)?;
         let body = timeout_at(deadline, read_at_most(body)).await.map_err(|_| TOO_LATE_BODY.to_owned());
         let location = head.headers.get(LOCATION).map(|l| String::from_utf8_lossy(l.as_bytes()).into_owned());
         Ok(Answer { status: head.status, location, body: body.and_then(|read| read.map_err(said)) })
     };
     over(connection, exchange).await
+}
+
+/// net/http/transfer.go (parseTransferEncoding): one coding, and that is `chunked`.
+fn transfer_coding(headers: &HeaderMap) -> Result<(), String> {
+    let codings: Vec<String> = headers.get_all(TRANSFER_ENCODING).iter().map(|coding| quote(coding.as_bytes())).collect();
+    match codings.as_slice() {
+        [] => Ok(()),
+        [one] if one.eq_ignore_ascii_case("\"chunked\"") => Ok(()),
+        [one] => Err(format!("unsupported transfer encoding: {one}")),
+        several => Err(format!("too many transfer encodings: [{}]", several.join(" "))),
+    }
 }
 
 /// What a request tells, in the order in which Go writes it: host, user agent, the others by name.

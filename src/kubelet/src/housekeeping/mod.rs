@@ -232,6 +232,9 @@ impl Kubelet {
     pub(crate) fn keep_house(&mut self, now: Now, out: &mut Out<'_>) {
         for uid in std::mem::take(&mut self.housekeeping.cleared) {
             self.pleg.forget(&uid);
+            if !self.workers.contains_key(&uid) {
+                self.parts.listings.release(&uid);
+            }
         }
         for (uid, clearing) in &mut self.housekeeping.clearing {
             clearing.due(now, uid, self.parts.config.pods.runtime_request_timeout, out);

@@ -387,7 +387,7 @@ impl ImageManager {
         } else if need.policy != "Always" {
             let call = Call::Cri(CriCall::ImageStatus { image: entry.image.clone() });
             let owner = Owner::Image(key.0.clone(), key.1.clone());
-            entry.state = State::Looking(out.issue(owner, Lane::Objects, self.look_limit, call));
+            entry.state = State::Looking(out.issue(owner, Lane::ImageLooks, self.look_limit, call));
         }
         self.entries.insert(key.clone(), entry);
     }

@@ -45,7 +45,7 @@ impl ImageManager {
                 };
                 // A pull takes as long as the registry takes; the runtime has a progress time-out of its own.
                 let action = out.issue(Owner::Image(key.0.clone(), key.1.clone()), Lane::Images, None, Call::Cri(call));
-                let running = Running { image: entry.requested.clone(), credential, in_doubt: begun.in_doubt };
+                let running = Running { pod: key.0.clone(), image: entry.requested.clone(), credential, in_doubt: begun.in_doubt };
                 self.pulls.began(action, running);
                 let Begun { since, began, errors, .. } = begun;
                 entry.state = State::Pulling(Pulling { action, tried, since, began, errors });
@@ -123,7 +123,7 @@ impl ImageManager {
     fn resolve(&mut self, key: &Key, image_ref: String, begun: &Begun, out: &mut Out<'_>) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let call = Call::Cri(CriCall::ImageStatus { image: image_ref.clone() });
-        let action = out.issue(Owner::Image(key.0.clone(), key.1.clone()), Lane::Objects, self.look_limit, call);
+        let action = out.issue(Owner::Image(key.0.clone(), key.1.clone()), Lane::ImageLooks, self.look_limit, call);
         entry.state = State::Resolving { action, image_ref, since: begun.since, began: begun.began };
     }
 

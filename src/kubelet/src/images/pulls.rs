@@ -1,18 +1,23 @@
 //! Decides which pulls run now, and which wait for their turn.
 //! Upstream: pkg/kubelet/images/{puller,helpers}.go (serialImagePuller, parallelImagePuller, throttledImageService).
-//! Differs: pulls wait in the order in which they were asked for, however many there are.
+//! Differs: a pod has up to four pulls at once instead of one; whichever pod's turn was longest ago comes next, however many wait.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Key;
 use super::keyring::Credential;
 use crate::config::Images;
-use crate::ids::ActionId;
+use crate::ids::{ActionId, PodUid};
 use crate::time::Mono;
+
+/// How many pulls one pod may have at once: its images come side by side, and with hundreds it takes neither every turn nor the runtime.
+const OF_ONE_POD: usize = 4;
 
 /// What a pull that runs was begun with: enough to keep its record, whoever still wants it.
 #[derive(Debug)]
 pub(super) struct Running {
+    /// For whom.
+    pub pod: PodUid,
     /// As the spec names it.
     pub image: String,
     /// `None` if anonymous.
@@ -25,7 +30,8 @@ pub(super) struct Running {
 #[derive(Debug)]
 pub(super) struct Pulls {
     most: usize,
-    waiting: VecDeque<Key>,
+    /// Those that wait of each pod, in the order of their turns.
+    waiting: VecDeque<(PodUid, VecDeque<Key>)>,
     running: BTreeMap<ActionId, Running>,
     per_second: f64,
     burst: f64,
@@ -49,17 +55,36 @@ impl Pulls {
 
     /// Waits for its turn.
     pub(super) fn wait(&mut self, key: &Key) {
-        self.waiting.push_back(key.clone());
+        match self.waiting.iter_mut().find(|(pod, _)| *pod == key.0) {
+            Some((_, keys)) => keys.push_back(key.clone()),
+            None => self.waiting.push_back((key.0.clone(), VecDeque::from([key.clone()]))),
+        }
     }
 
     /// Does not wait any more.
     pub(super) fn give_up(&mut self, unwanted: impl Fn(&Key) -> bool) {
-        self.waiting.retain(|key| !unwanted(key));
+        self.waiting.retain_mut(|(_, keys)| {
+            keys.retain(|key| !unwanted(key));
+            !keys.is_empty()
+        });
     }
 
     /// Whose turn it is, if there is room.
     pub(super) fn next(&mut self) -> Option<Key> {
-        if self.running.len() < self.most { self.waiting.pop_front() } else { None }
+        if self.waiting.is_empty() || self.running.len() >= self.most {
+            return None;
+        }
+        let mut running: BTreeMap<&PodUid, usize> = BTreeMap::new();
+        for pull in self.running.values() {
+            *running.entry(&pull.pod).or_default() += 1;
+        }
+        let at = self.waiting.iter().position(|(pod, _)| running.get(pod).is_none_or(|own| *own < OF_ONE_POD))?;
+        let (pod, mut keys) = self.waiting.remove(at)?;
+        let key = keys.pop_front();
+        if !keys.is_empty() {
+            self.waiting.push_back((pod, keys));
+        }
+        key
     }
 
     /// Whether one more pull may begin by `registryPullQPS` and `registryBurst` (POD-204): one that may not fails.
@@ -84,5 +109,61 @@ impl Pulls {
     /// A call ended, if it was one of these.
     pub(super) fn ended(&mut self, action: ActionId) -> Option<Running> {
         self.running.remove(&action)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn pulls(most: Option<u32>) -> Pulls {
+        let mut settings = Config::new("n1").images;
+        settings.max_parallel_pulls = most;
+        Pulls::new(&settings)
+    }
+
+    fn waits(pulls: &mut Pulls, pod: &str, images: usize) {
+        for image in 0..images {
+            pulls.wait(&(PodUid::new(pod), format!("c{image}")));
+        }
+    }
+
+    /// The pods whose pulls begin now.
+    fn begin(pulls: &mut Pulls, next: &mut u64) -> Vec<String> {
+        let mut begun = Vec::new();
+        while let Some((pod, _)) = pulls.next() {
+            *next += 1;
+            begun.push(pod.to_string());
+            pulls.began(ActionId(*next), Running { pod, image: String::new(), credential: None, in_doubt: false });
+        }
+        begun
+    }
+
+    // Issue 10: puller.go (serialImagePuller): a kubelet's pod has one request in the queue at a time, so another pod waits for one pull of it.
+    #[test]
+    fn pod_with_hundreds_of_images_leaves_every_second_turn_to_another() {
+        let (mut pulls, mut next, mut turns) = (pulls(Some(1)), 0, Vec::new());
+        waits(&mut pulls, "large", 200);
+        turns.extend(begin(&mut pulls, &mut next));
+        waits(&mut pulls, "small", 2);
+        for id in 1..6 {
+            assert!(pulls.ended(ActionId(id)).is_some());
+            turns.extend(begin(&mut pulls, &mut next));
+        }
+        assert_eq!(turns, ["large", "large", "small", "large", "small", "large"]);
+        pulls.give_up(|key| key.0.as_str() == "large");
+        assert!(pulls.waiting.is_empty());
+    }
+
+    // Issue 10: puller.go (parallelImagePuller): without a bound of the node, a kubelet has one pull for each pod.
+    #[test]
+    fn pod_has_few_pulls_at_once_where_the_node_has_no_bound() {
+        let (mut pulls, mut next) = (pulls(None), 0);
+        waits(&mut pulls, "large", 3000);
+        waits(&mut pulls, "small", 1);
+        assert_eq!(begin(&mut pulls, &mut next), ["large", "small", "large", "large", "large"]);
+        pulls.ended(ActionId(1));
+        assert_eq!(begin(&mut pulls, &mut next), ["large"]);
     }
 }

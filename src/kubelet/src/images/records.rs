@@ -32,8 +32,11 @@ const MOST_RECORD: usize = 512 << 10;
 /// How long a record must have been left alone before it is removed with its image.
 const SETTLED: Duration = Duration::from_secs(300);
 
-/// How long an image that does not come may still come by a pull of which nobody saw the end.
-const DOUBTED: Duration = Duration::from_secs(24 * 3600);
+/// How long an image that does not come may still come by a pull of which nobody saw the end: the runtime has given up by then what nobody
+/// waits for any more.
+const DOUBTED: Duration = Duration::from_secs(3600);
+/// How many pulls of which nobody saw the end are remembered; beyond that the oldest ones are forgotten, as upstream forgets all of them.
+const MOST_DOUBTED: usize = 1000;
 
 /// ImagePullIntent
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -343,6 +346,7 @@ impl PullRecords {
         for file in files {
             if of == 0 { self.read_intent(now, file) } else { self.read_record(now, file) }
         }
+        self.bound_doubts();
         self.readable = self.reading.iter().all(|r| matches!(r, Reading::Done));
         self.failed &= !self.readable;
     }
@@ -480,6 +484,19 @@ impl PullRecords {
         if let Some(intent) = self.intents.get_mut(&file_of(image)) {
             intent.pulls = intent.pulls.saturating_sub(1);
             intent.doubted = Some(now.mono);
+        }
+        self.bound_doubts();
+    }
+
+    /// Forgets the oldest doubts beyond [`MOST_DOUBTED`]: whoever has pods pull what never comes fills no disk.
+    fn bound_doubts(&mut self) {
+        let idle = |intent: &&IntentEntry| intent.pulls == 0 && intent.image.is_some();
+        let doubts = self.intents.values().filter(idle).filter_map(|intent| intent.doubted.zip(intent.image.clone()));
+        let mut doubts: Vec<(Mono, String)> = doubts.collect();
+        let Some(beyond) = doubts.len().checked_sub(MOST_DOUBTED) else { return };
+        doubts.sort_unstable();
+        for (_, image) in doubts.into_iter().take(beyond) {
+            self.recorded(&image);
         }
     }
 

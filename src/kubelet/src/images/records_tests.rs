@@ -235,3 +235,35 @@ fn mangled_record_is_known_or_unreadable() {
         bench.settle(1000);
     });
 }
+
+// Issue 10 (pull-intents), INV-09: a tenant's pulls that nobody sees the end of fill neither the disk nor memory, over restarts as well.
+#[test]
+fn pulls_that_nobody_saw_the_end_of_are_bounded_in_number_and_time() {
+    let mut bench = Bench::read(BTreeMap::new());
+    let image = |number: u64| format!("registry.example/never:{number}");
+    let most = MOST_DOUBTED as u64;
+    for number in 0..most + 50 {
+        bench.records.intend(&image(number));
+        bench.settle(number);
+        assert!(bench.disk.len() <= MOST_DOUBTED + 1);
+        bench.records.leave(at(number), &image(number));
+        bench.settle(number);
+    }
+    assert_eq!(bench.disk.len(), MOST_DOUBTED);
+    assert_eq!(bench.records.known(&image(49), "elsewhere"), Known::Nothing, "the oldest are forgotten");
+    assert_eq!(bench.records.known(&image(50), "elsewhere"), Known::Pulled);
+    // One that goes on is no doubt, however old.
+    bench.records.intend(&image(51));
+    bench.records.intend(&image(9999));
+    bench.records.leave(at(most + 60), &image(9999));
+    bench.settle(most + 60);
+    assert_eq!(bench.records.known(&image(51), "elsewhere"), Known::Pulled);
+    assert_eq!(bench.records.known(&image(9999), "elsewhere"), Known::Pulled);
+    let mut bench = Bench::read(std::mem::take(&mut bench.disk));
+    bench.records.listed(at(1), &[]);
+    bench.settle(DOUBTED.as_secs());
+    assert!(bench.disk.len() >= MOST_DOUBTED);
+    bench.records.listed(at(DOUBTED.as_secs() + 1), &[]);
+    bench.settle(DOUBTED.as_secs() + 1);
+    assert!(bench.disk.is_empty(), "{}", bench.disk.len());
+}

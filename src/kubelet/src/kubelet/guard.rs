@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::failure::{Failure, FailureKind};
 use crate::ids::{ActionId, PodUid};
 use crate::out::{Out, Owner};
-use crate::pod::report::quarantined_status;
+use crate::pod::report::{as_of_mirror, quarantined_status};
 use crate::pod::stop::pod_grace;
 use crate::quarantine::Released;
 use crate::recorder::{Recorded, Subject};
@@ -226,7 +226,9 @@ impl Kubelet {
             out.record(Recorded::warning(Subject::Pod(Arc::clone(&pod)), QUARANTINED, message));
             let told = caught(|| {
                 out.rests();
-                let before = self.parts.statuses.last_known(uid).cloned().or_else(|| pod.status.clone());
+                let statuses = &self.parts.statuses;
+                let mirrored = || statuses.told(uid).cloned().map(as_of_mirror);
+                let before = statuses.status(uid).cloned().or_else(mirrored).or_else(|| pod.status.clone());
                 let status = quarantined_status(&pod, before, QUARANTINED, message);
                 self.parts.statuses.set_aside(now, uid, status, out);
             });
@@ -243,7 +245,7 @@ impl Kubelet {
         if let Some(PodStatus { reason: Some(reason), message: Some(message), start_time: None, .. }) =
             statuses.status(uid).cloned()
         {
-            let status = quarantined_status(mirror, mirror.status.clone(), &reason, &message);
+            let status = quarantined_status(mirror, mirror.status.clone().map(as_of_mirror), &reason, &message);
             statuses.set_status(uid, status, Gate::default());
         }
     }

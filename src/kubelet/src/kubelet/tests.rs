@@ -46,6 +46,8 @@ struct Bench {
     cgroups: BTreeSet<String>,
     /// What the runtime says of any image; `None` if it does not answer.
     image: Option<Option<Image>>,
+    /// Whether containers are made and start; else nobody answers.
+    containers_start: bool,
     /// What the runtime's handlers can.
     handlers: Vec<RuntimeHandler>,
     hosts_file_is_missing: bool,
@@ -77,6 +79,7 @@ impl Bench {
             listing: Listing::default(),
             cgroups: BTreeSet::new(),
             image: None,
+            containers_start: false,
             handlers: Vec::new(),
             hosts_file_is_missing: false,
             address: None,
@@ -187,6 +190,11 @@ impl Bench {
                 let seen = self.seen.get(pod).cloned().unwrap_or_else(|| PodObservation::empty(pod.clone(), self.now));
                 CriReply::Observation(Arc::new(PodObservation { began: self.now, ..seen }))
             }
+            CriCall::CreateContainer { config, .. } if self.containers_start => {
+                let name = config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+                CriReply::Container(ContainerId::new(format!("{name}-made")))
+            }
+            CriCall::StartContainer { .. } if self.containers_start => CriReply::Done,
             CriCall::StopContainer { id, .. } => {
                 let stopped = self.seen.values_mut().flat_map(|seen| &mut seen.containers).filter(|c| c.id == *id);
                 stopped.for_each(|container| container.state = ContainerState::Exited);

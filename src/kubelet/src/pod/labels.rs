@@ -68,6 +68,31 @@ pub fn container_annotations(pod: &Pod, container: &Container, restart_count: u3
     annotations
 }
 
+/// IDs, times, image, state and the keys that every sandbox and container has, in a listing, in bytes: rather too many than too few.
+const LISTED_EACH: usize = 1 << 10;
+
+/// About what a listing of the runtime tells of one sandbox of the pod, in bytes.
+#[must_use]
+pub fn sandbox_listed_bytes(pod: &Pod) -> usize {
+    let texts = |texts: &Option<BTreeMap<String, String>>| -> usize {
+        texts.iter().flatten().map(|(key, value)| key.len() + value.len() + LISTED_TEXT).sum()
+    };
+    LISTED_EACH + texts(&pod.metadata.labels) + texts(&pod.metadata.annotations)
+}
+
+/// What the frame of a key and its value takes.
+const LISTED_TEXT: usize = 16;
+
+/// About what a listing of the runtime tells of one instance of the container, in bytes.
+#[must_use]
+pub fn container_listed_bytes(container: &Container) -> usize {
+    let hook =
+        container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()).map_or(0, |hook| hook_as_go(hook).len());
+    let ports = container.ports.as_deref().filter(|ports| !ports.is_empty()).map_or(0, |ports| ports_as_go(ports).len());
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    LISTED_EACH + hook + ports + text(&container.termination_message_path) + 2 * text(&container.image)
+}
+
 /// A hook with its keys in Go's order and Go's escapes: what one agent writes the other compares and reads.
 fn hook_as_go(hook: &LifecycleHandler) -> String {
     const KINDS: [(&str, &[&str]); 4] = [

@@ -16,6 +16,7 @@ pub mod hook;
 pub mod hosts;
 pub mod image_volumes;
 pub mod labels;
+pub mod listings;
 pub mod manager;
 pub mod mounts;
 pub mod plan;

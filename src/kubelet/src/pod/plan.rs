@@ -33,16 +33,20 @@ use crate::time::{Now, earliest};
 use crate::volumes::VolumesState;
 use crate::work::Point;
 
+/// Lets the batch that is under way begin its next steps.
+pub fn go_on(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) {
+    let Some(batch) = &mut worker.batch else { return };
+    let limits = call_limits(parts.config.pods.runtime_request_timeout);
+    for end in batch.advance(now, &worker.uid, limits, out) {
+        out.works_for(Point::StepsEnded, &worker.uid);
+        report::step_ended(worker, parts, &end, out);
+    }
+}
+
 /// Plans the pod once. True if it should be planned again at once: a phase changed.
 pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) -> bool {
     let limits = call_limits(parts.config.pods.runtime_request_timeout);
-    if let Some(batch) = &mut worker.batch {
-        let ended = batch.advance(now, &worker.uid, limits, out);
-        for end in ended {
-            out.works_for(Point::StepsEnded, &worker.uid);
-            report::step_ended(worker, parts, &end, out);
-        }
-    }
+    go_on(worker, parts, now, out);
     if let Some(over) = worker.batch.as_ref().filter(|batch| batch.is_over()) {
         let took = over.took(now);
         let operation = match worker.phase {
@@ -84,6 +88,7 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
         }
         return false;
     };
+    parts.listings.hold(&worker.uid, &worker.pod, seen.sandboxes.len());
     report::stops_failed(worker, out);
     if worker.batch.is_some() {
         return false;
@@ -420,7 +425,11 @@ fn create_sandbox(
         Err(Some(message)) => Err(message),
         Ok(handler) => Ok(handler),
     };
-    match handler.and_then(|handler| Ok((parts.sandbox_config(&worker.pod, attempt, out)?, handler))) {
+    let mut room = |parts: &mut Parts, handler| {
+        parts.listings.claim(&worker.uid, &worker.pod, seen.sandboxes.len())?;
+        Ok((parts.sandbox_config(&worker.pod, attempt, out)?, handler))
+    };
+    match handler.and_then(|handler| room(parts, handler)) {
         Ok((config, runtime_handler)) => {
             worker.sandbox_attempt = attempt;
             let step = Step::RunSandbox(CriCall::RunPodSandbox { config, runtime_handler });

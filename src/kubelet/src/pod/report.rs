@@ -110,7 +110,7 @@ pub fn report(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out
 
 /// What of a mirror's status a static pod goes on from: that it ended once is of an earlier life, and it runs again
 /// (kubelet_pods.go, generateAPIPodStatus: the phase before is the manifest's).
-fn as_of_mirror(mut status: PodStatus) -> PodStatus {
+pub(crate) fn as_of_mirror(mut status: PodStatus) -> PodStatus {
     if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
         (status.phase, status.reason, status.message) = (None, None, None);
     }

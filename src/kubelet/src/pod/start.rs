@@ -17,7 +17,7 @@ use super::report::set_error;
 use super::stop::{field_path_of, hook_of, pod_grace};
 use super::worker::PodWorker;
 use crate::action::CriCall;
-use crate::backoff::{Ended, restart_wait};
+use crate::backoff::{Ended, restart_wait, start_failed};
 use crate::facts::{ContainerType, Fact};
 use crate::images::{ImageNeed, ImageState, ResolvedImage};
 use crate::limits::{BATCH_BYTES, Room};
@@ -180,6 +180,8 @@ fn config_failed(worker: &mut PodWorker, parts: &mut Parts, now: Now, container:
         out.record(Recorded::warning(subject, "Failed", format!("Error: {message}")));
     }
     set_error(worker, &container.name, &reason, message);
+    // doBackOff: `Next` in each pass, whatever a start fails with.
+    start_failed(&mut worker.backoffs, &container.name);
     worker.wake_at = earliest([worker.wake_at, Some(now.mono + parts.rng.jitter(super::worker::ERROR_RETRY, 0.5))]);
 }
 

@@ -51,13 +51,24 @@ impl Bench {
 
     /// Probes once and answers; true if a verdict changed.
     fn round(&mut self, seconds: u64, passed: bool) -> bool {
+        self.answered(seconds, Ok(if passed { ProbeOutcome::Success } else { ProbeOutcome::Failure("no".to_owned()) }))
+    }
+
+    /// The one probe that is due ends so; true if a verdict changed.
+    fn answered(&mut self, seconds: u64, outcome: Result<ProbeOutcome, Failure>) -> bool {
         let actions = self.due(seconds);
         assert_eq!(actions.len(), 1, "one probe is due at {seconds} s");
         let Some(Owner::Probe(_, number)) = self.ledger.take(actions[0].id) else { panic!("a probe is the prober's") };
-        let outcome = if passed { ProbeOutcome::Success } else { ProbeOutcome::Failure("no".to_owned()) };
         let mut none = Vec::new();
         let mut out = Out::new(&mut self.ledger, &mut none, &mut self.recorded);
-        self.prober.done(at(seconds), number, actions[0].id, Ok(outcome), &mut out).is_some()
+        self.prober.done(at(seconds), number, actions[0].id, outcome, &mut out).is_some()
+    }
+
+    /// The probe fails by an error of the agent's own as often as it is tried again at once.
+    fn every_try_fails(&mut self, failure: &Failure) {
+        for _ in 0..RETRIES {
+            assert!(!self.answered(0, Err(failure.clone())));
+        }
     }
 
     fn verdicts(&self, id: &str) -> Verdicts {
@@ -303,15 +314,8 @@ fn terminating_pod_is_probed_for_readiness_only() {
 fn internal_error_changes_nothing() {
     let mut bench = Bench::new(json!({"name": "c", "livenessProbe": exec(10)}));
     bench.sync(0, false);
-    for _ in 0..RETRIES {
-        let actions = bench.due(0);
-        let Some(Owner::Probe(_, number)) = bench.ledger.take(actions[0].id) else { panic!("a probe is the prober's") };
-        let mut none = Vec::new();
-        let mut out = Out::new(&mut bench.ledger, &mut none, &mut bench.recorded);
-        // As a kubelet 1.36.2 was recorded (039).
-        let failure = Failure::new(FailureKind::NotFound, "failed to exec in container").with_code("NotFound");
-        assert!(bench.prober.done(at(0), number, actions[0].id, Err(failure), &mut out).is_none());
-    }
+    // As a kubelet 1.36.2 was recorded (039).
+    bench.every_try_fails(&Failure::new(FailureKind::NotFound, "failed to exec in container").with_code("NotFound"));
     assert!(bench.due(0).is_empty());
     assert_eq!(bench.recorded.len(), 1);
     assert_eq!(
@@ -328,14 +332,7 @@ fn answer_over_http_that_cannot_be_read_is_told_as_a_failure() {
     let probe = json!({"httpGet": {"port": 80}, "periodSeconds": 10});
     let mut bench = Bench::new(json!({"name": "c", "readinessProbe": probe}));
     bench.sync(0, false);
-    for _ in 0..RETRIES {
-        let actions = bench.due(0);
-        let Some(Owner::Probe(_, number)) = bench.ledger.take(actions[0].id) else { panic!("a probe is the prober's") };
-        let mut none = Vec::new();
-        let mut out = Out::new(&mut bench.ledger, &mut none, &mut bench.recorded);
-        let failure = Failure::new(FailureKind::Other, "unexpected EOF");
-        assert!(bench.prober.done(at(0), number, actions[0].id, Err(failure), &mut out).is_none());
-    }
+    bench.every_try_fails(&Failure::new(FailureKind::Other, "unexpected EOF"));
     let told: Vec<&str> = bench.recorded.iter().map(|event| event.message.as_str()).collect();
     assert_eq!(told, ["Readiness probe errored and resulted in failure state: unexpected EOF"]);
 }

@@ -1,6 +1,6 @@
 //! Decides what pod a manifest asks for, or what is wrong with it.
 //! Upstream: pkg/kubelet/config/common.go (tryDecodeSinglePod, tryDecodePodList, applyDefaults).
-//! Differs: what only the API server would find wrong is left to it: then there is a pod, and no mirror pod of it.
+//! Differs: what only the API server would find wrong is left to it: then there is a pod, and no mirror pod of it; a list has at most 1000.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,6 +22,9 @@ pub(super) fn decode(contents: &[u8], origin: Origin<'_>) -> Result<Arc<Pod>, St
     pod_of(document_of(contents)?, origin)
 }
 
+/// How many pods one answer may ask for, as many as a folder may.
+pub(super) const MOST_PODS: usize = 1000;
+
 /// The pods of what a URL answers: one pod, or a list of pods of which none may be wrong (POD-010).
 ///
 /// # Errors
@@ -33,7 +36,10 @@ pub(super) fn decode_any(contents: &[u8], origin: Origin<'_>) -> Result<Vec<Arc<
     }
     let items = match document["items"].take() {
         Value::Null => Vec::new(),
-        Value::Array(items) => items,
+        Value::Array(items) if items.len() <= MOST_PODS => items,
+        Value::Array(items) => {
+            return Err(format!("invalid pods list: it has {} items, and at most {MOST_PODS} may be", items.len()));
+        }
         _ => return Err("invalid pods list: items is no list".to_owned()),
     };
     // Whatever kind an item says that it is of.

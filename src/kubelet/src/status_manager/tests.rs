@@ -127,6 +127,31 @@ fn late_watch_during_the_deletion_does_not_repeat_it() {
     assert!(bench.set(at(1), "Failed", false, true).is_empty());
 }
 
+// POD-270: apiserver/pkg/registry/rest/delete.go (BeforeDelete): of a deletion in two writes the second may fail, and only another DELETE
+// recovers that; kubelet/status/status_manager.go (canBeDeleted) looks at no grace. What finalizers hold is not asked for again.
+#[test]
+fn deletion_that_failed_half_way_is_asked_for_again() {
+    for (finalizers, again) in [(vec![], true), (vec!["example.com/hold".to_owned()], false)] {
+        let mut bench = Bench::new();
+        let last = at_version("Failed", "12", true);
+        bench.manager.pod_seen(at(0), &at_version("Running", "10", true));
+        bench.set(at(0), "Failed", false, true);
+        assert!(matches!(&bench.done(at(1), Ok(ApiReply::Pod(Arc::clone(&last))))[..], [ApiCall::DeletePod { .. }]));
+        let mut half = at_version("Failed", "13", true);
+        let metadata = &mut Arc::make_mut(&mut half).metadata;
+        (metadata.deletion_grace_period_seconds, metadata.finalizers) = (Some(0), Some(finalizers));
+        bench.manager.pod_seen(at(1), &half);
+        bench.done(at(1), Err(Failure::new(FailureKind::Other, "etcdserver: request timed out")));
+        let asked = bench.set(at(60), "Failed", false, true);
+        assert_eq!(matches!(&asked[..], [ApiCall::DeletePod { .. }]), again, "{asked:?}");
+        // The next life finds it so.
+        let mut next = Bench::new();
+        next.manager.pod_seen(at(0), &half);
+        let asked = next.set(at(1), "Failed", false, true);
+        assert_eq!(matches!(&asked[..], [ApiCall::DeletePod { .. }]), again, "{asked:?}");
+    }
+}
+
 // L6: an API server that was set back to an earlier state is told again.
 #[test]
 fn api_server_that_was_set_back_is_told_again() {

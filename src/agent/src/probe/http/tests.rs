@@ -134,6 +134,16 @@ async fn ring_of_redirects_ends() {
     assert_eq!(outcome(&bad, &target("/", &[])).await, failed(told));
 }
 
+// POD-247: net/http/transfer.go (parseTransferEncoding); url.Error quotes what it names.
+#[tokio::test(start_paused = true)]
+async fn codings_and_locations_that_go_refuses_are_told_in_its_words() {
+    let twice = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned();
+    let told = "Get \"http://10.0.0.2:8080/\": too many transfer encodings: [\"chunked\" \"chunked\"]";
+    assert_eq!(outcome(&Answers::of([twice]), &target("/", &[])).await, failed(told));
+    let ring = Answers::of(vec![moved("/a\"b"); 11]);
+    assert_eq!(outcome(&ring, &target("/", &[])).await, failed("Get \"/a\\\"b\": stopped after 10 redirects"));
+}
+
 // POD-247: the beginning of a big body is enough; one that does not come is no verdict.
 #[tokio::test(start_paused = true)]
 async fn body_is_read_so_far_and_no_further() {

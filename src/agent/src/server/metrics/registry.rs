@@ -1,14 +1,16 @@
 //! What is counted, by name and labels, bounded.
 //! Upstream: k8s.io/component-base/metrics, github.com/prometheus/client_golang.
-//! Differs: series beyond 10 000 in a family are not begun, instead of growing without end.
+//! Differs: series beyond 10 000 in a family are not begun, instead of growing without end; of one about pods, those beyond 300 of each.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::text::{Encoder, Kind};
 
 /// Series in one family (INV-09).
 const MAX_SERIES: usize = 10_000;
+/// Series of each pod, in a family that is about pods: one with thousands of containers does not keep later ones from being counted.
+const MAX_SERIES_OF_POD: usize = 300;
 
 /// A family of series.
 #[derive(Debug)]
@@ -38,7 +40,11 @@ pub enum Measure {
 /// The bounds that Prometheus' libraries take when none are given.
 pub const DEFAULT_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-type Labels = Vec<(&'static str, String)>;
+/// Sorted by name.
+type Labels = Arc<[(&'static str, String)]>;
+
+/// Namespace, name and UID; without a UID it is empty.
+type PodKey = (String, String, String);
 
 #[derive(Debug)]
 enum Value {
@@ -49,8 +55,28 @@ enum Value {
 #[derive(Debug)]
 struct Family {
     metric: &'static Metric,
-    /// By labels, which are sorted by name.
     series: BTreeMap<Labels, Value>,
+    /// Those that are about pods, by pod.
+    of_pods: BTreeMap<PodKey, Vec<Labels>>,
+}
+
+impl Family {
+    fn forget_pod(&mut self, pod: &PodKey) {
+        for labels in self.of_pods.remove(pod).into_iter().flatten() {
+            self.series.remove(&labels);
+        }
+    }
+
+    /// Whether there is room for a series that is not counted yet. Then it is known by its pod.
+    fn begins(&mut self, labels: &Labels) -> bool {
+        let Some(pod) = pod_of(labels) else { return self.series.len() < MAX_SERIES };
+        let own = self.of_pods.entry(pod).or_default();
+        let begins = own.len() < MAX_SERIES_OF_POD;
+        if begins {
+            own.push(Arc::clone(labels));
+        }
+        begins
+    }
 }
 
 /// All that the agent counts of itself. One per agent; cheap enough to lock for each count.
@@ -94,10 +120,12 @@ impl Registry {
         });
     }
 
-    /// Forgets the series of a family that have this label: what they were about is gone (INV-09).
-    pub fn forget(&self, metric: &'static Metric, label: (&'static str, &str)) {
-        if let Some(family) = self.lock().get_mut(metric.name) {
-            family.series.retain(|labels, _| !labels.iter().any(|(name, value)| (*name, value.as_str()) == label));
+    /// Forgets the series of a pod that has ended, of all families: whichever pod has its name then begins anew.
+    pub fn forget_pod(&self, namespace: &str, pod: &str, uid: &str) {
+        for family in self.lock().values_mut().filter(|family| !family.of_pods.is_empty()) {
+            for uid in [uid, ""] {
+                family.forget_pod(&(namespace.to_owned(), pod.to_owned(), uid.to_owned()));
+            }
         }
     }
 
@@ -105,23 +133,16 @@ impl Registry {
     /// without a UID goes with those of its pod that have one: whichever pod has the name then begins anew.
     pub(super) fn keep_pods(&self, prefix: &str, known: impl Fn(&str, &str, Option<&str>) -> bool) {
         let mut families = self.lock();
-        let mut of_probes: Vec<&mut Family> =
-            families.iter_mut().filter(|(name, _)| name.starts_with(prefix)).map(|(_, family)| family).collect();
-        let mut gone = BTreeSet::new();
-        for family in &mut of_probes {
-            family.series.retain(|labels, _| {
-                let (namespace, pod) = (label(labels, "namespace"), label(labels, "pod"));
-                let keep = known(namespace, pod, Some(label(labels, "pod_uid")).filter(|uid| !uid.is_empty()));
-                if !keep {
-                    gone.insert((namespace.to_owned(), pod.to_owned()));
+        let wanted = || families.iter().filter(|(name, _)| name.starts_with(prefix));
+        let pods = wanted().flat_map(|(_, family)| family.of_pods.keys());
+        let is_gone = |(namespace, pod, uid): &&PodKey| !known(namespace, pod, Some(uid.as_str()).filter(|uid| !uid.is_empty()));
+        let gone: Vec<PodKey> = pods.filter(is_gone).cloned().collect();
+        for (_, family) in families.iter_mut().filter(|(name, _)| name.starts_with(prefix)) {
+            for (namespace, pod, uid) in &gone {
+                for uid in [uid, ""] {
+                    family.forget_pod(&(namespace.clone(), pod.clone(), uid.to_owned()));
                 }
-                keep
-            });
-        }
-        for family in of_probes {
-            let has_uid = |labels: &Labels| !label(labels, "pod_uid").is_empty();
-            let pod_of = |labels: &Labels| (label(labels, "namespace").to_owned(), label(labels, "pod").to_owned());
-            family.series.retain(|labels, _| has_uid(labels) || !gone.contains(&pod_of(labels)));
+            }
         }
     }
 
@@ -136,9 +157,10 @@ impl Registry {
 
     fn change(&self, metric: &'static Metric, labels: &[(&'static str, &str)], change: impl FnOnce(&mut Value)) {
         let mut families = self.lock();
-        let family = families.entry(metric.name).or_insert_with(|| Family { metric, series: BTreeMap::new() });
+        let family =
+            families.entry(metric.name).or_insert_with(|| Family { metric, series: BTreeMap::new(), of_pods: BTreeMap::new() });
         let labels = sorted(labels);
-        if !family.series.contains_key(&labels) && family.series.len() >= MAX_SERIES {
+        if !family.series.contains_key(&labels) && !family.begins(&labels) {
             return;
         }
         change(family.series.entry(labels).or_insert_with(|| match metric.measure {
@@ -149,7 +171,7 @@ impl Registry {
 
     /// Writes the families that are wanted, in the order of their names, at that Unix time.
     pub(super) fn encode(&self, encoder: &mut Encoder, now: f64, wanted: impl Fn(&str) -> bool) {
-        for (name, Family { metric, series }) in self.lock().iter().filter(|(name, _)| wanted(name)) {
+        for (name, Family { metric, series, .. }) in self.lock().iter().filter(|(name, _)| wanted(name)) {
             let kind = match metric.measure {
                 Measure::Counter => Kind::Counter,
                 Measure::Gauge | Measure::TimeLeft => Kind::Gauge,
@@ -179,14 +201,20 @@ impl Registry {
     }
 }
 
-fn label<'a>(labels: &'a [(&'static str, String)], name: &str) -> &'a str {
-    labels.iter().find(|(label, _)| *label == name).map_or("", |(_, value)| value.as_str())
+fn label<'a>(labels: &'a Labels, name: &str) -> Option<&'a str> {
+    labels.iter().find(|(label, _)| *label == name).map(|(_, value)| value.as_str())
+}
+
+/// The pod that a series is about.
+fn pod_of(labels: &Labels) -> Option<PodKey> {
+    let text = |name| label(labels, name).unwrap_or_default().to_owned();
+    label(labels, "pod").is_some().then(|| (text("namespace"), text("pod"), text("pod_uid")))
 }
 
 fn sorted(labels: &[(&'static str, &str)]) -> Labels {
-    let mut labels: Labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+    let mut labels: Vec<(&'static str, String)> = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
     labels.sort_unstable();
-    labels
+    labels.into()
 }
 
 #[cfg(test)]
@@ -272,7 +300,30 @@ b_total{from="b",to="y"} 2
             registry.add(&COUNTER, &[("n", &number.to_string())], 1.0);
         }
         assert_eq!(registry.lock()["b_total"].series.len(), MAX_SERIES);
-        registry.forget(&COUNTER, ("n", "7"));
-        assert_eq!(registry.lock()["b_total"].series.len(), MAX_SERIES - 1);
+    }
+
+    // Issue 10 (probe-series), INV-09: pods with thousands of probed containers leave those of others counted, and take theirs along.
+    #[test]
+    fn pod_has_its_own_bound_and_takes_its_series_along() {
+        let registry = Registry::new();
+        let count = |pod: &str, container: usize| {
+            let container = container.to_string();
+            registry.add(&COUNTER, &[("namespace", "ns"), ("pod", pod), ("pod_uid", pod), ("container", &container)], 1.0);
+            registry.observe(&SECONDS, &[("namespace", "ns"), ("pod", pod), ("container", &container)], 0.1);
+        };
+        for pod in 0..100 {
+            for container in 0..1000 {
+                count(&pod.to_string(), container);
+            }
+        }
+        let series = || registry.lock().values().map(|family| family.series.len()).sum::<usize>();
+        assert_eq!(series(), 2 * 100 * MAX_SERIES_OF_POD);
+        count("late", 1);
+        assert_eq!(series(), 2 * 100 * MAX_SERIES_OF_POD + 2);
+        for pod in 0..100 {
+            registry.forget_pod("ns", &pod.to_string(), &pod.to_string());
+        }
+        assert_eq!(series(), 2);
+        assert_eq!(registry.lock().values().map(|family| family.of_pods.len()).sum::<usize>(), 2);
     }
 }

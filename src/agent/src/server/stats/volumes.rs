@@ -92,6 +92,8 @@ async fn of_pod(
     let below = format!("{root_dir}/pods/{uid}/volumes");
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
     let OfPod { volumes: mut measured, next: first } = before;
+    // A manifest of the same UID may have fewer.
+    measured.retain(|at, _| *at < volumes.len());
     let first = first.min(volumes.len());
     for at in (first..volumes.len()).chain(0..first) {
         if Instant::now() >= until {

@@ -160,6 +160,23 @@ fn mirror_of_a_static_pod_that_is_left_alone_keeps_what_it_says() {
     assert!(kept.container_statuses.is_some() && kept.start_time.is_some());
 }
 
+// POD-302: an end that the mirror has of an earlier life is not the pod's, also if it is left alone for a while.
+#[test]
+fn end_in_the_mirror_of_a_static_pod_that_is_left_alone_does_not_stop_it() {
+    let mut bench = next_life(first_life(policy("Always")), None);
+    bench.kubelet.suspect(&uid_in_manifest(&bench), 1);
+    bench.handle(Event::Started);
+    let mut ended = runs();
+    (ended["phase"], ended["reason"]) = (json!("Failed"), json!("NodeShutdown"));
+    show_mirror(&mut bench, &ended);
+    assert_eq!(told(&bench).unwrap_or_default()["reason"], json!("Quarantined"));
+    bench.pass(600);
+    let uid = uid_in(&bench);
+    assert!(bench.kubelet.workers[&uid].termination.is_none());
+    let phase = status_in(&bench).and_then(|status| status.phase.clone());
+    assert_eq!(phase.as_deref(), Some("Running"));
+}
+
 /// The UID that the one manifest of a bench has, before anybody read it.
 fn uid_in_manifest(bench: &Bench) -> PodUid {
     bench.seen.keys().next().expect("an earlier life ran it").clone()

@@ -184,3 +184,16 @@ fn a_pod_with_thousands_of_containers_leaves_the_loop_to_others() {
     assert!(few >= 64, "each answer counts at once: {few}");
     assert!(many < 200, "planned {many} times in twenty seconds");
 }
+
+// Issue 10: kuberuntime_container.go (startContainer: straight-line code): the pause between plans holds no step of what is under way.
+#[test]
+fn containers_of_a_large_pod_start_as_fast_as_the_runtime_makes_them() {
+    let mut config = Config::new("n1");
+    config.images.pulls_are_recorded = false;
+    let mut bench = Bench { kubelet: Kubelet::new(Arc::new(config), 1), containers_start: true, ..with_a_sandbox() };
+    let mut web = pod("web");
+    web["spec"]["containers"] = (0..500).map(|n| json!({"name": format!("c{n}"), "image": "busybox"})).collect();
+    begin(&mut bench, &web);
+    let started = bench.count(|call| matches!(call, Call::Cri(CriCall::StartContainer { .. })));
+    assert!(started >= 500, "{started} in twenty seconds");
+}

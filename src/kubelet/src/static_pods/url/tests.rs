@@ -112,3 +112,17 @@ fn neither_url_nor_headers_show() {
     Url::of(&config).unwrap().due(at(0), &mut Out::new(&mut ledger, &mut actions, &mut recorded));
     assert!(actions.len() == 1 && !format!("{actions:?}").contains("hunter2"));
 }
+
+// Issue 10 (url-pods): as many as a folder may have; more are told by their number, and what was stays.
+#[test]
+fn an_answer_may_ask_for_a_thousand_pods() {
+    use crate::static_pods::decode::MOST_PODS;
+
+    let mut url = url();
+    let pods: Vec<_> = (0..=MOST_PODS).map(|number| pod(&format!("p{number}"))).collect();
+    assert_eq!(answered(&mut url, Ok(&list(&pods[..MOST_PODS]))).0.unwrap().len(), MOST_PODS);
+    let (none, told) = answered(&mut url, Ok(&list(&pods)));
+    let why = "invalid pods list: it has 1001 items, and at most 1000 may be";
+    assert_eq!(none, None);
+    assert_eq!(told[0].message, format!("Could not process the manifest of staticPodURL: {why}"));
+}
