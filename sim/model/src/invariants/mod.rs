@@ -72,9 +72,9 @@ const SAYS_WITHIN: Duration = Duration::from_secs(165);
 /// How soon the agent looks at a pod of which the runtime said that something changed: whatever else it waits for.
 const LOOKS_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long something may still be done by a manifest that has gone, or on account of its end after it has come again: a reading that hangs
-/// is given up after ten seconds.
-const MANIFESTS_ARE_READ_WITHIN: Duration = Duration::from_secs(15);
+/// How long something may still be done by a manifest that has gone, or on account of its end after it has come again: it is read every 20 s,
+/// a reading that hangs is given up after eleven, and that may befall two.
+const MANIFESTS_ARE_READ_WITHIN: Duration = Duration::from_secs(65);
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +140,8 @@ pub struct Witness {
     statuses: BTreeMap<(String, String), VecDeque<Duration>>,
     /// When the agent died last.
     died_at: Duration,
+    /// When its present life first asked for something.
+    began_at: Option<Duration>,
     /// What the manifests of static pods have said.
     written: Written,
     now: Duration,
@@ -243,6 +245,7 @@ impl Witness {
     /// The agent sent a call.
     pub fn sent(&mut self, at: Duration, call: &Call) {
         *self.calls.entry(call.name()).or_default() += 1;
+        self.began_at.get_or_insert(at);
         match call {
             Call::Api(_) => self.api_calls.push(at),
             Call::Cri(CriCall::Observe { pod }) => {
@@ -280,6 +283,7 @@ impl Witness {
     pub fn agent_died(&mut self) {
         self.hinted.clear();
         self.died_at = self.now;
+        self.began_at = None;
     }
 
     /// S13. `free` tells whether the agent does nothing for the pod that keeps it from looking; `None` if it has no need to.
@@ -417,12 +421,10 @@ impl Witness {
         // A static pod that takes another's place has its name and another UID. Of one that an earlier life left, the agent knows only
         // once every source has told what it wants, also if a call that nobody waits for any more has started it since; but as long as
         // its manifest says the same, nothing takes its place.
-        let stale = |c: &Container| self.pods.get(c.pod.as_str()).is_some_and(|pod| pod.stale_starts.contains_key(c.name()));
-        let of_this_life = |c: &Container| scene.elapsed.saturating_sub(age(scene, c)) > self.died_at && !stale(c);
         let same = |c: &&Container| {
             c.pod.as_str() == pod
                 || one.is_some_and(|one| of(one).is_some() && of(one) == of(c))
-                    && (of_this_life(c) || self.manifest_in_force(scene, c).is_some())
+                    && (!self.is_of_earlier_life(scene, c) || self.manifest_in_force(scene, c).is_some())
         };
         let live = scene.runtime.running().filter(|c| c.name() == container).filter(same).count();
         if live > 1 {
@@ -667,10 +669,21 @@ impl Witness {
     /// S5: when the end of a container's pod was asked for, and with what grace; `None` if it was not, or if that is not known.
     fn asked_to_end(&self, scene: Scene<'_>, container: &Container) -> Option<(Duration, Duration)> {
         let Some(object) = pod_by_uid(scene, container.pod.as_str()) else {
-            return self.written.ended(scene.runtime, container);
+            let (end, grace) = self.written.ended(scene.runtime, container)?;
+            // Of one that an earlier life left, and whose manifest had gone when this life read it, nobody knows what grace it has
+            // (POD-087).
+            let unread = self.began_at.is_none_or(|began| end <= began + MANIFESTS_ARE_READ_WITHIN);
+            return (!unread || !self.is_of_earlier_life(scene, container)).then_some((end, grace));
         };
         let record = self.pods.get(container.pod.as_str()).filter(|_| !has_hook(object, container.name()))?;
         Some((record.deleted_at?, record.deletion_grace))
+    }
+
+    /// Whether a container was started before the agent's present life, or by a call of an earlier one.
+    fn is_of_earlier_life(&self, scene: Scene<'_>, container: &Container) -> bool {
+        let record = self.pods.get(container.pod.as_str());
+        let stale = record.is_some_and(|record| record.stale_starts.contains_key(container.name()));
+        stale || scene.elapsed.saturating_sub(age(scene, container)) <= self.died_at
     }
 
     /// S6: of a container or a whole sandbox.

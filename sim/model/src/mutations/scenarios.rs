@@ -295,6 +295,21 @@ steps:
     expect: {within: 60s, settled: true}
 "#;
 
+pub(super) const REPLACED: &str = r#"
+about: A static pod of which the manifest changes while the agent is away has, as one that only the runtime knows, no grace but the least.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {terminationGracePeriodSeconds: 20, containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, ready: true}]}
+  - wait: 10s
+    crash: {back: 2s}
+  - wait: 1s
+    manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {terminationGracePeriodSeconds: 20, containers: [{name: main, image: "busybox:1.36", args: ["2"]}]}}}
+  - wait: 60s
+    expect: {within: 60s, settled: true}
+"#;
+
 pub(super) const STATIC_JOB: &str = r#"
 about: A static pod runs once to its end.
 stages: [model]

@@ -16,6 +16,10 @@ use crate::scenario::run::{answer_url, put_manifest};
 #[derive(Debug)]
 pub(super) struct Manifests {
     rng: Rng,
+    /// What the URL answers first is drawn from this: the rest of a run is what it would be without.
+    of_url: Rng,
+    /// How many pods that asks for.
+    asked: usize,
     /// Whether there is a URL as well.
     pub(super) has_url: bool,
     /// Whether there is a private image.
@@ -35,16 +39,30 @@ fn without_objects(spec: &mut Value) {
     }
 }
 
+fn list_of(pods: &[Value]) -> Vec<u8> {
+    json!({"apiVersion": "v1", "kind": "PodList", "items": pods}).to_string().into_bytes()
+}
+
 impl Manifests {
     pub(super) fn of(seed: u64) -> Option<Self> {
         let mut rng = Rng::new(seed ^ 0x6d61_6e69_6600);
-        (rng.below(3) == 0).then(|| Self { has_url: rng.below(3) == 0, has_private: Registry::of(seed).is_some(), rng })
+        let of_url = Rng::new(seed ^ 0x7572_6c00);
+        let has_private = Registry::of(seed).is_some();
+        (rng.below(3) == 0).then(|| Self { has_url: rng.below(3) == 0, has_private, of_url, asked: 0, rng })
     }
 
     /// Some are there before the agent is.
     pub(super) fn furnish(&mut self, cluster: &mut impl Cluster) {
         for number in 0..self.rng.below(3) {
             self.write(cluster, number);
+        }
+        if self.has_url {
+            // It answers from the start: the agent asks every 20 s, and a run has 25 s of faults.
+            std::mem::swap(&mut self.rng, &mut self.of_url);
+            let pods = [self.pod("u0"), self.pod("u1")];
+            self.asked = 1 + at(&mut self.rng, 2);
+            std::mem::swap(&mut self.rng, &mut self.of_url);
+            answer_url(cluster, Some((200, list_of(&pods[..self.asked]))));
         }
     }
 
@@ -67,12 +85,13 @@ impl Manifests {
         }
     }
 
-    /// The URL answers.
+    /// The URL answers, mostly with the names that it began with, and otherwise of them.
     pub(super) fn heal(&mut self, cluster: &mut impl Cluster) {
         if self.has_url {
             let pods = [self.pod("u0"), self.pod("u1")];
-            let list = json!({"apiVersion": "v1", "kind": "PodList", "items": pods[..at(&mut self.rng, 3)]});
-            answer_url(cluster, Some((200, list.to_string().into_bytes())));
+            let any = at(&mut self.rng, 3);
+            let many = if seldom(&mut self.of_url, 3) { any } else { self.asked };
+            answer_url(cluster, Some((200, list_of(&pods[..many]))));
         }
     }
 
@@ -130,14 +149,13 @@ impl Manifests {
     }
 
     fn answer(&mut self, cluster: &mut impl Cluster) -> String {
-        let list = |pods: &[Value]| json!({"apiVersion": "v1", "kind": "PodList", "items": pods}).to_string().into_bytes();
         let answer = match self.rng.below(6) {
             0 => None,
             1 => Some((503, Vec::new())),
             2 => Some((200, Vec::new())),
             3 => Some((200, b"nonsense: [".to_vec())),
             4 => Some((200, self.pod("u0").to_string().into_bytes())),
-            _ => Some((200, list(&[self.pod("u0"), self.pod("u1")]))),
+            _ => Some((200, list_of(&[self.pod("u0"), self.pod("u1")]))),
         };
         let said = answer.as_ref().map(|(status, body)| format!("{status} and {} bytes", body.len()));
         answer_url(cluster, answer);
