@@ -284,9 +284,8 @@ fn ended_static_pods(view: View<'_>) -> BTreeSet<(&str, &str)> {
 
 /// The pods that the manifests ask for, wherever they are, as far as that can be told.
 fn all_manifests(view: View<'_>) -> BTreeMap<String, Value> {
-    let mut manifests = wanted_manifests(view.host);
-    manifests.extend(wanted_of_url(view.host).unwrap_or_default());
-    manifests
+    let all = wanted_manifests(view.host).into_iter().chain(wanted_of_url(view.host).unwrap_or_default());
+    all.map(|(name, wanted)| (name, wanted.pod)).collect()
 }
 
 /// S10: what is left of pods that the API server does not know.

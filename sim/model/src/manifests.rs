@@ -18,21 +18,30 @@ fn pod_of(contents: &[u8]) -> Option<Value> {
     good.then_some(pod)
 }
 
-/// A manifest's pod, with the name that it has in the API.
-fn named(pod: Value) -> Option<(String, Value)> {
-    Some((format!("{}-{NODE}", pod["metadata"]["name"].as_str()?), pod))
+/// A static pod that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The file that asks for it; empty if it is the URL. One that names no UID has another under another path.
+    pub file: String,
+    /// The pod, as it is written.
+    pub pod: Value,
+}
+
+/// What is wanted, with the name that it has in the API.
+fn named(file: &str, pod: Value) -> Option<(String, Wanted)> {
+    Some((format!("{}-{NODE}", pod["metadata"]["name"].as_str()?), Wanted { file: file.to_owned(), pod }))
 }
 
 /// The pod of each manifest file, by the name that it has in the API. Of two of one name the later file counts.
 #[must_use]
-pub fn wanted_manifests(host: &HostModel) -> BTreeMap<String, Value> {
-    host.manifests.values().filter_map(|contents| pod_of(contents)).filter_map(named).collect()
+pub fn wanted_manifests(host: &HostModel) -> BTreeMap<String, Wanted> {
+    host.manifests.iter().filter_map(|(file, contents)| named(file, pod_of(contents)?)).collect()
 }
 
 /// The pods that the static pod URL asks for, by the names that they have in the API; `None` if it cannot be told, for its last answer
 /// left in place what was.
 #[must_use]
-pub fn wanted_of_url(host: &HostModel) -> Option<BTreeMap<String, Value>> {
+pub fn wanted_of_url(host: &HostModel) -> Option<BTreeMap<String, Wanted>> {
     let Some((status, body)) = &host.pod_url else { return (!host.url_has_answered).then(BTreeMap::new) };
     if *status != 200 {
         return None;
@@ -43,7 +52,7 @@ pub fn wanted_of_url(host: &HostModel) -> Option<BTreeMap<String, Value>> {
     }
     let list: Value = serde_json::from_slice(body).ok()?;
     let pods = list["items"].as_array().cloned().unwrap_or_else(|| vec![list]);
-    Some(pods.into_iter().filter_map(named).collect())
+    Some(pods.into_iter().filter_map(|pod| named("", pod)).collect())
 }
 
 /// The name of the static pod that a container is of; `None` if it is of another pod.
@@ -54,14 +63,15 @@ pub fn static_pod_of<'a>(runtime: &'a RuntimeModel, container: &'a Container) ->
 }
 
 /// Whether a container was made as that pod's manifest says, as far as the runtime was told. Of a pod that goes on under the UID that its
-/// manifest names, a container is made anew for its image alone (pkg/kubelet/container/helpers.go, `pickFieldsToHash`).
+/// manifest names, a container is made anew for its image alone (pkg/kubelet/container/helpers.go, `pickFieldsToHash`), and one that the
+/// manifest has no more is left alone (kuberuntime_manager.go, computePodActions).
 #[must_use]
 pub fn is_as_written(runtime: &RuntimeModel, pod: &Value, container: &Container) -> bool {
-    let lists = ["containers", "initContainers"].iter().flat_map(|list| pod["spec"][list].as_array().into_iter().flatten());
-    let Some(written) = lists.into_iter().find(|one| one["name"] == container.name()) else { return false };
     if let Some(uid) = pod["metadata"]["uid"].as_str() {
         return uid == container.pod.as_str();
     }
+    let lists = ["containers", "initContainers"].iter().flat_map(|list| pod["spec"][list].as_array().into_iter().flatten());
+    let Some(written) = lists.into_iter().find(|one| one["name"] == container.name()) else { return false };
     let config = &container.config;
     let args = written["args"].as_array().map(Vec::as_slice).unwrap_or_default();
     let asked_for = config.image.as_ref().map(|image| image.user_specified_image.as_str());

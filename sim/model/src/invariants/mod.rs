@@ -24,7 +24,7 @@ use crate::api::ApiModel;
 use crate::api::admission::{is_mirror, runtime_uid};
 use crate::api::store::ChangeKind;
 use crate::csi::CsiModel;
-use crate::manifests::static_pod_of;
+use crate::manifests::{Wanted, static_pod_of};
 use crate::runtime::{Container, RuntimeFact, RuntimeModel};
 
 /// S11: how many calls of the API server a minute may see, besides those that users' doings explain.
@@ -171,7 +171,7 @@ impl Witness {
     }
 
     /// The files on the node ask for these static pods from here on, and so does the URL, if that can be told.
-    pub fn manifests_are(&mut self, at: Duration, files: BTreeMap<String, Value>, url: Option<BTreeMap<String, Value>>) {
+    pub fn manifests_are(&mut self, at: Duration, files: BTreeMap<String, Wanted>, url: Option<BTreeMap<String, Wanted>>) {
         self.written.is(at, files, url);
     }
 
@@ -526,12 +526,11 @@ impl Witness {
     /// S2: whether a mirror may go while its pod runs: it is made anew, for nobody can read it; or it was asked to go when its manifest was
     /// not what it is, a moment ago; or what runs is an earlier life's, and another manifest has taken its place.
     fn mirror_may_go(&self, scene: Scene<'_>, mirror: &Value, container: &Container) -> bool {
-        let started = scene.elapsed.saturating_sub(age(scene, container));
         let lately = |since: Duration| self.now <= since + MANIFESTS_ARE_READ_WITHIN;
         match self.written.of_container(scene.runtime, container) {
             _ if is_made_anew(mirror) => true,
             Some(manifest) => manifest.again_since.is_some_and(lately),
-            None => started <= self.died_at,
+            None => self.is_of_earlier_life(scene, container),
         }
     }
 

@@ -10,15 +10,15 @@ use serde_json::Value;
 
 use super::causes::has_hook;
 use crate::api::watch::is_unreadable;
-use crate::manifests::{grace_of, is_as_written, is_mirror_as_written, static_pod_of};
+use crate::manifests::{Wanted, grace_of, is_as_written, is_mirror_as_written, static_pod_of};
 use crate::runtime::{Container, RuntimeModel};
 
 /// What the manifests of each name have said, one after the other, and since when; without a pod if there was none.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Written {
-    names: BTreeMap<String, Vec<(Option<Value>, Duration)>>,
+    names: BTreeMap<String, Vec<(Option<Wanted>, Duration)>>,
     /// What the URL asked for when it was last known.
-    of_url: BTreeMap<String, Value>,
+    of_url: BTreeMap<String, Wanted>,
 }
 
 /// A manifest that is in force for something that was made from one that looks like it.
@@ -30,7 +30,7 @@ pub(super) struct InForce<'a> {
 
 impl Written {
     /// These are wanted from here on. What the URL asks for stands where it cannot be told.
-    pub(super) fn is(&mut self, at: Duration, files: BTreeMap<String, Value>, url: Option<BTreeMap<String, Value>>) {
+    pub(super) fn is(&mut self, at: Duration, files: BTreeMap<String, Wanted>, url: Option<BTreeMap<String, Wanted>>) {
         self.of_url = url.unwrap_or_else(|| std::mem::take(&mut self.of_url));
         let mut wanted = self.of_url.clone();
         wanted.extend(files);
@@ -45,8 +45,8 @@ impl Written {
 
     fn in_force(&self, name: &str, looks: impl Fn(&Value) -> bool) -> Option<InForce<'_>> {
         let ((pod, since), before) = self.names.get(name)?.split_last()?;
-        let pod = pod.as_ref().filter(|pod| looks(pod))?;
-        let was = before.iter().any(|(pod, _)| pod.as_ref().is_some_and(&looks));
+        let pod = pod.as_ref().map(|wanted| &wanted.pod).filter(|pod| looks(pod))?;
+        let was = before.iter().any(|(wanted, _)| wanted.as_ref().is_some_and(|wanted| looks(&wanted.pod)));
         Some(InForce { pod, again_since: was.then_some(*since) })
     }
 
@@ -64,13 +64,13 @@ impl Written {
     /// made from the earliest and the shortest. `None` if it may still be wanted.
     pub(super) fn ended(&self, runtime: &RuntimeModel, container: &Container) -> Option<(Duration, Duration)> {
         let said = self.names.get(static_pod_of(runtime, container)?)?;
-        let looks = |pod: &Option<Value>| pod.as_ref().is_some_and(|pod| is_as_written(runtime, pod, container));
+        let looks = |wanted: &Option<Wanted>| wanted.as_ref().is_some_and(|wanted| is_as_written(runtime, &wanted.pod, container));
         if said.last().is_some_and(|(pod, _)| looks(pod)) {
             return None;
         }
         let ends = said.iter().zip(said.iter().skip(1)).filter(|((pod, _), _)| looks(pod));
         let grace = |pod: &Value| if has_hook(pod, container.name()) { Duration::ZERO } else { grace_of(pod) };
-        let ends = ends.filter_map(|((pod, _), (_, end))| Some((*end, grace(pod.as_ref()?))));
+        let ends = ends.filter_map(|((pod, _), (_, end))| Some((*end, grace(&pod.as_ref()?.pod))));
         ends.reduce(|(end, grace), (other, least)| (end.min(other), grace.min(least)))
     }
 }

@@ -35,7 +35,7 @@ const fn row(sentence: &'static str, found_by: &'static str, plant: fn() -> Plan
     Mutation { sentence, found_by, plant, scenario }
 }
 
-const MUTATIONS: [Mutation; 44] = [
+const MUTATIONS: [Mutation; 45] = [
     row("S1", "invariant_one_live_instance_of_a_container", running_containers_look_ended, PROBED),
     row("S1", "invariant_one_live_instance_of_a_container", static_pods_have_other_uids_in_each_life, RESTARTED_ALONE),
     row("S2", "invariant_no_pod_is_gone_while_it_runs", deletion_is_confirmed_with_the_stop, DEAF),
@@ -76,6 +76,7 @@ const MUTATIONS: [Mutation; 44] = [
     row("L4", "liveness_terminating_pods_finish", deletion_is_never_confirmed, DELETED),
     row("L5", "liveness_no_name_stays_reserved", every_sandbox_is_the_first_attempt, SANDBOX_DIES),
     row("L7", "liveness_static_pods_have_their_mirrors", mirror_is_not_made_again, MIRRORED),
+    row("L7", "liveness_static_pods_have_their_mirrors", mirror_is_not_made_again, MOVED),
     row("L7", "liveness_static_pods_have_their_mirrors", mirror_is_not_made_again, REPLACED),
     row("L7", "liveness_static_pods_have_their_mirrors", changed_answer_of_the_url_is_not_read, OF_URL),
     row("L7", "liveness_static_pods_have_their_mirrors", pods_of_an_earlier_life_are_not_seen, REWRITTEN),

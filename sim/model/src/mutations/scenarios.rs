@@ -310,6 +310,19 @@ steps:
     expect: {within: 60s, settled: true}
 "#;
 
+pub(super) const MOVED: &str = r#"
+about: A static pod whose manifest is found in another file is another pod, which takes its place.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: a.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, ready: true}]}
+  - wait: 10s
+    manifest: {file: b.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+  - wait: 60s
+    expect: {within: 60s, settled: true}
+"#;
+
 pub(super) const STATIC_JOB: &str = r#"
 about: A static pod runs once to its end.
 stages: [model]
