@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::api::admission::{is_mirror, runtime_uid};
 use crate::api::controllers::storage::volumes_of_node;
 use crate::api::watch::is_unreadable;
-use crate::manifests::{is_as_written, static_pod_of, wanted_manifests, wanted_of_url};
+use crate::manifests::{has_come_to_its_end, is_as_written, static_pod_of, uids_of, wanted_manifests, wanted_of_url};
 use crate::runtime::Container;
 use crate::scenario::expect::{View, condition};
 
@@ -271,22 +271,26 @@ fn liveness_static_pods_have_their_mirrors(view: View<'_>, pods: &[&Value], wron
     }
 }
 
-/// The static pods that may have come to their end, with their names and UIDs: they are wanted, and nothing of them runs.
-fn ended_static_pods(view: View<'_>) -> BTreeSet<(&str, &str)> {
-    let manifests = all_manifests(view);
-    let ends = |c: &Container, name: &str| {
-        let manifest = manifests.get(name).filter(|pod| matches!(text(&pod["spec"]["restartPolicy"]), "Never" | "OnFailure"));
-        manifest.is_some_and(|pod| is_as_written(view.runtime, pod, c)) && !view.runtime.running().any(|other| other.pod == c.pod)
+/// The static pods that have come to their end, with their names and UIDs: they are wanted, and nothing of them runs.
+fn ended_static_pods(view: View<'_>) -> BTreeSet<(String, String)> {
+    let ends = |pod: &Value, uid: &str| {
+        let mut records = view.runtime.containers.values().filter(|c| c.pod.as_str() == uid).peekable();
+        let as_written = records.peek().is_none() || records.any(|c| is_as_written(view.runtime, pod, c));
+        as_written
+            && !view.runtime.running().any(|c| c.pod.as_str() == uid)
+            && has_come_to_its_end(view.runtime, pod, uid, |container| view.witness.has_lost(uid, container))
     };
-    let named = view.runtime.containers.values().filter_map(|c| Some((static_pod_of(view.runtime, c)?, c)));
-    named.filter(|(name, c)| ends(c, name)).map(|(name, c)| (name, c.pod.as_str())).collect()
+    let mut ended = BTreeSet::new();
+    for (name, pod) in all_manifests(view) {
+        ended.extend(uids_of(view.runtime, &name).filter(|uid| ends(&pod, uid)).map(|uid| (name.clone(), uid.to_owned())));
+    }
+    ended
 }
 
 /// The pods that the manifests ask for, wherever they are, as far as that can be told.
 fn all_manifests(view: View<'_>) -> BTreeMap<String, Value> {
-    let mut manifests = wanted_manifests(view.host);
-    manifests.extend(wanted_of_url(view.host).unwrap_or_default());
-    manifests
+    let all = wanted_manifests(view.host).into_iter().chain(wanted_of_url(view.host).unwrap_or_default());
+    all.map(|(name, wanted)| (name, wanted.pod)).collect()
 }
 
 /// S10: what is left of pods that the API server does not know.
@@ -296,7 +300,7 @@ pub fn invariant_nothing_is_left(view: View<'_>) -> Vec<Unsettled> {
     let ended = ended_static_pods(view);
     let known = |uid: &str| {
         let mut pods = view.api.store.list("pods", "");
-        pods.any(|pod| runtime_uid(pod) == uid) || ended.iter().any(|(_, ended)| *ended == uid)
+        pods.any(|pod| runtime_uid(pod) == uid) || ended.iter().any(|(_, ended)| ended == uid)
     };
     for sandbox in view.runtime.sandboxes.values() {
         let uid = sandbox.config.metadata.as_ref().map(|m| m.uid.as_str()).unwrap_or_default();

@@ -13,11 +13,13 @@ use super::store::Store;
 const MIRROR: &str = "kubernetes.io/config.mirror";
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// The UID that the runtime knows a pod by: a mirror names its static pod's.
+/// The UID that the runtime knows a pod by: a mirror names its static pod's. One that a user has made names any, and is nobody's: a node's
+/// own are the node's (plugin/pkg/admission/noderestriction, admitPodCreate).
 #[must_use]
 pub fn runtime_uid(pod: &Value) -> &str {
     let metadata = &pod["metadata"];
-    let mirrored = metadata["annotations"].get(MIRROR).and_then(Value::as_str);
+    let is_nodes = items(metadata, "ownerReferences").any(|owner| owner["kind"] == "Node");
+    let mirrored = metadata["annotations"].get(MIRROR).and_then(Value::as_str).filter(|_| is_nodes);
     mirrored.or(metadata["uid"].as_str()).unwrap_or_default()
 }
 

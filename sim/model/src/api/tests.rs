@@ -5,6 +5,7 @@ use kubelet::failure::FailureKind;
 use kubelet::ids::PodUid;
 use serde_json::{Value, json};
 
+use super::admission::runtime_uid;
 use super::authorize::Identity;
 use super::request::{Reply, Request, Verb};
 use super::resource::named;
@@ -324,6 +325,11 @@ fn a_node_creates_only_mirror_pods_that_it_owns_and_that_refer_to_nothing() {
         json!([{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": own["metadata"]["uid"], "controller": true}]);
     let stored = model.request(at(2), &node, &create(&mirror)).unwrap().object().unwrap();
     assert!(stored["spec"].get("serviceAccountName").is_none(), "mirror pods get no service account");
+    assert_eq!(runtime_uid(&stored), "x");
+    let mut of_user = pod("u-n1", "n1");
+    of_user["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+    let of_user = model.create(at(2), named("pods"), "default", of_user).unwrap();
+    assert_eq!(runtime_uid(&of_user), of_user["metadata"]["uid"], "what a user calls a mirror is nobody's");
     mirror["metadata"]["name"] = "q-n1".into();
     mirror["spec"]["volumes"] = json!([{"name": "v", "configMap": {"name": "c"}}]);
     assert!(refusal(&mut model, &node, create(&mirror)).ends_with("node \"n1\" can not create pods that reference configmaps"));

@@ -51,7 +51,7 @@ pub(super) fn may_lose_readiness(scene: Scene<'_>, record: &PodRecord, object: &
 
 /// S6: whether something explains that the agent stops a running container, alone or with all of its sandbox.
 pub(super) fn may_be_stopped(scene: Scene<'_>, object: &Value, container: &Container, alone: bool) -> bool {
-    let ended = matches!(text(&object["status"]["phase"]), "Succeeded" | "Failed") || may_have_ended(scene, object, container);
+    let ended = matches!(text(&object["status"]["phase"]), "Succeeded" | "Failed");
     let is_of_pod = |uid: &str| container.pod.as_str() == uid;
     let mut sandboxes = scene.runtime.sandboxes.values().filter(|s| s.config.metadata.as_ref().is_some_and(|m| is_of_pod(&m.uid)));
     let one_ready = sandboxes.clone().filter(|s| s.state == SandboxState::Ready).count() == 1;
@@ -72,13 +72,6 @@ pub(super) fn may_be_stopped(scene: Scene<'_>, object: &Value, container: &Conta
         || !is_up
         || by_itself
         || may_be_refused(scene, object)
-}
-
-/// Whether a static pod may have come to its end: its manifest, the object that it has, does not tell its phase.
-fn may_have_ended(scene: Scene<'_>, manifest: &Value, container: &Container) -> bool {
-    let is_regular = |c: &Container| c.pod == container.pod && regular(manifest).any(|one| one["name"] == c.name());
-    let ends = matches!(manifest["spec"]["restartPolicy"].as_str(), Some("Never" | "OnFailure"));
-    manifest["status"].is_null() && ends && !scene.runtime.running().any(is_regular)
 }
 
 /// The rules of a pod after which all of it begins anew, with their containers' names.

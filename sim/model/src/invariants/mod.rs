@@ -24,7 +24,7 @@ use crate::api::ApiModel;
 use crate::api::admission::{is_mirror, runtime_uid};
 use crate::api::store::ChangeKind;
 use crate::csi::CsiModel;
-use crate::manifests::static_pod_of;
+use crate::manifests::{Wanted, has_come_to_its_end, static_pod_of};
 use crate::runtime::{Container, RuntimeFact, RuntimeModel};
 
 /// S11: how many calls of the API server a minute may see, besides those that users' doings explain.
@@ -171,7 +171,7 @@ impl Witness {
     }
 
     /// The files on the node ask for these static pods from here on, and so does the URL, if that can be told.
-    pub fn manifests_are(&mut self, at: Duration, files: BTreeMap<String, Value>, url: Option<BTreeMap<String, Value>>) {
+    pub fn manifests_are(&mut self, at: Duration, files: BTreeMap<String, Wanted>, url: Option<BTreeMap<String, Wanted>>) {
         self.written.is(at, files, url);
     }
 
@@ -224,6 +224,12 @@ impl Witness {
     /// The runtime forgets a container of that pod.
     pub fn lost(&mut self, pod: &str, container: &str) {
         self.lost.insert((pod.to_owned(), container.to_owned()));
+    }
+
+    /// Whether it has.
+    #[must_use]
+    pub fn has_lost(&self, pod: &str, container: &str) -> bool {
+        self.lost.contains(&(pod.to_owned(), container.to_owned()))
     }
 
     /// The node's clock jumped: times that it wrote need not grow from here.
@@ -473,18 +479,20 @@ impl Witness {
             Some("OnFailure") => started > 1 && !is_init && record.succeeded.contains(container),
             _ => false,
         };
-        if broken && !self.lost.contains(&(pod.to_owned(), container.to_owned())) {
+        if broken && !self.has_lost(pod, container) {
             let how = format!("{container} of pod {pod} was started {started} times against its restart policy");
             self.broken("invariant_restart_policy_is_kept", how);
         }
     }
 
     /// The manifest of a static pod that was never otherwise: one that goes and comes again runs anew, whatever its policy, and one that has
-    /// ended may in the agent's next life, which does not know of it.
+    /// ended may in the agent's next life, if that cannot see that it ran.
     fn only_manifest(&self, scene: Scene<'_>, pod: &str, container: &str) -> Option<&Value> {
         let started = scene.runtime.running().find(|c| c.pod.as_str() == pod && c.name() == container)?;
         let of_this_life = self.pods.get(pod)?.first_started? > self.died_at;
-        let manifest = self.written.of_container(scene.runtime, started).filter(|_| of_this_life)?;
+        let ended = |c: &Container| c.pod.as_str() == pod && c.name() == container && c.state == ContainerState::Exited;
+        let known = of_this_life || scene.runtime.containers.values().any(ended);
+        let manifest = self.written.of_container(scene.runtime, started).filter(|_| known)?;
         manifest.again_since.is_none().then_some(manifest.pod)
     }
 
@@ -526,12 +534,11 @@ impl Witness {
     /// S2: whether a mirror may go while its pod runs: it is made anew, for nobody can read it; or it was asked to go when its manifest was
     /// not what it is, a moment ago; or what runs is an earlier life's, and another manifest has taken its place.
     fn mirror_may_go(&self, scene: Scene<'_>, mirror: &Value, container: &Container) -> bool {
-        let started = scene.elapsed.saturating_sub(age(scene, container));
         let lately = |since: Duration| self.now <= since + MANIFESTS_ARE_READ_WITHIN;
-        match self.written.of_container(scene.runtime, container) {
+        match self.written.of_pod_of(scene.runtime, container) {
             _ if is_made_anew(mirror) => true,
             Some(manifest) => manifest.again_since.is_some_and(lately),
-            None => started <= self.died_at,
+            None => self.is_of_earlier_life(scene, container),
         }
     }
 
@@ -669,7 +676,8 @@ impl Witness {
     /// S5: when the end of a container's pod was asked for, and with what grace; `None` if it was not, or if that is not known.
     fn asked_to_end(&self, scene: Scene<'_>, container: &Container) -> Option<(Duration, Duration)> {
         let Some(object) = pod_by_uid(scene, container.pod.as_str()) else {
-            let (end, grace) = self.written.ended(scene.runtime, container)?;
+            let started = scene.elapsed.saturating_sub(age(scene, container));
+            let (end, grace) = self.written.ended(scene.runtime, container, started)?;
             // Of one that an earlier life left, and whose manifest had gone when this life read it, nobody knows what grace it has
             // (POD-087).
             let unread = self.began_at.is_none_or(|began| end <= began + MANIFESTS_ARE_READ_WITHIN);
@@ -701,7 +709,9 @@ impl Witness {
         let Some(stopped) = stopped else { return };
         let object = pod_by_uid(scene, stopped.pod.as_str()).or_else(|| self.manifest_in_force(scene, stopped));
         let Some(object) = object else { return };
-        if !may_be_stopped(scene, object, stopped, container.is_some()) {
+        let uid = stopped.pod.as_str();
+        let ended = object["status"].is_null() && has_come_to_its_end(scene.runtime, object, uid, |name| self.has_lost(uid, name));
+        if !ended && !may_be_stopped(scene, object, stopped, container.is_some()) {
             let how = format!("{} of pod {} is stopped while it runs and nobody asked for it", stopped.name(), stopped.pod);
             self.broken("invariant_nothing_is_stopped_that_nobody_wants_stopped", how);
         }

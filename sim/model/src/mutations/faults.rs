@@ -148,6 +148,21 @@ pub(super) fn static_pods_are_to_run_always() -> Planted {
     })
 }
 
+/// The same, but for the agent's first life.
+pub(super) fn static_pods_are_to_run_always_in_the_next_life() -> Planted {
+    let mut lives = 0;
+    Planted::in_events(move |mut event| {
+        match &mut event {
+            Event::Started => lives += 1,
+            Event::HostDone { outcome: Ok(HostReply::Manifests(read)), .. } if lives > 1 => {
+                each_pod(read, |pod| pod["spec"]["restartPolicy"] = "Always".into());
+            }
+            _ => {}
+        }
+        Some(event)
+    })
+}
+
 /// Alters the pods of manifests that are JSON.
 fn each_pod(read: &mut [Manifest], alter: impl Fn(&mut Value)) {
     for contents in read.iter_mut().filter_map(|manifest| manifest.contents.as_mut().ok()) {
@@ -166,6 +181,18 @@ pub(super) fn grace_is_cut_to_a_second() -> Planted {
     })
 }
 
+pub(super) fn second_stop_has_a_second() -> Planted {
+    let mut stops = 0;
+    altered(move |call| {
+        if let Call::Cri(CriCall::StopContainer { grace, .. }) = call {
+            stops += 1;
+            if stops > 1 {
+                *grace = Duration::from_secs(1);
+            }
+        }
+    })
+}
+
 pub(super) fn second_list_of_pods_is_empty() -> Planted {
     let mut lists = 0;
     Planted::in_events(move |mut event| {
@@ -176,6 +203,21 @@ pub(super) fn second_list_of_pods_is_empty() -> Planted {
             }
         }
         Some(event)
+    })
+}
+
+/// As the lease is renewed after it was made.
+pub(super) fn first_sandbox_is_stopped() -> Planted {
+    let mut first = None;
+    added(move |action| match &action.call {
+        Call::Cri(CriCall::CreateContainer { sandbox, .. }) => {
+            first.get_or_insert_with(|| sandbox.clone());
+            vec![]
+        }
+        Call::Api(ApiCall::UpdateLease(_)) => {
+            first.iter().map(|id| Call::Cri(CriCall::StopPodSandbox { id: id.clone() })).collect()
+        }
+        _ => vec![],
     })
 }
 

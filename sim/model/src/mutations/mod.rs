@@ -35,7 +35,7 @@ const fn row(sentence: &'static str, found_by: &'static str, plant: fn() -> Plan
     Mutation { sentence, found_by, plant, scenario }
 }
 
-const MUTATIONS: [Mutation; 44] = [
+const MUTATIONS: [Mutation; 51] = [
     row("S1", "invariant_one_live_instance_of_a_container", running_containers_look_ended, PROBED),
     row("S1", "invariant_one_live_instance_of_a_container", static_pods_have_other_uids_in_each_life, RESTARTED_ALONE),
     row("S2", "invariant_no_pod_is_gone_while_it_runs", deletion_is_confirmed_with_the_stop, DEAF),
@@ -44,11 +44,14 @@ const MUTATIONS: [Mutation; 44] = [
     row("S3", "invariant_terminal_phase_is_final", ended_pod_is_told_to_run, STATIC_JOB),
     row("S4", "invariant_restart_policy_is_kept", never_is_taken_for_always, JOB),
     row("S4", "invariant_restart_policy_is_kept", static_pods_are_to_run_always, STATIC_JOB),
+    row("S4", "invariant_restart_policy_is_kept", static_pods_are_to_run_always_in_the_next_life, STATIC_JOB_RESTARTED),
     row("S5", "invariant_nothing_is_killed_before_its_grace", grace_is_cut_to_a_second, DEAF),
     row("S5", "invariant_nothing_is_killed_before_its_grace", grace_is_cut_to_a_second, STATIC_DEAF),
+    row("S5", "invariant_nothing_is_killed_before_its_grace", second_stop_has_a_second, STATIC_DEAF_AGAIN),
     row("S6", "invariant_nothing_is_stopped_that_nobody_wants_stopped", second_list_of_pods_is_empty, COMPACTED),
     row("S6", "invariant_nothing_is_stopped_that_nobody_wants_stopped", static_pods_go_with_the_api_server, AWAY),
     row("S6", "invariant_nothing_is_stopped_that_nobody_wants_stopped", static_pods_have_other_uids_in_each_life, RESTARTED),
+    row("S6", "invariant_nothing_is_stopped_that_nobody_wants_stopped", first_sandbox_is_stopped, STATIC_INIT),
     row("S7", "invariant_no_readiness_is_lost_without_a_cause", readiness_is_withdrawn, PLAIN),
     row("S7", "invariant_no_readiness_is_lost_without_a_cause", readiness_is_withdrawn, STATIC_PLAIN),
     row("S8", "invariant_ready_containers_run_and_have_passed_their_probe", every_probe_passes, NEVER_READY),
@@ -76,6 +79,10 @@ const MUTATIONS: [Mutation; 44] = [
     row("L4", "liveness_terminating_pods_finish", deletion_is_never_confirmed, DELETED),
     row("L5", "liveness_no_name_stays_reserved", every_sandbox_is_the_first_attempt, SANDBOX_DIES),
     row("L7", "liveness_static_pods_have_their_mirrors", mirror_is_not_made_again, MIRRORED),
+    row("L7", "liveness_static_pods_have_their_mirrors", changed_manifests_are_not_read, OTHER_IMAGE),
+    row("L7", "liveness_static_pods_have_their_mirrors", changed_manifests_are_not_read, OTHER_NETWORK),
+    row("L7", "liveness_static_pods_have_their_mirrors", mirror_is_not_made_again, STATIC_FAILING),
+    row("L7", "liveness_static_pods_have_their_mirrors", mirror_is_not_made_again, MOVED),
     row("L7", "liveness_static_pods_have_their_mirrors", mirror_is_not_made_again, REPLACED),
     row("L7", "liveness_static_pods_have_their_mirrors", changed_answer_of_the_url_is_not_read, OF_URL),
     row("L7", "liveness_static_pods_have_their_mirrors", pods_of_an_earlier_life_are_not_seen, REWRITTEN),

@@ -310,6 +310,66 @@ steps:
     expect: {within: 60s, settled: true}
 "#;
 
+pub(super) const MOVED: &str = r#"
+about: A static pod whose manifest is found in another file is another pod, which takes its place.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: a.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, ready: true}]}
+  - wait: 10s
+    manifest: {file: b.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+  - wait: 60s
+    expect: {within: 60s, settled: true}
+"#;
+
+pub(super) const STATIC_FAILING: &str = r#"
+about: A static pod that fails again and again has its mirror made again, also while it waits.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web, annotations: {sim.keelson.dev/main: "exit=1@2s*"}}, spec: {restartPolicy: OnFailure, containers: [{name: main, image: "busybox:1.36"}]}}}
+  - wait: 100s
+    delete: {name: web-n1, grace: 0}
+  - wait: 20s
+    expect: {within: 200s, settled: true}
+"#;
+
+pub(super) const STATIC_INIT: &str = r#"
+about: A static pod that is to run once begins slowly.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: job.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: job, annotations: {sim.keelson.dev/init: "exit=0@60s*"}}, spec: {restartPolicy: Never, initContainers: [{name: init, image: "busybox:1.36"}], containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 120s, pods: [{name: job-n1, ready: true}]}
+"#;
+
+pub(super) const OTHER_IMAGE: &str = r#"
+about: A static pod of which the manifest names its UID goes on under it with another image.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web, uid: web-uid}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, ready: true}]}
+  - wait: 10s
+    manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web, uid: web-uid}, spec: {containers: [{name: main, image: "registry.example/a:1"}]}}}
+  - wait: 60s
+    expect: {within: 60s, settled: true, pods: [{name: web-n1, starts: 2}]}
+"#;
+
+pub(super) const OTHER_NETWORK: &str = r#"
+about: A static pod moves to the node's network.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, ready: true}]}
+  - wait: 10s
+    manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {hostNetwork: true, containers: [{name: main, image: "busybox:1.36"}]}}}
+  - wait: 60s
+    expect: {within: 60s, settled: true}
+"#;
+
 pub(super) const STATIC_JOB: &str = r#"
 about: A static pod runs once to its end.
 stages: [model]
@@ -318,6 +378,35 @@ steps:
   - manifest: {file: job.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: job, annotations: {sim.keelson.dev/main: "exit=0@1s*"}}, spec: {restartPolicy: Never, containers: [{name: main, image: "busybox:1.36"}]}}}
     expect: {within: 20s, pods: [{name: job-n1, phase: Succeeded}]}
   - wait: 30s
+"#;
+
+pub(super) const STATIC_JOB_RESTARTED: &str = r#"
+about: A static pod that has run once to its end does not run again in the agent's next life.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: job.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: job, uid: job-uid, annotations: {sim.keelson.dev/main: "exit=0@1s*"}}, spec: {restartPolicy: Never, containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 20s, pods: [{name: job-n1, phase: Succeeded}]}
+  - wait: 10s
+    crash: {back: 1s}
+  - wait: 30s
+"#;
+
+pub(super) const STATIC_DEAF_AGAIN: &str = r#"
+about: A static pod that does not heed SIGTERM has all of its grace also when its manifest had gone once before.
+stages: [model]
+node: {static-pods: true}
+steps:
+  - manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {terminationGracePeriodSeconds: 20, containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, ready: true}]}
+  - manifest: {file: web.yaml}
+    expect: {within: 60s, pods: [{name: web-n1, gone: true}]}
+  - wait: 90s
+    manifest: {file: web.yaml, pod: {apiVersion: v1, kind: Pod, metadata: {name: web}, spec: {terminationGracePeriodSeconds: 20, containers: [{name: main, image: "busybox:1.36"}]}}}
+    expect: {within: 30s, pods: [{name: web-n1, ready: true}]}
+  - wait: 10s
+    manifest: {file: web.yaml}
+    expect: {within: 60s, pods: [{name: web-n1, gone: true}]}
 "#;
 
 pub(super) const STATIC_DEAF: &str = r#"
