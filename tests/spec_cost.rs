@@ -38,6 +38,11 @@ fn spec(shape: &str, size: usize) -> String {
             let extra = format!(", env: [{variables}], readinessProbe: {{exec: {{command: [{words}]}}}}");
             format!("containers: [{}]", container(0, &extra))
         }
+        "ports" => {
+            let ports = format!(", ports: [{}]", list(&|i| format!("{{containerPort: {}}}", 1 + i)));
+            let all: Vec<String> = (0..20).map(|i| container(i, if i == 0 { &ports } else { "" })).collect();
+            format!("containers: [{}]", all.join(", "))
+        }
         "containers" => format!("containers: [{}]", list(&|i| container(i, ""))),
         other => panic!("{ASKED}: no shape is called {other}"),
     }
@@ -101,6 +106,12 @@ fn fifteen_thousand_variables() {
 #[test]
 fn forty_thousand_words_of_a_probe() {
     costs_at_most("words", 40_000, 2.5, 2_500_000_000);
+}
+
+/// In a pod of twenty containers: its sandbox's configuration has all ports, and goes with each of them.
+#[test]
+fn eight_thousand_ports() {
+    costs_at_most("ports", 8000, 2.5, 20_000_000_000);
 }
 
 /// Each container brings events of its own (image, creation, start, what the runtime tells), and after each the pod is planned, which

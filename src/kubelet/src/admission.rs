@@ -8,10 +8,11 @@ mod sysctls;
 pub(crate) use sysctls::with_dots;
 
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::limits::CONTAINERS;
 use crate::node::registration::is_extended;
 use crate::node::status::{RESTARTS_ALL, Resources, node_declares};
 use crate::observation::MachineInfo;
@@ -60,6 +61,11 @@ fn refused(reason: &str, message: impl Into<String>) -> Admission {
 #[must_use]
 pub fn admit(pod: &Pod, active: &Beside<'_>, node: &Node, machine: Option<&MachineInfo>, config: &Config) -> Admission {
     let Some(spec) = &pod.spec else { return refused("UnexpectedAdmissionError", "the pod has no spec") };
+    let containers = spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len);
+    if containers > CONTAINERS {
+        let message = format!("the pod has {containers} containers, more than the {CONTAINERS} that this agent runs in one pod");
+        return refused("PodFeatureUnsupported", message);
+    }
     let kernel = machine.map(|machine| machine.kernel_version.as_str());
     if let Some(message) = sysctls::forbidden(spec, &config.pods.allowed_unsafe_sysctls, kernel) {
         return refused("SysctlForbidden", message);
@@ -222,6 +228,7 @@ fn matches(requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, Stri
     }
 }
 
+/// Protocol, address and port.
 type HostPort = (String, String, i32);
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
@@ -244,12 +251,19 @@ fn ports(pod: &Pod, active: &[&Arc<Pod>]) -> Option<Admission> {
     if wanted.is_empty() {
         return None;
     }
-    let taken: Vec<HostPort> = active.iter().flat_map(|p| host_ports(p)).collect();
-    let any = |ip: &str| ip == "0.0.0.0";
-    let clash = |a: &HostPort, b: &HostPort| a.0 == b.0 && a.2 == b.2 && (a.1 == b.1 || any(&a.1) || any(&b.1));
+    // By port and protocol: one pod may ask for thousands.
+    let mut taken: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for (protocol, ip, port) in active.iter().flat_map(|p| host_ports(p)) {
+        taken.entry((port, protocol)).or_default().insert(ip);
+    }
+    let any = "0.0.0.0";
+    let clashes = |(protocol, ip, port): HostPort| {
+        let taken = taken.get(&(port, protocol));
+        taken.is_some_and(|ips| ip == any || ips.contains(any) || ips.contains(&ip))
+    };
     wanted
-        .iter()
-        .any(|w| taken.iter().any(|t| clash(w, t)))
+        .into_iter()
+        .any(clashes)
         .then(|| refused("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"))
 }
 
@@ -370,6 +384,40 @@ mod tests {
         assert!(
             matches!(verdict(&with_port(80), &[&other], &Node::default()), Admission::Refused { reason, .. } if reason == "NodePorts")
         );
+    }
+
+    // POD-034: component-helpers/scheduling/corev1/nodeports (Fits): by port, protocol, and address, of which 0.0.0.0 is any.
+    #[test]
+    fn ports_of_two_addresses_do_not_clash_and_those_of_any_do() {
+        let with = |ip: &str, protocol: &str| {
+            pod(json!({"containers": [{"name": "c", "ports": [
+                {"containerPort": 80, "hostPort": 80, "hostIP": ip, "protocol": protocol}]}]}))
+        };
+        let other = Arc::new(with("10.0.0.1", "TCP"));
+        for (ip, protocol, fits) in [
+            ("10.0.0.2", "TCP", true),
+            ("10.0.0.1", "UDP", true),
+            ("10.0.0.1", "TCP", false),
+            ("", "TCP", false),
+            ("0.0.0.0", "TCP", false),
+        ] {
+            let admitted = verdict(&with(ip, protocol), &[&other], &Node::default()) == Admission::Admitted;
+            assert_eq!(admitted, fits, "{ip} {protocol}");
+        }
+        let any = Arc::new(with("", "TCP"));
+        assert_eq!(reason(&with("10.0.0.2", "TCP"), &[&any], &Node::default()), "NodePorts");
+    }
+
+    // Issue 10: docs/differs.md
+    #[test]
+    fn pod_of_more_containers_than_one_pod_may_have_is_refused() {
+        let many = |containers: usize| {
+            let of = |number: usize| json!({"name": format!("c{number}"), "image": "x"});
+            let inits: Vec<_> = (0..2).map(of).collect();
+            pod(json!({"initContainers": inits, "containers": (2..containers).map(of).collect::<Vec<_>>()}))
+        };
+        assert_eq!(reason(&many(CONTAINERS), &[], &Node::default()), "admitted");
+        assert_eq!(reason(&many(CONTAINERS + 1), &[], &Node::default()), "PodFeatureUnsupported");
     }
 
     // POD-034, NODE-162: TaintToleration

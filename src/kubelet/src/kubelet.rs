@@ -99,6 +99,7 @@ impl Kubelet {
         let parts = Parts {
             startup: Startup::default(),
             runtime: RuntimeHealth::new(config.pods.runtime_request_timeout),
+            planned: None,
             listings: Listings::default(),
             images: ImageManager::new(&config),
             volumes: VolumeManager::default(),

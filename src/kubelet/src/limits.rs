@@ -19,6 +19,8 @@ pub const VOLUME_BYTES: usize = 32 << 20;
 pub const WRITING_BYTES: usize = 64 << 20;
 /// The directories inside a pod's volumes that its containers mount something over: volumes times mounts.
 pub const NESTED_BYTES: usize = 1 << 20;
+/// The containers of one pod, init containers among them; what an object of the API may be large allows for some 25,000.
+pub const CONTAINERS: usize = 5000;
 /// What each variable, word, file or directory counts besides its text.
 pub const EACH: usize = 32;
 

@@ -102,6 +102,9 @@ pub struct SandboxStatus {
     pub runtime_handler: String,
     /// The labels it was made with.
     pub labels: BTreeMap<String, String>,
+    /// What the annotations that it was made with take, in bytes.
+    #[serde(default)]
+    pub annotation_bytes: usize,
 }
 
 /// A container in detail.

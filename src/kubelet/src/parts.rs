@@ -62,6 +62,8 @@ pub struct Parts {
     pub startup: Startup,
     /// The runtime's health.
     pub runtime: RuntimeHealth,
+    /// The sandbox configuration of the pod that is being planned.
+    pub planned: Option<PlannedSandbox>,
     /// What pods take in the runtime's listings.
     pub listings: Listings,
     /// Images.
@@ -86,6 +88,16 @@ pub struct Parts {
     pub node: NodeManager,
     /// The node's resolver configuration and hosts file, as last read; what could not be read is empty.
     pub node_files: NodeFiles,
+}
+
+/// A sandbox configuration that was made for one plan of one pod.
+#[derive(Debug)]
+pub struct PlannedSandbox {
+    pod: Arc<Pod>,
+    attempt: u32,
+    config: Arc<PodSandboxConfig>,
+    warnings: Vec<(&'static str, String)>,
+    node_warnings: Vec<(&'static str, String)>,
 }
 
 /// Why a container's configuration cannot be made: waiting reason and message; `None` if something is still on its way.
@@ -193,23 +205,37 @@ impl Parts {
     ///
     /// # Errors
     /// What `FailedCreatePodSandBox` tells.
-    pub fn sandbox_config(&self, pod: &Arc<Pod>, attempt: u32, out: &mut Out<'_>) -> Result<Arc<PodSandboxConfig>, String> {
-        let dns = self.dns_of(pod)?;
-        for (reason, message) in dns.node_warnings {
-            out.record(Recorded::warning(Subject::Node, reason, message));
+    pub fn sandbox_config(&mut self, pod: &Arc<Pod>, attempt: u32, out: &mut Out<'_>) -> Result<Arc<PodSandboxConfig>, String> {
+        let planned = self.planned_sandbox(pod, attempt)?;
+        for (reason, message) in &planned.node_warnings {
+            out.record(Recorded::warning(Subject::Node, *reason, message.clone()));
         }
-        for (reason, message) in dns.warnings {
-            out.record(Recorded::warning(Subject::Pod(Arc::clone(pod)), reason, message));
+        for (reason, message) in &planned.warnings {
+            out.record(Recorded::warning(Subject::Pod(Arc::clone(pod)), *reason, message.clone()));
         }
-        self.sandbox_config_with(pod, attempt, dns.config)
+        Ok(Arc::clone(&planned.config))
     }
 
     /// The same for a pull (CRI-034). What is wrong with it users are told when the container is made.
     ///
     /// # Errors
     /// As above.
-    pub fn sandbox_config_of_pull(&self, pod: &Pod, attempt: u32) -> Result<Arc<PodSandboxConfig>, String> {
-        self.sandbox_config_with(pod, attempt, self.dns_of(pod)?.config)
+    pub fn sandbox_config_of_pull(&mut self, pod: &Arc<Pod>, attempt: u32) -> Result<Arc<PodSandboxConfig>, String> {
+        Ok(Arc::clone(&self.planned_sandbox(pod, attempt)?.config))
+    }
+
+    /// One configuration for all containers of one plan: with thousands of containers, ports and annotations each takes its time and room.
+    fn planned_sandbox(&mut self, pod: &Arc<Pod>, attempt: u32) -> Result<&PlannedSandbox, String> {
+        let known = self.planned.take().filter(|planned| Arc::ptr_eq(&planned.pod, pod) && planned.attempt == attempt);
+        let planned = match known {
+            Some(known) => known,
+            None => {
+                let PodDns { config, warnings, node_warnings } = self.dns_of(pod)?;
+                let config = self.sandbox_config_with(pod, attempt, config)?;
+                PlannedSandbox { pod: Arc::clone(pod), attempt, config, warnings, node_warnings }
+            }
+        };
+        Ok(self.planned.insert(planned))
     }
 
     fn dns_of(&self, pod: &Pod) -> Result<PodDns, String> {

@@ -324,6 +324,7 @@ impl RuntimeModel {
                 } else {
                     vec![sandbox.ip.clone()]
                 },
+                annotation_bytes: sandbox.config.annotations.iter().map(|(key, value)| key.len() + value.len()).sum(),
                 lacks_ip: sandbox.ip.is_empty() || sandbox.state == SandboxState::NotReady,
                 host_network: host_network(&sandbox.config),
                 runtime_handler: sandbox.handler.clone(),

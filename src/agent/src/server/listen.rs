@@ -75,16 +75,20 @@ pub async fn serve(
             Ok((stream, from)) => {
                 failures = 0;
                 let over = CancellationToken::new();
-                let stranger = strangers.enter(from.ip(), over.clone());
-                let standing = Arc::new(Standing { stranger: Mutex::new(Some(stranger)), ..Standing::default() });
                 let (gate, acceptor, shutdown) = (Arc::clone(&gate), acceptor.clone(), shutdown.clone());
-                let peer = Peer { address: from, certificates: Vec::new(), shutdown: shutdown.clone(), standing };
+                let strangers = Arc::clone(&strangers);
                 tokio::spawn(async move {
+                    let served = async {
+                        let stranger = strangers.enter(from.ip(), over.clone()).await;
+                        let standing = Arc::new(Standing { stranger: Mutex::new(Some(stranger)), ..Standing::default() });
+                        let peer = Peer { address: from, certificates: Vec::new(), shutdown: shutdown.clone(), standing };
+                        connection(gate, acceptor, stream, peer).await;
+                    };
                     tokio::select! {
                         biased;
                         () = shutdown.cancelled() => {}
                         () = over.cancelled() => tracing::debug!(%from, "Too many connections wait at the door; the oldest is closed"),
-                        () = connection(gate, acceptor, stream, peer) => {}
+                        () = served => {}
                     }
                 });
             }

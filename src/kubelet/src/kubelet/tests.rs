@@ -240,6 +240,7 @@ impl Bench {
             created_at: 1,
             ips: vec!["10.0.0.7".to_owned()],
             lacks_ip: false,
+            annotation_bytes: 0,
             host_network: false,
             runtime_handler: String::new(),
             labels: BTreeMap::new(),

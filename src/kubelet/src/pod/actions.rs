@@ -343,6 +343,7 @@ mod tests {
             created_at: 1,
             ips: vec![],
             lacks_ip: false,
+            annotation_bytes: 0,
             host_network: false,
             runtime_handler: String::new(),
             labels: BTreeMap::new(),

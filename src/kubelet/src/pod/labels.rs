@@ -69,19 +69,20 @@ pub fn container_annotations(pod: &Pod, container: &Container, restart_count: u3
 }
 
 /// IDs, times, image, state and the keys that every sandbox and container has, in a listing, in bytes: rather too many than too few.
-const LISTED_EACH: usize = 1 << 10;
+pub(super) const LISTED_EACH: usize = 1 << 10;
+/// What the frame of a key and its value takes.
+const LISTED_TEXT: usize = 16;
+
+/// What labels or annotations take in a listing, in bytes.
+pub(super) fn texts(texts: &BTreeMap<String, String>) -> usize {
+    texts.iter().map(|(key, value)| key.len() + value.len() + LISTED_TEXT).sum()
+}
 
 /// About what a listing of the runtime tells of one sandbox of the pod, in bytes.
 #[must_use]
 pub fn sandbox_listed_bytes(pod: &Pod) -> usize {
-    let texts = |texts: &Option<BTreeMap<String, String>>| -> usize {
-        texts.iter().flatten().map(|(key, value)| key.len() + value.len() + LISTED_TEXT).sum()
-    };
-    LISTED_EACH + texts(&pod.metadata.labels) + texts(&pod.metadata.annotations)
+    LISTED_EACH + [&pod.metadata.labels, &pod.metadata.annotations].into_iter().flatten().map(texts).sum::<usize>()
 }
-
-/// What the frame of a key and its value takes.
-const LISTED_TEXT: usize = 16;
 
 /// About what a listing of the runtime tells of one instance of the container, in bytes.
 #[must_use]

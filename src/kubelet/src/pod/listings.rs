@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::labels::{container_listed_bytes, sandbox_listed_bytes};
+use super::labels::{LISTED_EACH, container_listed_bytes, sandbox_listed_bytes, texts};
 use crate::ids::PodUid;
+use crate::observation::{ContainerStatus, PodObservation};
 
 /// What all pods together may take in one listing, in bytes. The runtime and its clients take 16 MiB.
 pub const LISTING_BYTES: usize = 14 << 20;
@@ -33,6 +34,15 @@ impl Weight {
             containers: all.map(container_listed_bytes).sum::<usize>().saturating_mul(INSTANCES),
         }
     }
+
+    fn seen(seen: &PodObservation) -> Self {
+        let container =
+            |c: &ContainerStatus| LISTED_EACH + texts(&c.labels) + texts(&c.annotations) + c.image.len() + c.image_ref.len();
+        Self {
+            sandboxes: seen.sandboxes.iter().map(|s| LISTED_EACH + texts(&s.labels) + s.annotation_bytes).sum(),
+            containers: seen.containers.iter().map(container).sum::<usize>().saturating_mul(INSTANCES),
+        }
+    }
 }
 
 /// What the pods of this node take in the listings of sandboxes and of containers.
@@ -43,10 +53,11 @@ pub struct Listings {
 }
 
 impl Listings {
-    /// The runtime holds so many sandboxes of a pod already: it counts, whatever room there is. Free once it does.
-    pub fn hold(&mut self, uid: &PodUid, pod: &Pod, sandboxes: usize) {
-        if sandboxes > 0 && !self.pods.contains_key(uid) {
-            self.put(uid, Weight::of(pod, sandboxes));
+    /// The runtime holds sandboxes of a pod already: they count as they were made, whatever the pod's object says by now and whatever room
+    /// there is. Free once they do.
+    pub fn hold(&mut self, uid: &PodUid, seen: &PodObservation) {
+        if !seen.sandboxes.is_empty() && !self.pods.contains_key(uid) {
+            self.put(uid, Weight::seen(seen));
         }
     }
 
@@ -99,6 +110,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::observation::SandboxStatus;
 
     fn pod(annotation: usize, containers: usize, command: usize) -> Pod {
         let hook = json!({"preStop": {"exec": {"command": ["x".repeat(command)]}}});
@@ -154,11 +166,20 @@ mod tests {
     #[test]
     fn room_is_given_back_and_what_runs_counts_without_being_asked() {
         let (mut listings, large) = (Listings::default(), pod(1 << 20, 1, 0));
+        let seen = |annotation_bytes: usize| {
+            let sandbox: SandboxStatus = serde_json::from_value(json!({
+                "id": "s", "attempt": 0, "state": "Ready", "created_at": 1, "ips": [], "annotation_bytes": annotation_bytes,
+                "host_network": false, "runtime_handler": "", "labels": {},
+            }))
+            .unwrap();
+            PodObservation { sandboxes: vec![sandbox], ..PodObservation::empty(uid(0), crate::time::Mono::ZERO) }
+        };
         for number in 0..6 {
-            listings.hold(&uid(number), &large, 1);
-            listings.hold(&uid(number), &large, 9);
+            // As they were made, whatever their objects say now.
+            listings.hold(&uid(number), &seen(1 << 20));
+            listings.hold(&uid(number), &seen(9 << 20));
         }
-        listings.hold(&uid(7), &large, 0);
+        listings.hold(&uid(7), &PodObservation::empty(uid(7), crate::time::Mono::ZERO));
         assert!(listings.claim(&uid(8), &large, 0).is_ok());
         assert!(listings.claim(&uid(9), &large, 0).is_err());
         // One more sandbox of the same pod: the dead one is still listed.

@@ -46,6 +46,8 @@ pub fn go_on(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<
 /// Plans the pod once. True if it should be planned again at once: a phase changed.
 pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'_>) -> bool {
     let limits = call_limits(parts.config.pods.runtime_request_timeout);
+    // Of another pod, or of what this one was.
+    parts.planned = None;
     go_on(worker, parts, now, out);
     if let Some(over) = worker.batch.as_ref().filter(|batch| batch.is_over()) {
         let took = over.took(now);
@@ -88,7 +90,7 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
         }
         return false;
     };
-    parts.listings.hold(&worker.uid, &worker.pod, seen.sandboxes.len());
+    parts.listings.hold(&worker.uid, &seen);
     report::stops_failed(worker, out);
     if worker.batch.is_some() {
         return false;

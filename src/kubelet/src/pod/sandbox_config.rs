@@ -2,6 +2,8 @@
 //! Upstream: pkg/kubelet/kuberuntime/{kuberuntime_sandbox,kuberuntime_sandbox_linux}.go.
 //! Differs: nothing on purpose.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1::{ContainerPort, Pod};
 use proto::cri::security_profile::ProfileType;
 use proto::cri::{
@@ -99,19 +101,18 @@ fn linux(pod: &Pod, inputs: &SandboxInputs<'_>) -> LinuxPodSandboxConfig {
 fn port_mappings(pod: &Pod) -> Vec<PortMapping> {
     let mut mappings: Vec<PortMapping> = Vec::new();
     for container in pod.spec.iter().flat_map(|s| &s.containers) {
-        let mut names: Vec<&str> = Vec::new();
-        let mut seen: Vec<PortMapping> = Vec::new();
+        let mut names: BTreeSet<&str> = BTreeSet::new();
+        let mut seen: BTreeSet<(i32, i32, i32, String)> = BTreeSet::new();
         for port in container.ports.iter().flatten() {
             let mapping = mapping(port);
             let name = port.name.as_deref().unwrap_or_default();
-            let known = if name.is_empty() { seen.contains(&mapping) } else { names.contains(&name) };
-            if !known {
-                // One without a name is told from others without one only.
-                if name.is_empty() {
-                    seen.push(mapping.clone());
-                } else {
-                    names.push(name);
-                }
+            // One without a name is told from others without one only.
+            let is_new = if name.is_empty() {
+                seen.insert((mapping.protocol, mapping.container_port, mapping.host_port, mapping.host_ip.clone()))
+            } else {
+                names.insert(name)
+            };
+            if is_new {
                 mappings.push(mapping);
             }
         }

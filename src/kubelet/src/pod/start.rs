@@ -159,7 +159,7 @@ fn readiness(
 /// pull is charged to may hang on it. It is made only if an image is looked for anew, for this is asked with each plan.
 fn config_of_pulls(
     worker: &PodWorker,
-    parts: &Parts,
+    parts: &mut Parts,
     seen: &PodObservation,
     container: &Container,
 ) -> Result<Option<Arc<PodSandboxConfig>>, PlanError> {

@@ -257,6 +257,7 @@ fn observation(uid: &PodUid, name: &str, state: ContainerState) -> PodObservatio
         created_at: 1,
         ips: Vec::new(),
         lacks_ip: false,
+        annotation_bytes: 0,
         host_network: false,
         runtime_handler: String::new(),
         labels: [].into(),

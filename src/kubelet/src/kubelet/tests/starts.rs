@@ -197,3 +197,24 @@ fn containers_of_a_large_pod_start_as_fast_as_the_runtime_makes_them() {
     let started = bench.count(|call| matches!(call, Call::Cri(CriCall::StartContainer { .. })));
     assert!(started >= 500, "{started} in twenty seconds");
 }
+
+// Issue 10: generatePodSandboxConfig makes one for each pull of upstream's; with thousands of containers, ports and annotations that is time
+// and memory.
+#[test]
+fn containers_of_one_plan_share_their_sandboxs_configuration() {
+    let mut bench = with_a_sandbox();
+    bench.containers_start = true;
+    bench.image = Some(None);
+    let mut web = pod("web");
+    web["spec"]["containers"] = (0..60).map(|n| json!({"name": format!("c{n}"), "image": format!("busybox:{n}")})).collect();
+    begin(&mut bench, &web);
+    let mut of_pulls = Vec::new();
+    for call in &bench.calls {
+        if let Call::Cri(CriCall::PullImage { sandbox_config: Some(config), .. }) = call {
+            of_pulls.push(Arc::as_ptr(config));
+        }
+    }
+    // The images of one pod are looked for in one plan; those beyond registryPullQPS again in later ones.
+    assert!(of_pulls.len() >= 10, "{}", of_pulls.len());
+    assert_eq!(of_pulls[..10].iter().collect::<BTreeSet<_>>().len(), 1);
+}

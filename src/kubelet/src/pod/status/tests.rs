@@ -67,6 +67,7 @@ impl Bench {
             created_at: 1,
             ips: vec![ip.to_owned()],
             lacks_ip: ip.is_empty(),
+            annotation_bytes: 0,
             host_network: false,
             runtime_handler: String::new(),
             labels: BTreeMap::new(),
