@@ -111,7 +111,7 @@ fn forty_thousand_words_of_a_probe() {
 /// In a pod of twenty containers: its sandbox's configuration has all ports, and goes with each of them.
 #[test]
 fn eight_thousand_ports() {
-    costs_at_most("ports", 8000, 2.5, 20_000_000_000);
+    costs_at_most("ports", 8000, 2.5, 1_100_000_000);
 }
 
 /// Each container brings events of its own (image, creation, start, what the runtime tells), and after each the pod is planned, which

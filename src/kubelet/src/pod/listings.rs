@@ -128,7 +128,7 @@ mod tests {
     }
 
     fn uid(number: usize) -> PodUid {
-        PodUid::new(&format!("u{number}"))
+        PodUid::new(format!("u{number}"))
     }
 
     /// How many of such pods one node takes, and what it says of the next one.
