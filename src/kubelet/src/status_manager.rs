@@ -32,6 +32,8 @@ const REPEAT_FIRST: Duration = Duration::from_secs(1);
 const REPEAT_MOST: Duration = Duration::from_secs(5 * 60);
 /// POD-132: how long a sandbox that is up waits to be told of together with its first container.
 const TOGETHER: Duration = Duration::from_millis(500);
+/// How long after the first half of a deletion the second may take: an API server writes it at once.
+const SECOND_HALF: Duration = Duration::from_secs(10);
 
 /// What may be told, and what may follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +62,8 @@ struct Tracked {
     /// Of a static pod: the mirror that its status is told to, if there is one.
     mirror: Option<Option<PodUid>>,
     in_flight: Option<Doing>,
+    /// Until when a deletion whose first half the watch has shown is taken to go on by itself.
+    half_deleted: Option<Mono>,
     /// How many calls have failed in a row.
     failures: u32,
     not_before: Mono,
@@ -131,7 +135,7 @@ impl StatusManager {
     }
 
     /// The API server showed the pod.
-    pub fn pod_seen(&mut self, _now: Now, pod: &Arc<Pod>) {
+    pub fn pod_seen(&mut self, now: Now, pod: &Arc<Pod>) {
         let Some(uid) = uid_of(pod) else { return };
         let mut status = pod.status.clone().unwrap_or_default();
         canonical_status(&mut status);
@@ -146,9 +150,11 @@ impl StatusManager {
                 // What our own DELETE made of it first: the object goes with its second half.
                 tracked.released = held_by_finalizers(pod) || (tracked.gone && grace_is_over(pod));
                 tracked.gone = false;
+                tracked.goes_by_itself(now, pod);
             }
             None => {
-                self.pods.insert(uid, Tracked::new(pod, status));
+                let tracked = self.pods.entry(uid).or_insert_with(|| Tracked::new(pod, status));
+                tracked.goes_by_itself(now, pod);
             }
         }
     }
@@ -361,11 +367,21 @@ impl Tracked {
             released: held_by_finalizers(pod),
             mirror: None,
             in_flight: None,
+            half_deleted: None,
             failures: 0,
             not_before: Mono::ZERO,
             sent: Sent::default(),
             together: None,
             gone: false,
+        }
+    }
+
+    /// The second half of a deletion follows within a moment, unless it fails: only then the pod is to be deleted once more.
+    fn goes_by_itself(&mut self, now: Now, pod: &Pod) {
+        if grace_is_over(pod) {
+            self.half_deleted.get_or_insert(now.mono + SECOND_HALF);
+        } else {
+            self.half_deleted = None;
         }
     }
 
@@ -385,7 +401,8 @@ impl Tracked {
     fn deadline(&self, now: Now) -> Option<Mono> {
         let waits = self.mirror != Some(None) && self.in_flight.is_none() && !self.gone;
         let again = Some(self.not_before).filter(|at| *at > now.mono);
-        again.max(self.together).max(self.sent.held).filter(|_| waits)
+        let half = self.half_deleted.filter(|at| *at > now.mono && self.gate.finished && !self.released);
+        again.max(self.together).max(self.sent.held).max(half).filter(|_| waits)
     }
 
     /// What is to be sent: the wanted status, a terminal phase withheld while something may run.
@@ -413,8 +430,9 @@ impl Tracked {
         self.mirror.as_ref().and_then(Option::as_ref).unwrap_or(uid)
     }
 
-    fn may_delete(&self) -> bool {
-        self.deleting && !self.released && self.mirror.is_none() && self.gate.finished && is_terminal(&self.api)
+    fn may_delete(&self, now: Now) -> bool {
+        let goes_by_itself = self.half_deleted.is_some_and(|until| until > now.mono);
+        self.deleting && !self.released && !goes_by_itself && self.mirror.is_none() && self.gate.finished && is_terminal(&self.api)
     }
 
     fn tell(&mut self, now: Now, uid: &PodUid, out: &mut Out<'_>) {
@@ -437,7 +455,7 @@ impl Tracked {
         let (doing, call) = if let Some((digest, patch)) = patch.filter(|_| held.is_none()) {
             self.sent.goes_out(digest);
             (Doing::Patching, ApiCall::PatchPodStatus { namespace, name, patch })
-        } else if self.may_delete() {
+        } else if self.may_delete(now) {
             (Doing::Deleting, ApiCall::DeletePod { namespace, name, uid: uid.clone(), grace_seconds: 0 })
         } else {
             return;
