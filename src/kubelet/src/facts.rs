@@ -66,7 +66,7 @@ pub enum Fact {
         /// How long it took.
         took: Duration,
     },
-    /// Nobody knows a pod any more, and it has ended.
+    /// Nothing of a pod is probed or counted any more: it has ended.
     PodForgotten {
         /// Its name.
         name: PodName,

@@ -1,6 +1,7 @@
 //! Decides which pulls run now, and which wait for their turn.
 //! Upstream: pkg/kubelet/images/{puller,helpers}.go (serialImagePuller, parallelImagePuller, throttledImageService).
-//! Differs: a pod has up to four pulls at once instead of one; whichever pod's turn was longest ago comes next, however many wait.
+//! Differs: a pod has up to four pulls at once instead of one, and no more than half (rounded up) of those of the node; whichever pod's
+//! turn was longest ago comes next, however many wait.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -30,9 +31,12 @@ pub(super) struct Running {
 #[derive(Debug)]
 pub(super) struct Pulls {
     most: usize,
+    most_of_one: usize,
     /// Those that wait of each pod, in the order of their turns.
     waiting: VecDeque<(PodUid, VecDeque<Key>)>,
     running: BTreeMap<ActionId, Running>,
+    /// How many of them each pod has. A pod without any is not there.
+    running_of: BTreeMap<PodUid, usize>,
     per_second: f64,
     burst: f64,
     tokens: f64,
@@ -42,10 +46,14 @@ pub(super) struct Pulls {
 impl Pulls {
     pub(super) fn new(settings: &Images) -> Self {
         let burst = f64::from(settings.pull_burst);
+        let most = settings.max_parallel_pulls.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
         Self {
-            most: settings.max_parallel_pulls.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX)),
+            most,
+            // A registry may let a pull last as long as it likes: the other half is for others.
+            most_of_one: OF_ONE_POD.min(most.div_ceil(2)),
             waiting: VecDeque::new(),
             running: BTreeMap::new(),
+            running_of: BTreeMap::new(),
             per_second: f64::from(settings.pull_qps),
             burst,
             tokens: burst,
@@ -74,11 +82,8 @@ impl Pulls {
         if self.waiting.is_empty() || self.running.len() >= self.most {
             return None;
         }
-        let mut running: BTreeMap<&PodUid, usize> = BTreeMap::new();
-        for pull in self.running.values() {
-            *running.entry(&pull.pod).or_default() += 1;
-        }
-        let at = self.waiting.iter().position(|(pod, _)| running.get(pod).is_none_or(|own| *own < OF_ONE_POD))?;
+        let may = |(pod, _): &(PodUid, VecDeque<Key>)| self.running_of.get(pod).is_none_or(|own| *own < self.most_of_one);
+        let at = self.waiting.iter().position(may)?;
         let (pod, mut keys) = self.waiting.remove(at)?;
         let key = keys.pop_front();
         if !keys.is_empty() {
@@ -103,12 +108,20 @@ impl Pulls {
     }
 
     pub(super) fn began(&mut self, action: ActionId, pull: Running) {
+        *self.running_of.entry(pull.pod.clone()).or_default() += 1;
         self.running.insert(action, pull);
     }
 
     /// A call ended, if it was one of these.
     pub(super) fn ended(&mut self, action: ActionId) -> Option<Running> {
-        self.running.remove(&action)
+        let pull = self.running.remove(&action)?;
+        if let Some(own) = self.running_of.get_mut(&pull.pod) {
+            *own -= 1;
+            if *own == 0 {
+                self.running_of.remove(&pull.pod);
+            }
+        }
+        Some(pull)
     }
 }
 
@@ -165,5 +178,27 @@ mod tests {
         assert_eq!(begin(&mut pulls, &mut next), ["large", "small", "large", "large", "large"]);
         pulls.ended(ActionId(1));
         assert_eq!(begin(&mut pulls, &mut next), ["large"]);
+    }
+
+    // puller.go (parallelImagePuller): a kubelet's pod has one of the node's tokens at a time, so that pulls without end leave the others.
+    #[test]
+    fn pod_leaves_half_of_the_nodes_pulls_to_others() {
+        for (most, of_one) in [(Some(1), 1), (Some(2), 1), (Some(3), 2), (Some(4), 2), (Some(100), 4), (None, 4)] {
+            let (mut pulls, mut next) = (pulls(most), 0);
+            waits(&mut pulls, "large", 9);
+            assert_eq!(begin(&mut pulls, &mut next), vec!["large"; of_one], "{most:?}");
+            waits(&mut pulls, "small", 1);
+            let small: &[&str] = if most == Some(1) { &[] } else { &["small"] };
+            assert_eq!(begin(&mut pulls, &mut next), small, "{most:?}");
+            // Whatever ends gives its place back, and what was ended does so once.
+            for _ in 0..2 {
+                for id in 1..=next {
+                    pulls.ended(ActionId(id));
+                }
+            }
+            assert!(pulls.running_of.is_empty(), "{most:?}");
+            pulls.give_up(|key| key.0.as_str() == "small");
+            assert_eq!(begin(&mut pulls, &mut next), vec!["large"; of_one], "{most:?}");
+        }
     }
 }

@@ -693,7 +693,7 @@ fn sandbox_that_cannot_be_made_is_told() {
     let mut worker = PodWorker::new(now, PodUid::new("web"), object, Some(PodSource::Api));
     worker.terminate(now, Duration::ZERO, None);
     let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
-    crate::pod::report::sandbox_failed(&mut worker, "no", &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+    crate::pod::report::sandbox_failed(&mut worker, "no", "no", &mut Out::new(&mut ledger, &mut actions, &mut recorded));
     assert!(recorded.is_empty());
 }
 

@@ -24,12 +24,8 @@ pub struct Stage {
 impl Stage {
     /// Lets go on those that waited for others which have ended. Whether there were any.
     fn turns_have_come(&mut self) -> bool {
-        let name = |chain: &Chain| match &chain.purpose {
-            Purpose::Kill { container } if !chain.is_over() => Some(container.clone()),
-            _ => None,
-        };
-        let unfinished: Vec<String> = self.chains.iter().filter_map(name).collect();
-        self.chains.iter_mut().filter_map(|chain| chain.turn_has_come(&unfinished).then_some(())).count() > 0
+        let Some(highest) = self.chains.iter().filter_map(Chain::unfinished_rank).max() else { return false };
+        self.chains.iter_mut().fold(false, |any, chain| chain.turn_has_come(highest) || any)
     }
 }
 

@@ -50,10 +50,8 @@ pub enum Step {
         /// Its grace.
         grace: Duration,
     },
-    /// Wait until other containers of the stage have been stopped, at most until that moment.
+    /// Wait until the stage's containers of a higher rank have been stopped, at most until that moment.
     AwaitTurn {
-        /// Their names.
-        after: Vec<String>,
         /// When the container's grace ends.
         until: Mono,
     },
@@ -109,6 +107,8 @@ pub struct Chain {
     pub purpose: Purpose,
     /// What is still to do.
     pub steps: VecDeque<Step>,
+    /// Of the stop of a container: it waits for those of a higher rank.
+    rank: usize,
     container: Option<ContainerId>,
     current: Option<Current>,
     over: bool,
@@ -160,7 +160,18 @@ impl Chain {
     /// A chain of those steps.
     #[must_use]
     pub fn new(purpose: Purpose, steps: impl IntoIterator<Item = Step>) -> Self {
-        Self { purpose, steps: steps.into_iter().collect(), container: None, current: None, over: false }
+        Self { purpose, steps: steps.into_iter().collect(), rank: usize::MAX, container: None, current: None, over: false }
+    }
+
+    /// The same, with a rank among the stops of its stage.
+    #[must_use]
+    pub(super) fn ranked(self, rank: usize) -> Self {
+        Self { rank, ..self }
+    }
+
+    /// Its rank while it has not ended.
+    pub(super) fn unfinished_rank(&self) -> Option<usize> {
+        (!self.over).then_some(self.rank)
     }
 
     /// Whether its last step has ended, or one that the others need has failed.
@@ -276,11 +287,10 @@ impl Chain {
         }
     }
 
-    /// Whether it waits for none of those any more, if it does wait: then it goes on.
-    pub(super) fn turn_has_come(&mut self, unfinished: &[String]) -> bool {
-        let waits_for =
-            |step: &Step| matches!(step, Step::AwaitTurn { after, .. } if !after.iter().any(|name| unfinished.contains(name)));
-        let comes = self.current.as_ref().is_some_and(|current| waits_for(&current.step));
+    /// Whether it waits for nothing any more, if it does wait and that is the highest rank of what has not ended: then it goes on.
+    pub(super) fn turn_has_come(&mut self, highest: usize) -> bool {
+        let waits = self.current.as_ref().is_some_and(|current| matches!(current.step, Step::AwaitTurn { .. }));
+        let comes = waits && self.rank >= highest;
         if comes {
             self.current = None;
         }

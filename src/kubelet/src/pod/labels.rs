@@ -68,8 +68,8 @@ pub fn container_annotations(pod: &Pod, container: &Container, restart_count: u3
     annotations
 }
 
-/// IDs, times, image, state and the keys that every sandbox and container has, in a listing, in bytes: rather too many than too few.
-pub(super) const LISTED_EACH: usize = 1 << 10;
+/// IDs, times, state and the keys that every sandbox and container has, in a listing, in bytes: rather too many than too few.
+pub(super) const LISTED_EACH: usize = 768;
 /// What the frame of a key and its value takes.
 const LISTED_TEXT: usize = 16;
 
@@ -78,20 +78,28 @@ pub(super) fn texts(texts: &BTreeMap<String, String>) -> usize {
     texts.iter().map(|(key, value)| key.len() + value.len() + LISTED_TEXT).sum()
 }
 
+fn length(text: Option<&String>) -> usize {
+    text.map_or(0, String::len)
+}
+
 /// About what a listing of the runtime tells of one sandbox of the pod, in bytes.
 #[must_use]
 pub fn sandbox_listed_bytes(pod: &Pod) -> usize {
-    LISTED_EACH + [&pod.metadata.labels, &pod.metadata.annotations].into_iter().flatten().map(texts).sum::<usize>()
+    let Pod { metadata, .. } = pod;
+    // Both stand in its metadata and among its labels.
+    let names = 2 * (length(metadata.name.as_ref()) + length(metadata.namespace.as_ref()));
+    LISTED_EACH + names + [&metadata.labels, &metadata.annotations].into_iter().flatten().map(texts).sum::<usize>()
 }
 
-/// About what a listing of the runtime tells of one instance of the container, in bytes.
+/// About what a listing of the runtime tells of one instance of the pod's container, in bytes.
 #[must_use]
-pub fn container_listed_bytes(container: &Container) -> usize {
+pub fn container_listed_bytes(pod: &Pod, container: &Container) -> usize {
     let hook =
         container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()).map_or(0, |hook| hook_as_go(hook).len());
     let ports = container.ports.as_deref().filter(|ports| !ports.is_empty()).map_or(0, |ports| ports_as_go(ports).len());
-    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    LISTED_EACH + hook + ports + text(&container.termination_message_path) + 2 * text(&container.image)
+    let names = length(pod.metadata.name.as_ref()) + length(pod.metadata.namespace.as_ref()) + 2 * container.name.len();
+    let (path, image) = (length(container.termination_message_path.as_ref()), length(container.image.as_ref()));
+    LISTED_EACH + names + hook + ports + path + 2 * image
 }
 
 /// A hook with its keys in Go's order and Go's escapes: what one agent writes the other compares and reads.

@@ -14,7 +14,7 @@ use super::actions::{PodActions, VerdictsByName, compute_pod_actions};
 use super::batch::{Batch, Stage};
 use super::chain::{Chain, Purpose, Step};
 use super::counted::count_failures;
-use super::manager::is_static;
+use super::manager::{is_static, name_of};
 use super::report;
 use super::restart_all::{self, Reset, is_told};
 use super::start::{Due, Started, back_off, start_batch};
@@ -90,7 +90,7 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
         }
         return false;
     };
-    parts.listings.hold(&worker.uid, &seen);
+    parts.listings.hold(&worker.uid, &worker.pod, &seen, worker.batch.is_some());
     report::stops_failed(worker, out);
     if worker.batch.is_some() {
         return false;
@@ -427,11 +427,11 @@ fn create_sandbox(
         Err(Some(message)) => Err(message),
         Ok(handler) => Ok(handler),
     };
-    let mut room = |parts: &mut Parts, handler| {
-        parts.listings.claim(&worker.uid, &worker.pod, seen.sandboxes.len())?;
+    let room = handler.and_then(|handler| {
+        parts.listings.claim(&worker.uid, &worker.pod, worker.is_of_the_node(), seen)?;
         Ok((parts.sandbox_config(&worker.pod, attempt, out)?, handler))
-    };
-    match handler.and_then(|handler| room(parts, handler)) {
+    });
+    match room {
         Ok((config, runtime_handler)) => {
             worker.sandbox_attempt = attempt;
             let step = Step::RunSandbox(CriCall::RunPodSandbox { config, runtime_handler });
@@ -440,7 +440,9 @@ fn create_sandbox(
             true
         }
         Err(message) => {
-            report::sandbox_failed(worker, &message, out);
+            // Figures change from try to try: it is the same trouble.
+            let trouble = message.replace(|c: char| c.is_ascii_digit(), "");
+            report::sandbox_failed(worker, &trouble, &message, out);
             worker.held.hold((Purpose::Sandbox, None), now.mono + parts.rng.jitter(ERROR_RETRY, 0.5));
             false
         }
@@ -457,6 +459,8 @@ fn terminate(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObse
         worker.phase = Phase::Terminated;
         parts.prober.remove_pod(&worker.uid);
         parts.images.forget(&worker.uid);
+        // prober/worker.go (run): its series go with its probes.
+        out.count(Fact::PodForgotten { name: name_of(&worker.pod), uid: worker.uid.clone() });
         return true;
     }
     let (kills, sandboxes) = without_held(worker, seen, kills, sandboxes);

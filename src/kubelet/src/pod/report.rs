@@ -180,9 +180,9 @@ fn well_again(mut status: PodStatus) -> PodStatus {
     status
 }
 
-/// POD-131
-pub fn sandbox_failed(worker: &mut PodWorker, message: &str, out: &mut Out<'_>) {
-    if worker.phase == Phase::Syncing && worker.warn_once(message) {
+/// POD-131: told once for each trouble.
+pub fn sandbox_failed(worker: &mut PodWorker, trouble: &str, message: &str, out: &mut Out<'_>) {
+    if worker.phase == Phase::Syncing && worker.warn_once(trouble) {
         let text = format!("Failed to create pod sandbox: {message}");
         out.record(Recorded::warning(Subject::Pod(Arc::clone(&worker.pod)), "FailedCreatePodSandBox", text));
     }
@@ -241,7 +241,8 @@ fn sandbox_ended(worker: &mut PodWorker, end: &StepEnd, out: &mut Out<'_>) {
                 // RTD-010: the name stays taken until the runtime has finished what it began.
                 worker.sandbox_floor = worker.sandbox_attempt.saturating_add(1);
             }
-            sandbox_failed(worker, &failure.rpc_message(), out);
+            let message = failure.rpc_message();
+            sandbox_failed(worker, &message, &message, out);
         }
     }
 }
@@ -450,8 +451,16 @@ mod tests {
             });
             seen.containers.push(serde_json::from_value(container).unwrap());
             worker.observed(now, Ok(Arc::new(seen)));
-            worker.unstopped.insert(ContainerId::new("c"), "ttrpc: closed".to_owned());
+            let end = StepEnd {
+                purpose: Purpose::Kill { container: "main".to_owned() },
+                step: Step::Stop { id: Some(ContainerId::new("c")), until: Mono::ZERO },
+                outcome: Err(Failure::new(FailureKind::Other, "ttrpc: closed")),
+                container: None,
+            };
             let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+            // It is told after the next look, not at once: only that knows whether the container has ended.
+            kill_step_ended(&mut worker, "main", &end, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+            assert_eq!(recorded.len(), 0, "{state}");
             for _ in 0..2 {
                 stops_failed(&mut worker, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
             }

@@ -2,6 +2,7 @@
 //! Upstream: pkg/kubelet/kuberuntime/{kuberuntime_container,kuberuntime_termination_order}.go.
 //! Differs: nothing on purpose.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 use super::batch::{Batch, Stage};
 use super::chain::{Chain, MINIMUM_GRACE, Purpose, Step};
 use super::hook::Hook;
+use super::restart::is_sidecar;
 use super::worker::PodWorker;
 use crate::action::ProbeCall;
 use crate::ids::{ContainerId, SandboxId};
@@ -48,9 +50,34 @@ pub fn field_path_of(pod: &Pod, name: &str) -> String {
     format!("spec.{list}{{{name}}}")
 }
 
-fn is_sidecar(pod: &Pod, name: &str) -> Option<usize> {
-    let inits = pod.spec.as_ref()?.init_containers.as_ref()?;
-    inits.iter().position(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))
+/// Where a container stands in the spec.
+struct Place<'a> {
+    list: &'static str,
+    /// `None` of an ephemeral one.
+    spec: Option<&'a Container>,
+    /// Of a sidecar: how many init containers are before it.
+    sidecar: Option<usize>,
+}
+
+impl Place<'_> {
+    /// Whose end comes first: whatever has a lower rank waits for it. Sidecars go from the last to the first, after everything else
+    /// (kuberuntime_termination_order.go).
+    fn rank(place: Option<&Self>) -> usize {
+        place.and_then(|place| place.sidecar).unwrap_or(usize::MAX)
+    }
+}
+
+/// Where each container of a pod stands: looked up for each that is stopped, of which there may be thousands.
+fn places(pod: &Pod) -> BTreeMap<&str, Place<'_>> {
+    let Some(spec) = &pod.spec else { return BTreeMap::new() };
+    let regular = spec.containers.iter().map(|c| (c.name.as_str(), Place { list: "containers", spec: Some(c), sidecar: None }));
+    let init = spec.init_containers.iter().flatten().enumerate().map(|(at, c)| {
+        let sidecar = is_sidecar(c).then_some(at);
+        (c.name.as_str(), Place { list: "initContainers", spec: Some(c), sidecar })
+    });
+    let ephemeral = spec.ephemeral_containers.iter().flatten();
+    let ephemeral = ephemeral.map(|c| (c.name.as_str(), Place { list: "ephemeralContainers", spec: None, sidecar: None }));
+    regular.chain(init).chain(ephemeral).collect()
 }
 
 /// The batch that stops those containers: the hooks of all begin at once; regular ones are stopped side by side, then the sidecars
@@ -64,13 +91,17 @@ pub fn kill_batch(
     out: &mut Out<'_>,
 ) -> Batch {
     let pod = &worker.pod;
+    let places = places(pod);
+    let place_of = |kill: &Kill<'_>| places.get(kill.container.name.as_str());
+    let last = kills.iter().map(|kill| Place::rank(place_of(kill))).max();
     let mut stages = Vec::new();
     let mut chains = Vec::new();
     for kill in kills {
-        let name = &kill.container.name;
-        let subject = Subject::Container(Arc::clone(pod), field_path_of(pod, name));
+        let (name, place) = (&kill.container.name, place_of(kill));
+        let path = format!("spec.{}{{{name}}}", place.map_or("containers", |place| place.list));
+        let subject = Subject::Container(Arc::clone(pod), path);
         out.record(Recorded::normal(subject, "Killing", kill.message.clone()));
-        chains.push(kill_chain(worker, kill, stopped_before(pod, name, kills)));
+        chains.push(kill_chain(worker, kill, place, last > Some(Place::rank(place))));
     }
     if !chains.is_empty() {
         stages.push(Stage { in_order: false, chains });
@@ -87,30 +118,23 @@ pub fn kill_batch(
     if sandboxes.is_empty() || again { batch } else { batch.looks_again() }
 }
 
-/// Which of those a sidecar is stopped after: everything but the sidecars that started before it (kuberuntime_termination_order.go).
-fn stopped_before(pod: &Pod, name: &str, kills: &[Kill<'_>]) -> Vec<String> {
-    let Some(at) = is_sidecar(pod, name) else { return Vec::new() };
-    let names = kills.iter().map(|kill| &kill.container.name).filter(|other| *other != name);
-    names.filter(|other| is_sidecar(pod, other).is_none_or(|other| other > at)).cloned().collect()
-}
-
-fn kill_chain(worker: &PodWorker, kill: &Kill<'_>, after: Vec<String>) -> Chain {
+fn kill_chain(worker: &PodWorker, kill: &Kill<'_>, place: Option<&Place<'_>>, waits: bool) -> Chain {
     let name = kill.container.name.clone();
     let mut steps = Vec::new();
     let has_run = worker.hooked.contains(&kill.container.id);
-    if let Some(hook) = pre_stop(&worker.pod, kill.container, worker.pod_ip()).filter(|_| !has_run) {
+    if let Some(hook) = pre_stop(place.and_then(|place| place.spec), kill.container, worker.pod_ip()).filter(|_| !has_run) {
         steps.push(Step::PreStop { of: kill.container.id.clone(), hook, until: kill.until });
     }
-    if !after.is_empty() {
-        steps.push(Step::AwaitTurn { after, until: kill.until });
+    if waits {
+        steps.push(Step::AwaitTurn { until: kill.until });
     }
     steps.push(Step::Stop { id: Some(kill.container.id.clone()), until: kill.until });
-    Chain::new(Purpose::Kill { container: name }, steps)
+    Chain::new(Purpose::Kill { container: name }, steps).ranked(Place::rank(place))
 }
 
 /// The preStop hook from the spec; without one, from the container's annotation (LOG-002).
-fn pre_stop(pod: &Pod, container: &ContainerStatus, pod_ip: Option<&str>) -> Option<Hook> {
-    match spec_of(pod, &container.name) {
+fn pre_stop(spec: Option<&Container>, container: &ContainerStatus, pod_ip: Option<&str>) -> Option<Hook> {
+    match spec {
         Some(spec) => {
             let handler = spec.lifecycle.as_ref()?.pre_stop.as_ref()?;
             Some(hook_of(handler, spec, Some(&container.id), pod_ip))
@@ -162,7 +186,7 @@ pub fn until(now: Now, grace: Duration) -> Mono {
     now.mono + grace.max(MINIMUM_GRACE)
 }
 
-/// The grace of a pod that only the runtime knows: from its containers' annotations, for upstream is 2 s at most (POD-087).
+/// The grace that a pod has by its object.
 #[must_use]
 pub fn pod_grace(pod: &Pod) -> Duration {
     let seconds = pod
@@ -206,11 +230,15 @@ mod tests {
             "finished_at": 0, "exit_code": 0, "reason": "", "message": "", "image": "", "image_ref": "", "image_id": "", "log_path": "",
             "labels": {}, "annotations": annotations, "user": null, "resources": null, "termination_log": "", "stop_signal": ""});
         let seen: ContainerStatus = serde_json::from_value(seen).unwrap();
-        let orphan = pre_stop(&pod, &seen, Some("10.0.0.7"));
+        let orphan = pre_stop(None, &seen, Some("10.0.0.7"));
         let Some(Hook::Http(ProbeCall::Http { host, port, path, .. })) = &orphan else { panic!("{orphan:?}") };
         assert_eq!((host.as_str(), *port, path.as_str()), ("10.0.0.7", 8080, "/drain"));
         pod.spec.as_mut().unwrap().containers = vec![container];
-        assert_eq!(format!("{:?}", pre_stop(&pod, &seen, Some("10.0.0.7"))), format!("{orphan:?}"), "as with its pod");
+        assert_eq!(
+            format!("{:?}", pre_stop(spec_of(&pod, "main"), &seen, Some("10.0.0.7"))),
+            format!("{orphan:?}"),
+            "as with its pod"
+        );
     }
 
     // POD-168: of a hook's command nothing is expanded, not even what the spec itself gives.

@@ -24,8 +24,11 @@ use crate::failure::Failure;
 use crate::ids::{ActionId, ContainerId, PodUid, SandboxId};
 use crate::observation::{Observed, PodObservation};
 use crate::out::{Out, Owner};
-use crate::resources::requests::{Amounts, Kind, pod_amounts};
+use crate::resources::requests::{Amounts, Kind, SYSTEM_CRITICAL_PRIORITY, pod_amounts};
 use crate::time::{Mono, Now, earliest};
+
+/// How many warnings of a pod are remembered, so that they are not given again.
+const MOST_WARNINGS: usize = 64;
 
 /// POD-084: how long after an error what failed is tried again, before jitter.
 pub const ERROR_RETRY: Duration = Duration::from_secs(10);
@@ -407,8 +410,19 @@ impl PodWorker {
         self.termination.as_ref().map_or(now.mono, |t| t.since.max(now.mono - t.grace) + t.grace)
     }
 
-    /// Gives a warning once, until [`PodWorker::made_progress`].
+    /// Whether it came from a file or a URL, or is of system priority: what the node itself needs, whatever annotations say.
+    #[must_use]
+    pub fn is_of_the_node(&self) -> bool {
+        let priority = self.pod.spec.as_ref().and_then(|spec| spec.priority);
+        self.source.is_some_and(|source| source != PodSource::Api) || priority.is_some_and(|own| own >= SYSTEM_CRITICAL_PRIORITY)
+    }
+
+    /// Gives a warning once, until [`PodWorker::made_progress`]. Words of the runtime may name another ID with each try: of those, not
+    /// all are remembered.
     pub fn warn_once(&mut self, key: &str) -> bool {
+        if self.warned.len() >= MOST_WARNINGS {
+            self.warned.clear();
+        }
         self.warned.insert(key.to_owned())
     }
 

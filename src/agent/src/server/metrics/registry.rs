@@ -1,6 +1,7 @@
 //! What is counted, by name and labels, bounded.
 //! Upstream: k8s.io/component-base/metrics, github.com/prometheus/client_golang.
-//! Differs: series beyond 10 000 in a family are not begun, instead of growing without end; of one about pods, those beyond 300 of each.
+//! Differs: series beyond 10 000 in a family are not begun, instead of growing without end; of one about pods, those beyond 300 of each,
+//! and those beyond 20 of each while all pods have 20 000.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,10 @@ use super::text::{Encoder, Kind};
 const MAX_SERIES: usize = 10_000;
 /// Series of each pod, in a family that is about pods: one with thousands of containers does not keep later ones from being counted.
 const MAX_SERIES_OF_POD: usize = 300;
+/// Series of all pods, in all families: a scrape writes each of them.
+const MAX_SERIES_OF_PODS: usize = 20_000;
+/// Series of each pod, in a family that is about pods, that are begun however many others have: more than a pod of few containers has.
+const FEW_SERIES_OF_POD: usize = 20;
 
 /// A family of series.
 #[derive(Debug)]
@@ -67,11 +72,12 @@ impl Family {
         }
     }
 
-    /// Whether there is room for a series that is not counted yet. Then it is known by its pod.
-    fn begins(&mut self, labels: &Labels) -> bool {
+    /// Whether there is room for a series that is not counted yet, when all pods have so many. Then it is known by its pod.
+    fn begins(&mut self, labels: &Labels, of_all_pods: usize) -> bool {
         let Some(pod) = pod_of(labels) else { return self.series.len() < MAX_SERIES };
         let own = self.of_pods.entry(pod).or_default();
-        let begins = own.len() < MAX_SERIES_OF_POD;
+        let most = if of_all_pods < MAX_SERIES_OF_PODS { MAX_SERIES_OF_POD } else { FEW_SERIES_OF_POD };
+        let begins = own.len() < most;
         if begins {
             own.push(Arc::clone(labels));
         }
@@ -157,10 +163,12 @@ impl Registry {
 
     fn change(&self, metric: &'static Metric, labels: &[(&'static str, &str)], change: impl FnOnce(&mut Value)) {
         let mut families = self.lock();
+        let labels = sorted(labels);
+        let is_new = families.get(metric.name).is_none_or(|family| !family.series.contains_key(&labels));
+        let of_all_pods = if is_new { of_all_pods(&families) } else { 0 };
         let family =
             families.entry(metric.name).or_insert_with(|| Family { metric, series: BTreeMap::new(), of_pods: BTreeMap::new() });
-        let labels = sorted(labels);
-        if !family.series.contains_key(&labels) && !family.begins(&labels) {
+        if is_new && !family.begins(&labels, of_all_pods) {
             return;
         }
         change(family.series.entry(labels).or_insert_with(|| match metric.measure {
@@ -199,6 +207,10 @@ impl Registry {
         // Counts are whole after each change; a panic elsewhere does not spoil them.
         self.families.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn of_all_pods(families: &BTreeMap<&'static str, Family>) -> usize {
+    families.values().filter(|family| !family.of_pods.is_empty()).map(|family| family.series.len()).sum()
 }
 
 fn label<'a>(labels: &'a Labels, name: &str) -> Option<&'a str> {
@@ -311,19 +323,24 @@ b_total{from="b",to="y"} 2
             registry.add(&COUNTER, &[("namespace", "ns"), ("pod", pod), ("pod_uid", pod), ("container", &container)], 1.0);
             registry.observe(&SECONDS, &[("namespace", "ns"), ("pod", pod), ("container", &container)], 0.1);
         };
-        for pod in 0..100 {
-            for container in 0..1000 {
-                count(&pod.to_string(), container);
-            }
-        }
         let series = || registry.lock().values().map(|family| family.series.len()).sum::<usize>();
-        assert_eq!(series(), 2 * 100 * MAX_SERIES_OF_POD);
+        let fill =
+            |pods: std::ops::Range<usize>| pods.for_each(|pod| (0..1000).for_each(|container| count(&pod.to_string(), container)));
+        fill(0..30);
+        assert_eq!(series(), 2 * 30 * MAX_SERIES_OF_POD);
+        // The node has a bound too, beyond which each pod has a few.
+        fill(30..100);
+        let whole = MAX_SERIES_OF_PODS.div_ceil(2 * MAX_SERIES_OF_POD);
+        assert_eq!(series(), MAX_SERIES_OF_PODS + 2 * (100 - whole) * FEW_SERIES_OF_POD);
+        let full = series();
         count("late", 1);
-        assert_eq!(series(), 2 * 100 * MAX_SERIES_OF_POD + 2);
+        assert_eq!(series(), full + 2);
         for pod in 0..100 {
             registry.forget_pod("ns", &pod.to_string(), &pod.to_string());
         }
         assert_eq!(series(), 2);
         assert_eq!(registry.lock().values().map(|family| family.of_pods.len()).sum::<usize>(), 2);
+        fill(0..1);
+        assert_eq!(series(), 2 + 2 * MAX_SERIES_OF_POD, "there is room again");
     }
 }

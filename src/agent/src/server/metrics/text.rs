@@ -40,9 +40,11 @@ impl Encoder {
         self.text.push_str(name);
         if !labels.is_empty() {
             for (index, (label, value)) in labels.iter().enumerate() {
-                let value = value.replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"");
-                let before = if index == 0 { '{' } else { ',' };
-                let _ = write!(self.text, "{before}{label}=\"{value}\"");
+                self.text.push(if index == 0 { '{' } else { ',' });
+                self.text.push_str(label);
+                self.text.push_str("=\"");
+                self.label_value(value);
+                self.text.push('"');
             }
             self.text.push('}');
         }
@@ -51,6 +53,16 @@ impl Encoder {
             let _ = write!(self.text, " {timestamp}");
         }
         self.text.push('\n');
+    }
+
+    /// A label's value, piece by piece: hardly any has something to escape.
+    fn label_value(&mut self, mut value: &str) {
+        while let Some((at, escaped)) = value.char_indices().find_map(|(at, c)| Some((at, escape(c)?))) {
+            self.text.push_str(value.get(..at).unwrap_or_default());
+            self.text.push_str(escaped);
+            value = value.get(at + 1..).unwrap_or_default();
+        }
+        self.text.push_str(value);
     }
 
     /// One histogram; `counts` has one more than `bounds`, and is not cumulative.
@@ -66,6 +78,16 @@ impl Encoder {
         }
         self.sample(&format!("{name}_sum"), labels, sum, None);
         self.sample(&format!("{name}_count"), labels, total as f64, None);
+    }
+}
+
+/// How the format writes a character of a label's value that may not stand there by itself; all of one byte.
+fn escape(c: char) -> Option<&'static str> {
+    match c {
+        '\\' => Some("\\\\"),
+        '\n' => Some("\\n"),
+        '"' => Some("\\\""),
+        _ => None,
     }
 }
 
@@ -90,7 +112,17 @@ fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::number;
+    use super::{Encoder, number};
+
+    // expfmt/text_create.go (escaper, quotedEscaper)
+    #[test]
+    fn label_values_are_escaped() {
+        for (value, text) in [("", ""), ("a/b", "a/b"), ("\\d\"\né\"", "\\\\d\\\"\\né\\\""), ("\n\n", "\\n\\n")] {
+            let mut encoder = Encoder::default();
+            encoder.sample("m", &[("a", value), ("b", "c")], 1.0, None);
+            assert_eq!(encoder.finish(), format!("m{{a=\"{text}\",b=\"c\"}} 1\n"));
+        }
+    }
 
     #[test]
     fn numbers_are_written_as_go_writes_them() {

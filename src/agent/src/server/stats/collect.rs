@@ -37,6 +37,8 @@ const SOURCE: Duration = Duration::from_secs(30);
 const TREE: Duration = Duration::from_secs(10);
 /// How many trees are walked at once for all requests: each costs the disk as much as it has files.
 const WALKS: usize = 2;
+/// How many pods one answer measures at once.
+const PODS: usize = 16;
 
 /// What the collector is set to.
 #[derive(Clone, Debug)]
@@ -63,7 +65,10 @@ pub struct Collector {
     pub(super) settings: StatsSettings,
     started: Timestamp,
     samples: Samples,
-    demand: Demand,
+    /// Whether anybody asks for rates.
+    of_rates: Demand,
+    /// Whether anybody asks for what volumes hold: whoever scrapes `/metrics` asks for no more.
+    of_volumes: Demand,
     volumes: Volumes,
     /// Directory trees that are being walked, whoever asked.
     walks: Semaphore,
@@ -122,7 +127,8 @@ impl Collector {
             settings,
             started,
             samples: Samples::default(),
-            demand: Demand::default(),
+            of_rates: Demand::default(),
+            of_volumes: Demand::default(),
             volumes: Volumes::default(),
             walks: Semaphore::new(WALKS),
             scope_prefix: OnceCell::new(),
@@ -134,7 +140,7 @@ impl Collector {
     pub async fn run(&self, view: &dyn NodeView, shutdown: CancellationToken) {
         let sampling = async {
             loop {
-                self.demand.wanted().await;
+                self.of_rates.wanted().await;
                 self.sample(view).await;
                 tokio::time::sleep(SAMPLE).await;
             }
@@ -142,7 +148,7 @@ impl Collector {
         let measuring = async {
             let Some(period) = self.settings.volume_stats_period else { return futures::future::pending().await };
             loop {
-                self.demand.wanted().await;
+                self.of_volumes.wanted().await;
                 let pods = view.pods().await.unwrap_or_default();
                 self.volumes.measure((self.env.host.as_ref(), self.env.clock.as_ref(), view), &self.settings.root_dir, &pods).await;
                 tokio::time::sleep(period).await;
@@ -177,7 +183,8 @@ impl Collector {
 
     /// Somebody wants to know what only beats can measure: rates, and what volumes hold.
     pub(crate) fn asked(&self) {
-        self.demand.asked();
+        self.of_rates.asked();
+        self.of_volumes.asked();
     }
 
     /// CPU, memory and swap: what changes from one moment to the next (API-129). Pressure is in it if that is asked for.
@@ -219,7 +226,7 @@ impl Collector {
 
     /// Volumes of claims, as last measured (API-146).
     pub(crate) fn claims(&self) -> Vec<VolumeStats> {
-        self.asked();
+        self.of_volumes.asked();
         self.volumes.all().into_iter().filter(|volume| volume.pvc_ref.is_some()).collect()
     }
 
@@ -354,8 +361,14 @@ impl Collector {
 
     /// API-124
     async fn pods(&self, runtime: &FromRuntime, wanted: Wanted<'_>) -> Vec<PodStats> {
-        let pods = runtime.running().into_iter().map(|(uid, containers)| self.pod(runtime, wanted, uid, containers));
-        join_all(pods).await.into_iter().flatten().collect()
+        // A node of hundreds of pods does not ask for all their files at one moment.
+        let mut running = runtime.running().into_iter().peekable();
+        let mut pods = Vec::new();
+        while running.peek().is_some() {
+            let some = running.by_ref().take(PODS).map(|(uid, containers)| self.pod(runtime, wanted, uid, containers));
+            pods.extend(join_all(some).await.into_iter().flatten());
+        }
+        pods
     }
 
     async fn pod(

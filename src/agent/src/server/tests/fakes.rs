@@ -154,6 +154,8 @@ pub(crate) struct FakeHost {
     pub(crate) trees: Mutex<BTreeMap<String, (u64, u64)>>,
     /// How often a cgroup was measured, with and without its pressure.
     pub(crate) measured: Mutex<BTreeMap<bool, usize>>,
+    /// How many are being measured, and how many were at most.
+    pub(crate) measuring: Mutex<(usize, usize)>,
     /// The beginnings of paths of which nothing is ever known, nor that there is nothing.
     pub(crate) hung: Mutex<Vec<String>>,
     /// How many trees are being walked, and the most that were.
@@ -243,7 +245,14 @@ impl Host for FakeHost {
     fn cgroup_usage(&self, cgroup: String, pressure: bool) -> BoxFuture<'_, Result<Option<CgroupUsage>, Failure>> {
         *self.measured.lock().unwrap().entry(pressure).or_default() += 1;
         let usage = self.cgroups.lock().unwrap().get(&cgroup).cloned();
-        async move { Ok(usage) }.boxed()
+        async move {
+            let began = |measuring: &mut (usize, usize)| *measuring = (measuring.0 + 1, measuring.1.max(measuring.0 + 1));
+            began(&mut self.measuring.lock().unwrap());
+            tokio::task::yield_now().await;
+            self.measuring.lock().unwrap().0 -= 1;
+            Ok(usage)
+        }
+        .boxed()
     }
 
     fn tree_usage(&self, path: String) -> BoxFuture<'_, Result<(u64, u64), Failure>> {

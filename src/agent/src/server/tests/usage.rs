@@ -1,8 +1,9 @@
 //! What a measurement costs, and how old what it goes by may be.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use kubelet::event::HostReply;
+use kubelet::event::{CriReply, HostReply};
 use kubelet::observation::MachineInfo;
 
 use super::information::{GOLD, gold_pod, golden_machine, no_series_twice, set_cgroups, set_more_cgroups};
@@ -122,4 +123,44 @@ async fn pressure_is_read_only_for_those_who_are_told_it() {
         let measured = world.host.measured.lock().unwrap().clone();
         assert!(measured[&told] > 3 && measured.len() == 1, "{path}: {measured:?}");
     }
+}
+
+// API-125, API-146: who scrapes `/metrics` wants to know what volumes hold, and has not each pod's cgroup read every ten seconds for that.
+#[tokio::test(start_paused = true)]
+async fn scrape_of_metrics_measures_no_rates() {
+    let world = measured().await;
+    let (collector, view, shutdown) = (world.shared.stats.clone(), world.view.clone(), world.shutdown.clone());
+    tokio::spawn(async move { collector.run(view.as_ref(), shutdown).await });
+    for _ in 0..4 {
+        assert_eq!(world.get("/metrics").await.status, 200);
+        tokio::time::sleep(Duration::from_secs(15)).await;
+    }
+    let first = world.get("/stats/summary").await.json();
+    assert!(first["node"]["cpu"]["usageCoreNanoSeconds"].is_u64() && first["node"]["cpu"]["usageNanoCores"].is_null(), "{first}");
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert!(world.get("/stats/summary").await.json()["node"]["cpu"]["usageNanoCores"].is_u64());
+}
+
+// API-129: an answer about a node of hundreds of pods does not read all of their cgroups at one moment.
+#[tokio::test(start_paused = true)]
+async fn few_pods_are_measured_at_once() {
+    let world = measured().await;
+    let Some(CriReply::Listing { began, mut listing }) = world.runtime.answers.lock().unwrap().listing.clone() else {
+        panic!("none")
+    };
+    let mut groups = BTreeMap::new();
+    for number in 0..100 {
+        let pod = PodUid::new(format!("pod-{number}"));
+        let (mut sandbox, mut container) = (listing.sandboxes[0].clone(), listing.containers[1].clone());
+        (sandbox.pod, container.pod) = (pod.clone(), pod.clone());
+        listing.sandboxes.push(sandbox);
+        listing.containers.push(container);
+        groups.insert(pod, format!("/kubepods/pod-{number}"));
+    }
+    world.runtime.answers.lock().unwrap().listing = Some(CriReply::Listing { began, listing });
+    world.host.replies.lock().unwrap().insert("cgroups", HostReply::PodCgroups(groups));
+    let pods = world.ask("POST", "/stats/summary?only_cpu_and_memory=true", ADMIN).await.json()["pods"].as_array().map(Vec::len);
+    let (now, most) = *world.host.measuring.lock().unwrap();
+    // The node's own beside those of the pods.
+    assert!(pods == Some(101) && now == 0 && (4..=16 + 4).contains(&most), "{pods:?} {most}");
 }
