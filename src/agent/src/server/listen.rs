@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::flushed::{Flushes, Watched};
 use super::routes::{Gate, IDLE, Peer, Standing};
 use super::strangers::Strangers;
 use crate::env::{BoxedStream, Net};
@@ -136,8 +137,11 @@ pub(crate) async fn requests(gate: Arc<Gate>, stream: BoxedStream, peer: Peer) {
     let (address, longest) = (peer.address, gate.longest_request());
     let asked = peer.standing.asked.clone();
     let peer = Arc::new(peer);
-    let service = service_fn(move |request: http::Request<Incoming>| {
+    let flushes = Flushes::default();
+    let stream = Watched::new(stream, flushes.clone());
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
         let (gate, peer) = (Arc::clone(&gate), Arc::clone(&peer));
+        request.extensions_mut().insert(flushes.clone());
         async move { Ok::<_, Infallible>(gate.respond(&peer, request.map(Body::new)).await) }
     });
     let served = http1::Builder::new()

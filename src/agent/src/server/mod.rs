@@ -4,6 +4,7 @@
 
 pub mod auth;
 mod configz;
+mod flushed;
 pub(crate) mod health;
 mod listen;
 mod logs;

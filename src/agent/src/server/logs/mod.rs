@@ -11,7 +11,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::response::Response;
 use futures::stream;
 use http::{StatusCode, Uri};
@@ -19,6 +19,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kubelet::ids::ContainerId;
 use tokio::sync::mpsc;
 
+use super::flushed::Flushes;
 use super::query::Pairs;
 use super::{Shared, lookup, reply};
 use query::{LogOptions, Refused};
@@ -31,6 +32,7 @@ const BLOCKS: usize = 4;
 pub(crate) async fn container_logs(
     State(shared): State<Arc<Shared>>,
     Path((namespace, pod_name, container)): Path<(String, String, String)>,
+    flushes: Option<Extension<Flushes>>,
     uri: Uri,
 ) -> Response {
     let options = match query::parse(&Pairs::of(&uri), shared.env.clock.now()) {
@@ -52,13 +54,21 @@ pub(crate) async fn container_logs(
         return reply::text(StatusCode::BAD_REQUEST, why);
     }
     match lookup::log_instance(&pod, &container, options.previous) {
-        Ok(instance) => reply::bare(StatusCode::OK, body(shared, pod, container, instance, options)),
+        Ok(instance) => reply::bare(StatusCode::OK, body(shared, pod, container, instance, options, flushes)),
         Err(why) => reply::bare(StatusCode::BAD_REQUEST, Body::from(why)),
     }
 }
 
-/// A body that is read as fast as the client takes it, and no faster. What goes wrong from here on is said in it (API-086).
-fn body(shared: Arc<Shared>, pod: Arc<Pod>, container: String, instance: String, options: LogOptions) -> Body {
+/// A body that is read as fast as the client takes it, and no faster. What goes wrong from here on is said in it (API-086). Its end comes
+/// after all of it has gone.
+fn body(
+    shared: Arc<Shared>,
+    pod: Arc<Pod>,
+    container: String,
+    instance: String,
+    options: LogOptions,
+    flushes: Option<Extension<Flushes>>,
+) -> Body {
     let (blocks, receiver) = mpsc::channel::<Bytes>(BLOCKS);
     tokio::spawn(async move {
         let uid = lookup::uid(&pod);
@@ -71,8 +81,16 @@ fn body(shared: Arc<Shared>, pod: Arc<Pod>, container: String, instance: String,
             let _ = blocks.send(Bytes::from(why)).await;
         }
     });
-    Body::from_stream(stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|block| (Ok::<_, Infallible>(block), receiver))
+    Body::from_stream(stream::unfold((receiver, flushes), |(mut receiver, flushes)| async move {
+        // Whatever was read until now may not have gone yet.
+        let gone = flushes.as_ref().map(|flushes| flushes.count());
+        if let Some(block) = receiver.recv().await {
+            return Some((Ok::<_, Infallible>(block), (receiver, flushes)));
+        }
+        if let (Some(Extension(flushes)), Some(gone)) = (flushes, gone) {
+            flushes.after(gone).await;
+        }
+        None
     }))
 }
 

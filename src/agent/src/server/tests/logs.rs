@@ -1,8 +1,14 @@
 //! Logs of containers, whole and followed.
 
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::task::{Context, Poll};
+
 use tokio::time::Instant;
 
 use super::*;
+use crate::server::listen::requests;
+use crate::server::routes::Peer;
 
 const TWO: &str = "2026-11-23T08:00:00Z stdout F one\n2026-11-23T08:31:40Z stderr F two\n";
 
@@ -81,6 +87,54 @@ async fn log_is_plain_text_also_for_whoever_offers_a_websocket() {
     let answer = world.request(MAIN, request.body(Body::empty()).unwrap()).await;
     assert_eq!((answer.status, answer.body.as_str()), (200, "two\n"));
     assert!(!answer.headers.contains_key("upgrade") && !answer.headers.contains_key("sec-websocket-accept"));
+}
+
+/// What the client's side of a connection gets, write by write.
+struct Writes(tokio::io::DuplexStream, Arc<Mutex<Vec<String>>>);
+
+impl tokio::io::AsyncRead for Writes {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut tokio::io::ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl tokio::io::AsyncWrite for Writes {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        let wrote = std::task::ready!(Pin::new(&mut self.0).poll_write(cx, bytes))?;
+        self.1.lock().unwrap().push(String::from_utf8_lossy(&bytes[..wrote]).into_owned());
+        Poll::Ready(Ok(wrote))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+// suite-websocket-logs: net/http (chunkWriter.close) writes a body's end by itself; apiserver/pkg/util/wsstream (messageCopy) drops what it
+// reads together with the end: with both in one record of TLS a log over a WebSocket was empty.
+#[tokio::test(start_paused = true)]
+async fn end_of_a_log_is_written_by_itself() {
+    let long: String = (0..5000).map(|number| line(&number.to_string())).collect();
+    for (log, room) in [(TWO, 1 << 16), (TWO, 64), (long.as_str(), 1 << 20), (long.as_str(), 1000)] {
+        let (world, _) = world(log).await;
+        let writes = Arc::new(Mutex::new(Vec::new()));
+        let (client, server) = tokio::io::duplex(room);
+        let gate = Gate::main(world.shared.clone(), world.guard(None));
+        let (address, shutdown) = (MAIN.parse().unwrap(), world.shutdown.clone());
+        let peer = Peer { address, certificates: Vec::new(), shutdown, standing: Arc::default() };
+        let served = requests(gate, Box::pin(Writes(server, Arc::clone(&writes))), peer);
+        let request = Request::builder().uri("/containerLogs/default/p/c").header("Host", "n1");
+        let request = request.header("Authorization", format!("Bearer {ADMIN}")).header("Connection", "close").body(Body::empty());
+        let asked = async { Answer::of(send(Box::pin(client), request.unwrap()).await).await };
+        let ((), answer) = tokio::join!(served, asked);
+        assert_eq!((answer.status, answer.body.lines().count()), (200, log.lines().count()));
+        let writes = writes.lock().unwrap();
+        assert_eq!(writes.last().map(String::as_str), Some("0\r\n\r\n"), "{room}: {:?}", &writes[writes.len().saturating_sub(2)..]);
+    }
 }
 
 #[tokio::test(start_paused = true)]
