@@ -204,7 +204,9 @@ impl Chain {
             if let Some(current) = &self.current {
                 match current.wakes {
                     Some(at) if at <= now.mono => {
-                        if let Some(action) = current.action {
+                        // A command that stops nothing in its grace runs on until its container is killed (executePreStopHook waits no longer).
+                        let runs_on = matches!(current.step, Step::PreStop { hook: Hook::Exec { .. }, .. });
+                        if let Some(action) = current.action.filter(|_| !runs_on) {
                             out.cancel(action);
                         }
                         ended.extend(self.end(Ok(StepReply::Elapsed)));

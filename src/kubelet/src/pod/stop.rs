@@ -215,6 +215,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::action::{Call, CriCall};
+    use crate::event::CriReply;
+    use crate::ids::PodUid;
+    use crate::out::Ledger;
+    use crate::pod::chain::{CallLimits, StepReply};
 
     // LOG-002: kuberuntime_container.go (restoreSpecsFromContainerLabels) reads the ports as well, and lifecycle/handlers.go looks the
     // name up among them.
@@ -253,5 +258,86 @@ mod tests {
         let handler = container.lifecycle.as_ref().unwrap().pre_stop.as_ref().unwrap();
         let Hook::Exec { command, .. } = hook_of(handler, &container, None, None) else { panic!("an exec hook") };
         assert_eq!(command, ["ls", "$(HOME)", "$$"]);
+    }
+
+    // POD-267: kuberuntime_termination_order.go: regular containers side by side, then the sidecars from the last to the first. With
+    // thousands of them each is looked up once, and none has a list of whom it waits for: a square of them would not end here.
+    #[test]
+    fn thousands_of_sidecars_stop_in_their_order() {
+        const EACH: usize = 1500;
+        let spec = |name: String, more: serde_json::Value| {
+            let mut spec = json!({"name": name, "image": "i"});
+            spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec
+        };
+        let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {
+            "containers": (0..EACH).map(|i| spec(format!("c{i}"), json!({}))).collect::<Vec<_>>(),
+            "initContainers": (0..EACH).map(|i| spec(format!("s{i}"), json!({"restartPolicy": "Always"}))).collect::<Vec<_>>(),
+        }});
+        let now = Now { mono: Mono::ZERO, wall: jiff::Timestamp::UNIX_EPOCH };
+        let worker = PodWorker::new(now, PodUid::new("u"), Arc::new(serde_json::from_value(pod).unwrap()), None);
+        let mut seen = PodObservation::empty(PodUid::new("u"), Mono::ZERO);
+        for number in 0..2 * EACH {
+            let name = if number < EACH { format!("s{number}") } else { format!("c{}", number - EACH) };
+            let container = json!({
+                "id": name, "sandbox": "s", "name": name, "attempt": 0, "state": "Running", "created_at": 0, "started_at": 0,
+                "finished_at": 0, "exit_code": 0, "reason": "", "message": "", "image": "", "image_ref": "", "image_id": "", "log_path": "",
+                "labels": {}, "annotations": {}, "user": null, "resources": null, "termination_log": "", "stop_signal": "",
+            });
+            seen.containers.push(serde_json::from_value(container).unwrap());
+        }
+        let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+        let limits = CallLimits { runtime: Duration::from_secs(1), host: Duration::from_secs(1) };
+        let kills = kill_all(&seen, Mono::ZERO + Duration::from_secs(3600));
+        let mut batch = kill_batch(&worker, &seen, &kills, &[], &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+        let mut stopped = Vec::new();
+        while !batch.is_over() {
+            actions.clear();
+            batch.advance(now, &PodUid::new("u"), limits, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+            for action in &actions {
+                let Call::Cri(CriCall::StopContainer { id, .. }) = &action.call else { panic!("{action:?}") };
+                stopped.push(id.to_string());
+                batch.done(action.id, Ok(StepReply::Cri(CriReply::Done)));
+            }
+        }
+        let of = |kind: &'static str, number: usize| format!("{kind}{number}");
+        let expected = (0..EACH).map(|i| of("c", i)).chain((0..EACH).rev().map(|i| of("s", i)));
+        assert!(stopped.iter().cloned().eq(expected), "{:?}", &stopped[..10]);
+        let paths = recorded.iter().filter(|one| format!("{one:?}").contains("spec.initContainers{s7}")).count();
+        assert_eq!((recorded.len(), paths), (2 * EACH, 1));
+    }
+
+    // POD-229: executePreStopHook waits for a command no longer than the grace, and leaves it running; a request is given up.
+    #[test]
+    fn command_of_a_hook_runs_until_its_container_is_killed() {
+        let grace = Duration::from_secs(30);
+        let now = |seconds| Now { mono: Mono::ZERO + Duration::from_secs(seconds), wall: jiff::Timestamp::UNIX_EPOCH };
+        let request = ProbeCall::Http {
+            scheme: "http".to_owned(),
+            host: "h".to_owned(),
+            port: 1,
+            path: "/".to_owned(),
+            headers: Vec::new(),
+            lifecycle: true,
+        };
+        let hooks =
+            [(Hook::Exec { container: Some(ContainerId::new("c")), command: vec!["x".to_owned()] }, 0), (Hook::Http(request), 1)];
+        for (hook, withdrawn) in hooks {
+            let (of, until) = (ContainerId::new("c"), Mono::ZERO + grace);
+            let steps = [Step::PreStop { of: of.clone(), hook, until }, Step::Stop { id: Some(of), until }];
+            let chain = Chain::new(Purpose::Kill { container: "c".to_owned() }, steps);
+            let mut batch = Batch::new([Stage { in_order: false, chains: vec![chain] }]);
+            let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+            let limits = CallLimits { runtime: Duration::from_secs(120), host: Duration::from_secs(1) };
+            for seconds in [0, 29, 30] {
+                batch.advance(now(seconds), &PodUid::new("u"), limits, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
+            }
+            let count = |of: fn(&Call) -> bool| actions.iter().filter(|action| of(&action.call)).count();
+            assert_eq!(count(|call| matches!(call, Call::Cancel(_))), withdrawn);
+            assert_eq!(count(|call| matches!(call, Call::Cri(CriCall::StopContainer { grace, .. }) if *grace == MINIMUM_GRACE)), 1);
+            // The command may last until the container is killed.
+            let lasts = actions.first().and_then(|action| action.timeout).unwrap();
+            assert!(lasts > grace + MINIMUM_GRACE, "{lasts:?}");
+        }
     }
 }
