@@ -25,7 +25,11 @@ impl Stage {
     /// Lets go on those that waited for others which have ended. Whether there were any.
     fn turns_have_come(&mut self) -> bool {
         let Some(highest) = self.chains.iter().filter_map(Chain::unfinished_rank).max() else { return false };
-        self.chains.iter_mut().fold(false, |any, chain| chain.turn_has_come(highest) || any)
+        let mut any = false;
+        for chain in &mut self.chains {
+            any |= chain.turn_has_come(highest);
+        }
+        any
     }
 }
 
