@@ -47,6 +47,10 @@ pub fn field_path_of(pod: &Pod, name: &str) -> String {
         Some(spec) if spec.ephemeral_containers.iter().flatten().any(|c| c.name == name) => "ephemeralContainers",
         _ => "containers",
     };
+    path_in(list, name)
+}
+
+fn path_in(list: &str, name: &str) -> String {
     format!("spec.{list}{{{name}}}")
 }
 
@@ -98,7 +102,7 @@ pub fn kill_batch(
     let mut chains = Vec::new();
     for kill in kills {
         let (name, place) = (&kill.container.name, place_of(kill));
-        let path = format!("spec.{}{{{name}}}", place.map_or("containers", |place| place.list));
+        let path = path_in(place.map_or("containers", |place| place.list), name);
         let subject = Subject::Container(Arc::clone(pod), path);
         out.record(Recorded::normal(subject, "Killing", kill.message.clone()));
         chains.push(kill_chain(worker, kill, place, last > Some(Place::rank(place))));

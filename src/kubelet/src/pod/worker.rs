@@ -27,8 +27,8 @@ use crate::out::{Out, Owner};
 use crate::resources::requests::{Amounts, Kind, SYSTEM_CRITICAL_PRIORITY, pod_amounts};
 use crate::time::{Mono, Now, earliest};
 
-/// How many warnings of a pod are remembered, so that they are not given again.
-const MOST_WARNINGS: usize = 64;
+/// How many warnings of a pod are remembered for each of its containers, so that they are not given again.
+const WARNINGS_OF_EACH: usize = 16;
 
 /// POD-084: how long after an error what failed is tried again, before jitter.
 pub const ERROR_RETRY: Duration = Duration::from_secs(10);
@@ -420,7 +420,8 @@ impl PodWorker {
     /// Gives a warning once, until [`PodWorker::made_progress`]. Words of the runtime may name another ID with each try: of those, not
     /// all are remembered.
     pub fn warn_once(&mut self, key: &str) -> bool {
-        if self.warned.len() >= MOST_WARNINGS {
+        let containers = self.pod.spec.as_ref().map_or(0, |s| s.containers.len() + s.init_containers.as_ref().map_or(0, Vec::len));
+        if self.warned.len() >= WARNINGS_OF_EACH * containers.max(1) {
             self.warned.clear();
         }
         self.warned.insert(key.to_owned())
@@ -517,6 +518,21 @@ pub fn call_limits(runtime_request_timeout: Duration) -> CallLimits {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    // Issue 10: words of a runtime that names another ID with each try are told each time, and not remembered without end; what a pod of
+    // many containers is told of each of them is told once.
+    #[test]
+    fn warnings_are_remembered_up_to_a_bound_of_the_pods_containers() {
+        let now = Now { mono: Mono::ZERO, wall: jiff::Timestamp::UNIX_EPOCH };
+        let containers: Vec<_> = (0..100).map(|number| json!({"name": format!("c{number}")})).collect();
+        let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": containers}});
+        let mut worker = PodWorker::new(now, PodUid::new("u"), Arc::new(serde_json::from_value(pod).unwrap()), None);
+        for first in [true, false] {
+            assert!((0..100).all(|number| worker.warn_once(&format!("c{number}: no")) == first));
+        }
+        assert!((0..100_000).all(|id| worker.warn_once(&format!("sandbox {id}"))));
+        assert!(worker.warned.len() <= 100 * WARNINGS_OF_EACH);
+    }
 
     // Admission looks at all pods for each new one: what they ask for is read once for each version of their objects.
     #[test]

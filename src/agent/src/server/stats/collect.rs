@@ -361,14 +361,13 @@ impl Collector {
 
     /// API-124
     async fn pods(&self, runtime: &FromRuntime, wanted: Wanted<'_>) -> Vec<PodStats> {
-        // A node of hundreds of pods does not ask for all their files at one moment.
-        let mut running = runtime.running().into_iter().peekable();
-        let mut pods = Vec::new();
-        while running.peek().is_some() {
-            let some = running.by_ref().take(PODS).map(|(uid, containers)| self.pod(runtime, wanted, uid, containers));
-            pods.extend(join_all(some).await.into_iter().flatten());
-        }
-        pods
+        // A node of hundreds of pods does not ask for all their files at one moment; one that takes long keeps its own turn only.
+        let turns = &Semaphore::new(PODS);
+        let pods = runtime.running().into_iter().map(|(uid, containers)| async move {
+            let _turn = turns.acquire().await;
+            self.pod(runtime, wanted, uid, containers).await
+        });
+        join_all(pods).await.into_iter().flatten().collect()
     }
 
     async fn pod(
