@@ -36,6 +36,8 @@ const CHAOS: Duration = Duration::from_secs(25);
 const SETTLES_WITHIN: Duration = Duration::from_secs(180);
 /// How long it must stay settled.
 const STAYS_SETTLED: Duration = Duration::from_secs(20);
+/// How often it is looked whether it has.
+const LOOKS_EACH: Duration = Duration::from_millis(100);
 /// What is done in one run, at most.
 const MOST_DEEDS: u64 = 14;
 
@@ -373,12 +375,26 @@ pub fn stir(cluster: &mut impl Cluster, draw: Draw) -> (Verdict, Plan) {
     (verdict, plan)
 }
 
+/// Whether a cluster comes to rest until then, or breaks. All that a run must come to costs more than what happens between two looks at it.
+fn comes_to_rest(cluster: &mut impl Cluster, until: Duration) -> bool {
+    loop {
+        if first_broken(cluster).is_some() || cluster.look(not_at_rest).is_empty() {
+            return true;
+        }
+        if cluster.elapsed() >= until {
+            return false;
+        }
+        let next = (cluster.elapsed() + LOOKS_EACH).min(until);
+        cluster.run_while(next, |view| view.witness.first_broken().is_none());
+    }
+}
+
 /// Waits until the healed cluster settles, and sees that it stays so.
 fn settle(cluster: &mut impl Cluster, longest_call: Duration) -> Verdict {
     // What was hanging when the faults ended may hang for as long as its deadline.
     let until = CHAOS + SETTLES_WITHIN + longest_call;
     loop {
-        let met = cluster.run_while(until, |view| view.witness.first_broken().is_none() && !not_at_rest(view).is_empty());
+        let met = comes_to_rest(cluster, until);
         if let Some(broken) = first_broken(cluster) {
             return Verdict::Broke(broken);
         }

@@ -403,7 +403,6 @@ impl Kubelet {
                 // Nobody knows the pod any more: what is left of it can go.
                 caught(|| {
                     out.works_for(Point::Forget, uid);
-                    out.count(Fact::PodForgotten { name: name_of(&worker.pod), uid: uid.clone() });
                     self.forget(now, &worker);
                 })?;
                 return Ok(None);

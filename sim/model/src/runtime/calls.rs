@@ -270,8 +270,9 @@ impl RuntimeModel {
 
     /// Both listings; each comes as one message, and containerd sends none that is larger (defaults.DefaultMaxSendMsgSize).
     pub(super) fn listing(&self) -> Result<Listing, Failure> {
+        // Each entry has a frame, and a tag with a length before its key and its value.
         let texts = |labels: &BTreeMap<String, String>, annotations: &BTreeMap<String, String>| {
-            labels.iter().chain(annotations).map(|(key, value)| key.len() + value.len()).sum::<usize>()
+            labels.iter().chain(annotations).map(|(key, value)| 6 + key.len() + value.len()).sum::<usize>()
         };
         let sandboxes: usize = self.sandboxes.values().map(|s| texts(&s.config.labels, &s.config.annotations)).sum();
         let containers: usize = self.containers.values().map(|c| texts(&c.config.labels, &c.config.annotations)).sum();
@@ -324,7 +325,7 @@ impl RuntimeModel {
                 } else {
                     vec![sandbox.ip.clone()]
                 },
-                annotation_bytes: sandbox.config.annotations.iter().map(|(key, value)| key.len() + value.len()).sum(),
+                annotation_bytes: kubelet::pod::labels::texts(&sandbox.config.annotations),
                 lacks_ip: sandbox.ip.is_empty() || sandbox.state == SandboxState::NotReady,
                 host_network: host_network(&sandbox.config),
                 runtime_handler: sandbox.handler.clone(),

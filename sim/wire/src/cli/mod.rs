@@ -129,6 +129,9 @@ struct Determinism {
     /// How many seeds in each stage.
     #[arg(long, default_value_t = 200)]
     seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    first: u64,
 }
 
 #[derive(Args, Debug)]

@@ -112,7 +112,7 @@ pub(super) fn sandbox_status(status: cri::PodSandboxStatus) -> Result<Identified
         host_network: options.is_some_and(|o| o.network == cri::NamespaceMode::Node as i32),
         runtime_handler: status.runtime_handler,
         labels: status.labels,
-        annotation_bytes: status.annotations.iter().map(|(key, value)| key.len() + value.len()).sum(),
+        annotation_bytes: kubelet::pod::labels::texts(&status.annotations.into_iter().collect()),
     };
     Ok(Identified { namespace: metadata.namespace, name: metadata.name, status })
 }

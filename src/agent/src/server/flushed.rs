@@ -7,15 +7,11 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
 use crate::env::BoxedStream;
-
-/// A client that takes nothing is not waited for: its connection ends by other bounds.
-const LONGEST: Duration = Duration::from_secs(30);
 
 /// How often one connection had nothing more to write.
 #[derive(Clone, Debug)]
@@ -33,12 +29,11 @@ impl Flushes {
         *self.0.borrow()
     }
 
-    /// Waits until that was so more often than then: what was written until then has gone.
+    /// Waits until that was so more often than then: what was written until then has gone. As long as the client takes it, as a
+    /// kubelet's handler does; with the connection the answer goes, and who waits here.
     pub(crate) async fn after(&self, count: u64) {
-        let mut flushed = self.0.subscribe();
-        let flushed = flushed.wait_for(|now| *now > count);
         // The sender lives as long as this.
-        let _ = tokio::time::timeout(LONGEST, flushed).await;
+        let _ = self.0.subscribe().wait_for(|now| *now > count).await;
     }
 }
 

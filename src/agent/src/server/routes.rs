@@ -161,7 +161,9 @@ impl Gate {
         };
         if let Some(guard) = &self.guard {
             let method = request.method().clone();
-            if let Err(refusal) = guard.admit(&method, &path, request.headers_mut(), &peer.certificates).await {
+            // Whom a certificate vouches for is no stranger: it does not make room while what it may is asked for.
+            let vouched = || peer.standing.let_in();
+            if let Err(refusal) = guard.admit(&method, &path, request.headers_mut(), &peer.certificates, vouched).await {
                 if refusal.status() == StatusCode::FORBIDDEN {
                     self.shared.metrics.forbidden(root);
                 }

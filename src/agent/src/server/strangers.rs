@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How many connections wait for a place at the door, unread.
 const MOST_OUTSIDE: usize = 4096;
 /// From one address. One more, and the first of them waits no longer: the oldest inside pays for it.
-const MOST_OUTSIDE_OF_ONE: usize = 512;
+const MOST_OUTSIDE_OF_ONE: usize = 320;
 
 /// The strangers at the door, by address.
 #[derive(Debug, Default)]
@@ -64,11 +64,20 @@ pub(crate) struct Stranger {
     number: u64,
 }
 
+/// Whose an address is: a machine has all of its loopback addresses, and a network of 64 bits of IPv6 as many as it likes.
+fn owner(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        address if address.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        address => address,
+    }
+}
+
 impl Strangers {
     /// One more, which is told by `over` when it has to make room for another. It is never turned away itself: whoever has places keeps
     /// them for as long as it likes, refused or not, and whoever comes later may be the API server.
     pub(crate) async fn enter(self: &Arc<Self>, from: IpAddr, over: CancellationToken) -> Stranger {
-        let told = Arc::new(Notify::new());
+        let (from, told) = (owner(from), Arc::new(Notify::new()));
         // Whoever gives up meanwhile leaves: the line outside, or the place that it has got and does not know of.
         let stranger = self.come(from, Comer { over, told: Arc::clone(&told) }, Instant::now());
         loop {
@@ -357,6 +366,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(900)).await;
             assert_eq!(burst.served(), 300, "while {floods} flood");
             assert!(strangers.lock().outside.values().map(BTreeMap::len).sum::<usize>() <= MOST_OUTSIDE);
+            assert!((1..=floods).all(|last| state(&strangers, last).0 <= MOST_OF_ONE));
         }
     }
 
@@ -448,6 +458,24 @@ mod tests {
             }
         }
         assert_eq!(came.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0]);
+    }
+
+    // S22: 127.0.0.0/8 is one machine's, and so is each /64 of IPv6 (RFC 4291, 2.5.4).
+    #[test]
+    fn addresses_of_one_owner_are_one() {
+        let of = |address: &str| owner(address.parse().unwrap()).to_string();
+        let cases = [
+            ("10.0.0.1", "10.0.0.1"),
+            ("127.3.2.1", "127.0.0.1"),
+            ("::1", "127.0.0.1"),
+            ("::ffff:127.0.0.9", "127.0.0.1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("2001:db8:1:3::1", "2001:db8:1:3::"),
+        ];
+        for (address, whose) in cases {
+            assert_eq!(of(address), whose);
+        }
     }
 
     fn over(all: &[(Stranger, CancellationToken)]) -> Vec<usize> {

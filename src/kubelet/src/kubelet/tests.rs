@@ -54,6 +54,7 @@ struct Bench {
     /// The machine's address; none while it has no network.
     address: Option<&'static str>,
     calls: Vec<Call>,
+    facts: Vec<Fact>,
 }
 
 impl Bench {
@@ -84,6 +85,7 @@ impl Bench {
             hosts_file_is_missing: false,
             address: None,
             calls: Vec::new(),
+            facts: Vec::new(),
         }
     }
 
@@ -94,6 +96,7 @@ impl Bench {
             self.now = self.now + Duration::from_millis(1);
             let now = Now { mono: self.now, wall: jiff::Timestamp::UNIX_EPOCH };
             self.kubelet.handle(now, event, &mut actions);
+            self.facts.extend_from_slice(self.kubelet.facts());
             for action in actions {
                 events.extend(self.answer(&action));
                 self.calls.push(action.call);

@@ -149,14 +149,17 @@ impl Batch {
                     break;
                 }
             }
-            if stage.turns_have_come() {
+            let within_grace = self.patient && self.unstopped.is_some_and(|until| until > now.mono);
+            if within_grace {
+                // What they wait for runs on: it is stopped again first.
+                stage.chains.iter_mut().for_each(Chain::give_up_its_turn);
+            } else if stage.turns_have_come() {
                 continue;
             }
             if !stage.chains.iter().all(Chain::is_over) {
                 break;
             }
             self.stages.pop_front();
-            let within_grace = self.patient && self.unstopped.is_some_and(|until| until > now.mono);
             if within_grace || (self.looks_again && self.unanswered) {
                 self.stages.clear();
                 self.held_back = true;

@@ -204,8 +204,8 @@ impl Chain {
             if let Some(current) = &self.current {
                 match current.wakes {
                     Some(at) if at <= now.mono => {
-                        // A command that stops nothing in its grace runs on until its container is killed (executePreStopHook waits no longer).
-                        let runs_on = matches!(current.step, Step::PreStop { hook: Hook::Exec { .. }, .. });
+                        // A preStop hook that takes longer than the grace runs on until its container is killed (executePreStopHook).
+                        let runs_on = matches!(current.step, Step::PreStop { .. });
                         if let Some(action) = current.action.filter(|_| !runs_on) {
                             out.cancel(action);
                         }
@@ -286,6 +286,14 @@ impl Chain {
         self.steps.push_front(Step::Stop { id: None, until });
         if let Some((hook, of)) = pre_stop.zip(self.container.clone()) {
             self.steps.push_front(Step::PreStop { of, hook, until });
+        }
+    }
+
+    /// Gives up what it waits its turn for: what it waits for could not be stopped, and all of it is tried again.
+    pub(super) fn give_up_its_turn(&mut self) {
+        if self.current.as_ref().is_some_and(|current| matches!(current.step, Step::AwaitTurn { .. })) {
+            self.current = None;
+            self.cut_short();
         }
     }
 

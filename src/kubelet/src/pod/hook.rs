@@ -48,15 +48,15 @@ impl Hook {
         wakes: &mut Option<Mono>,
     ) -> Option<(Lane, Duration, Call)> {
         *wakes = until;
+        // A hook has no time-out of its own (POD-230): a preStop ends with its container, a postStart never.
+        let timeout = until.map_or(NO_HOOK_LIMIT, |until| until.since(now.mono) + limits.runtime);
         match self {
             Self::Exec { container, command } => {
                 let id = container.as_ref().or(own)?.clone();
-                // A hook has no time-out of its own (POD-230): a preStop ends with the grace, a postStart never.
-                let timeout = until.map_or(NO_HOOK_LIMIT, |until| until.since(now.mono) + limits.runtime);
                 let call = CriCall::ExecSync { id, command: command.clone(), timeout: Duration::ZERO };
                 Some((Lane::Probes, timeout, Call::Cri(call)))
             }
-            Self::Http(call) => Some((Lane::Probes, NO_HOOK_LIMIT, Call::Probe(call.clone()))),
+            Self::Http(call) => Some((Lane::Probes, timeout, Call::Probe(call.clone()))),
             Self::Sleep(duration) => {
                 let end = now.mono + *duration;
                 *wakes = Some(until.map_or(end, |until| until.min(end)));

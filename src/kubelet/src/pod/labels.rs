@@ -69,12 +69,13 @@ pub fn container_annotations(pod: &Pod, container: &Container, restart_count: u3
 }
 
 /// IDs, times, state and the keys that every sandbox and container has, in a listing, in bytes: rather too many than too few.
-pub(super) const LISTED_EACH: usize = 768;
+pub(super) const LISTED_EACH: usize = 896;
 /// What the frame of a key and its value takes.
 const LISTED_TEXT: usize = 16;
 
-/// What labels or annotations take in a listing, in bytes.
-pub(super) fn texts(texts: &BTreeMap<String, String>) -> usize {
+/// What labels or annotations take in a listing, in bytes: each with its frame, for a key may be short and its value empty.
+#[must_use]
+pub fn texts(texts: &BTreeMap<String, String>) -> usize {
     texts.iter().map(|(key, value)| key.len() + value.len() + LISTED_TEXT).sum()
 }
 

@@ -18,7 +18,7 @@ use super::manager::{is_static, name_of};
 use super::report;
 use super::restart_all::{self, Reset, is_told};
 use super::start::{Due, Started, back_off, start_batch};
-use super::stop::{Kill, field_path_of, kill_all, kill_batch, pod_grace, spec_of, until};
+use super::stop::{Kill, field_path_of, in_turn, kill_all, kill_batch, pod_grace, spec_of, until};
 use super::worker::{ERROR_RETRY, Phase, PodWorker, call_limits};
 use crate::action::{CriCall, HostCall};
 use crate::backoff::start_failed;
@@ -90,7 +90,7 @@ pub fn plan(worker: &mut PodWorker, parts: &mut Parts, now: Now, out: &mut Out<'
         }
         return false;
     };
-    parts.listings.hold(&worker.uid, &worker.pod, &seen, worker.batch.is_some());
+    parts.listings.hold(&worker.uid, &worker.pod, &seen);
     report::stops_failed(worker, out);
     if worker.batch.is_some() {
         return false;
@@ -278,7 +278,7 @@ fn before_it_runs(worker: &PodWorker, parts: &Parts, now: Now, seen: &PodObserva
         }
         Some(false) => {
             let kills = kill_all(seen, until(now, pod_grace(&worker.pod)));
-            let (kills, sandboxes) = without_held(worker, seen, kills, sandboxes_to_stop(worker, seen));
+            let (kills, sandboxes) = without_held(worker, seen, now, kills, sandboxes_to_stop(worker, seen));
             (!kills.is_empty() || !sandboxes.is_empty()).then(|| kill_batch(worker, seen, &kills, &sandboxes, out))
         }
     }
@@ -322,16 +322,17 @@ enum Kills {
     Now(Batch),
 }
 
-/// What of that is not held back. While the stop of a container is, the sandboxes stay.
+/// What of that is not held back. While the stop of a container is, the sandboxes stay, and so do the sidecars that wait for it.
 fn without_held<'a>(
     worker: &PodWorker,
     seen: &PodObservation,
+    now: Now,
     kills: Vec<Kill<'a>>,
     sandboxes: Vec<SandboxId>,
 ) -> (Vec<Kill<'a>>, Vec<SandboxId>) {
     let all = kills.len();
     let is_held = |kill: &Kill<'_>| worker.held.holds(&Purpose::Kill { container: kill.container.name.clone() }, seen);
-    let kills: Vec<Kill<'a>> = kills.into_iter().filter(|kill| !is_held(kill)).collect();
+    let kills = in_turn(&worker.pod, kills, now, is_held);
     let sandboxes_are_held = kills.len() < all || worker.held.holds(&Purpose::StopSandbox, seen);
     (kills, if sandboxes_are_held { Vec::new() } else { sandboxes })
 }
@@ -345,7 +346,7 @@ fn kills(worker: &mut PodWorker, seen: &PodObservation, actions: &PodActions, no
         if kills.is_empty() && sandboxes.is_empty() {
             return Kills::Nothing;
         }
-        let (kills, sandboxes) = without_held(worker, seen, kills, sandboxes);
+        let (kills, sandboxes) = without_held(worker, seen, now, kills, sandboxes);
         if kills.is_empty() && sandboxes.is_empty() {
             return Kills::Held;
         }
@@ -371,7 +372,7 @@ fn kills(worker: &mut PodWorker, seen: &PodObservation, actions: &PodActions, no
         }
         kills.push(Kill { container, message: kill.message.clone(), until: until(now, grace) });
     }
-    let (kills, _) = without_held(worker, seen, kills, Vec::new());
+    let (kills, _) = without_held(worker, seen, now, kills, Vec::new());
     if kills.is_empty() { Kills::Held } else { Kills::Now(kill_batch(worker, seen, &kills, &[], out)) }
 }
 
@@ -459,11 +460,12 @@ fn terminate(worker: &mut PodWorker, parts: &mut Parts, now: Now, seen: &PodObse
         worker.phase = Phase::Terminated;
         parts.prober.remove_pod(&worker.uid);
         parts.images.forget(&worker.uid);
+        parts.listings.end(&worker.uid, seen);
         // prober/worker.go (run): its series go with its probes.
         out.count(Fact::PodForgotten { name: name_of(&worker.pod), uid: worker.uid.clone() });
         return true;
     }
-    let (kills, sandboxes) = without_held(worker, seen, kills, sandboxes);
+    let (kills, sandboxes) = without_held(worker, seen, now, kills, sandboxes);
     if kills.is_empty() && sandboxes.is_empty() {
         return false;
     }

@@ -45,10 +45,12 @@ pub fn field_path_of(pod: &Pod, name: &str) -> String {
     let list = match &pod.spec {
         Some(spec) if spec.init_containers.iter().flatten().any(|c| c.name == name) => "initContainers",
         Some(spec) if spec.ephemeral_containers.iter().flatten().any(|c| c.name == name) => "ephemeralContainers",
-        _ => "containers",
+        _ => CONTAINERS,
     };
     path_in(list, name)
 }
+
+const CONTAINERS: &str = "containers";
 
 fn path_in(list: &str, name: &str) -> String {
     format!("spec.{list}{{{name}}}")
@@ -63,18 +65,30 @@ struct Place<'a> {
     sidecar: Option<usize>,
 }
 
+/// The rank of what nobody waits for: plain init containers, ephemeral ones, and those of which the spec knows nothing.
+const LAST: usize = 0;
+/// The rank of regular containers.
+const FIRST: usize = usize::MAX;
+
 impl Place<'_> {
     /// Whose end comes first: whatever has a lower rank waits for it. Sidecars go from the last to the first, after everything else
     /// (kuberuntime_termination_order.go).
     fn rank(place: Option<&Self>) -> usize {
-        place.and_then(|place| place.sidecar).unwrap_or(usize::MAX)
+        let Some(place) = place else { return LAST };
+        let regular = if place.list == CONTAINERS { FIRST } else { LAST };
+        place.sidecar.unwrap_or(regular)
+    }
+
+    /// Whether it waits for those of a higher rank.
+    fn waits(place: Option<&Self>) -> bool {
+        place.is_some_and(|place| place.sidecar.is_some())
     }
 }
 
 /// Where each container of a pod stands: looked up for each that is stopped, of which there may be thousands.
 fn places(pod: &Pod) -> BTreeMap<&str, Place<'_>> {
     let Some(spec) = &pod.spec else { return BTreeMap::new() };
-    let regular = spec.containers.iter().map(|c| (c.name.as_str(), Place { list: "containers", spec: Some(c), sidecar: None }));
+    let regular = spec.containers.iter().map(|c| (c.name.as_str(), Place { list: CONTAINERS, spec: Some(c), sidecar: None }));
     let init = spec.init_containers.iter().flatten().enumerate().map(|(at, c)| {
         let sidecar = is_sidecar(c).then_some(at);
         (c.name.as_str(), Place { list: "initContainers", spec: Some(c), sidecar })
@@ -82,6 +96,23 @@ fn places(pod: &Pod) -> BTreeMap<&str, Place<'_>> {
     let ephemeral = spec.ephemeral_containers.iter().flatten();
     let ephemeral = ephemeral.map(|c| (c.name.as_str(), Place { list: "ephemeralContainers", spec: None, sidecar: None }));
     regular.chain(init).chain(ephemeral).collect()
+}
+
+/// What of that is stopped now, while the stops of some are held back: while their grace lasts, the sidecars that wait for those wait on
+/// (kuberuntime_container.go, killContainer: who waits is told of a stop that went well alone).
+#[must_use]
+pub fn in_turn<'a>(pod: &Pod, kills: Vec<Kill<'a>>, now: Now, is_held: impl Fn(&Kill<'_>) -> bool) -> Vec<Kill<'a>> {
+    let all = kills.len();
+    let (held, kills): (Vec<_>, Vec<_>) = kills.into_iter().partition(is_held);
+    if kills.is_empty() || kills.len() == all {
+        return kills;
+    }
+    let places = places(pod);
+    let place_of = |kill: &Kill<'_>| places.get(kill.container.name.as_str());
+    let lasts = held.iter().filter(|kill| kill.until > now.mono + MINIMUM_GRACE);
+    let highest = lasts.map(|kill| Place::rank(place_of(kill))).max();
+    let goes = |kill: &Kill<'_>| !Place::waits(place_of(kill)) || highest <= Some(Place::rank(place_of(kill)));
+    kills.into_iter().filter(goes).collect()
 }
 
 /// The batch that stops those containers: the hooks of all begin at once; regular ones are stopped side by side, then the sidecars
@@ -102,10 +133,10 @@ pub fn kill_batch(
     let mut chains = Vec::new();
     for kill in kills {
         let (name, place) = (&kill.container.name, place_of(kill));
-        let path = path_in(place.map_or("containers", |place| place.list), name);
+        let path = path_in(place.map_or(CONTAINERS, |place| place.list), name);
         let subject = Subject::Container(Arc::clone(pod), path);
         out.record(Recorded::normal(subject, "Killing", kill.message.clone()));
-        chains.push(kill_chain(worker, kill, place, last > Some(Place::rank(place))));
+        chains.push(kill_chain(worker, kill, place, Place::waits(place) && last > Some(Place::rank(place))));
     }
     if !chains.is_empty() {
         stages.push(Stage { in_order: false, chains });
@@ -264,6 +295,16 @@ mod tests {
         assert_eq!(command, ["ls", "$(HOME)", "$$"]);
     }
 
+    /// A container of that name and ID that runs.
+    fn runs(name: &str) -> ContainerStatus {
+        serde_json::from_value(json!({
+            "id": name, "sandbox": "s", "name": name, "attempt": 0, "state": "Running", "created_at": 0, "started_at": 0,
+            "finished_at": 0, "exit_code": 0, "reason": "", "message": "", "image": "", "image_ref": "", "image_id": "", "log_path": "",
+            "labels": {}, "annotations": {}, "user": null, "resources": null, "termination_log": "", "stop_signal": "",
+        }))
+        .unwrap()
+    }
+
     // POD-267: kuberuntime_termination_order.go: regular containers side by side, then the sidecars from the last to the first. With
     // thousands of them each is looked up once, and none has a list of whom it waits for: a square of them would not end here.
     #[test]
@@ -283,12 +324,7 @@ mod tests {
         let mut seen = PodObservation::empty(PodUid::new("u"), Mono::ZERO);
         for number in 0..2 * EACH {
             let name = if number < EACH { format!("s{number}") } else { format!("c{}", number - EACH) };
-            let container = json!({
-                "id": name, "sandbox": "s", "name": name, "attempt": 0, "state": "Running", "created_at": 0, "started_at": 0,
-                "finished_at": 0, "exit_code": 0, "reason": "", "message": "", "image": "", "image_ref": "", "image_id": "", "log_path": "",
-                "labels": {}, "annotations": {}, "user": null, "resources": null, "termination_log": "", "stop_signal": "",
-            });
-            seen.containers.push(serde_json::from_value(container).unwrap());
+            seen.containers.push(runs(&name));
         }
         let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
         let limits = CallLimits { runtime: Duration::from_secs(1), host: Duration::from_secs(1) };
@@ -311,9 +347,55 @@ mod tests {
         assert_eq!((recorded.len(), paths), (2 * EACH, 1));
     }
 
-    // POD-229: executePreStopHook waits for a command no longer than the grace, and leaves it running; a request is given up.
+    /// A pod of one container, two sidecars and an init container, all of which run.
+    fn with_sidecars() -> (PodWorker, PodObservation) {
+        let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": [{"name": "main"}], "initContainers": [
+            {"name": "first", "restartPolicy": "Always"}, {"name": "second", "restartPolicy": "Always"}, {"name": "plain"}]}});
+        let now = Now { mono: Mono::ZERO, wall: jiff::Timestamp::UNIX_EPOCH };
+        let worker = PodWorker::new(now, PodUid::new("u"), Arc::new(serde_json::from_value(pod).unwrap()), None);
+        let mut seen = PodObservation::empty(PodUid::new("u"), Mono::ZERO);
+        seen.containers = ["main", "first", "second", "plain"].map(runs).into();
+        (worker, seen)
+    }
+
+    fn stopped(actions: &[crate::action::Action]) -> Vec<String> {
+        let of = |call: &Call| if let Call::Cri(CriCall::StopContainer { id, .. }) = call { Some(id.to_string()) } else { None };
+        actions.iter().filter_map(|action| of(&action.call)).collect()
+    }
+
+    // POD-267: kuberuntime_container.go (killContainer): a stop that failed has not told those who wait for it, so they wait while the grace
+    // lasts; kuberuntime_termination_order.go: for plain init containers nobody waits.
     #[test]
-    fn command_of_a_hook_runs_until_its_container_is_killed() {
+    fn sidecars_wait_on_for_a_container_that_could_not_be_stopped() {
+        let (worker, seen) = with_sidecars();
+        let at = |seconds| Now { mono: Mono::ZERO + Duration::from_secs(seconds), wall: jiff::Timestamp::UNIX_EPOCH };
+        let limits = CallLimits { runtime: Duration::from_secs(1), host: Duration::from_secs(1) };
+        let kills = kill_all(&seen, Mono::ZERO + Duration::from_secs(30));
+        for (fails_at, sidecars) in [(0, &[] as &[&str]), (31, &["first", "second"])] {
+            let (mut ledger, mut actions, mut recorded) = (Ledger::default(), Vec::new(), Vec::new());
+            let mut out = Out::new(&mut ledger, &mut actions, &mut recorded);
+            let mut batch = kill_batch(&worker, &seen, &kills, &[], &mut out).patient();
+            batch.advance(at(0), &PodUid::new("u"), limits, &mut out);
+            let [main, plain]: [_; 2] = batch.in_flight().collect::<Vec<_>>().try_into().unwrap();
+            batch.done(main, Err(crate::failure::Failure::new(crate::failure::FailureKind::Other, "shim is busy")));
+            batch.done(plain, Ok(StepReply::Cri(CriReply::Done)));
+            batch.advance(at(fails_at), &PodUid::new("u"), limits, &mut out);
+            assert_eq!(batch.is_over(), sidecars.is_empty());
+            assert_eq!(stopped(&actions)[2..], *sidecars);
+        }
+        let names = |kills: Vec<Kill<'_>>| kills.into_iter().map(|kill| kill.container.name.clone()).collect::<Vec<_>>();
+        let held = |name: &'static str| move |kill: &Kill<'_>| kill.container.name == name;
+        assert_eq!(names(in_turn(&worker.pod, kills.clone(), at(1), held("main"))), ["plain"]);
+        assert_eq!(names(in_turn(&worker.pod, kills.clone(), at(1), held("second"))), ["main", "plain"]);
+        assert_eq!(names(in_turn(&worker.pod, kills.clone(), at(1), held("first"))), ["main", "second", "plain"]);
+        assert_eq!(names(in_turn(&worker.pod, kills.clone(), at(1), held("plain"))), ["main", "first", "second"]);
+        assert_eq!(names(in_turn(&worker.pod, kills.clone(), at(29), held("main"))), ["first", "second", "plain"]);
+        assert_eq!(in_turn(&worker.pod, kills, at(1), held("none")).len(), 4);
+    }
+
+    // POD-229: executePreStopHook waits for a hook no longer than the grace, and leaves it running, be it a command or a request.
+    #[test]
+    fn hook_runs_until_its_container_is_killed() {
         let grace = Duration::from_secs(30);
         let now = |seconds| Now { mono: Mono::ZERO + Duration::from_secs(seconds), wall: jiff::Timestamp::UNIX_EPOCH };
         let request = ProbeCall::Http {
@@ -324,9 +406,7 @@ mod tests {
             headers: Vec::new(),
             lifecycle: true,
         };
-        let hooks =
-            [(Hook::Exec { container: Some(ContainerId::new("c")), command: vec!["x".to_owned()] }, 0), (Hook::Http(request), 1)];
-        for (hook, withdrawn) in hooks {
+        for hook in [Hook::Exec { container: Some(ContainerId::new("c")), command: vec!["x".to_owned()] }, Hook::Http(request)] {
             let (of, until) = (ContainerId::new("c"), Mono::ZERO + grace);
             let steps = [Step::PreStop { of: of.clone(), hook, until }, Step::Stop { id: Some(of), until }];
             let chain = Chain::new(Purpose::Kill { container: "c".to_owned() }, steps);
@@ -337,11 +417,11 @@ mod tests {
                 batch.advance(now(seconds), &PodUid::new("u"), limits, &mut Out::new(&mut ledger, &mut actions, &mut recorded));
             }
             let count = |of: fn(&Call) -> bool| actions.iter().filter(|action| of(&action.call)).count();
-            assert_eq!(count(|call| matches!(call, Call::Cancel(_))), withdrawn);
+            assert_eq!(count(|call| matches!(call, Call::Cancel(_))), 0);
             assert_eq!(count(|call| matches!(call, Call::Cri(CriCall::StopContainer { grace, .. }) if *grace == MINIMUM_GRACE)), 1);
-            // The command may last until the container is killed.
+            // It may last until the container is killed, and not for ever.
             let lasts = actions.first().and_then(|action| action.timeout).unwrap();
-            assert!(lasts > grace + MINIMUM_GRACE, "{lasts:?}");
+            assert!(lasts > grace + MINIMUM_GRACE && lasts < grace * 10, "{lasts:?}");
         }
     }
 }

@@ -420,6 +420,9 @@ impl PodWorker {
     /// Gives a warning once, until [`PodWorker::made_progress`]. Words of the runtime may name another ID with each try: of those, not
     /// all are remembered.
     pub fn warn_once(&mut self, key: &str) -> bool {
+        if self.warned.contains(key) {
+            return false;
+        }
         let containers = self.pod.spec.as_ref().map_or(0, |s| s.containers.len() + s.init_containers.as_ref().map_or(0, Vec::len));
         if self.warned.len() >= WARNINGS_OF_EACH * containers.max(1) {
             self.warned.clear();

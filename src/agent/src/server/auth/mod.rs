@@ -114,9 +114,10 @@ impl Guard {
         path: &str,
         headers: &mut HeaderMap,
         certificates: &[CertificateDer<'static>],
+        vouched: impl FnOnce(),
     ) -> Result<UserInfo, Box<Response>> {
         let outcome = async {
-            let user = self.authenticate(headers, certificates).await?;
+            let user = self.authenticate(headers, certificates, vouched).await?;
             self.authorize(&user, method, path, headers).await?;
             Ok(user)
         };
@@ -125,13 +126,21 @@ impl Guard {
 
     /// Certificate, bearer token, WebSocket token, anonymous (API-020, API-026). One method's failure does not stop the next, but it
     /// rules anonymous out (API-022).
-    async fn authenticate(&self, headers: &mut HeaderMap, certificates: &[CertificateDer<'static>]) -> Result<UserInfo, Denial> {
+    async fn authenticate(
+        &self,
+        headers: &mut HeaderMap,
+        certificates: &[CertificateDer<'static>],
+        vouched: impl FnOnce(),
+    ) -> Result<UserInfo, Denial> {
         let mut failed = false;
         if let Some(ca) = &self.client_ca
             && !certificates.is_empty()
         {
             match ca.authenticate(certificates, self.clock.now()) {
-                Ok(Some(user)) => return Ok(authenticated(user)),
+                Ok(Some(user)) => {
+                    vouched();
+                    return Ok(authenticated(user));
+                }
                 Ok(None) => {}
                 Err(failure) => {
                     tracing::debug!(%failure, "Unable to authenticate the request");

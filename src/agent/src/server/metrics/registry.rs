@@ -1,7 +1,7 @@
 //! What is counted, by name and labels, bounded.
 //! Upstream: k8s.io/component-base/metrics, github.com/prometheus/client_golang.
 //! Differs: series beyond 10 000 in a family are not begun, instead of growing without end; of one about pods, those beyond 300 of each,
-//! and those beyond 20 of each while all pods have 20 000.
+//! and those beyond 60 of each while all pods have 20 000.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ const MAX_SERIES_OF_POD: usize = 300;
 /// Series of all pods, in all families: a scrape writes each of them.
 const MAX_SERIES_OF_PODS: usize = 20_000;
 /// Series of each pod, in a family that is about pods, that are begun however many others have: more than a pod of few containers has.
-const FEW_SERIES_OF_POD: usize = 20;
+const FEW_SERIES_OF_POD: usize = 60;
 
 /// A family of series.
 #[derive(Debug)]

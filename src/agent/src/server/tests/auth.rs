@@ -612,6 +612,19 @@ async fn a_certificate_that_does_not_hold_is_no_credential_but_a_token_still_is(
     assert_eq!(get_with(&world, &ca, Some(leaf(&ca, &CLIENT, "")), "").await.status, 200);
 }
 
+// Issue 10 (exec-burst): apiserver's webhook authorizer holds that request alone; here none of them makes room for the others meanwhile.
+#[tokio::test(start_paused = true)]
+async fn burst_of_the_api_server_waits_for_its_review_together() {
+    let ca = authority("ca");
+    let world = with_tls(settings(), &ca).await;
+    *world.api.access_takes.lock().unwrap() = Duration::from_millis(1500);
+    let (certificate, key) = leaf(&ca, &CLIENT, "admin");
+    let asked = (0..150).map(|_| get_with(&world, &ca, Some((certificate.clone(), key.clone_key())), ""));
+    let answers = futures::future::join_all(asked).await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    assert_eq!(world.api.access_reviews.lock().unwrap().len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 #[should_panic(expected = "AlertReceived")]
 async fn a_certificate_without_its_key_ends_the_handshake() {

@@ -42,6 +42,8 @@ pub(crate) struct FakeApi {
     pub(crate) hung: Mutex<bool>,
     pub(crate) token_reviews: Mutex<u32>,
     pub(crate) access_reviews: Mutex<Vec<String>>,
+    /// How long such a review takes.
+    pub(crate) access_takes: Mutex<Duration>,
 }
 
 impl FakeApi {
@@ -70,7 +72,12 @@ impl ApiServer for FakeApi {
         let question = format!("{} {} {}", review.user.name, review.verb, review.subresource);
         let answer = self.failure().map_or_else(|| Ok(self.allowed.lock().unwrap().contains(&question)), Err);
         self.access_reviews.lock().unwrap().push(question);
-        async move { answer }.boxed()
+        let takes = *self.access_takes.lock().unwrap();
+        async move {
+            tokio::time::sleep(takes).await;
+            answer
+        }
+        .boxed()
     }
 }
 

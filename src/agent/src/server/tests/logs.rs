@@ -114,6 +114,40 @@ impl tokio::io::AsyncWrite for Writes {
     }
 }
 
+/// A client's side that reads nothing for an hour after it has read something for the first time.
+struct Sleepy(tokio::io::DuplexStream, Pin<Box<tokio::time::Sleep>>, u32);
+
+impl tokio::io::AsyncRead for Sleepy {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut tokio::io::ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        std::task::ready!(self.1.as_mut().poll(cx));
+        let mut some = [0; 100];
+        let mut part = tokio::io::ReadBuf::new(&mut some);
+        let read =
+            if self.2 == 0 { Pin::new(&mut self.0).poll_read(cx, &mut part) } else { Pin::new(&mut self.0).poll_read(cx, buffer) };
+        std::task::ready!(read)?;
+        buffer.put_slice(part.filled());
+        if self.2 == 0 {
+            self.1.as_mut().reset(Instant::now() + Duration::from_secs(3600));
+        }
+        self.2 += 1;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl tokio::io::AsyncWrite for Sleepy {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
 // suite-websocket-logs: net/http (chunkWriter.close) writes a body's end by itself; apiserver/pkg/util/wsstream (messageCopy) drops what it
 // reads together with the end: with both in one record of TLS a log over a WebSocket was empty.
 #[tokio::test(start_paused = true)]
@@ -129,7 +163,9 @@ async fn end_of_a_log_is_written_by_itself() {
         let served = requests(gate, Box::pin(Writes(server, Arc::clone(&writes))), peer);
         let request = Request::builder().uri("/containerLogs/default/p/c").header("Host", "n1");
         let request = request.header("Authorization", format!("Bearer {ADMIN}")).header("Connection", "close").body(Body::empty());
-        let asked = async { Answer::of(send(Box::pin(client), request.unwrap()).await).await };
+        // However long the client takes nothing.
+        let client = Box::pin(Sleepy(client, Box::pin(tokio::time::sleep(Duration::ZERO)), 0));
+        let asked = async { Answer::of(send(client, request.unwrap()).await).await };
         let ((), answer) = tokio::join!(served, asked);
         assert_eq!((answer.status, answer.body.lines().count()), (200, log.lines().count()));
         let writes = writes.lock().unwrap();

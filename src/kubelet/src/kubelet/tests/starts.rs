@@ -140,6 +140,26 @@ fn container_that_cannot_be_made_again_waits_twice_as_long_each_time() {
     assert!(told.contains("restarting failed container=main") || told == "no", "{told}");
 }
 
+// API-144: prober/worker.go (run): the series of a pod's probes go with their workers, when the pod has ended, not when its object goes.
+#[test]
+fn pod_that_has_ended_is_not_counted_any_more() {
+    for (policy, phase, by_its_end) in [("Never", "Succeeded", 1), ("Always", "Running", 0)] {
+        let mut bench = Bench::new(Config::new("n1"));
+        bench.running("web");
+        let ended = &mut bench.seen.get_mut(&PodUid::new("web")).unwrap().containers[0];
+        (ended.state, ended.exit_code, ended.finished_at) = (ContainerState::Exited, 0, 2);
+        let mut web = pod("web");
+        web["spec"]["restartPolicy"] = json!(policy);
+        begin(&mut bench, &web);
+        let forgotten = |bench: &Bench| bench.facts.iter().filter(|fact| matches!(fact, Fact::PodForgotten { .. })).count();
+        assert_eq!(bench.kubelet.parts.statuses.status(&PodUid::new("web")).unwrap().phase.as_deref(), Some(phase));
+        assert_eq!(forgotten(&bench), by_its_end);
+        bench.list_pods(&[]);
+        bench.pass(60);
+        assert_eq!(forgotten(&bench), 1, "{policy}");
+    }
+}
+
 // NET-003: kubelet_pods.go (nodeHostsFileContent): the read fails, and with it makeMounts. Only who is to have the file needs it.
 #[test]
 fn container_does_not_start_without_the_nodes_hosts_file() {
